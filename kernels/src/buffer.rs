@@ -1,0 +1,115 @@
+//! Cache-line aligned storage for `f32`.
+
+use crate::LANES;
+use std::ops::{Deref, DerefMut};
+use std::sync::{Mutex, PoisonError};
+
+/// One cache line: the unit of allocation, which makes every buffer 64-byte aligned.
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C, align(64))]
+struct Line([f32; LANES]);
+
+/// A fixed-length `f32` buffer whose first element lies on a cache-line boundary.
+#[derive(Clone, Default)]
+pub struct AlignedBuffer {
+    lines: Vec<Line>,
+    len: usize,
+}
+
+impl AlignedBuffer {
+    /// A buffer of `len` zeros (pages come zeroed from the system, so large ones cost nothing yet).
+    pub fn zeros(len: usize) -> Self {
+        let lines = bytemuck::zeroed_vec(len.div_ceil(LANES));
+        Self { lines, len }
+    }
+
+    /// A buffer holding a copy of `values`.
+    pub fn from_slice(values: &[f32]) -> Self {
+        let mut buffer = Self::zeros(values.len());
+        buffer.copy_from_slice(values);
+        buffer
+    }
+}
+
+impl Deref for AlignedBuffer {
+    type Target = [f32];
+    fn deref(&self) -> &[f32] {
+        &bytemuck::cast_slice(&self.lines)[..self.len]
+    }
+}
+
+impl DerefMut for AlignedBuffer {
+    fn deref_mut(&mut self) -> &mut [f32] {
+        &mut bytemuck::cast_slice_mut(&mut self.lines)[..self.len]
+    }
+}
+
+impl std::fmt::Debug for AlignedBuffer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_list().entries(self.iter()).finish()
+    }
+}
+
+impl FromIterator<f32> for AlignedBuffer {
+    fn from_iter<I: IntoIterator<Item = f32>>(iter: I) -> Self {
+        Self::from_slice(&iter.into_iter().collect::<Vec<_>>())
+    }
+}
+
+/// A buffer of unspecified contents, for the length of a computation: taken from a pool that all
+/// threads share, and given back when dropped, so that kernels cause no page faults call after call.
+pub struct Scratch {
+    buffer: AlignedBuffer,
+    len: usize,
+}
+
+static POOL: Mutex<Vec<AlignedBuffer>> = Mutex::new(Vec::new());
+
+impl Scratch {
+    /// A buffer of `len` elements, which hold anything.
+    pub fn take(len: usize) -> Self {
+        let mut pool = POOL.lock().unwrap_or_else(PoisonError::into_inner);
+        let fits = pool.iter().enumerate().filter(|(_, b)| b.len() >= len);
+        let best = fits.min_by_key(|(_, b)| b.len()).map(|(at, _)| at);
+        let kept = best.map(|at| pool.swap_remove(at));
+        drop(pool);
+        // Sizes are rounded up, so that similar requests share buffers.
+        let fresh = || AlignedBuffer::zeros(len.next_power_of_two().max(1 << 12));
+        Self { buffer: kept.unwrap_or_else(fresh), len }
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let buffer = std::mem::take(&mut self.buffer);
+        POOL.lock().unwrap_or_else(PoisonError::into_inner).push(buffer);
+    }
+}
+
+impl Deref for Scratch {
+    type Target = [f32];
+    fn deref(&self) -> &[f32] {
+        &self.buffer[..self.len]
+    }
+}
+
+impl DerefMut for Scratch {
+    fn deref_mut(&mut self) -> &mut [f32] {
+        &mut self.buffer[..self.len]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn buffers_are_aligned_and_exactly_as_long_as_asked() {
+        for len in [0, 1, 15, 16, 17, 1000] {
+            let buffer = AlignedBuffer::zeros(len);
+            assert_eq!(buffer.len(), len);
+            assert_eq!(buffer.as_ptr() as usize % 64, 0);
+            assert!(buffer.iter().all(|&x| x == 0.0));
+        }
+    }
+}

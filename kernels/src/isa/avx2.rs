@@ -1,0 +1,195 @@
+//! AVX2 with FMA: two registers make one tile row.
+
+use super::{Isa, Kernel};
+use crate::LANES;
+use std::arch::x86_64::*;
+
+/// Proof that the CPU has AVX2 and FMA.
+#[derive(Clone, Copy, Debug)]
+pub struct Avx2(());
+
+impl Avx2 {
+    /// The instruction set, if this CPU has it.
+    #[inline]
+    pub fn detect() -> Option<Self> {
+        let found = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
+        found.then_some(Self(()))
+    }
+}
+
+/// Wraps intrinsics whose only requirement is the CPU feature.
+macro_rules! op {
+    ($call:expr) => {
+        // SAFETY: `self` proves that the CPU has the feature.
+        unsafe { $call }
+    };
+}
+
+/// Lanes 0–7 and 8–15.
+type Pair = [__m256; 2];
+
+impl Isa for Avx2 {
+    type V = Pair;
+    const REGISTERS: usize = 8;
+
+    #[inline(always)]
+    fn splat(self, x: f32) -> Pair {
+        [op!(_mm256_set1_ps(x)); 2]
+    }
+    #[inline(always)]
+    unsafe fn load(self, from: *const f32) -> Pair {
+        // SAFETY: the caller guarantees sixteen readable `f32`; `self` proves the feature.
+        unsafe { [_mm256_loadu_ps(from), _mm256_loadu_ps(from.add(8))] }
+    }
+    #[inline(always)]
+    unsafe fn store(self, to: *mut f32, v: Pair) {
+        // SAFETY: the caller guarantees sixteen writable `f32`; `self` proves the feature.
+        unsafe {
+            _mm256_storeu_ps(to, v[0]);
+            _mm256_storeu_ps(to.add(8), v[1]);
+        }
+    }
+    #[inline(always)]
+    fn fma(self, a: Pair, b: Pair, c: Pair) -> Pair {
+        op!([_mm256_fmadd_ps(a[0], b[0], c[0]), _mm256_fmadd_ps(a[1], b[1], c[1])])
+    }
+    #[inline(always)]
+    fn add(self, a: Pair, b: Pair) -> Pair {
+        op!([_mm256_add_ps(a[0], b[0]), _mm256_add_ps(a[1], b[1])])
+    }
+    #[inline(always)]
+    fn sub(self, a: Pair, b: Pair) -> Pair {
+        op!([_mm256_sub_ps(a[0], b[0]), _mm256_sub_ps(a[1], b[1])])
+    }
+    #[inline(always)]
+    fn mul(self, a: Pair, b: Pair) -> Pair {
+        op!([_mm256_mul_ps(a[0], b[0]), _mm256_mul_ps(a[1], b[1])])
+    }
+    #[inline(always)]
+    fn div(self, a: Pair, b: Pair) -> Pair {
+        op!([_mm256_div_ps(a[0], b[0]), _mm256_div_ps(a[1], b[1])])
+    }
+    #[inline(always)]
+    fn max(self, a: Pair, b: Pair) -> Pair {
+        op!([_mm256_max_ps(a[0], b[0]), _mm256_max_ps(a[1], b[1])])
+    }
+    #[inline(always)]
+    fn min(self, a: Pair, b: Pair) -> Pair {
+        op!([_mm256_min_ps(a[0], b[0]), _mm256_min_ps(a[1], b[1])])
+    }
+    #[inline(always)]
+    fn sqrt(self, a: Pair) -> Pair {
+        op!([_mm256_sqrt_ps(a[0]), _mm256_sqrt_ps(a[1])])
+    }
+    #[inline(always)]
+    fn round(self, a: Pair) -> Pair {
+        const NEAREST: i32 = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
+        op!([_mm256_round_ps::<NEAREST>(a[0]), _mm256_round_ps::<NEAREST>(a[1])])
+    }
+    #[inline(always)]
+    fn exp2_integer(self, n: Pair) -> Pair {
+        n.map(|n| {
+            op!({
+                let biased = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
+                _mm256_castsi256_ps(_mm256_slli_epi32::<23>(biased))
+            })
+        })
+    }
+    #[inline(always)]
+    fn first_lanes(self, n: usize, a: Pair, b: Pair) -> Pair {
+        op!({
+            let n = _mm256_set1_epi32(n.min(LANES) as i32);
+            let low = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+            let high = _mm256_setr_epi32(8, 9, 10, 11, 12, 13, 14, 15);
+            let low = _mm256_castsi256_ps(_mm256_cmpgt_epi32(n, low));
+            let high = _mm256_castsi256_ps(_mm256_cmpgt_epi32(n, high));
+            [_mm256_blendv_ps(b[0], a[0], low), _mm256_blendv_ps(b[1], a[1], high)]
+        })
+    }
+    #[inline(always)]
+    fn transpose(self, r: [Pair; LANES]) -> [Pair; LANES] {
+        let quarter = |rows: usize, half: usize| {
+            let block: [__m256; 8] = std::array::from_fn(|i| r[rows * 8 + i][half]);
+            self.transpose8(block)
+        };
+        // Block (rows, half) of the input becomes block (half, rows) of the output.
+        let top = [quarter(0, 0), quarter(1, 0)];
+        let bottom = [quarter(0, 1), quarter(1, 1)];
+        std::array::from_fn(|i| {
+            let from = if i < 8 { &top } else { &bottom };
+            [from[0][i % 8], from[1][i % 8]]
+        })
+    }
+    #[inline(always)]
+    fn sum_each(self, vs: [Pair; LANES]) -> Pair {
+        let halves: [__m256; LANES] =
+            std::array::from_fn(|j| op!(_mm256_add_ps(vs[j][0], vs[j][1])));
+        let first: [__m256; 8] = std::array::from_fn(|j| halves[j]);
+        let second: [__m256; 8] = std::array::from_fn(|j| halves[j + 8]);
+        [self.sum_each8(first), self.sum_each8(second)]
+    }
+    #[inline(always)]
+    fn run<K: Kernel>(self, kernel: K) -> K::Output {
+        #[target_feature(enable = "avx2,fma")]
+        fn compiled<K: Kernel>(isa: Avx2, kernel: K) -> K::Output {
+            kernel.run(isa)
+        }
+        // SAFETY: `self` proves that the CPU has the features.
+        unsafe { compiled(self, kernel) }
+    }
+}
+
+impl Avx2 {
+    /// Transposes an 8 × 8 block.
+    #[inline(always)]
+    fn transpose8(self, r: [__m256; 8]) -> [__m256; 8] {
+        op!({
+            let mut t = r;
+            for q in [0, 4] {
+                let a = _mm256_unpacklo_ps(r[q], r[q + 1]);
+                let b = _mm256_unpackhi_ps(r[q], r[q + 1]);
+                let c = _mm256_unpacklo_ps(r[q + 2], r[q + 3]);
+                let d = _mm256_unpackhi_ps(r[q + 2], r[q + 3]);
+                t[q] = _mm256_shuffle_ps::<0b01_00_01_00>(a, c);
+                t[q + 1] = _mm256_shuffle_ps::<0b11_10_11_10>(a, c);
+                t[q + 2] = _mm256_shuffle_ps::<0b01_00_01_00>(b, d);
+                t[q + 3] = _mm256_shuffle_ps::<0b11_10_11_10>(b, d);
+            }
+            std::array::from_fn(|i| {
+                let (x, y) = (t[i % 4], t[i % 4 + 4]);
+                if i < 4 {
+                    _mm256_permute2f128_ps::<0x20>(x, y)
+                } else {
+                    _mm256_permute2f128_ps::<0x31>(x, y)
+                }
+            })
+        })
+    }
+
+    /// Lane j of the result is the sum over the eight lanes of `v[j]` (distances 4, 2, 1).
+    #[inline(always)]
+    fn sum_each8(self, v: [__m256; 8]) -> __m256 {
+        // Fed in this order, vector j comes out in lane j.
+        const ORDER: [usize; 8] = [0, 2, 1, 3, 4, 6, 5, 7];
+        op!({
+            let b: [__m256; 4] = std::array::from_fn(|j| {
+                let (x, y) = (v[ORDER[j]], v[ORDER[j + 4]]);
+                _mm256_add_ps(
+                    _mm256_permute2f128_ps::<0x20>(x, y),
+                    _mm256_permute2f128_ps::<0x31>(x, y),
+                )
+            });
+            let c: [__m256; 2] = std::array::from_fn(|j| {
+                let (x, y) = (b[j], b[j + 2]);
+                _mm256_add_ps(
+                    _mm256_shuffle_ps::<0b01_00_01_00>(x, y),
+                    _mm256_shuffle_ps::<0b11_10_11_10>(x, y),
+                )
+            });
+            _mm256_add_ps(
+                _mm256_shuffle_ps::<0b10_00_10_00>(c[0], c[1]),
+                _mm256_shuffle_ps::<0b11_01_11_01>(c[0], c[1]),
+            )
+        })
+    }
+}

@@ -1,0 +1,180 @@
+//! AVX-512: one register is one tile row.
+
+use super::{Isa, Kernel};
+use crate::LANES;
+use std::arch::x86_64::*;
+
+/// Proof that the CPU has AVX-512 F, VL, BW and DQ (and AVX2 and FMA).
+#[derive(Clone, Copy, Debug)]
+pub struct Avx512(());
+
+impl Avx512 {
+    /// The instruction set, if this CPU has it.
+    #[inline]
+    pub fn detect() -> Option<Self> {
+        let found = is_x86_feature_detected!("avx512f")
+            && is_x86_feature_detected!("avx512vl")
+            && is_x86_feature_detected!("avx512bw")
+            && is_x86_feature_detected!("avx512dq")
+            && is_x86_feature_detected!("avx2")
+            && is_x86_feature_detected!("fma");
+        found.then_some(Self(()))
+    }
+}
+
+/// Wraps an intrinsic whose only requirement is the CPU feature.
+macro_rules! op {
+    ($call:expr) => {
+        // SAFETY: `self` proves that the CPU has the feature.
+        unsafe { $call }
+    };
+}
+
+impl Isa for Avx512 {
+    type V = __m512;
+    const REGISTERS: usize = 32;
+
+    #[inline(always)]
+    fn splat(self, x: f32) -> __m512 {
+        op!(_mm512_set1_ps(x))
+    }
+    #[inline(always)]
+    unsafe fn load(self, from: *const f32) -> __m512 {
+        // SAFETY: the caller guarantees sixteen readable `f32`; `self` proves the feature.
+        unsafe { _mm512_loadu_ps(from) }
+    }
+    #[inline(always)]
+    unsafe fn store(self, to: *mut f32, v: __m512) {
+        // SAFETY: the caller guarantees sixteen writable `f32`; `self` proves the feature.
+        unsafe { _mm512_storeu_ps(to, v) }
+    }
+    #[inline(always)]
+    unsafe fn gather(self, base: *const f32, indices: *const u32) -> __m512 {
+        // SAFETY: the caller vouches for the indices and what they point at.
+        unsafe { _mm512_i32gather_ps::<4>(_mm512_loadu_si512(indices.cast()), base) }
+    }
+    #[inline(always)]
+    fn fma(self, a: __m512, b: __m512, c: __m512) -> __m512 {
+        op!(_mm512_fmadd_ps(a, b, c))
+    }
+    #[inline(always)]
+    fn add(self, a: __m512, b: __m512) -> __m512 {
+        op!(_mm512_add_ps(a, b))
+    }
+    #[inline(always)]
+    fn sub(self, a: __m512, b: __m512) -> __m512 {
+        op!(_mm512_sub_ps(a, b))
+    }
+    #[inline(always)]
+    fn mul(self, a: __m512, b: __m512) -> __m512 {
+        op!(_mm512_mul_ps(a, b))
+    }
+    #[inline(always)]
+    fn div(self, a: __m512, b: __m512) -> __m512 {
+        op!(_mm512_div_ps(a, b))
+    }
+    #[inline(always)]
+    fn max(self, a: __m512, b: __m512) -> __m512 {
+        op!(_mm512_max_ps(a, b))
+    }
+    #[inline(always)]
+    fn min(self, a: __m512, b: __m512) -> __m512 {
+        op!(_mm512_min_ps(a, b))
+    }
+    #[inline(always)]
+    fn sqrt(self, a: __m512) -> __m512 {
+        op!(_mm512_sqrt_ps(a))
+    }
+    #[inline(always)]
+    fn round(self, a: __m512) -> __m512 {
+        op!(_mm512_roundscale_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(a))
+    }
+    #[inline(always)]
+    fn exp2_integer(self, n: __m512) -> __m512 {
+        op!({
+            let biased = _mm512_add_epi32(_mm512_cvtps_epi32(n), _mm512_set1_epi32(127));
+            _mm512_castsi512_ps(_mm512_slli_epi32::<23>(biased))
+        })
+    }
+    #[inline(always)]
+    fn first_lanes(self, n: usize, a: __m512, b: __m512) -> __m512 {
+        let mask = if n >= LANES { 0xffff } else { (1u16 << n) - 1 };
+        op!(_mm512_mask_blend_ps(mask, b, a))
+    }
+    #[inline(always)]
+    fn transpose(self, r: [__m512; LANES]) -> [__m512; LANES] {
+        op!({
+            let mut t = r;
+            // 4 × 4 transposes inside each 128-bit block…
+            for q in (0..LANES).step_by(4) {
+                let a = _mm512_unpacklo_ps(r[q], r[q + 1]);
+                let b = _mm512_unpackhi_ps(r[q], r[q + 1]);
+                let c = _mm512_unpacklo_ps(r[q + 2], r[q + 3]);
+                let d = _mm512_unpackhi_ps(r[q + 2], r[q + 3]);
+                t[q] = _mm512_shuffle_ps::<0b01_00_01_00>(a, c);
+                t[q + 1] = _mm512_shuffle_ps::<0b11_10_11_10>(a, c);
+                t[q + 2] = _mm512_shuffle_ps::<0b01_00_01_00>(b, d);
+                t[q + 3] = _mm512_shuffle_ps::<0b11_10_11_10>(b, d);
+            }
+            // …then a 4 × 4 transpose of the blocks.
+            let mut out = t;
+            for i in 0..4 {
+                let a = _mm512_shuffle_f32x4::<0b10_00_10_00>(t[i], t[i + 4]);
+                let b = _mm512_shuffle_f32x4::<0b11_01_11_01>(t[i], t[i + 4]);
+                let c = _mm512_shuffle_f32x4::<0b10_00_10_00>(t[i + 8], t[i + 12]);
+                let d = _mm512_shuffle_f32x4::<0b11_01_11_01>(t[i + 8], t[i + 12]);
+                out[i] = _mm512_shuffle_f32x4::<0b10_00_10_00>(a, c);
+                out[i + 8] = _mm512_shuffle_f32x4::<0b11_01_11_01>(a, c);
+                out[i + 4] = _mm512_shuffle_f32x4::<0b10_00_10_00>(b, d);
+                out[i + 12] = _mm512_shuffle_f32x4::<0b11_01_11_01>(b, d);
+            }
+            out
+        })
+    }
+    #[inline(always)]
+    fn sum_each(self, vs: [__m512; LANES]) -> __m512 {
+        // Each level adds two halves of every vector and packs two results into one register;
+        // fed in this order, vector j comes out in lane j.
+        const ORDER: [usize; LANES] = [0, 2, 1, 3, 8, 10, 9, 11, 4, 6, 5, 7, 12, 14, 13, 15];
+        op!({
+            let v = |j: usize| vs[ORDER[j]];
+            let mut a = [_mm512_setzero_ps(); 8];
+            for (j, a) in a.iter_mut().enumerate() {
+                let (x, y) = (v(j), v(j + 8));
+                *a = _mm512_add_ps(
+                    _mm512_shuffle_f32x4::<0b01_00_01_00>(x, y),
+                    _mm512_shuffle_f32x4::<0b11_10_11_10>(x, y),
+                );
+            }
+            let mut b = [_mm512_setzero_ps(); 4];
+            for j in 0..4 {
+                let (x, y) = (a[j], a[j + 4]);
+                b[j] = _mm512_add_ps(
+                    _mm512_shuffle_f32x4::<0b10_00_10_00>(x, y),
+                    _mm512_shuffle_f32x4::<0b11_01_11_01>(x, y),
+                );
+            }
+            let mut c = [_mm512_setzero_ps(); 2];
+            for j in 0..2 {
+                let (x, y) = (b[j], b[j + 2]);
+                c[j] = _mm512_add_ps(
+                    _mm512_shuffle_ps::<0b01_00_01_00>(x, y),
+                    _mm512_shuffle_ps::<0b11_10_11_10>(x, y),
+                );
+            }
+            _mm512_add_ps(
+                _mm512_shuffle_ps::<0b10_00_10_00>(c[0], c[1]),
+                _mm512_shuffle_ps::<0b11_01_11_01>(c[0], c[1]),
+            )
+        })
+    }
+    #[inline(always)]
+    fn run<K: Kernel>(self, kernel: K) -> K::Output {
+        #[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,avx2,fma")]
+        fn compiled<K: Kernel>(isa: Avx512, kernel: K) -> K::Output {
+            kernel.run(isa)
+        }
+        // SAFETY: `self` proves that the CPU has the features.
+        unsafe { compiled(self, kernel) }
+    }
+}

@@ -1,0 +1,267 @@
+//! The instruction-set layer: sixteen-lane `f32` vectors.
+//!
+//! Every kernel is written once, generic over [`Isa`], whose vector always has [`LANES`] lanes,
+//! whatever the registers of the machine: one on AVX-512, two on AVX2, four on NEON. All
+//! instruction sets use fused multiply-adds and the same reduction tree, so a kernel gives the same
+//! bits on each of them.
+//!
+//! An [`Isa`] value is a proof that the CPU has the instructions: it comes from `detect` alone.
+//! [`dispatch`] chooses one at run time; `MEDISWIFT_ISA` forces one, and it is an error to force
+//! what the machine lacks.
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+pub mod math;
+#[cfg(target_arch = "aarch64")]
+mod neon;
+mod scalar;
+
+use crate::LANES;
+use std::sync::OnceLock;
+
+#[cfg(target_arch = "x86_64")]
+pub use avx2::Avx2;
+#[cfg(target_arch = "x86_64")]
+pub use avx512::Avx512;
+#[cfg(target_arch = "aarch64")]
+pub use neon::Neon;
+pub use scalar::Scalar;
+
+/// The environment variable that forces an instruction set.
+pub const ISA_VARIABLE: &str = "MEDISWIFT_ISA";
+
+/// An instruction set, with vectors of [`LANES`] `f32` lanes.
+///
+/// Holding a value proves that the running CPU supports it, so arithmetic is safe; only memory
+/// access is not.
+pub trait Isa: Copy + Send + Sync + 'static {
+    /// Sixteen `f32` lanes.
+    type V: Copy;
+
+    /// Sixteen-lane vectors that fit in registers at once (accumulators plus operands).
+    const REGISTERS: usize;
+
+    /// All lanes equal to `x`.
+    fn splat(self, x: f32) -> Self::V;
+    /// Reads sixteen lanes.
+    /// # Safety
+    /// `from` must be valid for reading sixteen `f32`; no alignment is needed.
+    unsafe fn load(self, from: *const f32) -> Self::V;
+    /// Writes sixteen lanes.
+    /// # Safety
+    /// `to` must be valid for writing sixteen `f32`; no alignment is needed.
+    unsafe fn store(self, to: *mut f32, v: Self::V);
+    /// Reads sixteen `f32` at the given indices.
+    /// # Safety
+    /// `indices` must be valid for reading sixteen `u32`, each below 2³¹, and `base` at each of them.
+    #[inline(always)]
+    unsafe fn gather(self, base: *const f32, indices: *const u32) -> Self::V {
+        let mut lanes = [0.0; LANES];
+        for (i, lane) in lanes.iter_mut().enumerate() {
+            // SAFETY: the caller vouches for the indices and what they point at.
+            *lane = unsafe { *base.add(*indices.add(i) as usize) };
+        }
+        // SAFETY: `lanes` holds sixteen `f32`.
+        unsafe { self.load(lanes.as_ptr()) }
+    }
+    /// `a * b + c`, rounded once.
+    fn fma(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V;
+    /// `a + b`.
+    fn add(self, a: Self::V, b: Self::V) -> Self::V;
+    /// `a - b`.
+    fn sub(self, a: Self::V, b: Self::V) -> Self::V;
+    /// `a * b`.
+    fn mul(self, a: Self::V, b: Self::V) -> Self::V;
+    /// `a / b`.
+    fn div(self, a: Self::V, b: Self::V) -> Self::V;
+    /// The larger of each pair of lanes; the second operand where one is NaN, as on x86.
+    fn max(self, a: Self::V, b: Self::V) -> Self::V;
+    /// The smaller of each pair of lanes; the second operand where one is NaN, as on x86.
+    fn min(self, a: Self::V, b: Self::V) -> Self::V;
+    /// Square root.
+    fn sqrt(self, a: Self::V) -> Self::V;
+    /// Nearest integer, ties to even.
+    fn round(self, a: Self::V) -> Self::V;
+    /// 2ⁿ for integral lanes −126 ≤ n ≤ 127.
+    fn exp2_integer(self, n: Self::V) -> Self::V;
+    /// Lanes of `a` below index `n`, lanes of `b` from `n` on.
+    fn first_lanes(self, n: usize, a: Self::V, b: Self::V) -> Self::V;
+    /// Transposes a 16 × 16 block held as sixteen rows.
+    fn transpose(self, rows: [Self::V; LANES]) -> [Self::V; LANES];
+    /// Sum of each vector: lane `j` of the result is the sum over the lanes of `vs[j]`,
+    /// by the same tree as [`Isa::sum`].
+    fn sum_each(self, vs: [Self::V; LANES]) -> Self::V {
+        let mut sums = [0.0; LANES];
+        for (s, v) in sums.iter_mut().zip(vs) {
+            *s = self.sum(v);
+        }
+        // SAFETY: `sums` holds sixteen `f32`.
+        unsafe { self.load(sums.as_ptr()) }
+    }
+    /// The lanes as an array.
+    #[inline(always)]
+    fn to_array(self, v: Self::V) -> [f32; LANES] {
+        let mut lanes = [0.0; LANES];
+        // SAFETY: `lanes` holds sixteen `f32`.
+        unsafe { self.store(lanes.as_mut_ptr(), v) };
+        lanes
+    }
+    /// Sum over the lanes, by halving: lane i + lane i+8, then +4, +2, +1.
+    #[inline(always)]
+    fn sum(self, v: Self::V) -> f32 {
+        let mut lanes = self.to_array(v);
+        for half in [8, 4, 2, 1] {
+            for i in 0..half {
+                lanes[i] += lanes[i + half];
+            }
+        }
+        lanes[0]
+    }
+    /// Runs `kernel` compiled for this instruction set.
+    fn run<K: Kernel>(self, kernel: K) -> K::Output;
+}
+
+/// A piece of single-threaded vector code, generic over the instruction set.
+///
+/// `run` and everything it calls must be `#[inline(always)]`, so that it is compiled inside the
+/// `target_feature` function of its [`Isa`]. Parallel loops stay outside: a closure handed to
+/// another thread would lose the features.
+pub trait Kernel {
+    /// What the kernel returns.
+    type Output;
+    /// The code.
+    fn run<I: Isa>(self, isa: I) -> Self::Output;
+}
+
+/// The instruction sets this crate knows, best first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum IsaKind {
+    /// AVX-512 F, VL, BW, DQ.
+    Avx512,
+    /// AVX2 with FMA.
+    Avx2,
+    /// 64-bit Arm NEON.
+    Neon,
+    /// Portable code.
+    Scalar,
+}
+
+/// An instruction set was asked for that is unknown or that this machine lacks.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum IsaError {
+    /// The name is none of [`IsaKind::ALL`].
+    #[error("unknown instruction set '{0}': choose avx512, avx2, neon or scalar")]
+    Unknown(String),
+    /// The CPU does not have it.
+    #[error("instruction set '{0}' was asked for, but this CPU lacks it (it has: {1})")]
+    Missing(&'static str, String),
+}
+
+impl IsaKind {
+    /// Every kind, best first.
+    pub const ALL: [IsaKind; 4] = [IsaKind::Avx512, IsaKind::Avx2, IsaKind::Neon, IsaKind::Scalar];
+
+    /// The name used on the command line and in `MEDISWIFT_ISA`.
+    pub fn name(self) -> &'static str {
+        match self {
+            IsaKind::Avx512 => "avx512",
+            IsaKind::Avx2 => "avx2",
+            IsaKind::Neon => "neon",
+            IsaKind::Scalar => "scalar",
+        }
+    }
+
+    /// Whether this machine has it.
+    pub fn is_available(self) -> bool {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            IsaKind::Avx512 => Avx512::detect().is_some(),
+            #[cfg(target_arch = "x86_64")]
+            IsaKind::Avx2 => Avx2::detect().is_some(),
+            #[cfg(target_arch = "aarch64")]
+            IsaKind::Neon => Neon::detect().is_some(),
+            IsaKind::Scalar => true,
+            #[allow(unreachable_patterns)]
+            _ => false,
+        }
+    }
+
+    /// Sixteen-lane vectors that its registers hold ([`Isa::REGISTERS`]).
+    pub fn registers(self) -> usize {
+        match self {
+            IsaKind::Avx512 => 32,
+            IsaKind::Avx2 | IsaKind::Neon | IsaKind::Scalar => 8,
+        }
+    }
+
+    /// The kinds this machine has, best first.
+    pub fn available() -> Vec<IsaKind> {
+        Self::ALL.into_iter().filter(|kind| kind.is_available()).collect()
+    }
+
+    /// Looks a name up and checks that the machine has it.
+    pub fn by_name(name: &str) -> Result<IsaKind, IsaError> {
+        let kind = Self::ALL
+            .into_iter()
+            .find(|kind| kind.name() == name)
+            .ok_or_else(|| IsaError::Unknown(name.to_string()))?;
+        if kind.is_available() {
+            return Ok(kind);
+        }
+        let have: Vec<_> = Self::available().into_iter().map(IsaKind::name).collect();
+        Err(IsaError::Missing(kind.name(), have.join(", ")))
+    }
+
+    /// The kind every kernel of this process uses: the one `MEDISWIFT_ISA` names, else the best
+    /// available. Decided once.
+    pub fn active() -> Result<IsaKind, IsaError> {
+        static ACTIVE: OnceLock<Result<IsaKind, IsaError>> = OnceLock::new();
+        ACTIVE
+            .get_or_init(|| match std::env::var(ISA_VARIABLE) {
+                Ok(name) if !name.is_empty() => Self::by_name(&name),
+                _ => Ok(Self::available()[0]),
+            })
+            .clone()
+    }
+
+    /// Runs `kernel` on this instruction set.
+    /// # Panics
+    /// If the machine lacks it.
+    #[track_caller]
+    pub fn run<K: Kernel>(self, kernel: K) -> K::Output {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            IsaKind::Avx512 => Avx512::detect().expect("AVX-512 is missing").run(kernel),
+            #[cfg(target_arch = "x86_64")]
+            IsaKind::Avx2 => Avx2::detect().expect("AVX2 is missing").run(kernel),
+            #[cfg(target_arch = "aarch64")]
+            IsaKind::Neon => Neon::detect().expect("NEON is missing").run(kernel),
+            IsaKind::Scalar => Scalar.run(kernel),
+            #[allow(unreachable_patterns)]
+            other => panic!("{} is missing on this architecture", other.name()),
+        }
+    }
+}
+
+impl std::fmt::Display for IsaKind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// Runs `kernel` on the active instruction set ([`IsaKind::active`]).
+/// # Panics
+/// If `MEDISWIFT_ISA` names an instruction set that this machine lacks; programs check
+/// [`IsaKind::active`] once at their start.
+#[track_caller]
+pub fn dispatch<K: Kernel>(kernel: K) -> K::Output {
+    match IsaKind::active() {
+        Ok(kind) => kind.run(kernel),
+        Err(error) => panic!("{error}"),
+    }
+}
+
+#[cfg(test)]
+mod tests;

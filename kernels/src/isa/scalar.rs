@@ -1,0 +1,87 @@
+//! Portable code: an array of sixteen lanes, correct everywhere and fast nowhere.
+
+use super::{Isa, Kernel};
+use crate::LANES;
+
+/// No CPU feature is needed.
+#[derive(Clone, Copy, Debug)]
+pub struct Scalar;
+
+type Array = [f32; LANES];
+
+#[inline(always)]
+fn zip(a: Array, b: Array, f: impl Fn(f32, f32) -> f32) -> Array {
+    std::array::from_fn(|i| f(a[i], b[i]))
+}
+
+impl Isa for Scalar {
+    type V = Array;
+    const REGISTERS: usize = 8;
+
+    #[inline(always)]
+    fn splat(self, x: f32) -> Array {
+        [x; LANES]
+    }
+    #[inline(always)]
+    unsafe fn load(self, from: *const f32) -> Array {
+        // SAFETY: the caller guarantees sixteen readable `f32`.
+        unsafe { from.cast::<Array>().read_unaligned() }
+    }
+    #[inline(always)]
+    unsafe fn store(self, to: *mut f32, v: Array) {
+        // SAFETY: the caller guarantees sixteen writable `f32`.
+        unsafe { to.cast::<Array>().write_unaligned(v) }
+    }
+    #[inline(always)]
+    fn fma(self, a: Array, b: Array, c: Array) -> Array {
+        std::array::from_fn(|i| a[i].mul_add(b[i], c[i]))
+    }
+    #[inline(always)]
+    fn add(self, a: Array, b: Array) -> Array {
+        zip(a, b, |a, b| a + b)
+    }
+    #[inline(always)]
+    fn sub(self, a: Array, b: Array) -> Array {
+        zip(a, b, |a, b| a - b)
+    }
+    #[inline(always)]
+    fn mul(self, a: Array, b: Array) -> Array {
+        zip(a, b, |a, b| a * b)
+    }
+    #[inline(always)]
+    fn div(self, a: Array, b: Array) -> Array {
+        zip(a, b, |a, b| a / b)
+    }
+    #[inline(always)]
+    fn max(self, a: Array, b: Array) -> Array {
+        zip(a, b, |a, b| if a > b { a } else { b })
+    }
+    #[inline(always)]
+    fn min(self, a: Array, b: Array) -> Array {
+        zip(a, b, |a, b| if a < b { a } else { b })
+    }
+    #[inline(always)]
+    fn sqrt(self, a: Array) -> Array {
+        a.map(f32::sqrt)
+    }
+    #[inline(always)]
+    fn round(self, a: Array) -> Array {
+        a.map(f32::round_ties_even)
+    }
+    #[inline(always)]
+    fn exp2_integer(self, n: Array) -> Array {
+        n.map(|n| f32::from_bits(((n as i32).wrapping_add(127) as u32) << 23))
+    }
+    #[inline(always)]
+    fn first_lanes(self, n: usize, a: Array, b: Array) -> Array {
+        std::array::from_fn(|i| if i < n { a[i] } else { b[i] })
+    }
+    #[inline(always)]
+    fn transpose(self, rows: [Array; LANES]) -> [Array; LANES] {
+        std::array::from_fn(|i| std::array::from_fn(|j| rows[j][i]))
+    }
+    #[inline(always)]
+    fn run<K: Kernel>(self, kernel: K) -> K::Output {
+        kernel.run(self)
+    }
+}

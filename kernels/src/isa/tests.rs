@@ -1,0 +1,110 @@
+//! Every instruction set of this machine against the scalar one, bit for bit.
+
+use super::*;
+
+/// Runs every operation on fixed data and returns all resulting lanes.
+struct Everything;
+
+impl Kernel for Everything {
+    type Output = Vec<(&'static str, Vec<f32>)>;
+
+    #[inline(always)]
+    fn run<I: Isa>(self, isa: I) -> Self::Output {
+        let data = |seed: u32| -> [f32; LANES] {
+            std::array::from_fn(|i| {
+                let x = (i as u32 + 1).wrapping_mul(seed).wrapping_mul(2_654_435_761);
+                (x >> 8) as f32 / (1 << 22) as f32 - 2.0
+            })
+        };
+        // SAFETY: each array holds sixteen `f32`.
+        let v = |seed| unsafe { isa.load(data(seed).as_ptr()) };
+        let (a, b, c) = (v(1), v(7), v(11));
+        let lanes = |v| isa.to_array(v).to_vec();
+        let square: [I::V; LANES] = std::array::from_fn(|i| v(i as u32 + 3));
+        let mut out = vec![
+            ("splat", lanes(isa.splat(1.5))),
+            ("fma", lanes(isa.fma(a, b, c))),
+            ("add", lanes(isa.add(a, b))),
+            ("sub", lanes(isa.sub(a, b))),
+            ("mul", lanes(isa.mul(a, b))),
+            ("div", lanes(isa.div(a, b))),
+            ("max", lanes(isa.max(a, b))),
+            ("min", lanes(isa.min(a, b))),
+            ("sqrt", lanes(isa.sqrt(isa.mul(a, a)))),
+            ("round", lanes(isa.round(isa.mul(a, isa.splat(9.0))))),
+            ("exp2_integer", lanes(isa.exp2_integer(isa.round(isa.mul(a, isa.splat(60.0)))))),
+            ("exp", lanes(math::exp(isa, isa.mul(a, isa.splat(30.0))))),
+            ("tanh", lanes(math::tanh(isa, a))),
+            ("sum", vec![isa.sum(a)]),
+            ("sum_each", lanes(isa.sum_each(square))),
+            ("transpose", isa.transpose(square).into_iter().flat_map(lanes).collect()),
+        ];
+        for n in 0..=LANES + 1 {
+            out.push(("first_lanes", lanes(isa.first_lanes(n, a, b))));
+        }
+        out
+    }
+}
+
+#[test]
+fn every_isa_agrees_with_scalar_bit_for_bit() {
+    let expected = IsaKind::Scalar.run(Everything);
+    for kind in IsaKind::available() {
+        for ((name, want), (_, got)) in expected.iter().zip(kind.run(Everything)) {
+            let bits = |v: &[f32]| v.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+            assert_eq!(bits(want), bits(&got), "{name} on {kind}: {want:?} != {got:?}");
+        }
+    }
+}
+
+#[test]
+fn sum_each_and_transpose_do_what_they_say() {
+    for (name, lanes) in IsaKind::available()[0].run(Everything) {
+        if name == "sum_each" {
+            let everything = IsaKind::Scalar.run(Everything);
+            let square = &everything.iter().find(|(n, _)| *n == "transpose").unwrap().1;
+            for (j, sum) in lanes.iter().enumerate() {
+                let want: f64 = (0..LANES).map(|i| f64::from(square[i * LANES + j])).sum();
+                assert!((f64::from(*sum) - want).abs() < 1e-5, "{j}: {sum} != {want}");
+            }
+        }
+    }
+}
+
+/// Applies a function of one vector to a slice, sixteen at a time.
+struct Map<'a>(&'a mut [f32], fn(f64) -> f64, f64);
+
+impl Kernel for Map<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<I: Isa>(self, isa: I) {
+        for chunk in self.0.chunks_exact(LANES) {
+            // SAFETY: the chunk holds sixteen `f32`.
+            let x = unsafe { isa.load(chunk.as_ptr()) };
+            let is_exp = self.2 == 1.0;
+            let y = isa.to_array(if is_exp { math::exp(isa, x) } else { math::tanh(isa, x) });
+            for (x, y) in chunk.iter().zip(y) {
+                let want = (self.1)(f64::from(*x));
+                let scale = if is_exp { want } else { 1.0 };
+                let error = (f64::from(y) - want).abs() / scale;
+                assert!(error < 3e-7, "f({x}) = {y}, not {want}");
+            }
+        }
+    }
+}
+
+#[test]
+fn exp_and_tanh_are_accurate() {
+    let mut xs: Vec<f32> = (0..16_000).map(|i| -86.9 + i as f32 * 174.0 / 16_000.0).collect();
+    IsaKind::available()[0].run(Map(&mut xs, f64::exp, 1.0));
+    let mut xs: Vec<f32> = (0..16_000).map(|i| -12.0 + i as f32 * 24.0 / 16_000.0).collect();
+    IsaKind::available()[0].run(Map(&mut xs, f64::tanh, 0.0));
+}
+
+#[test]
+fn unknown_and_missing_names_are_errors() {
+    assert!(matches!(IsaKind::by_name("avx9"), Err(IsaError::Unknown(_))));
+    let missing = if cfg!(target_arch = "x86_64") { "neon" } else { "avx2" };
+    assert!(matches!(IsaKind::by_name(missing), Err(IsaError::Missing(..))));
+    assert_eq!(IsaKind::by_name("scalar"), Ok(IsaKind::Scalar));
+}

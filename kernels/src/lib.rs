@@ -1,0 +1,25 @@
+//! Sparse and dense kernels for training on ordinary CPUs.
+//!
+//! Everything here works on **token tiles**: activations are stored as
+//! `[tile][feature][LANES tokens]`, so that one feature of one tile is one cache line, one AVX-512
+//! register, and the SIMD lanes always run over tokens. No sparse kernel ever transposes an
+//! activation.
+//!
+//! * [`isa`]: sixteen-lane vectors for AVX-512, AVX2+FMA, NEON and plain scalar code.
+//! * [`sparse`]: [`SparsePattern`] (validated CSR structure), [`CsrMatrix`], masks, conversions.
+//! * [`ops`]: the products of a linear layer, one file each, with the naive reference beside it.
+//! * [`parallel`]: loops over fixed blocks, so that results do not depend on the thread count.
+#![warn(missing_docs)]
+
+pub mod buffer;
+pub mod isa;
+pub mod ops;
+pub mod parallel;
+pub mod sparse;
+
+pub use buffer::{AlignedBuffer, Scratch};
+pub use ops::SparseLayer;
+pub use sparse::{CsrMatrix, PatternError, SparsePattern};
+
+/// Tokens in a tile: the SIMD lanes of every kernel, and one cache line of `f32`.
+pub const LANES: usize = 16;

@@ -1,0 +1,10 @@
+//! The products of a linear layer, one file each, and the list that tests and benchmarks walk.
+
+pub mod gemm;
+mod layer;
+pub mod plan;
+pub mod sddmm;
+pub mod spmm;
+pub mod spmv;
+
+pub use layer::SparseLayer;

@@ -1,0 +1,294 @@
+//! Sampled dense–dense product, dW += (dY · Xᵀ) at the non-zeros of W: the weight gradient.
+//!
+//! Every non-zero (o, i) is the dot product of row o of dY with row i of X over all tokens. Columns
+//! are blocked, so that a block of X over a *strip* of V tiles stays in L1; the lines of one row of
+//! dY stay in registers while the row's non-zeros in the block are visited. The V products of a
+//! non-zero are summed lane-wise into one line of scratch; sixteen such lines are then reduced
+//! together by a shuffle tree ([`Isa::sum_each`]). As in [`spmm`](super::spmm), rows are visited in
+//! the order of their counts, which makes the loop exits predictable.
+//!
+//! Loop nest, outside in: row blocks (parallel) · strips · column blocks · groups of rows · rows ·
+//! non-zeros.
+
+use super::spmm::gather_tiles;
+use crate::isa::{Isa, IsaKind, Kernel};
+use crate::parallel::{SharedMut, for_each_block};
+use crate::{LANES, Scratch, SparsePattern};
+use std::ops::Range;
+
+/// Tile sizes of the product.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StripBlocking {
+    /// Tiles of a strip: 2, 4 or 8.
+    pub vectors: usize,
+    /// Columns of a block.
+    pub column_block: usize,
+    /// Rows of a row block, the unit of parallel work.
+    pub row_block: usize,
+}
+
+impl StripBlocking {
+    /// The default on vectors of `registers` sixteen-lane registers.
+    pub fn for_registers(registers: usize) -> Self {
+        let vectors = if registers >= 32 { 8 } else { 2 };
+        Self { vectors, column_block: 512 / vectors, row_block: 128 }
+    }
+}
+
+/// The order in which [`sddmm`] visits the non-zeros of a pattern.
+#[derive(Clone, Debug)]
+pub struct StripPlan {
+    rows: usize,
+    columns: usize,
+    blocking: StripBlocking,
+    column_blocks: usize,
+    /// Rows with non-zeros in a block, with their counts.
+    segments: Vec<(u32, u32)>,
+    /// Column inside its block of every step.
+    column_steps: Vec<u16>,
+    /// CSR position of every step.
+    source: Vec<u32>,
+    /// (segment, step) where each (row block, column block) starts, and one at the end.
+    starts: Vec<(usize, usize)>,
+}
+
+impl StripPlan {
+    /// Plans the products of a pattern.
+    /// # Panics
+    /// If `blocking` is out of range.
+    #[track_caller]
+    pub fn new(pattern: &SparsePattern, blocking: StripBlocking) -> Self {
+        let StripBlocking { vectors, column_block, row_block } = blocking;
+        assert!(matches!(vectors, 2 | 4 | 8) && row_block > 0, "{blocking:?}");
+        assert!((1..=1 << 16).contains(&column_block), "{blocking:?}");
+        let column_blocks = pattern.columns().div_ceil(column_block);
+        let mut plan = Self {
+            rows: pattern.rows(),
+            columns: pattern.columns(),
+            blocking,
+            column_blocks,
+            segments: Vec::new(),
+            column_steps: Vec::with_capacity(pattern.nnz()),
+            source: Vec::with_capacity(pattern.nnz()),
+            starts: Vec::new(),
+        };
+        let mut next: Vec<usize> = pattern.row_offsets().iter().map(|&o| o as usize).collect();
+        for first_row in (0..pattern.rows()).step_by(row_block) {
+            let rows = first_row..(first_row + row_block).min(pattern.rows());
+            for block in 0..column_blocks {
+                plan.starts.push((plan.segments.len(), plan.source.len()));
+                let first = block * column_block;
+                let mut segments: Vec<(usize, Range<usize>)> = rows
+                    .clone()
+                    .map(|row| {
+                        let from = next[row];
+                        let rest = &pattern.column_indices()[from..pattern.row_range(row).end];
+                        let count = rest.partition_point(|&c| (c as usize) < first + column_block);
+                        next[row] = from + count;
+                        (row, from..from + count)
+                    })
+                    .filter(|(_, range)| !range.is_empty())
+                    .collect();
+                segments.sort_by_key(|(_, range)| range.len());
+                for (row, range) in segments {
+                    plan.segments.push((row as u32, range.len() as u32));
+                    for at in range {
+                        let column = pattern.column_indices()[at] as usize;
+                        plan.column_steps.push((column - first) as u16);
+                        plan.source.push(at as u32);
+                    }
+                }
+            }
+        }
+        plan.starts.push((plan.segments.len(), plan.source.len()));
+        plan
+    }
+
+    /// Non-zeros of the pattern.
+    pub fn nnz(&self) -> usize {
+        self.source.len()
+    }
+
+    /// Tile sizes of the plan.
+    pub fn blocking(&self) -> StripBlocking {
+        self.blocking
+    }
+}
+
+/// dw += (dY · Xᵀ) at the plan's non-zeros, in CSR order: dY `[tiles][rows][LANES]`,
+/// X `[tiles][columns][LANES]`. 2 · nnz · tiles · LANES FLOPs.
+/// # Panics
+/// If the shapes disagree or the machine lacks `isa`.
+#[track_caller]
+pub fn sddmm(isa: IsaKind, plan: &StripPlan, dy: &[f32], x: &[f32], dw: &mut [f32]) {
+    assert_eq!(dw.len(), plan.nnz(), "gradient and pattern disagree");
+    if plan.nnz() == 0 {
+        return;
+    }
+    let (rows, columns) = (plan.rows, plan.columns);
+    assert!(dy.len().is_multiple_of(rows * LANES), "dY is not made of tiles of {rows} lines");
+    let tiles = dy.len() / (rows * LANES);
+    assert_eq!(
+        x.len(),
+        tiles * columns * LANES,
+        "X does not have {tiles} tiles of {columns} lines"
+    );
+    let row_blocks = rows.div_ceil(plan.blocking.row_block);
+    let shared = SharedMut::new(dw);
+    for_each_block(row_blocks, |row_block| {
+        let starts = row_block * plan.column_blocks;
+        let steps = plan.starts[starts].1..plan.starts[starts + plan.column_blocks].1;
+        let mut sums = Scratch::take(steps.len());
+        sums.fill(0.0);
+        isa.run(Task { plan, dy, x, tiles, row_block, sums: &mut sums });
+        for (&at, sum) in plan.source[steps].iter().zip(sums.iter()) {
+            // SAFETY: `source` is a permutation of the non-zeros, so `at` is in range and no
+            // other row block has it.
+            unsafe { *shared.get(at as usize) += sum };
+        }
+    });
+}
+
+struct Task<'a> {
+    plan: &'a StripPlan,
+    dy: &'a [f32],
+    x: &'a [f32],
+    tiles: usize,
+    row_block: usize,
+    sums: &'a mut [f32],
+}
+
+/// Lines of scratch: products of a group of rows, waiting to be reduced.
+const SCRATCH_LINES: usize = 128;
+
+impl Kernel for Task<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<I: Isa>(mut self, isa: I) {
+        let StripBlocking { vectors, column_block, .. } = self.plan.blocking;
+        let mut lines = Scratch::take(column_block * vectors * LANES);
+        let mut dy_lines = Scratch::take(self.plan.blocking.row_block * vectors * LANES);
+        let mut scratch = Scratch::take(SCRATCH_LINES * LANES);
+        scratch.fill(0.0);
+        let mut tile = 0;
+        while tile < self.tiles {
+            tile += match self.plan.blocking.vectors.min(self.tiles - tile) {
+                8 => self.strip::<I, 8>(isa, tile, &mut lines, &mut dy_lines, &mut scratch),
+                4..8 => self.strip::<I, 4>(isa, tile, &mut lines, &mut dy_lines, &mut scratch),
+                2..4 => self.strip::<I, 2>(isa, tile, &mut lines, &mut dy_lines, &mut scratch),
+                _ => self.strip::<I, 1>(isa, tile, &mut lines, &mut dy_lines, &mut scratch),
+            };
+        }
+    }
+}
+
+impl Task<'_> {
+    /// All non-zeros of this row block over `V` tiles from `tile`; returns V.
+    #[inline(always)]
+    fn strip<I: Isa, const V: usize>(
+        &mut self,
+        isa: I,
+        tile: usize,
+        lines: &mut [f32],
+        dy_lines: &mut [f32],
+        scratch: &mut [f32],
+    ) -> usize {
+        let plan = self.plan;
+        let first_row = self.row_block * plan.blocking.row_block;
+        let end_row = (first_row + plan.blocking.row_block).min(plan.rows);
+        let dy = gather_tiles::<I, V>(isa, self.dy, plan.rows, tile, first_row..end_row, dy_lines);
+        let dy = dy.as_ptr();
+        let first_step = plan.starts[self.row_block * plan.column_blocks].1;
+        for block in 0..plan.column_blocks {
+            let start = self.row_block * plan.column_blocks + block;
+            let (segments, steps) = (plan.starts[start], plan.starts[start + 1]);
+            let first = block * plan.blocking.column_block;
+            let end = (first + plan.blocking.column_block).min(plan.columns);
+            let x = gather_tiles::<I, V>(isa, self.x, plan.columns, tile, first..end, lines);
+            let x = x.as_ptr();
+            let mut columns = plan.column_steps[segments.1..steps.1].as_ptr();
+            let sums = &mut self.sums[segments.1 - first_step..steps.1 - first_step];
+            let mut reduced = 0;
+            let mut waiting = 0;
+            for &(row, count) in &plan.segments[segments.0..steps.0] {
+                let mut left = count as usize;
+                let mut g = [isa.splat(0.0); V];
+                // SAFETY: rows, columns and counts come from a validated pattern and lie inside
+                // dY and X, whose extents `sddmm` has checked; scratch holds SCRATCH_LINES lines
+                // and `waiting` never passes it.
+                unsafe {
+                    for (v, g) in g.iter_mut().enumerate() {
+                        *g = isa.load(dy.add(((row as usize - first_row) * V + v) * LANES));
+                    }
+                    while left > 0 {
+                        if waiting == SCRATCH_LINES {
+                            reduce(isa, scratch, &mut sums[reduced..reduced + waiting]);
+                            reduced += waiting;
+                            waiting = 0;
+                        }
+                        let now = left.min(SCRATCH_LINES - waiting);
+                        let mut to = scratch.as_mut_ptr().add(waiting * LANES);
+                        for _ in 0..now {
+                            let line = x.add(usize::from(*columns) * V * LANES);
+                            columns = columns.add(1);
+                            // Two chains halve the latency of a dot product.
+                            let mut even = isa.mul(g[0], isa.load(line));
+                            let mut odd = isa.splat(0.0);
+                            for (v, g) in g.iter().enumerate().skip(1) {
+                                let chain = if v % 2 == 0 { &mut even } else { &mut odd };
+                                *chain = isa.fma(*g, isa.load(line.add(v * LANES)), *chain);
+                            }
+                            isa.store(to, isa.add(even, odd));
+                            to = to.add(LANES);
+                        }
+                        waiting += now;
+                        left -= now;
+                    }
+                }
+            }
+            // SAFETY: `waiting` lines of scratch are filled.
+            unsafe { reduce(isa, scratch, &mut sums[reduced..reduced + waiting]) };
+        }
+        V
+    }
+}
+
+/// Adds the sum over each line of scratch to its element of `sums`.
+/// # Safety
+/// Scratch holds `sums.len()` lines, rounded up to whole groups of sixteen.
+#[inline(always)]
+unsafe fn reduce<I: Isa>(isa: I, scratch: &[f32], sums: &mut [f32]) {
+    let mut from = scratch.as_ptr();
+    for sums in sums.chunks_mut(LANES) {
+        let mut lines = [isa.splat(0.0); LANES];
+        // SAFETY: the caller vouches for the lines; `sums` or the array holds sixteen elements.
+        unsafe {
+            for line in &mut lines {
+                *line = isa.load(from);
+                from = from.add(LANES);
+            }
+            let total = isa.sum_each(lines);
+            if sums.len() == LANES {
+                isa.store(sums.as_mut_ptr(), isa.add(isa.load(sums.as_ptr()), total));
+            } else {
+                for (sum, total) in sums.iter_mut().zip(isa.to_array(total)) {
+                    *sum += total;
+                }
+            }
+        }
+    }
+}
+
+/// The gradient by the definition, on `[feature][token]` matrices in f64: the reference.
+pub fn naive(pattern: &SparsePattern, dy: &[f64], x: &[f64], tokens: usize) -> Vec<f64> {
+    let mut dw = Vec::with_capacity(pattern.nnz());
+    for row in 0..pattern.rows() {
+        for &column in pattern.row(row) {
+            let dy = &dy[row * tokens..(row + 1) * tokens];
+            let x = &x[column as usize * tokens..];
+            dw.push(dy.iter().zip(x).map(|(a, b)| a * b).sum());
+        }
+    }
+    dw
+}

@@ -1,0 +1,276 @@
+//! Sparse times dense, Y (+)= W · X: the forward product, and the input gradient with the
+//! transposed twin of W.
+//!
+//! W is cut into K blocks, so that the block of X that a micro-kernel reads (V tiles × K block)
+//! stays in L1, and into row blocks. Inside a block the rows are **sorted by their number of
+//! non-zeros** and taken R at a time as *panels*. In a panel, the non-zeros of a column form a
+//! pattern of R bits; the columns are grouped by pattern and each group runs through one
+//! branch-free loop that loads X once and uses it for every row of the pattern (after SpRegTiling,
+//! PLDI 2023). Surplus columns of a pattern are **demoted** to two smaller ones, so that nearly all
+//! panels of a block run the same trip counts: loop exits become predictable. Sorting does the
+//! same for the single-row patterns.
+//!
+//! Loop nest, outside in: row blocks × tile blocks (parallel) · K blocks · groups of V tiles ·
+//! panels · patterns · columns. The sum of one element of Y always runs in the plan's order, on
+//! one thread.
+
+use super::plan::PanelPlan;
+use crate::isa::{Isa, IsaKind, Kernel};
+use crate::parallel::{SharedMut, for_each_block};
+use crate::{CsrMatrix, LANES, Scratch};
+use std::ops::Range;
+
+/// Tiles per parallel task: 256 tokens.
+const TILE_BLOCK: usize = 16;
+
+/// What Y holds before the product is added.
+#[derive(Clone, Copy, Debug)]
+pub enum Start<'a> {
+    /// Nothing: Y is overwritten.
+    Zero,
+    /// One value per row, the same for all tokens; Y is overwritten.
+    Bias(&'a [f32]),
+    /// Y itself.
+    Accumulate,
+}
+
+/// Y = start + W · X with W given by a plan and its packed values: X `[tiles][columns][LANES]`,
+/// Y `[tiles][rows][LANES]`. 2 · nnz · tiles · LANES FLOPs.
+/// # Panics
+/// If the shapes disagree or the machine lacks `isa`.
+#[track_caller]
+pub fn spmm(
+    isa: IsaKind,
+    plan: &PanelPlan,
+    values: &[f32],
+    x: &[f32],
+    y: &mut [f32],
+    start: Start<'_>,
+) {
+    let (rows, columns) = (plan.rows(), plan.columns());
+    assert_eq!(values.len(), plan.nnz(), "packed values and plan disagree");
+    if rows == 0 {
+        return;
+    }
+    assert!(y.len().is_multiple_of(rows * LANES), "Y is not made of tiles of {rows} lines");
+    let tiles = y.len() / (rows * LANES);
+    assert_eq!(
+        x.len(),
+        tiles * columns * LANES,
+        "X does not have {tiles} tiles of {columns} lines"
+    );
+    if let Start::Bias(bias) = start {
+        assert_eq!(bias.len(), rows, "bias and rows disagree");
+    }
+    let tile_blocks = tiles.div_ceil(TILE_BLOCK);
+    let shared = SharedMut::new(y);
+    for_each_block(plan.row_blocks() * tile_blocks, |task| {
+        let first = task % tile_blocks * TILE_BLOCK;
+        let tiles = first..(first + TILE_BLOCK).min(tiles);
+        isa.run(Task { plan, values, x, y: shared, start, row_block: task / tile_blocks, tiles });
+    });
+}
+
+struct Task<'a> {
+    plan: &'a PanelPlan,
+    values: &'a [f32],
+    x: &'a [f32],
+    y: SharedMut,
+    start: Start<'a>,
+    row_block: usize,
+    tiles: Range<usize>,
+}
+
+impl Kernel for Task<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<I: Isa>(self, isa: I) {
+        let blocking = self.plan.blocking();
+        let mut lines = Scratch::take(blocking.k_block * blocking.vectors * LANES);
+        for k_block in 0..self.plan.k_blocks() {
+            let mut tile = self.tiles.start;
+            while tile < self.tiles.end {
+                let left = self.tiles.end - tile;
+                tile += match (self.plan.panel_rows(), self.plan.vectors().min(left)) {
+                    (1, 4..) => self.group::<I, 1, 4>(isa, k_block, tile, &mut lines),
+                    (1, 2..4) => self.group::<I, 1, 2>(isa, k_block, tile, &mut lines),
+                    (1, _) => self.group::<I, 1, 1>(isa, k_block, tile, &mut lines),
+                    (2, 4..) => self.group::<I, 2, 4>(isa, k_block, tile, &mut lines),
+                    (2, 2..4) => self.group::<I, 2, 2>(isa, k_block, tile, &mut lines),
+                    (2, _) => self.group::<I, 2, 1>(isa, k_block, tile, &mut lines),
+                    (_, 4..) => self.group::<I, 4, 4>(isa, k_block, tile, &mut lines),
+                    (_, 2..4) => self.group::<I, 4, 2>(isa, k_block, tile, &mut lines),
+                    (_, _) => self.group::<I, 4, 1>(isa, k_block, tile, &mut lines),
+                };
+            }
+        }
+    }
+}
+
+impl Task<'_> {
+    /// All panels of this row block and K block on `V` tiles from `tile`; returns V.
+    #[inline(always)]
+    fn group<I: Isa, const R: usize, const V: usize>(
+        &self,
+        isa: I,
+        k_block: usize,
+        tile: usize,
+        lines: &mut [f32],
+    ) -> usize {
+        let block = self.plan.block(self.row_block, k_block);
+        let y_tile = self.plan.rows() * LANES;
+        // From here on raw pointers: the plan guarantees that columns, rows and counts are in
+        // range, and `spmm` has checked the extents of X, Y and the values.
+        let x =
+            gather_tiles::<I, V>(isa, self.x, self.plan.columns(), tile, block.columns(), lines);
+        let x = x.as_ptr();
+        let mut columns = block.steps.as_ptr();
+        let mut values = self.values[block.values.clone()].as_ptr();
+        let fresh = k_block == 0 && !matches!(self.start, Start::Accumulate);
+        for panel in 0..block.panels() {
+            let rows = &block.rows[panel * R..(panel + 1) * R];
+            let counts = &block.counts[panel * ((1 << R) - 1)..(panel + 1) * ((1 << R) - 1)];
+            let mut acc = [[isa.splat(0.0); V]; R];
+            // SAFETY: the plan names rows below `rows()`, columns below the block's width and as
+            // many columns and values as the counts say; tiles tile..tile + V exist. Row blocks
+            // and tile blocks partition Y, so this task alone touches these lines. The last panel
+            // of a block may repeat a row; repeated rows have no non-zeros and are not stored.
+            unsafe {
+                let y = |row: u32, v: usize| self.y.get((tile + v) * y_tile + row as usize * LANES);
+                for (acc, &row) in acc.iter_mut().zip(rows) {
+                    if row == PanelPlan::NO_ROW {
+                        continue;
+                    }
+                    if !fresh {
+                        for (v, acc) in acc.iter_mut().enumerate() {
+                            *acc = isa.load(y(row, v));
+                        }
+                    } else if let Start::Bias(bias) = self.start {
+                        *acc = [isa.splat(bias[row as usize]); V];
+                    }
+                }
+                let mut cursor = Cursor { columns, values, x };
+                match R {
+                    1 => cursor.run::<I, R, V, 1>(isa, counts, &mut acc),
+                    2 => {
+                        cursor.run::<I, R, V, 3>(isa, counts, &mut acc);
+                        cursor.run::<I, R, V, 1>(isa, counts, &mut acc);
+                        cursor.run::<I, R, V, 2>(isa, counts, &mut acc);
+                    }
+                    _ => {
+                        cursor.run::<I, R, V, 15>(isa, counts, &mut acc);
+                        cursor.run::<I, R, V, 7>(isa, counts, &mut acc);
+                        cursor.run::<I, R, V, 11>(isa, counts, &mut acc);
+                        cursor.run::<I, R, V, 13>(isa, counts, &mut acc);
+                        cursor.run::<I, R, V, 14>(isa, counts, &mut acc);
+                        cursor.run::<I, R, V, 3>(isa, counts, &mut acc);
+                        cursor.run::<I, R, V, 12>(isa, counts, &mut acc);
+                        cursor.run::<I, R, V, 5>(isa, counts, &mut acc);
+                        cursor.run::<I, R, V, 10>(isa, counts, &mut acc);
+                        cursor.run::<I, R, V, 9>(isa, counts, &mut acc);
+                        cursor.run::<I, R, V, 6>(isa, counts, &mut acc);
+                        cursor.run::<I, R, V, 1>(isa, counts, &mut acc);
+                        cursor.run::<I, R, V, 2>(isa, counts, &mut acc);
+                        cursor.run::<I, R, V, 4>(isa, counts, &mut acc);
+                        cursor.run::<I, R, V, 8>(isa, counts, &mut acc);
+                    }
+                }
+                (columns, values) = (cursor.columns, cursor.values);
+                for (acc, &row) in acc.iter().zip(rows) {
+                    if row != PanelPlan::NO_ROW {
+                        for (v, acc) in acc.iter().enumerate() {
+                            isa.store(y(row, v), *acc);
+                        }
+                    }
+                }
+            }
+        }
+        V
+    }
+}
+
+/// The lines of `columns` in `V` tiles from `tile`, as `[column][tile][LANES]`: one tile as it
+/// lies, several gathered into `lines`. Side by side they need one address, and power-of-two
+/// strides between tiles cannot make them fight for the same sets of L1.
+#[inline(always)]
+pub(super) fn gather_tiles<'a, I: Isa, const V: usize>(
+    isa: I,
+    x: &'a [f32],
+    features: usize,
+    tile: usize,
+    columns: Range<usize>,
+    lines: &'a mut [f32],
+) -> &'a [f32] {
+    let of = |v: usize| {
+        let from = ((tile + v) * features + columns.start) * LANES;
+        &x[from..from + columns.len() * LANES]
+    };
+    if V == 1 {
+        return of(0);
+    }
+    let lines = &mut lines[..columns.len() * V * LANES];
+    for v in 0..V {
+        for (from, to) in of(v).chunks_exact(LANES).zip(lines.chunks_exact_mut(V * LANES)) {
+            // SAFETY: `from` holds one line and `to` V of them, v < V.
+            unsafe { isa.store(to.as_mut_ptr().add(v * LANES), isa.load(from.as_ptr())) };
+        }
+    }
+    lines
+}
+
+/// Walks the columns and values of one panel.
+struct Cursor {
+    columns: *const u16,
+    values: *const f32,
+    x: *const f32,
+}
+
+impl Cursor {
+    /// The columns whose non-zeros are in the rows of the bits of `P`.
+    #[inline(always)]
+    unsafe fn run<I: Isa, const R: usize, const V: usize, const P: usize>(
+        &mut self,
+        isa: I,
+        counts: &[u16],
+        acc: &mut [[I::V; V]; R],
+    ) {
+        if P >= 1 << R {
+            return;
+        }
+        // SAFETY: the caller vouches for counts, columns, values and X.
+        unsafe {
+            for _ in 0..*counts.get_unchecked(P - 1) {
+                let lines = self.x.add(usize::from(*self.columns) * V * LANES);
+                self.columns = self.columns.add(1);
+                let mut x = [isa.splat(0.0); V];
+                for (v, x) in x.iter_mut().enumerate() {
+                    *x = isa.load(lines.add(v * LANES));
+                }
+                for (row, acc) in acc.iter_mut().enumerate() {
+                    if P >> row & 1 == 1 {
+                        let w = isa.splat(*self.values);
+                        self.values = self.values.add(1);
+                        for (acc, x) in acc.iter_mut().zip(x) {
+                            *acc = isa.fma(w, x, *acc);
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Y = W · X by the definition, on `[feature][token]` matrices in f64: the reference.
+pub fn naive(w: &CsrMatrix, x: &[f64], tokens: usize) -> Vec<f64> {
+    let mut y = vec![0.0; w.pattern().rows() * tokens];
+    for (row, y) in y.chunks_exact_mut(tokens.max(1)).enumerate() {
+        for at in w.pattern().row_range(row) {
+            let column = w.pattern().column_indices()[at] as usize;
+            for (y, x) in y.iter_mut().zip(&x[column * tokens..]) {
+                *y += f64::from(w.values()[at]) * x;
+            }
+        }
+    }
+    y
+}

@@ -1,0 +1,9 @@
+//! Sparse matrices: the pattern apart from the values.
+
+mod convert;
+mod csr;
+pub mod mask;
+mod pattern;
+
+pub use csr::CsrMatrix;
+pub use pattern::{PatternError, SparsePattern};
