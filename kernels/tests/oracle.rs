@@ -1,19 +1,27 @@
-//! Every sparse kernel against its naive reference: instruction sets × shapes × densities × tile
-//! sizes, and bitwise equality between instruction sets and thread counts.
+//! Every kernel of the list against its naive reference: instruction sets × shapes × densities,
+//! bit for bit the same on every instruction set and for every thread count.
 
 use mediswift_kernels::isa::IsaKind;
 use mediswift_kernels::ops::plan::Blocking;
 use mediswift_kernels::ops::sddmm::StripBlocking;
-use mediswift_kernels::ops::spmm::{self, Start};
-use mediswift_kernels::ops::{SparseLayer, sddmm, spmv};
+use mediswift_kernels::ops::spmm::Start;
+use mediswift_kernels::ops::{KERNELS, Product, SparseLayer};
 use mediswift_kernels::sparse::mask::uniform_random;
 use mediswift_kernels::{CsrMatrix, LANES, SparsePattern};
 use std::sync::Arc;
 
 /// Rows, columns, tiles: single elements, ragged panels and blocks, empty extents.
-const SHAPES: [(usize, usize, usize); 7] =
-    [(1, 1, 1), (4, 3, 2), (7, 130, 5), (65, 33, 3), (130, 300, 9), (3, 0, 1), (0, 5, 2)];
-const SPARSITIES: [f64; 6] = [0.0, 0.3, 0.5, 0.75, 0.95, 1.0];
+const SHAPES: [(usize, usize, usize); 8] = [
+    (1, 1, 1),
+    (4, 3, 2),
+    (7, 130, 5),
+    (65, 33, 3),
+    (130, 300, 9),
+    (270, 520, 17),
+    (3, 0, 1),
+    (0, 5, 2),
+];
+const SPARSITIES: [f64; 7] = [0.0, 0.3, 0.5, 0.75, 0.95, 0.999, 1.0];
 
 fn numbers(n: usize, seed: u64) -> Vec<f32> {
     let mut state = seed;
@@ -25,143 +33,14 @@ fn numbers(n: usize, seed: u64) -> Vec<f32> {
     (0..n).map(next).collect()
 }
 
-/// `[tile][feature][lane]` as a `[feature][token]` matrix in f64.
-fn matrix(tiles: &[f32], features: usize) -> Vec<f64> {
-    let count = tiles.len() / (features * LANES).max(1);
-    let at = |feature: usize, token: usize| {
-        ((token / LANES) * features + feature) * LANES + token % LANES
-    };
-    (0..features)
-        .flat_map(|f| (0..count * LANES).map(move |t| f64::from(tiles[at(f, t)])))
-        .collect()
-}
-
-struct Products {
-    y: Vec<f32>,
-    dx: Vec<f32>,
-    dw: Vec<f32>,
-    y1: Vec<f32>,
-}
-
-impl Products {
-    fn bits(&self) -> Vec<u32> {
-        [&self.y, &self.dx, &self.dw, &self.y1].into_iter().flatten().map(|x| x.to_bits()).collect()
-    }
-}
-
-/// All four products of a layer.
-fn products(layer: &SparseLayer, isa: IsaKind, w: &CsrMatrix, tiles: usize) -> Products {
-    let (rows, columns) = (w.pattern().rows(), w.pattern().columns());
-    let x = numbers(columns * tiles * LANES, 2);
-    let dy = numbers(rows * tiles * LANES, 3);
-    let mut y = vec![f32::NAN; rows * tiles * LANES];
-    layer.forward(&x, &mut y, Start::Bias(&numbers(rows, 4)));
-    let mut dx = vec![1.0; columns * tiles * LANES];
-    layer.input_gradient(&dy, &mut dx, Start::Accumulate);
-    let mut dw = vec![1.0; w.pattern().nnz()];
-    layer.weight_gradient(&dy, &x, &mut dw);
-    let mut y1 = vec![f32::NAN; rows];
-    spmv::spmv_on(isa, w.pattern(), w.values(), &x[..columns], &mut y1);
-    Products { y, dx, dw, y1 }
-}
-
-fn close(got: f32, want: f64, what: &str) {
-    assert!((f64::from(got) - want).abs() < 1e-4, "{what}: {got} is not {want}");
-}
-
-/// Compares all products with the naive references.
-fn check(found: &Products, w: &CsrMatrix, tiles: usize, what: &str) {
-    let (rows, columns) = (w.pattern().rows(), w.pattern().columns());
-    let tokens = tiles * LANES;
-    let x = numbers(columns * tokens, 2);
-    let bias = numbers(rows, 4);
-    let x_matrix = matrix(&x, columns);
-    let dy_matrix = matrix(&numbers(rows * tokens, 3), rows);
-
-    let want = spmm::naive(w, &x_matrix, tokens);
-    for (i, got) in matrix(&found.y, rows).iter().enumerate() {
-        close(*got as f32, want[i] + f64::from(bias[i / tokens]), &format!("{what} forward {i}"));
-    }
-    let transposed = CsrMatrix::from_sprs(&w.to_sprs().transpose_into().to_csr()).unwrap();
-    let want = spmm::naive(&transposed, &dy_matrix, tokens);
-    for (i, got) in matrix(&found.dx, columns).iter().enumerate() {
-        close(*got as f32, want[i] + 1.0, &format!("{what} input gradient {i}"));
-    }
-    let want = sddmm::naive(w.pattern(), &dy_matrix, &x_matrix, tokens);
-    for (i, got) in found.dw.iter().enumerate() {
-        close(*got, want[i] + 1.0, &format!("{what} weight gradient {i}"));
-    }
-    let x1: Vec<f64> = x[..columns].iter().map(|&x| f64::from(x)).collect();
-    for (i, want) in spmv::naive(w, &x1).into_iter().enumerate() {
-        close(found.y1[i], want, &format!("{what} one token {i}"));
-    }
-}
-
-fn blockings() -> Vec<(Blocking, StripBlocking)> {
-    let mut all = Vec::new();
-    for panel_rows in [1, 2, 4] {
-        for vectors in [1, 2, 4] {
-            let panels = Blocking { panel_rows, vectors, k_block: 64, row_block: 48 };
-            let strips = StripBlocking { vectors: 2 * vectors, column_block: 50, row_block: 40 };
-            all.push((panels, strips));
-        }
-    }
-    all
-}
-
 fn random(rows: usize, columns: usize, sparsity: f64) -> CsrMatrix {
     let pattern = Arc::new(uniform_random(rows, columns, sparsity, 7).unwrap());
     let values = numbers(pattern.nnz(), 1);
     CsrMatrix::new(pattern, values).unwrap()
 }
 
-#[test]
-fn every_isa_equals_the_references_and_each_other_bit_for_bit() {
-    for (rows, columns, tiles) in SHAPES {
-        for sparsity in SPARSITIES {
-            let w = random(rows, columns, sparsity);
-            for (panels, strips) in blockings() {
-                let mut first: Option<Vec<u32>> = None;
-                for isa in IsaKind::available() {
-                    let mut layer =
-                        SparseLayer::with_blocking(isa, w.pattern().clone(), panels, strips);
-                    layer.refresh(w.values());
-                    let found = products(&layer, isa, &w, tiles);
-                    let what = format!("{isa} {rows}×{columns} {sparsity} {panels:?}");
-                    match &first {
-                        None => {
-                            check(&found, &w, tiles, &what);
-                            first = Some(found.bits());
-                        }
-                        Some(bits) => assert!(found.bits() == *bits, "{what}: bits differ"),
-                    }
-                }
-            }
-        }
-    }
-}
-
-#[test]
-fn thread_counts_do_not_change_a_bit() {
-    let isa = IsaKind::active().unwrap();
-    let w = random(300, 500, 0.75);
-    let run = |threads| {
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-        pool.install(|| {
-            let mut layer = SparseLayer::new(w.pattern().clone());
-            layer.refresh(w.values());
-            products(&layer, isa, &w, 37).bits()
-        })
-    };
-    let one = run(1);
-    for threads in [2, 3, 8] {
-        assert!(run(threads) == one, "{threads} threads");
-    }
-}
-
-#[test]
-fn uneven_and_empty_rows_are_planned() {
-    // Row r has 3·r mod 41 non-zeros at a row-dependent offset; every fifth row is empty.
+/// Row r has 3·r mod 41 non-zeros at a row-dependent offset; every fifth row is empty.
+fn uneven() -> CsrMatrix {
     let (rows, columns) = (90, 120);
     let (mut offsets, mut indices) = (vec![0u32], Vec::new());
     for row in 0..rows {
@@ -171,11 +50,119 @@ fn uneven_and_empty_rows_are_planned() {
     }
     let pattern = Arc::new(SparsePattern::new(rows, columns, offsets, indices).unwrap());
     let values = numbers(pattern.nnz(), 5);
-    let w = CsrMatrix::new(pattern, values).unwrap();
-    let isa = IsaKind::active().unwrap();
-    for (panels, strips) in blockings() {
-        let mut layer = SparseLayer::with_blocking(isa, w.pattern().clone(), panels, strips);
-        layer.refresh(w.values());
-        check(&products(&layer, isa, &w, 6), &w, 6, &format!("{panels:?}"));
+    CsrMatrix::new(pattern, values).unwrap()
+}
+
+fn bits(xs: &[f32]) -> Vec<u32> {
+    xs.iter().map(|x| x.to_bits()).collect()
+}
+
+#[track_caller]
+fn assert_close(found: &[f32], want: &[f64], what: &str) {
+    assert_eq!(found.len(), want.len(), "{what}");
+    for (i, (found, want)) in found.iter().zip(want).enumerate() {
+        assert!((f64::from(*found) - want).abs() < 1e-4, "{what} at {i}: {found} is not {want}");
+    }
+}
+
+/// Runs every kernel on every instruction set.
+fn check(w: &CsrMatrix, tiles: usize, what: &str) {
+    let x = numbers(w.pattern().columns() * tiles * LANES, 2);
+    let dy = numbers(w.pattern().rows() * tiles * LANES, 3);
+    for product in Product::ALL {
+        let want = product.reference(w, &x, &dy, tiles);
+        for kernel in KERNELS.iter().filter(|kernel| kernel.product == product) {
+            let mut first: Option<Vec<u32>> = None;
+            for isa in IsaKind::available() {
+                let what = format!("{} {} on {isa}, {what}", product.name(), kernel.name);
+                let mut found = vec![f32::NAN; product.output_len(w, tiles)];
+                // Plans of a kernel differ between register counts, and with them the order of
+                // the sums; equal plans must give equal bits.
+                (kernel.prepare)(isa, w)(&x, &dy, &mut found);
+                assert_close(&found, &want, &what);
+                if isa.registers() == 8 {
+                    let first = first.get_or_insert_with(|| bits(&found));
+                    assert!(*first == bits(&found), "{what}: bits differ");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn every_kernel_equals_its_reference_on_every_isa() {
+    for (rows, columns, tiles) in SHAPES {
+        for sparsity in SPARSITIES {
+            let what = format!("{rows}×{columns}, sparsity {sparsity}, {tiles} tiles");
+            check(&random(rows, columns, sparsity), tiles, &what);
+        }
+    }
+}
+
+#[test]
+fn uneven_and_empty_rows() {
+    check(&uneven(), 6, "uneven rows");
+}
+
+/// The three products of a layer: biased forward, accumulating backward.
+fn layer_products(layer: &SparseLayer, tiles: usize) -> Vec<f32> {
+    let (rows, columns) = (layer.pattern().rows(), layer.pattern().columns());
+    let x = numbers(columns * tiles * LANES, 2);
+    let dy = numbers(rows * tiles * LANES, 3);
+    let mut y = vec![f32::NAN; rows * tiles * LANES];
+    layer.forward(&x, &mut y, Start::Bias(&numbers(rows, 4)));
+    let mut dx = vec![1.0; columns * tiles * LANES];
+    layer.input_gradient(&dy, &mut dx, Start::Accumulate);
+    let mut dw = vec![1.0; layer.pattern().nnz()];
+    layer.weight_gradient(&dy, &x, &mut dw);
+    [y, dx, dw].concat()
+}
+
+#[test]
+fn layers_start_from_bias_and_accumulate_for_all_tile_sizes() {
+    let w = random(130, 300, 0.7);
+    let tiles = 9;
+    let x = numbers(300 * tiles * LANES, 2);
+    let dy = numbers(130 * tiles * LANES, 3);
+    let bias = numbers(130, 4);
+    let mut want = Product::Forward.reference(&w, &x, &dy, tiles);
+    for (i, want) in want.iter_mut().enumerate() {
+        *want += f64::from(bias[i / LANES % 130]);
+    }
+    for product in [Product::InputGradient, Product::WeightGradient] {
+        want.extend(product.reference(&w, &x, &dy, tiles).iter().map(|x| x + 1.0));
+    }
+    for panel_rows in [1, 2, 4] {
+        for vectors in [1, 2, 4] {
+            let panels = Blocking { panel_rows, vectors, k_block: 64, row_block: 48 };
+            let strips = StripBlocking { vectors: 2 * vectors, column_block: 50, row_block: 40 };
+            let mut first = None;
+            for isa in IsaKind::available() {
+                let pattern = w.pattern().clone();
+                let mut layer = SparseLayer::with_blocking(isa, pattern, panels, strips);
+                layer.refresh(w.values());
+                let found = layer_products(&layer, tiles);
+                assert_close(&found, &want, &format!("{isa} {panels:?}"));
+                let first = first.get_or_insert_with(|| bits(&found));
+                assert!(*first == bits(&found), "{isa} {panels:?}: bits differ");
+            }
+        }
+    }
+}
+
+#[test]
+fn thread_counts_do_not_change_a_bit() {
+    let w = random(300, 500, 0.75);
+    let run = |threads| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        pool.install(|| {
+            let mut layer = SparseLayer::new(w.pattern().clone());
+            layer.refresh(w.values());
+            bits(&layer_products(&layer, 37))
+        })
+    };
+    let one = run(1);
+    for threads in [2, 3, 8] {
+        assert!(run(threads) == one, "{threads} threads");
     }
 }

@@ -2,9 +2,11 @@
 
 pub mod gemm;
 mod layer;
+mod list;
 pub mod plan;
 pub mod sddmm;
 pub mod spmm;
 pub mod spmv;
 
 pub use layer::SparseLayer;
+pub use list::{KERNELS, KernelSpec, Prepared, Product};
