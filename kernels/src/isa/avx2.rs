@@ -88,11 +88,15 @@ impl Isa for Avx2 {
     }
     #[inline(always)]
     fn exp2_integer(self, n: Pair) -> Pair {
-        n.map(|n| {
-            op!({
-                let biased = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
-                _mm256_castsi256_ps(_mm256_slli_epi32::<23>(biased))
-            })
+        // Not `n.map(…)`: a closure that is not inlined would lose the target features.
+        op!({
+            let bias = _mm256_set1_epi32(127);
+            let low = _mm256_add_epi32(_mm256_cvtps_epi32(n[0]), bias);
+            let high = _mm256_add_epi32(_mm256_cvtps_epi32(n[1]), bias);
+            [
+                _mm256_castsi256_ps(_mm256_slli_epi32::<23>(low)),
+                _mm256_castsi256_ps(_mm256_slli_epi32::<23>(high)),
+            ]
         })
     }
     #[inline(always)]
@@ -108,25 +112,28 @@ impl Isa for Avx2 {
     }
     #[inline(always)]
     fn transpose(self, r: [Pair; LANES]) -> [Pair; LANES] {
-        let quarter = |rows: usize, half: usize| {
-            let block: [__m256; 8] = std::array::from_fn(|i| r[rows * 8 + i][half]);
-            self.transpose8(block)
-        };
-        // Block (rows, half) of the input becomes block (half, rows) of the output.
-        let top = [quarter(0, 0), quarter(1, 0)];
-        let bottom = [quarter(0, 1), quarter(1, 1)];
-        std::array::from_fn(|i| {
-            let from = if i < 8 { &top } else { &bottom };
-            [from[0][i % 8], from[1][i % 8]]
-        })
+        let mut out = r;
+        for half in 0..2 {
+            for rows in 0..2 {
+                // Block (rows, half) of the input becomes block (half, rows) of the output.
+                let mut block = [r[0][0]; 8];
+                for (i, row) in block.iter_mut().enumerate() {
+                    *row = r[rows * 8 + i][half];
+                }
+                for (i, row) in self.transpose8(block).into_iter().enumerate() {
+                    out[half * 8 + i][rows] = row;
+                }
+            }
+        }
+        out
     }
     #[inline(always)]
     fn sum_each(self, vs: [Pair; LANES]) -> Pair {
-        let halves: [__m256; LANES] =
-            std::array::from_fn(|j| op!(_mm256_add_ps(vs[j][0], vs[j][1])));
-        let first: [__m256; 8] = std::array::from_fn(|j| halves[j]);
-        let second: [__m256; 8] = std::array::from_fn(|j| halves[j + 8]);
-        [self.sum_each8(first), self.sum_each8(second)]
+        let mut halves = [[vs[0][0]; 8]; 2];
+        for (j, v) in vs.into_iter().enumerate() {
+            halves[j / 8][j % 8] = op!(_mm256_add_ps(v[0], v[1]));
+        }
+        [self.sum_each8(halves[0]), self.sum_each8(halves[1])]
     }
     #[inline(always)]
     fn run<K: Kernel>(self, kernel: K) -> K::Output {
@@ -155,14 +162,12 @@ impl Avx2 {
                 t[q + 2] = _mm256_shuffle_ps::<0b01_00_01_00>(b, d);
                 t[q + 3] = _mm256_shuffle_ps::<0b11_10_11_10>(b, d);
             }
-            std::array::from_fn(|i| {
-                let (x, y) = (t[i % 4], t[i % 4 + 4]);
-                if i < 4 {
-                    _mm256_permute2f128_ps::<0x20>(x, y)
-                } else {
-                    _mm256_permute2f128_ps::<0x31>(x, y)
-                }
-            })
+            let mut out = t;
+            for i in 0..4 {
+                out[i] = _mm256_permute2f128_ps::<0x20>(t[i], t[i + 4]);
+                out[i + 4] = _mm256_permute2f128_ps::<0x31>(t[i], t[i + 4]);
+            }
+            out
         })
     }
 
@@ -172,20 +177,22 @@ impl Avx2 {
         // Fed in this order, vector j comes out in lane j.
         const ORDER: [usize; 8] = [0, 2, 1, 3, 4, 6, 5, 7];
         op!({
-            let b: [__m256; 4] = std::array::from_fn(|j| {
+            let mut b = [v[0]; 4];
+            for (j, b) in b.iter_mut().enumerate() {
                 let (x, y) = (v[ORDER[j]], v[ORDER[j + 4]]);
-                _mm256_add_ps(
+                *b = _mm256_add_ps(
                     _mm256_permute2f128_ps::<0x20>(x, y),
                     _mm256_permute2f128_ps::<0x31>(x, y),
-                )
-            });
-            let c: [__m256; 2] = std::array::from_fn(|j| {
+                );
+            }
+            let mut c = [v[0]; 2];
+            for (j, c) in c.iter_mut().enumerate() {
                 let (x, y) = (b[j], b[j + 2]);
-                _mm256_add_ps(
+                *c = _mm256_add_ps(
                     _mm256_shuffle_ps::<0b01_00_01_00>(x, y),
                     _mm256_shuffle_ps::<0b11_10_11_10>(x, y),
-                )
-            });
+                );
+            }
             _mm256_add_ps(
                 _mm256_shuffle_ps::<0b10_00_10_00>(c[0], c[1]),
                 _mm256_shuffle_ps::<0b11_01_11_01>(c[0], c[1]),

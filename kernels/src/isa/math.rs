@@ -2,13 +2,15 @@
 
 use super::Isa;
 
-/// eˣ. Relative error below 2 ulp on [−87, 88]; clamped to that range, so −∞ gives ≈ 1e−38.
+/// eˣ. Relative error below 2 ulp on [−87, 88]; clamped to that range, so −∞ gives ≈ 1e−38; a NaN
+/// stays a NaN.
 ///
 /// x = n ln 2 + r with |r| ≤ ln 2 / 2, and a degree-6 polynomial for eʳ (Cephes' `expf` coefficients).
 #[inline(always)]
 pub fn exp<I: Isa>(isa: I, x: I::V) -> I::V {
     let c = |x| isa.splat(x);
-    let x = isa.max(isa.min(x, c(88.0)), c(-87.0));
+    // The second operand wins against a NaN: x, so that a NaN stays one.
+    let x = isa.max(c(-87.0), isa.min(c(88.0), x));
     let n = isa.round(isa.mul(x, c(std::f32::consts::LOG2_E)));
     // ln 2 split in two, so that n · (upper part) is exact.
     let r = isa.fma(n, c(-0.693_359_4), x);

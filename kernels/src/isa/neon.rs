@@ -19,11 +19,31 @@ impl Neon {
 /// Lanes 0–3, 4–7, 8–11, 12–15.
 type Quad = [float32x4_t; 4];
 
-/// Applies an intrinsic to each of the four registers.
+/// Applies an intrinsic to each of the four registers; written out, because a closure that is not
+/// inlined would lose the target features.
 macro_rules! each {
     (|$i:ident| $call:expr) => {
-        // SAFETY: `self` proves that the CPU has NEON.
-        std::array::from_fn(|$i| unsafe { $call })
+        // SAFETY: `self` proves that the CPU has NEON; what is read is what the caller vouches for.
+        unsafe {
+            [
+                {
+                    const $i: usize = 0;
+                    $call
+                },
+                {
+                    const $i: usize = 1;
+                    $call
+                },
+                {
+                    const $i: usize = 2;
+                    $call
+                },
+                {
+                    const $i: usize = 3;
+                    $call
+                },
+            ]
+        }
     };
 }
 
@@ -33,12 +53,12 @@ impl Isa for Neon {
 
     #[inline(always)]
     fn splat(self, x: f32) -> Quad {
-        each!(|_i| vdupq_n_f32(x))
+        each!(|I| vdupq_n_f32(x))
     }
     #[inline(always)]
     unsafe fn load(self, from: *const f32) -> Quad {
         // SAFETY: the caller guarantees sixteen readable `f32`.
-        each!(|i| vld1q_f32(from.add(4 * i)))
+        each!(|I| vld1q_f32(from.add(4 * I)))
     }
     #[inline(always)]
     unsafe fn store(self, to: *mut f32, v: Quad) {
@@ -49,53 +69,53 @@ impl Isa for Neon {
     }
     #[inline(always)]
     fn fma(self, a: Quad, b: Quad, c: Quad) -> Quad {
-        each!(|i| vfmaq_f32(c[i], a[i], b[i]))
+        each!(|I| vfmaq_f32(c[I], a[I], b[I]))
     }
     #[inline(always)]
     fn add(self, a: Quad, b: Quad) -> Quad {
-        each!(|i| vaddq_f32(a[i], b[i]))
+        each!(|I| vaddq_f32(a[I], b[I]))
     }
     #[inline(always)]
     fn sub(self, a: Quad, b: Quad) -> Quad {
-        each!(|i| vsubq_f32(a[i], b[i]))
+        each!(|I| vsubq_f32(a[I], b[I]))
     }
     #[inline(always)]
     fn mul(self, a: Quad, b: Quad) -> Quad {
-        each!(|i| vmulq_f32(a[i], b[i]))
+        each!(|I| vmulq_f32(a[I], b[I]))
     }
     #[inline(always)]
     fn div(self, a: Quad, b: Quad) -> Quad {
-        each!(|i| vdivq_f32(a[i], b[i]))
+        each!(|I| vdivq_f32(a[I], b[I]))
     }
     #[inline(always)]
     fn max(self, a: Quad, b: Quad) -> Quad {
-        each!(|i| vbslq_f32(vcgtq_f32(a[i], b[i]), a[i], b[i]))
+        each!(|I| vbslq_f32(vcgtq_f32(a[I], b[I]), a[I], b[I]))
     }
     #[inline(always)]
     fn min(self, a: Quad, b: Quad) -> Quad {
-        each!(|i| vbslq_f32(vcltq_f32(a[i], b[i]), a[i], b[i]))
+        each!(|I| vbslq_f32(vcltq_f32(a[I], b[I]), a[I], b[I]))
     }
     #[inline(always)]
     fn sqrt(self, a: Quad) -> Quad {
-        each!(|i| vsqrtq_f32(a[i]))
+        each!(|I| vsqrtq_f32(a[I]))
     }
     #[inline(always)]
     fn round(self, a: Quad) -> Quad {
-        each!(|i| vrndnq_f32(a[i]))
+        each!(|I| vrndnq_f32(a[I]))
     }
     #[inline(always)]
     fn exp2_integer(self, n: Quad) -> Quad {
-        each!(|i| {
-            let biased = vaddq_s32(vcvtnq_s32_f32(n[i]), vdupq_n_s32(127));
+        each!(|I| {
+            let biased = vaddq_s32(vcvtnq_s32_f32(n[I]), vdupq_n_s32(127));
             vreinterpretq_f32_s32(vshlq_n_s32::<23>(biased))
         })
     }
     #[inline(always)]
     fn first_lanes(self, n: usize, a: Quad, b: Quad) -> Quad {
         const INDEX: [u32; 4] = [0, 1, 2, 3];
-        each!(|i| {
-            let index = vaddq_u32(vld1q_u32(INDEX.as_ptr()), vdupq_n_u32(4 * i as u32));
-            vbslq_f32(vcltq_u32(index, vdupq_n_u32(n.min(LANES) as u32)), a[i], b[i])
+        each!(|I| {
+            let index = vaddq_u32(vld1q_u32(INDEX.as_ptr()), vdupq_n_u32(4 * I as u32));
+            vbslq_f32(vcltq_u32(index, vdupq_n_u32(n.min(LANES) as u32)), a[I], b[I])
         })
     }
     #[inline(always)]

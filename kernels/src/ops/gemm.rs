@@ -1,15 +1,18 @@
 //! Dense product C (+)= A · B whose B and C have tokens in their lanes.
 //!
-//! B is given as tiles `[tile][k][LANES]`, so it is already in the packed form that a BLIS-style
-//! GEMM makes for itself; only A is packed, into panels of [`PANEL`] rows. The micro-kernel keeps
-//! `PANEL × V` accumulators, reads V lines of B once per k and broadcasts A.
+//! B is given as tiles `[tile][k][LANES]`; a task gathers the lines of V tiles into L1. A matrix A is
+//! packed into panels of [`PANEL`] rows, once for many products if the caller keeps the [`Packed`]
+//! form; activations serve as A just as they lie. The micro-kernel keeps `PANEL × V` accumulators,
+//! reads V lines of B once per k and broadcasts A.
 //!
 //! Loop nest, outside in: row blocks × tile blocks (parallel) · K blocks (B panel stays in L1) ·
 //! groups of V tiles · row panels · k.
 
+use super::spmm::gather_tiles;
 use crate::isa::{Isa, IsaKind, Kernel};
 use crate::parallel::{SharedMut, for_each_block};
 use crate::{LANES, Scratch};
+use std::ops::Range;
 
 /// Rows of A per micro-kernel.
 const PANEL: usize = 6;
@@ -136,7 +139,44 @@ pub fn gemm_on(
     layout: OutLayout,
     accumulate: bool,
 ) {
-    let (m, k) = (a.rows, a.cols);
+    let source = match (a.block_bits, a.col_stride) {
+        (WHOLE, 1) => Source::Rows(a),
+        (WHOLE, _) => Source::Packed(&a.pack()),
+        _ => Source::Tiles(a),
+    };
+    run(isa, source, b, c, layout, accumulate);
+}
+
+/// [`gemm`] with a left operand packed before.
+/// # Panics
+/// If the shapes disagree.
+#[track_caller]
+pub fn gemm_packed(a: &Packed, b: &[f32], c: &mut [f32], layout: OutLayout, accumulate: bool) {
+    let isa = IsaKind::active().unwrap_or_else(|e| panic!("{e}"));
+    run(isa, Source::Packed(a), b, c, layout, accumulate);
+}
+
+/// A left operand in the order of the micro-kernel.
+pub struct Packed {
+    values: Scratch,
+    rows: usize,
+    cols: usize,
+}
+
+/// Where a task reads A.
+#[derive(Clone, Copy)]
+enum Source<'a> {
+    Packed(&'a Packed),
+    Rows(Left<'a>),
+    Tiles(Left<'a>),
+}
+
+#[track_caller]
+fn run(isa: IsaKind, a: Source<'_>, b: &[f32], c: &mut [f32], layout: OutLayout, accumulate: bool) {
+    let (m, k) = match a {
+        Source::Packed(a) => (a.rows, a.cols),
+        Source::Rows(a) | Source::Tiles(a) => (a.rows, a.cols),
+    };
     if m == 0 {
         return;
     }
@@ -154,58 +194,59 @@ pub fn gemm_on(
     let last = (m - 1) * layout.row_stride + (tiles - 1) * layout.tile_stride + LANES;
     assert!(c.len() >= last, "C holds {} elements, the product needs {last}", c.len());
 
-    let packed = pack(&a);
     let row_blocks = m.div_ceil(ROW_BLOCK);
     let tile_blocks = tiles.div_ceil(TILE_BLOCK);
     let shared = SharedMut::new(c);
     for_each_block(row_blocks * tile_blocks, |task| {
         let rows = range(task / tile_blocks, ROW_BLOCK, m);
         let tiles = range(task % tile_blocks, TILE_BLOCK, tiles);
-        isa.run(Task { packed: &packed, m, k, b, c: shared, layout, rows, tiles, accumulate });
+        isa.run(Task { a, m, k, b, c: shared, layout, rows, tiles, accumulate });
     });
 }
 
-fn range(block: usize, size: usize, end: usize) -> std::ops::Range<usize> {
+fn range(block: usize, size: usize, end: usize) -> Range<usize> {
     block * size..((block + 1) * size).min(end)
 }
 
-/// Packs A as `[k block][row panel][k][panel row]`; a panel at the end holds the rows left over.
-fn pack(a: &Left<'_>) -> Scratch {
-    let mut packed = Scratch::take(a.rows * a.cols);
-    let row_blocks = a.rows.div_ceil(ROW_BLOCK);
-    let shared = SharedMut::new(&mut packed);
-    for_each_block(a.cols.div_ceil(K_BLOCK) * row_blocks, |task| {
-        let ks = range(task / row_blocks, K_BLOCK, a.cols);
-        let rows = range(task % row_blocks, ROW_BLOCK, a.rows);
-        // SAFETY: the (k block, row block) pairs are disjoint ranges of the packed buffer.
-        let to = unsafe {
-            shared.slice(ks.start * a.rows + rows.start * ks.len(), rows.len() * ks.len())
-        };
-        let mut to = to;
-        for panel in rows.clone().step_by(PANEL) {
-            let panel_rows = PANEL.min(rows.end - panel);
-            for k in ks.clone() {
-                let from = &a.data[panel * a.row_stride + a.column_offset(k)..];
-                let (line, rest) = to.split_at_mut(panel_rows);
-                for (row, to) in line.iter_mut().enumerate() {
-                    *to = from[row * a.row_stride];
+impl Left<'_> {
+    /// Packs A as `[k block][row panel][k][panel row]`; a last panel holds the rows left over.
+    pub fn pack(&self) -> Packed {
+        let mut values = Scratch::take(self.rows * self.cols);
+        let row_blocks = self.rows.div_ceil(ROW_BLOCK);
+        let shared = SharedMut::new(&mut values);
+        for_each_block(self.cols.div_ceil(K_BLOCK) * row_blocks, |task| {
+            let ks = range(task / row_blocks, K_BLOCK, self.cols);
+            let rows = range(task % row_blocks, ROW_BLOCK, self.rows);
+            // SAFETY: the (k block, row block) pairs are disjoint ranges of the packed values.
+            let mut to = unsafe {
+                let from = ks.start * self.rows + rows.start * ks.len();
+                shared.slice(from, rows.len() * ks.len())
+            };
+            for panel in rows.clone().step_by(PANEL) {
+                let panel_rows = PANEL.min(rows.end - panel);
+                for k in ks.clone() {
+                    let from = &self.data[panel * self.row_stride + self.column_offset(k)..];
+                    let (line, rest) = to.split_at_mut(panel_rows);
+                    for (row, to) in line.iter_mut().enumerate() {
+                        *to = from[row * self.row_stride];
+                    }
+                    to = rest;
                 }
-                to = rest;
             }
-        }
-    });
-    packed
+        });
+        Packed { values, rows: self.rows, cols: self.cols }
+    }
 }
 
 struct Task<'a> {
-    packed: &'a [f32],
+    a: Source<'a>,
     m: usize,
     k: usize,
     b: &'a [f32],
     c: SharedMut,
     layout: OutLayout,
-    rows: std::ops::Range<usize>,
-    tiles: std::ops::Range<usize>,
+    rows: Range<usize>,
+    tiles: Range<usize>,
     accumulate: bool,
 }
 
@@ -214,46 +255,94 @@ impl Kernel for Task<'_> {
 
     #[inline(always)]
     fn run<I: Isa>(self, isa: I) {
-        let group = if I::REGISTERS >= 32 { 4 } else { 1 };
+        let mut lines = Scratch::take(K_BLOCK * 4 * LANES);
         for k0 in (0..self.k).step_by(K_BLOCK) {
-            let k = K_BLOCK.min(self.k - k0);
+            let ks = k0..(k0 + K_BLOCK).min(self.k);
             let mut tile = self.tiles.start;
             while tile < self.tiles.end {
-                let tiles = group.min(self.tiles.end - tile);
-                for row in self.rows.clone().step_by(PANEL) {
-                    let rows = PANEL.min(self.rows.end - row);
-                    let at = k0 * self.m + row * k;
-                    let product = Product {
-                        rows,
-                        k,
-                        tiles,
-                        a: self.packed[at..at + rows * k].as_ptr(),
-                        a_row: 1,
-                        a_col: rows,
-                        b: self.b[(tile * self.k + k0) * LANES..].as_ptr(),
-                        b_tile: self.k * LANES,
-                        // SAFETY: in bounds by the check in `gemm_on`, and of this task alone.
-                        c: unsafe {
-                            self.c
-                                .get(row * self.layout.row_stride + tile * self.layout.tile_stride)
-                        },
-                        c_row: self.layout.row_stride,
-                        c_tile: self.layout.tile_stride,
-                        accumulate: self.accumulate || k0 > 0,
-                    };
-                    // SAFETY: A is one packed panel, B the lines k0.. of `tiles` tiles, both
-                    // inside their slices; C as above.
-                    unsafe { product.panel::<I, true>(isa) };
-                }
-                tile += tiles;
+                let left = self.tiles.end - tile;
+                tile += match if I::REGISTERS >= 32 { left } else { 1 } {
+                    4.. => self.group::<I, 4>(isa, ks.clone(), tile, &mut lines),
+                    2..4 => self.group::<I, 2>(isa, ks.clone(), tile, &mut lines),
+                    _ => self.group::<I, 1>(isa, ks.clone(), tile, &mut lines),
+                };
             }
         }
     }
 }
 
+impl Task<'_> {
+    /// The K block `ks` of `V` tiles from `tile`, all rows of this task; returns V.
+    #[inline(always)]
+    fn group<I: Isa, const V: usize>(
+        &self,
+        isa: I,
+        ks: Range<usize>,
+        tile: usize,
+        lines: &mut [f32],
+    ) -> usize {
+        let b = gather_tiles::<I, V>(isa, self.b, self.k, tile, ks.clone(), lines);
+        for row in self.rows.clone().step_by(PANEL) {
+            let rows = PANEL.min(self.rows.end - row);
+            let common = Product {
+                rows,
+                k: ks.len(),
+                tiles: V,
+                b: b.as_ptr(),
+                b_line: V * LANES,
+                b_tile: LANES,
+                // SAFETY: in bounds by the check in `run`, and of this task alone.
+                c: unsafe {
+                    self.c.get(row * self.layout.row_stride + tile * self.layout.tile_stride)
+                },
+                c_row: self.layout.row_stride,
+                c_tile: self.layout.tile_stride,
+                accumulate: self.accumulate || ks.start > 0,
+                ..Product::NOTHING
+            };
+            match self.a {
+                Source::Packed(a) => {
+                    let at = ks.start * self.m + row * ks.len();
+                    let a = a.values[at..at + rows * ks.len()].as_ptr();
+                    let product = Product { a, a_row: 1, a_col: rows, ..common };
+                    // SAFETY: A is one packed panel, B the gathered lines, both inside their
+                    // slices; C as above.
+                    unsafe { product.panel::<I, PACKED>(isa) };
+                }
+                Source::Rows(a) => {
+                    let a_row = a.row_stride;
+                    let a = a.data[row * a_row + ks.start..].as_ptr();
+                    let product = Product { a, a_row, a_col: 1, ..common };
+                    // SAFETY: A is a part of each of `rows` rows; B and C as above.
+                    unsafe { product.panel::<I, ROWS>(isa) };
+                }
+                Source::Tiles(a) => {
+                    let at = a.column_offset(ks.start) + row * LANES;
+                    let (a, stride) = (a.data[at..].as_ptr(), a.block_stride);
+                    let product =
+                        Product { a, a_row: LANES, a_col: 1, a_block_stride: stride, ..common };
+                    // SAFETY: A is `rows` lines of each of the whole tiles that `ks` spans; B and C
+                    // as above.
+                    unsafe { product.panel::<I, TILED>(isa) };
+                }
+            }
+        }
+        V
+    }
+}
+
+/// How a micro-kernel finds A: by any strides, …
+const STRIDED: u8 = 0;
+/// … packed, so that a full panel has strides one and its rows, …
+const PACKED: u8 = 1;
+/// … as rows whose elements are neighbours, …
+const ROWS: u8 = 2;
+/// … or as lines of token tiles, sixteen columns to a tile.
+const TILED: u8 = 3;
+
 /// A small product C (+)= A · B on raw tiles, for kernels that already run inside a task.
 ///
-/// A(row, k) is at `a + row · a_row + k · a_col`, line (k, tile) of B at `b + k · LANES +
+/// The rest of a literal can be [`Product::NOTHING`]. A(row, k) is at `a + row · a_row + k · a_col`, line (k, tile) of B at `b + k · b_line +
 /// tile · b_tile`, line (row, tile) of C at `c + row · c_row + tile · c_tile`.
 #[derive(Clone, Copy)]
 pub struct Product {
@@ -269,8 +358,12 @@ pub struct Product {
     pub a_row: usize,
     /// Distance of A's columns.
     pub a_col: usize,
+    /// Distance of A's blocks of sixteen columns, where A is made of token tiles; else 0.
+    pub a_block_stride: usize,
     /// First line of B.
     pub b: *const f32,
+    /// Distance of B's lines.
+    pub b_line: usize,
     /// Distance of B's tiles.
     pub b_tile: usize,
     /// First line of C.
@@ -284,6 +377,24 @@ pub struct Product {
 }
 
 impl Product {
+    /// The empty product, to fill in: `Product { rows, …, ..Product::NOTHING }`.
+    pub const NOTHING: Product = Product {
+        rows: 0,
+        k: 0,
+        tiles: 0,
+        a: std::ptr::null(),
+        a_row: 0,
+        a_col: 0,
+        a_block_stride: 0,
+        b: std::ptr::null(),
+        b_line: LANES,
+        b_tile: 0,
+        c: std::ptr::null_mut(),
+        c_row: 0,
+        c_tile: 0,
+        accumulate: false,
+    };
+
     /// Computes the whole product on this thread.
     /// # Safety
     /// Every element that the strides and extents reach is valid, for writing in C, and C
@@ -293,25 +404,32 @@ impl Product {
         let group = if I::REGISTERS >= 32 { 4 } else { 1 };
         for tile in (0..self.tiles).step_by(group) {
             for row in (0..self.rows).step_by(PANEL) {
+                let (rows, tiles) = (PANEL.min(self.rows - row), group.min(self.tiles - tile));
                 // SAFETY: a sub-block of what the caller vouches for.
-                unsafe {
-                    let part = Product {
-                        rows: PANEL.min(self.rows - row),
-                        tiles: group.min(self.tiles - tile),
-                        a: self.a.add(row * self.a_row),
-                        b: self.b.add(tile * self.b_tile),
-                        c: self.c.add(row * self.c_row + tile * self.c_tile),
-                        ..self
-                    };
-                    part.panel::<I, false>(isa);
-                }
+                unsafe { Product { rows, tiles, ..self.at(row, tile) }.panel::<I, STRIDED>(isa) };
+            }
+        }
+    }
+
+    /// The same product from row `row` and tile `tile` on.
+    /// # Safety
+    /// They lie inside the product.
+    #[inline(always)]
+    unsafe fn at(self, row: usize, tile: usize) -> Product {
+        // SAFETY: the caller vouches that the strides stay inside the operands.
+        unsafe {
+            Product {
+                a: self.a.add(row * self.a_row),
+                b: self.b.add(tile * self.b_tile),
+                c: self.c.add(row * self.c_row + tile * self.c_tile),
+                ..self
             }
         }
     }
 
     /// At most [`PANEL`] rows by at most four tiles, in pieces that have a micro-kernel.
     #[inline(always)]
-    unsafe fn panel<I: Isa, const PACKED: bool>(self, isa: I) {
+    unsafe fn panel<I: Isa, const A: u8>(self, isa: I) {
         let mut tile = 0;
         while tile < self.tiles {
             let tiles = floor_power_of_two(self.tiles - tile);
@@ -319,25 +437,20 @@ impl Product {
             while row < self.rows {
                 // SAFETY: a sub-block of what the caller vouches for.
                 unsafe {
-                    let part = Product {
-                        a: self.a.add(row * self.a_row),
-                        b: self.b.add(tile * self.b_tile),
-                        c: self.c.add(row * self.c_row + tile * self.c_tile),
-                        ..self
-                    };
+                    let part = self.at(row, tile);
                     row += match (self.rows - row, tiles) {
-                        (6, 4) => part.micro::<I, PACKED, 6, 4>(isa),
-                        (6, 2) => part.micro::<I, PACKED, 6, 2>(isa),
-                        (6, _) => part.micro::<I, PACKED, 6, 1>(isa),
-                        (4..6, 4) => part.micro::<I, PACKED, 4, 4>(isa),
-                        (4..6, 2) => part.micro::<I, PACKED, 4, 2>(isa),
-                        (4..6, _) => part.micro::<I, PACKED, 4, 1>(isa),
-                        (2..4, 4) => part.micro::<I, PACKED, 2, 4>(isa),
-                        (2..4, 2) => part.micro::<I, PACKED, 2, 2>(isa),
-                        (2..4, _) => part.micro::<I, PACKED, 2, 1>(isa),
-                        (_, 4) => part.micro::<I, PACKED, 1, 4>(isa),
-                        (_, 2) => part.micro::<I, PACKED, 1, 2>(isa),
-                        (_, _) => part.micro::<I, PACKED, 1, 1>(isa),
+                        (6, 4) => part.micro::<I, A, 6, 4>(isa),
+                        (6, 2) => part.micro::<I, A, 6, 2>(isa),
+                        (6, _) => part.micro::<I, A, 6, 1>(isa),
+                        (4..6, 4) => part.micro::<I, A, 4, 4>(isa),
+                        (4..6, 2) => part.micro::<I, A, 4, 2>(isa),
+                        (4..6, _) => part.micro::<I, A, 4, 1>(isa),
+                        (2..4, 4) => part.micro::<I, A, 2, 4>(isa),
+                        (2..4, 2) => part.micro::<I, A, 2, 2>(isa),
+                        (2..4, _) => part.micro::<I, A, 2, 1>(isa),
+                        (_, 4) => part.micro::<I, A, 1, 4>(isa),
+                        (_, 2) => part.micro::<I, A, 1, 2>(isa),
+                        (_, _) => part.micro::<I, A, 1, 1>(isa),
                     };
                 }
             }
@@ -345,15 +458,19 @@ impl Product {
         }
     }
 
-    /// `M × V` accumulators; returns M. A full packed panel has stride one and M.
+    /// `M × V` accumulators; returns M.
     #[inline(always)]
-    unsafe fn micro<I: Isa, const PACKED: bool, const M: usize, const V: usize>(
-        self,
-        isa: I,
-    ) -> usize {
-        let (a_row, a_col) = match PACKED && M == PANEL {
-            true => (1, M),
-            false => (self.a_row, self.a_col),
+    unsafe fn micro<I: Isa, const A: u8, const M: usize, const V: usize>(self, isa: I) -> usize {
+        // Constant strides become immediate offsets.
+        let (a_row, a_col) = match A {
+            PACKED if M == PANEL => (1, M),
+            ROWS => (self.a_row, 1),
+            TILED => (LANES, 1),
+            _ => (self.a_row, self.a_col),
+        };
+        let (b_line, b_tile) = match A {
+            STRIDED => (self.b_line, self.b_tile),
+            _ => (self.b_line, LANES),
         };
         let mut acc = [[isa.splat(0.0); V]; M];
         // SAFETY: the caller vouches for every address formed from the strides and extents.
@@ -365,20 +482,26 @@ impl Product {
                     }
                 }
             }
-            let (mut a, mut b) = (self.a, self.b);
-            for _ in 0..self.k {
-                let mut x = [isa.splat(0.0); V];
-                for (v, x) in x.iter_mut().enumerate() {
-                    *x = isa.load(b.add(v * self.b_tile));
-                }
-                for (row, acc) in acc.iter_mut().enumerate() {
-                    let w = isa.splat(*a.add(row * a_row));
-                    for (acc, x) in acc.iter_mut().zip(x) {
-                        *acc = isa.fma(w, x, *acc);
+            let (mut a, mut b, mut left) = (self.a, self.b, self.k);
+            while left > 0 {
+                let steps = if A == TILED { left.min(LANES) } else { left };
+                let mut column = a;
+                for _ in 0..steps {
+                    let mut x = [isa.splat(0.0); V];
+                    for (v, x) in x.iter_mut().enumerate() {
+                        *x = isa.load(b.add(v * b_tile));
                     }
+                    for (row, acc) in acc.iter_mut().enumerate() {
+                        let w = isa.splat(*column.add(row * a_row));
+                        for (acc, x) in acc.iter_mut().zip(x) {
+                            *acc = isa.fma(w, x, *acc);
+                        }
+                    }
+                    column = column.wrapping_add(a_col);
+                    b = b.wrapping_add(b_line);
                 }
-                a = a.wrapping_add(a_col);
-                b = b.wrapping_add(LANES);
+                a = a.wrapping_add(self.a_block_stride);
+                left -= steps;
             }
             for (row, acc) in acc.into_iter().enumerate() {
                 for (v, acc) in acc.into_iter().enumerate() {

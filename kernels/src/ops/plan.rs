@@ -330,9 +330,9 @@ impl Blocking {
     /// tiles where loads of X are shared by many rows, wide K blocks where rows are short.
     pub fn for_density(density: f64, registers: usize) -> Self {
         let vectors = if registers >= 32 { 4 } else { 1 };
-        // 512 lines of X are 32 KB of a 48 KB L1; very sparse rows need wider blocks to amortise
+        // 640 lines of X are 40 KB of a 48 KB L1; very sparse rows need wider blocks to amortise
         // reading and writing their sums.
-        let (panel_rows, lines) = if density > 0.08 { (4, 512) } else { (2, 1024) };
+        let (panel_rows, lines) = if density > 0.08 { (4, 640) } else { (2, 1024) };
         let k_block = lines / vectors;
         Self { panel_rows, vectors, k_block, row_block: 256 }
     }

@@ -1,0 +1,309 @@
+//! `mediswift demo`: the whole method on one machine, offline, in minutes.
+
+mod twins;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use indicatif::HumanCount;
+use mediswift_data::prepare::{Options, TokenizerSource};
+use mediswift_data::{Dataset, Split, Tokenizer, write_atomically};
+use mediswift_kernels::isa::IsaKind;
+use mediswift_model::flops::{Convention, Workload};
+use mediswift_model::generate::{GenerateOptions, Generation, generate};
+use mediswift_model::{Config, run};
+use serde_json::{Value, json};
+
+use self::twins::{Ended, Trained, Twin};
+use crate::generate::DISCLAIMER;
+use crate::signals::{StopSignal, exit_code};
+use crate::verb::{Context, Outcome, Verb};
+use crate::{output, progress};
+
+/// Fraction of the linear layers' weights that the sparse twin lacks.
+const SPARSITY: f64 = 0.75;
+
+/// What a demo leaves in its folder.
+const PARTS: [&str; 5] = ["corpus.jsonl", "dataset", "dense", "sparse", "demo.json"];
+
+/// Train a dense and a 75 % sparse GPT side by side, offline, in minutes
+///
+/// Makes a synthetic corpus of abstracts, trains a tokenizer and two small GPTs on the same data
+/// from the same initial weights, one dense and one with three quarters of the weights left out,
+/// step by step in turn; then compares losses, speed and theory, and lets the sparse one write.
+/// The run folders stay, for `eval` and `generate`.
+#[derive(clap::Args)]
+#[command(after_help = "Examples:
+  mediswift demo
+  mediswift demo --out /tmp/demo --threads 2
+  mediswift --json demo --force")]
+pub struct Demo {
+    /// The folder to make
+    #[arg(long, value_name = "DIR", default_value = "demo-out")]
+    out: PathBuf,
+
+    /// Replace what an earlier demo left in the folder
+    #[arg(long)]
+    force: bool,
+
+    /// A few seconds with models too small to learn much: for tests
+    #[arg(long, hide = true)]
+    quick: bool,
+}
+
+/// How much of everything.
+struct Size {
+    preset: &'static str,
+    documents: u64,
+    vocab_size: usize,
+    settings: &'static [&'static str],
+}
+
+const FULL: Size = Size {
+    preset: "small",
+    documents: 2_500,
+    vocab_size: 2_048,
+    settings: &["train.steps=146", "train.batch=8", "train.lr=1e-3"],
+};
+
+const QUICK: Size = Size {
+    preset: "micro",
+    documents: 150,
+    vocab_size: 400,
+    settings: &["train.steps=20", "train.batch=4", "train.micro_batch=4"],
+};
+
+impl Verb for Demo {
+    fn run(self, context: &Context) -> anyhow::Result<Outcome> {
+        let size = if self.quick { &QUICK } else { &FULL };
+        let out = &self.out;
+        make_room(out, self.force)?;
+        let signals = StopSignal::watch()?;
+        let data = out.join("dataset");
+        prepare(size, out, &data, &signals)?;
+        let dataset = Arc::new(Dataset::open(&data)?);
+
+        let twin = |name: &'static str, sparsity| -> anyhow::Result<Twin> {
+            Ok(Twin { name, config: settings(size, sparsity)?, out: out.join(name) })
+        };
+        let twins = [twin("dense", 0.0)?, twin("sparse", SPARSITY)?];
+        let [dense, sparse] = match twins::train(&twins, &dataset, &signals)? {
+            Ended::Trained(trained) => trained,
+            Ended::Interrupted(signal) => return Ok(interrupted(out, signal)),
+        };
+
+        let (prompt, sample) = sample(&twins[1].out, &dataset)?;
+        let report = Comparison {
+            config: run::read_config(&twins[1].out)?,
+            dense,
+            sparse,
+            prompt,
+            sample,
+            isa: IsaKind::active()?,
+            threads: context.threads,
+            out,
+        };
+        let json = report.json();
+        let file = serde_json::to_vec_pretty(&json)?;
+        write_atomically(&out.join("demo.json"), &file)?;
+        output::note(DISCLAIMER);
+        Ok(Outcome::new(json, report.text()))
+    }
+}
+
+/// A folder without the parts of a demo; other files in it are left alone.
+fn make_room(out: &Path, force: bool) -> anyhow::Result<()> {
+    anyhow::ensure!(
+        force || out.symlink_metadata().is_err(),
+        "{}: it exists already; choose another --out, or replace an earlier demo with --force",
+        out.display()
+    );
+    for part in PARTS {
+        let path = out.join(part);
+        let removed = match path.symlink_metadata() {
+            Ok(found) if found.is_dir() => fs::remove_dir_all(&path),
+            Ok(_) => fs::remove_file(&path),
+            Err(_) => Ok(()),
+        };
+        removed.with_context(|| format!("{}: cannot remove", path.display()))?;
+    }
+    fs::create_dir_all(out).with_context(|| format!("{}: cannot create", out.display()))
+}
+
+/// Corpus, tokenizer and dataset.
+fn prepare(size: &Size, out: &Path, data: &Path, signals: &StopSignal) -> anyhow::Result<()> {
+    let corpus = out.join("corpus.jsonl");
+    let bar = progress::count(size.documents, "writing");
+    mediswift_data::synth::write(&corpus, 1, size.documents, &mut |done| {
+        bar.set_position(done);
+        signals.flow()
+    })
+    .map_err(|error| signals.explain(error))?;
+    bar.finish_and_clear();
+
+    let options = Options {
+        inputs: vec![corpus],
+        out: data.to_path_buf(),
+        tokenizer: TokenizerSource::Train { vocab_size: size.vocab_size, min_frequency: 2 },
+        validation_fraction: 0.05,
+        shard_tokens: 100_000_000,
+        force: false,
+    };
+    let bar = progress::bytes(0, "tokenizing");
+    mediswift_data::prepare(&options, &mut |now| {
+        bar.set_length(now.bytes_total);
+        bar.set_position(now.bytes_read);
+        signals.flow()
+    })
+    .map_err(|error| signals.explain(error))?;
+    bar.finish_and_clear();
+    Ok(())
+}
+
+/// Twins differ in sparsity alone: one seed gives both the same data and initial weights.
+fn settings(size: &Size, sparsity: f64) -> anyhow::Result<Config> {
+    let mut config = Config::from_preset(size.preset)?;
+    for assignment in size.settings {
+        config.set(assignment)?;
+    }
+    config.sparsity.sparsity = sparsity;
+    // Once, at the end, and all of it: `eval` then finds the same loss.
+    (config.eval.every, config.eval.sequences, config.checkpoint.every) = (0, 0, 0);
+    Ok(config)
+}
+
+/// What the model in the run folder `run` makes of the beginning of a held-out document.
+fn sample(run: &Path, dataset: &Dataset) -> anyhow::Result<(String, Generation)> {
+    let (_, gpt) = run::load_model(run)?;
+    let tokenizer = Tokenizer::load(&run::tokenizer_path(run))?;
+    let prompt = dataset.window(Split::Validation, 0, 8);
+    let options = GenerateOptions {
+        temperature: 0.7,
+        seed: 1,
+        max_tokens: 90,
+        end_token: Some(tokenizer.end_of_text()),
+        ..GenerateOptions::default()
+    };
+    let generation = generate(&gpt, &prompt, &options, &tokenizer)?;
+    Ok((tokenizer.decode(&prompt)?, generation))
+}
+
+fn interrupted(out: &Path, signal: i32) -> Outcome {
+    output::note(&format!("signal {signal}: stopped; {} is incomplete", out.display()));
+    Outcome {
+        json: json!({ "interrupted": signal, "path": out }),
+        text: String::new(),
+        exit: exit_code(signal),
+    }
+}
+
+/// Both twins, and what they ran on.
+struct Comparison<'a> {
+    config: Config,
+    dense: Trained,
+    sparse: Trained,
+    prompt: String,
+    sample: Generation,
+    isa: IsaKind,
+    threads: usize,
+    out: &'a Path,
+}
+
+impl Comparison<'_> {
+    fn tokens_per_second(&self, twin: &Trained) -> f64 {
+        (self.config.train.batch * self.config.train.context) as f64 / twin.seconds_per_step
+    }
+
+    fn realised_speedup(&self) -> f64 {
+        self.dense.seconds_per_step / self.sparse.seconds_per_step
+    }
+
+    /// By the operations that a whole step of each twin executes.
+    fn theoretical_speedup(&self) -> f64 {
+        Workload::of_step(&self.config).theoretical_speedup(Convention::Executed)
+    }
+
+    /// Loss of a model that knows nothing: all tokens equally likely.
+    fn ignorance(&self) -> f64 {
+        (self.config.model.vocabulary as f64).ln()
+    }
+
+    fn json(&self) -> Value {
+        let twin = |twin: &Trained, name: &str| {
+            json!({
+                "val_loss": twin.report.val_loss,
+                "train_loss": twin.report.train_loss,
+                "tokens_per_second": self.tokens_per_second(twin),
+                "seconds_per_step": twin.seconds_per_step,
+                "parameters": twin.report.parameters,
+                "nnz": twin.report.nnz,
+                "weights_hash": twin.report.weights_hash,
+                "path": self.out.join(name),
+            })
+        };
+        json!({
+            "dense": twin(&self.dense, "dense"),
+            "sparse": twin(&self.sparse, "sparse"),
+            "sparsity": SPARSITY,
+            "realised_speedup": self.realised_speedup(),
+            "theoretical_speedup": self.theoretical_speedup(),
+            "vocabulary": self.config.model.vocabulary,
+            "loss_of_ignorance": self.ignorance(),
+            "steps": self.config.train.steps,
+            "prompt": self.prompt,
+            "sample": self.sample.text,
+            "isa": self.isa.name(),
+            "threads": self.threads,
+            "data": self.out.join("dataset"),
+        })
+    }
+
+    fn text(&self) -> String {
+        let (model, train) = (&self.config.model, &self.config.train);
+        let (dense, sparse) = (&self.dense, &self.sparse);
+        let mut text = format!(
+            "\nTwo GPTs of {} layers x {}, trained in turn on the same {} tokens ({}, {})\n\n",
+            model.layers,
+            model.d_model,
+            HumanCount((train.steps * train.batch * train.context) as u64),
+            self.isa,
+            if self.threads == 1 { "1 thread".into() } else { format!("{} threads", self.threads) },
+        );
+        let mut row = |label: &str, dense: String, sparse: String| {
+            text += &format!("  {label:<26} {dense:>12} {sparse:>14}\n");
+        };
+        let count = |n: usize| HumanCount(n as u64).to_string();
+        let speed = |twin| HumanCount(self.tokens_per_second(twin) as u64).to_string();
+        let milliseconds = |twin: &Trained| format!("{:.0} ms", 1e3 * twin.seconds_per_step);
+        let loss = |twin: &Trained| format!("{:.3}", twin.report.val_loss);
+        row("", "dense".into(), format!("{:.0} % sparse", 100.0 * SPARSITY));
+        row("weights in linear layers", count(dense.report.nnz), count(sparse.report.nnz));
+        row("validation loss", loss(dense), loss(sparse));
+        row("tokens per second", speed(dense), speed(sparse));
+        row("median step", milliseconds(dense), milliseconds(sparse));
+        text += &format!(
+            "
+  realised speedup     {:.2}x  (median step of dense over sparse)
+  theoretical speedup  {:.2}x  (operations of a whole step, dense over sparse)
+
+A model that has learnt nothing has a loss of {:.3}. The sparse one continues a held-out text:
+
+  {}|{}
+
+Go on with:
+  mediswift eval {out}/sparse --data {out}/dataset
+  mediswift generate {out}/sparse --prompt \"{}\"
+",
+            self.realised_speedup(),
+            self.theoretical_speedup(),
+            self.ignorance(),
+            self.prompt,
+            self.sample.text.replace('\n', "\n  "),
+            self.prompt.trim().replace('"', ""),
+            out = self.out.display(),
+        );
+        text
+    }
+}

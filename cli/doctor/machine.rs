@@ -1,0 +1,235 @@
+//! The machine as the system describes it.
+
+use std::collections::BTreeSet;
+use std::env;
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::thread::available_parallelism;
+
+use mediswift_kernels::isa::{ISA_VARIABLE, IsaKind};
+use serde::Serialize;
+
+/// All that [`super::Doctor`] knows of the machine.
+pub struct Machine {
+    pub cpu: Cpu,
+    pub isa: Isa,
+    /// CPUs that affinity and containers leave to this process.
+    pub allowed: usize,
+    pub caches: Vec<Cache>,
+    pub memory: Memory,
+    /// Bytes free on the disk of the current folder.
+    pub disk_free: Option<u64>,
+    /// Programs that wait for a CPU, over the last minute.
+    pub load: Option<f64>,
+    /// What there is of MPI and job schedulers.
+    pub cluster: String,
+}
+
+#[derive(Serialize)]
+pub struct Cpu {
+    pub model: String,
+    #[serde(skip)]
+    flags: BTreeSet<String>,
+    /// CPUs of the machine, two for a core with hyper-threading.
+    pub online: Option<usize>,
+    pub cores: Option<usize>,
+    /// Parts of the machine with memory of their own.
+    pub memory_nodes: usize,
+    pub governor: Option<String>,
+}
+
+#[derive(Serialize)]
+pub struct Isa {
+    /// Best first.
+    pub available: Vec<&'static str>,
+    pub active: &'static str,
+    pub forced: bool,
+}
+
+#[derive(Serialize)]
+pub struct Cache {
+    /// `L1d`, `L2`, ….
+    pub name: String,
+    /// As `/sys` has it: `48K`.
+    pub size: String,
+    /// The CPUs that share it with the first one.
+    pub shared_by: String,
+}
+
+#[derive(Serialize)]
+pub struct Memory {
+    /// In bytes, like all of these.
+    pub total: u64,
+    pub available: u64,
+    /// What a container or a job may use, if that is less than all.
+    pub limit: Option<u64>,
+    /// Mode of transparent huge pages.
+    pub huge_pages: Option<String>,
+}
+
+impl Machine {
+    pub fn look() -> anyhow::Result<Self> {
+        Ok(Self {
+            cpu: cpu(),
+            isa: Isa {
+                available: IsaKind::available().into_iter().map(IsaKind::name).collect(),
+                active: IsaKind::active()?.name(),
+                forced: env::var(ISA_VARIABLE).is_ok_and(|name| !name.is_empty()),
+            },
+            allowed: available_parallelism().map_or(1, usize::from),
+            caches: caches(),
+            memory: memory(),
+            disk_free: disk_free(),
+            load: read("/proc/loadavg").and_then(|text| first_word(&text)?.parse().ok()),
+            cluster: cluster(),
+        })
+    }
+
+    /// Whether that many bytes are free now.
+    pub fn has_room_for(&self, bytes: u64) -> bool {
+        let limit = self.memory.limit.unwrap_or(u64::MAX);
+        bytes <= self.memory.available.min(limit)
+    }
+}
+
+impl Cpu {
+    /// Whether the system lists that feature.
+    pub fn has(&self, flag: &str) -> bool {
+        self.flags.contains(flag)
+    }
+}
+
+fn cpu() -> Cpu {
+    let text = read("/proc/cpuinfo").unwrap_or_default();
+    let fields: Vec<(&str, &str)> = text
+        .lines()
+        .filter_map(|line| line.split_once(':'))
+        .map(|(key, value)| (key.trim(), value.trim()))
+        .collect();
+    let first = |name: &str| fields.iter().find(|(key, _)| *key == name).map(|(_, value)| *value);
+    // One entry per CPU, the package before the core.
+    let mut package = "";
+    let mut cores = BTreeSet::new();
+    for &(key, value) in &fields {
+        match key {
+            "physical id" => package = value,
+            "core id" => {
+                cores.insert((package, value));
+            }
+            _ => {}
+        }
+    }
+    let online = fields.iter().filter(|(key, _)| *key == "processor").count();
+    Cpu {
+        model: first("model name").unwrap_or(env::consts::ARCH).to_string(),
+        flags: first("flags").unwrap_or_default().split(' ').map(str::to_string).collect(),
+        online: (online > 0).then_some(online),
+        cores: (!cores.is_empty()).then_some(cores.len()),
+        memory_nodes: folders("/sys/devices/system/node", "node").max(1),
+        governor: read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
+    }
+}
+
+fn caches() -> Vec<Cache> {
+    const CACHES: &str = "/sys/devices/system/cpu/cpu0/cache";
+    (0..folders(CACHES, "index"))
+        .filter_map(|index| {
+            let part = |name: &str| read(&format!("{CACHES}/index{index}/{name}"));
+            let kind = match part("type")?.as_str() {
+                "Data" => "d",
+                "Unified" => "",
+                // Instructions of these kernels are few.
+                _ => return None,
+            };
+            Some(Cache {
+                name: format!("L{}{kind}", part("level")?),
+                size: part("size")?,
+                shared_by: part("shared_cpu_list")?,
+            })
+        })
+        .collect()
+}
+
+fn memory() -> Memory {
+    let text = read("/proc/meminfo").unwrap_or_default();
+    let bytes = |name: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+        Some(1024 * first_word(line.strip_prefix(':')?)?.parse::<u64>().ok()?)
+    };
+    let total = bytes("MemTotal").unwrap_or(0);
+    let modes = read("/sys/kernel/mm/transparent_hugepage/enabled");
+    Memory {
+        total,
+        available: bytes("MemAvailable").unwrap_or(total),
+        limit: memory_limit().filter(|limit| *limit < total),
+        huge_pages: modes.and_then(|modes| {
+            Some(modes.split_once('[')?.1.split_once(']')?.0.to_string())
+        }),
+    }
+}
+
+/// The smallest limit of the control groups that this process is in: version 2 (`0::/path`), and
+/// version 1 (`4:memory:/path`).
+fn memory_limit() -> Option<u64> {
+    let groups = read("/proc/self/cgroup")?;
+    let limits = groups.lines().filter_map(|line| {
+        let mut parts = line.splitn(3, ':').skip(1);
+        let (controllers, path) = (parts.next()?, parts.next()?);
+        let (root, file) = match controllers {
+            "" => ("/sys/fs/cgroup", "memory.max"),
+            "memory" => ("/sys/fs/cgroup/memory", "memory.limit_in_bytes"),
+            _ => return None,
+        };
+        let above = Path::new(path.trim_start_matches('/')).ancestors();
+        let read_limit = |folder: &Path| {
+            read(&Path::new(root).join(folder).join(file).to_string_lossy())?.parse().ok()
+        };
+        above.filter_map(read_limit).min()
+    });
+    limits.min()
+}
+
+/// From `df`, since files do not tell.
+fn disk_free() -> Option<u64> {
+    let output = Command::new("df").args(["-Pk", "."]).output().ok()?;
+    let text = String::from_utf8(output.stdout).ok()?;
+    let kilobytes = text.lines().nth(1)?.split_whitespace().nth(3)?.parse::<u64>().ok()?;
+    Some(1024 * kilobytes)
+}
+
+fn cluster() -> String {
+    let programs: Vec<&str> =
+        ["mpirun", "srun", "qsub"].into_iter().filter(|program| is_on_path(program)).collect();
+    let found = match programs[..] {
+        [] => "no mpirun, srun or qsub on the path".to_string(),
+        _ => format!("{} on the path", programs.join(", ")),
+    };
+    match env::var("SLURM_JOB_ID").or_else(|_| env::var("PBS_JOBID")) {
+        Ok(job) => format!("inside job {job}; {found}"),
+        Err(_) => found,
+    }
+}
+
+fn is_on_path(program: &str) -> bool {
+    env::var_os("PATH")
+        .is_some_and(|path| env::split_paths(&path).any(|folder| folder.join(program).is_file()))
+}
+
+/// How many entries of a folder are called `name` and a number.
+fn folders(folder: &str, name: &str) -> usize {
+    let Ok(entries) = fs::read_dir(folder) else { return 0 };
+    let is_numbered = |found: &str| {
+        found.strip_prefix(name).is_some_and(|number| number.parse::<usize>().is_ok())
+    };
+    entries.flatten().filter(|entry| is_numbered(&entry.file_name().to_string_lossy())).count()
+}
+
+/// A small text file without the white space around.
+fn read(path: &str) -> Option<String> {
+    fs::read_to_string(path).ok().map(|text| text.trim().to_string())
+}
+
+fn first_word(text: &str) -> Option<&str> {
+    text.split_whitespace().next()
+}

@@ -1,0 +1,76 @@
+//! The `mediswift` command line: parse, call, print.
+//!
+//! One file per verb. To add one, write `cli/<verb>.rs` with a clap struct that implements
+//! [`verb::Verb`], and add one line to the list below.
+
+mod data;
+mod demo;
+mod doctor;
+mod eval;
+mod flops;
+mod generate;
+mod interrupt;
+mod output;
+mod pretrain;
+mod progress;
+mod signals;
+mod tokenizer;
+mod verb;
+
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use clap::Parser;
+use mediswift_kernels::isa::{ISA_VARIABLE, IsaKind};
+
+use crate::verb::{Context, Verb};
+
+verb::verbs! {
+    enum Command {
+        Demo(demo::Demo),
+        Data(data::Data),
+        Tokenizer(tokenizer::Tokenizer),
+        Pretrain(pretrain::Pretrain),
+        Eval(eval::Eval),
+        Generate(generate::Generate),
+        Flops(flops::Flops),
+        Doctor(doctor::Doctor),
+    }
+}
+
+/// Train sparse GPTs faster on ordinary CPUs.
+///
+/// Weights are pruned before training starts and stored as CSR; every matrix product of the
+/// training step skips the zeros. This is the command line of the engine.
+#[derive(Parser)]
+#[command(name = "mediswift", version, max_term_width = 100, subcommand_required = true)]
+#[command(after_help = "Examples:
+  mediswift data synth --documents 20000 --out corpus.jsonl
+  mediswift data prepare corpus.jsonl --out dataset --vocab-size 4096
+  mediswift help data prepare
+
+Exit codes: 0 done, 1 failure, 2 usage, 130 or 143 interrupted by a signal.")]
+struct Cli {
+    /// Print one JSON object on stdout instead of text; logs and progress go to stderr
+    #[arg(long, global = true)]
+    json: bool,
+
+    /// How many threads to compute with [default: one per core]. Results do not depend on it
+    #[arg(long, global = true, value_name = "N", value_parser = verb::threads)]
+    threads: Option<usize>,
+
+    #[command(subcommand)]
+    command: Command,
+}
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return output::usage(&error),
+    };
+    let done = IsaKind::active()
+        .context(ISA_VARIABLE)
+        .and_then(|_| Context::new(cli.threads))
+        .and_then(|context| cli.command.run(&context));
+    output::finish(done, cli.json)
+}

@@ -1,0 +1,81 @@
+//! Everything that is printed at the end: the outcome on stdout, errors as one line on stderr.
+//!
+//! A reader that closes the pipe early (`| head`) has what it wanted; that is no failure.
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use crate::verb::{Exit, Outcome};
+
+/// Prints what a verb returned, and turns it into an exit code.
+pub fn finish(done: anyhow::Result<Outcome>, json: bool) -> ExitCode {
+    let outcome = match done {
+        Ok(outcome) => outcome,
+        Err(error) => {
+            let causes: Vec<String> = error.chain().map(ToString::to_string).collect();
+            error_line(&causes.join(": "));
+            return ExitCode::from(error.downcast_ref::<Exit>().map_or(1, |exit| exit.code));
+        }
+    };
+    let printed = if json { format!("{}\n", outcome.json) } else { outcome.text };
+    match print(&printed) {
+        Ok(()) => ExitCode::from(outcome.exit),
+        Err(error) => {
+            error_line(&format!("cannot write to stdout: {error}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Prints help where it was asked for, and otherwise what is wrong with the arguments.
+pub fn usage(error: &clap::Error) -> ExitCode {
+    if !error.use_stderr() {
+        return match print(&error.render().to_string()) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(_) => ExitCode::FAILURE,
+        };
+    }
+    let rendered = error.render().to_string();
+    if error.kind() == clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        note(&rendered);
+    } else {
+        error_line(&one_line(&rendered));
+    }
+    ExitCode::from(2)
+}
+
+/// Prints a line for people on stderr.
+pub fn note(line: &str) {
+    // With stderr gone there is nobody to tell.
+    let _ = writeln!(io::stderr(), "{line}");
+}
+
+fn error_line(message: &str) {
+    note(&format!("error: {}", message.replace('\n', " ")));
+}
+
+fn print(text: &str) -> io::Result<()> {
+    let mut stdout = io::stdout().lock();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        written => written,
+    }
+}
+
+/// clap's message and its tips without the usage text that follows.
+fn one_line(rendered: &str) -> String {
+    let lines = rendered.lines().map(str::trim);
+    let lines =
+        lines.take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more"));
+    let mut message = String::new();
+    for line in lines.filter(|line| !line.is_empty()) {
+        match message.chars().last() {
+            None => {}
+            Some(':') => message.push(' '),
+            Some(_) => message.push_str("; "),
+        }
+        message.push_str(line);
+    }
+    let message = message.strip_prefix("error: ").unwrap_or(&message);
+    format!("{message} (--help explains)")
+}

@@ -1,0 +1,181 @@
+//! `mediswift pretrain`.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use indicatif::{HumanCount, ProgressBar};
+use mediswift_data::Dataset;
+use mediswift_model::trainer::{self, Observer, Progress, Report, Trainer};
+use mediswift_model::{Config, run};
+use serde_json::json;
+
+use crate::signals::{StopSignal, exit_code};
+use crate::verb::{Context, Exit, Outcome, Verb};
+use crate::{output, progress};
+
+/// Train a sparse or dense GPT from scratch
+///
+/// A preset or a configuration file says what to train; --sparsity and --set change single
+/// settings. The run folder gets settings, logs, checkpoints and a report. Results depend neither
+/// on the number of threads nor on interruptions: SIGINT, SIGTERM and SIGUSR1 save within one step
+/// (exit codes 130, 143, 138), and --resume goes on as if nothing had happened. A second SIGINT
+/// quits at once; the last checkpoint stays whole.
+#[derive(clap::Args)]
+#[command(after_help = "Examples:
+  mediswift pretrain --preset tiny --sparsity 0.75 --data dataset --out run
+  mediswift pretrain --preset small --data dataset --out dense --set train.steps=500 --set train.lr=1e-3
+  mediswift pretrain --resume --data dataset --out run
+  mediswift pretrain --preset small --sparsity 0.5 --print-config > run.toml")]
+pub struct Pretrain {
+    /// Start from the settings of a model size: micro, tiny, small, base, med, large or xl
+    #[arg(
+        long,
+        value_name = "P",
+        conflicts_with = "config",
+        required_unless_present_any = ["config", "resume"]
+    )]
+    preset: Option<String>,
+
+    /// Start from the settings in a TOML file
+    #[arg(long, value_name = "F")]
+    config: Option<PathBuf>,
+
+    /// The dataset folder to train on, made by `data prepare`
+    #[arg(long, value_name = "D", required_unless_present = "print_config")]
+    data: Option<PathBuf>,
+
+    /// The run folder to make
+    #[arg(long, value_name = "RUN", required_unless_present = "print_config")]
+    out: Option<PathBuf>,
+
+    /// Fraction of the linear layers' weights to leave out, from 0 up to, not including, 1
+    #[arg(long, value_name = "S", allow_negative_numbers = true)]
+    sparsity: Option<f64>,
+
+    /// Change one setting, as in train.lr=1e-3; may be repeated
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+
+    /// Go on with the run in --out, by its own settings unless others are given
+    #[arg(long)]
+    resume: bool,
+
+    /// Print all settings as TOML and train nothing
+    #[arg(long)]
+    print_config: bool,
+}
+
+impl Verb for Pretrain {
+    fn run(self, _: &Context) -> anyhow::Result<Outcome> {
+        let config = self.settings()?;
+        let (Some(data), Some(out), false) = (&self.data, &self.out, self.print_config) else {
+            return Ok(Outcome::new(serde_json::to_value(&config)?, config.to_toml()));
+        };
+        let dataset = Arc::new(Dataset::open(data)?);
+        let signals = StopSignal::watch()?;
+        let bar = progress::count(config.train.steps as u64, "training");
+        let trainer = if self.resume {
+            Trainer::resume(config, dataset, out)?
+        } else {
+            Trainer::start(config, dataset, out)?
+        };
+        let ended = trainer.run(&mut Watcher { bar: bar.clone() }, signals.flag())?;
+        bar.finish_and_clear();
+        Ok(match ended {
+            trainer::Outcome::Finished(report) => finished(out, &report),
+            trainer::Outcome::Interrupted { signal, step } => interrupted(out, signal, step),
+        })
+    }
+}
+
+impl Pretrain {
+    /// The settings that the options describe, checked.
+    fn settings(&self) -> anyhow::Result<Config> {
+        let usage = |error: mediswift_model::Error| Exit::usage(error.to_string());
+        let mut config = match (&self.preset, &self.config, &self.out) {
+            (Some(preset), ..) => Config::from_preset(preset).map_err(usage)?,
+            (None, Some(file), _) => {
+                let text = std::fs::read_to_string(file)
+                    .with_context(|| format!("{}: cannot read", file.display()))?;
+                Config::from_toml(&text, file)?
+            }
+            (None, None, Some(run)) => run::read_config(run)?,
+            (None, None, None) => {
+                return Err(Exit::usage("--resume needs --out RUN: which run to go on with").into());
+            }
+        };
+        for assignment in &self.set {
+            config.set(assignment).map_err(usage)?;
+        }
+        if let Some(sparsity) = self.sparsity {
+            config.sparsity.sparsity = sparsity;
+        }
+        config.validate().map_err(usage)?;
+        Ok(config)
+    }
+}
+
+/// Shows a run on a progress bar.
+struct Watcher {
+    bar: ProgressBar,
+}
+
+impl Observer for Watcher {
+    fn resumed(&mut self, step: usize, checkpoint: Option<&Path>, skipped: &[String]) {
+        for problem in skipped {
+            output::note(&format!("warning: passed over: {problem}"));
+        }
+        output::note(&match checkpoint {
+            Some(path) => format!("resumed after step {step}: {}", path.display()),
+            None => "there was no checkpoint yet: starting again".to_string(),
+        });
+        self.bar.set_position(step as u64);
+        self.bar.reset_eta();
+    }
+
+    fn stepped(&mut self, progress: &Progress<'_>) {
+        self.bar.set_position(progress.metrics.step as u64);
+        let speed = HumanCount(progress.tokens_per_second as u64);
+        self.bar.set_message(format!("loss {:.4}  {speed} tokens/s", progress.metrics.loss));
+    }
+}
+
+fn finished(out: &Path, report: &Report) -> Outcome {
+    let sparsity = report.layers.first().map_or(0.0, |layer| layer.target);
+    let weights: usize = report.nnz;
+    let all: f64 = report.layers.iter().map(|layer| layer.nnz as f64 / (1.0 - layer.actual)).sum();
+    let mut json = json!(report);
+    json["sparsity"] = json!({ "target": sparsity, "actual": 1.0 - weights as f64 / all });
+    json["path"] = json!(out);
+    let text = format!(
+        "{}: {} steps
+  training loss    {:.4}
+  validation loss  {:.4}
+  tokens/s         {}
+  FLOPs            {:.3e}
+  parameters       {} (linear layers {}, {:.1} % left out)
+  weights hash     {}
+",
+        out.display(),
+        HumanCount(report.step as u64),
+        report.train_loss,
+        report.val_loss,
+        HumanCount(report.tokens_per_second as u64),
+        report.flops,
+        HumanCount(report.parameters as u64),
+        HumanCount(weights as u64),
+        100.0 * (1.0 - weights as f64 / all),
+        report.weights_hash,
+    );
+    Outcome::new(json, text)
+}
+
+fn interrupted(out: &Path, signal: i32, step: usize) -> Outcome {
+    output::note(&format!("signal {signal}: saved after step {step}; go on with --resume"));
+    Outcome {
+        json: json!({ "step": step, "interrupted": signal, "path": out }),
+        text: String::new(),
+        exit: exit_code(signal),
+    }
+}

@@ -1,0 +1,84 @@
+//! `mediswift tokenizer train`.
+
+use std::path::PathBuf;
+
+use mediswift_data::prepare::train_tokenizer;
+use serde_json::json;
+
+use crate::data::explain;
+use crate::interrupt::Interrupts;
+use crate::verb::{Context, Outcome, Verb, refuse_to_overwrite};
+use crate::{output, progress};
+
+/// Kinds of tokenizer that can be trained.
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Kind {
+    /// Byte-level BPE as GPT-2 has it: any text can be encoded and comes back unchanged
+    ByteBpe,
+}
+
+/// Learn a vocabulary from JSONL files
+///
+/// The tokenizer depends on the documents alone, not on their order or the number of threads.
+#[derive(clap::Args)]
+#[command(after_help = "Example:
+  mediswift tokenizer train corpus.jsonl --vocab-size 4096 --out tokenizer.json")]
+pub struct Train {
+    /// JSONL files (.jsonl, .jsonl.gz, .jsonl.zst), or folders of them
+    #[arg(value_name = "INPUT", required = true)]
+    inputs: Vec<PathBuf>,
+
+    /// What to train
+    #[arg(long, value_enum, default_value_t = Kind::ByteBpe)]
+    kind: Kind,
+
+    /// Tokens in the vocabulary, at most; at least 257
+    #[arg(long, value_name = "N", default_value_t = 8192)]
+    vocab_size: usize,
+
+    /// Join only pairs that occur this often
+    #[arg(long, value_name = "N", default_value_t = 2)]
+    min_frequency: u64,
+
+    /// The tokenizer.json to write
+    #[arg(long, value_name = "FILE")]
+    out: PathBuf,
+
+    /// Replace the file if it exists
+    #[arg(long)]
+    force: bool,
+}
+
+impl Verb for Train {
+    fn run(self, _: &Context) -> anyhow::Result<Outcome> {
+        let Self { inputs, kind: Kind::ByteBpe, vocab_size, min_frequency, out, force } = self;
+        refuse_to_overwrite(&out, force)?;
+        let interrupts = Interrupts::watch()?;
+        let bar = progress::bytes(0, "reading");
+        let (tokenizer, documents) =
+            train_tokenizer(&inputs, vocab_size, min_frequency, &mut |now| {
+                bar.set_length(now.bytes_total);
+                bar.set_position(now.bytes_read);
+                interrupts.flow()
+            })
+            .map_err(|error| explain(error, &interrupts))?;
+        bar.finish_and_clear();
+        tokenizer.save(&out)?;
+
+        let learned = tokenizer.vocab_size();
+        if learned < vocab_size {
+            output::note(&format!(
+                "note: the documents support {learned} tokens, not {vocab_size}; no other pair occurs {min_frequency} times"
+            ));
+        }
+        Ok(Outcome::new(
+            json!({
+                "vocab_size": learned,
+                "documents": documents,
+                "tokenizer_hash": tokenizer.hash().to_hex().as_str(),
+                "path": out,
+            }),
+            format!("{}: {learned} tokens, from {documents} documents\n", out.display()),
+        ))
+    }
+}

@@ -1,0 +1,139 @@
+//! `dataset.json`: what a dataset folder holds.
+//!
+//! The manifest is written last, so a folder that has one is complete. It names every shard with
+//! its counts and checksum; a shard from another dataset is therefore found even though it is
+//! valid by itself. Its hash identifies the data a run was trained on.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Component, Path};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{DataError, write_atomically};
+
+/// File name of the manifest within a dataset folder.
+pub const FILE_NAME: &str = "dataset.json";
+
+const FORMAT: &str = "mediswift-dataset";
+const VERSION: u32 = 1;
+const ADVICE: &str = "make the dataset again with `mediswift data prepare`";
+
+/// The contents of `dataset.json`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Manifest {
+    format: String,
+    version: u32,
+    /// Every token id is below this.
+    pub vocab_size: u64,
+    /// The id that closes every document.
+    pub end_of_text: u32,
+    /// BLAKE3 of the tokenizer file, in hexadecimal.
+    pub tokenizer_hash: String,
+    /// The fraction of documents that was asked to be held out.
+    pub validation_fraction: f64,
+    /// Documents in both splits.
+    pub documents: u64,
+    /// Tokens in both splits, end tokens included.
+    pub tokens: u64,
+    /// Records left out, by reason.
+    pub dropped: BTreeMap<String, u64>,
+    /// What to train on.
+    pub train: SplitManifest,
+    /// What to measure on.
+    pub validation: SplitManifest,
+}
+
+/// One split of a dataset.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SplitManifest {
+    /// Documents in the split.
+    pub documents: u64,
+    /// Tokens in the split, end tokens included.
+    pub tokens: u64,
+    /// The files that hold them, in order.
+    pub shards: Vec<ShardManifest>,
+}
+
+/// One shard file of a split.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ShardManifest {
+    /// File name within the dataset folder.
+    pub file: String,
+    /// Documents in the shard.
+    pub documents: u64,
+    /// Tokens in the shard.
+    pub tokens: u64,
+    /// CRC-32 of the shard's contents, as in its header.
+    pub crc32: u32,
+}
+
+impl Manifest {
+    /// A manifest for two splits; the totals follow from them.
+    pub(crate) fn new(
+        tokenizer: &crate::Tokenizer,
+        validation_fraction: f64,
+        dropped: BTreeMap<String, u64>,
+        train: SplitManifest,
+        validation: SplitManifest,
+    ) -> Self {
+        Self {
+            format: FORMAT.to_owned(),
+            version: VERSION,
+            vocab_size: tokenizer.vocab_size() as u64,
+            end_of_text: tokenizer.end_of_text(),
+            tokenizer_hash: tokenizer.hash().to_hex().to_string(),
+            validation_fraction,
+            documents: train.documents + validation.documents,
+            tokens: train.tokens + validation.tokens,
+            dropped,
+            train,
+            validation,
+        }
+    }
+
+    /// Writes the manifest into `folder`.
+    pub(crate) fn save(&self, folder: &Path) -> Result<(), DataError> {
+        let path = folder.join(FILE_NAME);
+        let mut bytes = serde_json::to_vec_pretty(self)
+            .map_err(|e| DataError::file(&path, e.to_string(), "report this as a defect"))?;
+        bytes.push(b'\n');
+        write_atomically(&path, &bytes)
+    }
+
+    /// Reads the manifest of a dataset folder; returns it with its BLAKE3.
+    ///
+    /// # Errors
+    /// When there is none, or it is damaged, of another version, or names files elsewhere.
+    pub fn load(folder: &Path) -> Result<(Self, blake3::Hash), DataError> {
+        let path = folder.join(FILE_NAME);
+        let wrong = |problem: String| DataError::file(&path, problem, ADVICE);
+        if !path.is_file() {
+            let problem = format!("not a dataset folder (it has no {FILE_NAME})");
+            return Err(DataError::file(folder, problem, ADVICE));
+        }
+        let bytes = fs::read(&path).map_err(|e| DataError::io("read", &path, e))?;
+        let value: serde_json::Value =
+            serde_json::from_slice(&bytes).map_err(|e| wrong(format!("not valid JSON ({e})")))?;
+        if value["format"] != FORMAT {
+            return Err(wrong(format!("not a dataset manifest (format {})", value["format"])));
+        }
+        // Before the fields: a later version may well have others.
+        if value["version"] != VERSION {
+            let found = &value["version"];
+            return Err(wrong(format!("format version {found}; this program reads {VERSION}")));
+        }
+        let manifest: Self =
+            serde_json::from_value(value).map_err(|e| wrong(format!("not a manifest ({e})")))?;
+        for shard in manifest.train.shards.iter().chain(&manifest.validation.shards) {
+            let mut parts = Path::new(&shard.file).components();
+            if !matches!((parts.next(), parts.next()), (Some(Component::Normal(_)), None)) {
+                return Err(wrong(format!("{:?} is not a file name in the folder", shard.file)));
+            }
+        }
+        Ok((manifest, blake3::hash(&bytes)))
+    }
+}

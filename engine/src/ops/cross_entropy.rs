@@ -1,0 +1,419 @@
+//! [`CrossEntropy`]: the output head, tied to the token table, and the loss, fused.
+//!
+//! With W the table `[V, d]`, x the hidden state of a token, y its target, w its weight:
+//!
+//! ```text
+//! logits = W · x
+//! lse    = ln Σ_v exp logits[v]
+//! loss   = lse − logits[y]
+//! c      = w · scale
+//! g[v]   = c · (exp(logits[v] − lse) − [v = y])       gradient of scale · Σ w · loss
+//! dx     = Wᵀ · g
+//! dW    += g · xᵀ                                     (over tokens)
+//! ```
+//!
+//! The logits of [`CHUNK_TILES`] tiles are computed, turned into g where they lie, used for dx and
+//! dW, and overwritten by those of the next chunk: three products in all, nothing computed twice,
+//! and never more than a chunk of logits in memory. Losses are summed in `f64`, in token order.
+//!
+//! FLOPs per token: forward 2 · V · d for the logits and 3 · V for the log-sum-exp; backward
+//! 4 · V · d for the two products and 3 · V for g.
+
+use super::LossCase;
+use super::lines::{Line, lines, lines_mut, load, store};
+use crate::gradcheck::numbers;
+use crate::{Cost, Gradients, Loss, LossSum, ParamId, Parameters, Shape, Tiles, TokenLayout};
+use mediswift_kernels::isa::{Isa, Kernel, dispatch, math};
+use mediswift_kernels::ops::gemm::{Left, OutLayout, gemm, gemm_packed, transpose_tiles};
+use mediswift_kernels::{AlignedBuffer, LANES, Scratch};
+use rayon::prelude::*;
+
+/// Tiles whose logits are in memory at once: 256 tokens.
+pub const CHUNK_TILES: usize = 16;
+
+/// Words per task of the softmax: 64 KB of logits.
+const WORDS: usize = 1 << 10;
+
+/// Σ weight · −ln p(target), with p = softmax(weight · x).
+pub struct CrossEntropy<'a> {
+    /// Token table `[vocabulary, features]`.
+    pub weight: ParamId,
+    /// Words.
+    pub vocabulary: usize,
+    /// Features of the hidden states.
+    pub features: usize,
+    /// Next token of every token, `[sequence][token]`; every one below the vocabulary.
+    pub targets: &'a [u32],
+    /// Weight of every token's loss, `[sequence][token]`; all 1 if absent.
+    pub weights: Option<&'a [f32]>,
+    /// The gradient is that of `scale` · Σ weight · loss; the value does not contain it.
+    pub scale: f32,
+}
+
+/// What the loss knows about one tile: a lane per token.
+struct TileTokens {
+    /// Row of the target in the logits; none in padding lanes.
+    targets: [Option<usize>; LANES],
+    /// weight · scale, 0 in padding lanes.
+    coefficients: Line,
+    /// Log-sum-exp of the logits.
+    lse: [f64; LANES],
+    /// Loss of every lane.
+    losses: [f64; LANES],
+}
+
+impl CrossEntropy<'_> {
+    /// −ln p(target) of every token, `[sequence][token]`, unweighted.
+    #[track_caller]
+    pub fn token_losses(&self, x: &Tiles, parameters: &Parameters) -> Vec<f32> {
+        let losses = self.for_each_chunk(x, parameters, |_, _, _| {});
+        losses.into_iter().map(|loss| loss as f32).collect()
+    }
+
+    /// The logits as rows `[sequence][token][vocabulary]`. Holds all of them: for tests and small
+    /// inputs.
+    #[track_caller]
+    pub fn logits(&self, x: &Tiles, parameters: &Parameters) -> Vec<f32> {
+        let mut logits = Tiles::zeros(x.layout(), self.vocabulary);
+        let layout = OutLayout::tiles(self.vocabulary);
+        gemm(self.table(parameters), x.data(), logits.data_mut(), layout, false);
+        logits.to_rows()
+    }
+
+    #[track_caller]
+    fn table<'p>(&self, parameters: &'p Parameters) -> Left<'p> {
+        Left::row_major(&parameters[self.weight], self.vocabulary, self.features)
+    }
+
+    /// Computes the logits of one chunk after the other and hands each to `visit`, with the chunk's
+    /// first tile. Returns the loss of every token.
+    #[track_caller]
+    fn for_each_chunk(
+        &self,
+        x: &Tiles,
+        parameters: &Parameters,
+        mut visit: impl FnMut(usize, &mut [f32], &[TileTokens]),
+    ) -> Vec<f64> {
+        let layout = x.layout();
+        assert_eq!(x.features(), self.features, "hidden states of another size");
+        assert_eq!(self.targets.len(), layout.tokens(), "one target per token is needed");
+        if let Some(target) = self.targets.iter().find(|&&t| t as usize >= self.vocabulary) {
+            panic!("target {target} is outside the vocabulary of {}", self.vocabulary);
+        }
+        if let Some(weights) = self.weights {
+            assert_eq!(weights.len(), layout.tokens(), "one weight per token is needed");
+        }
+        let table = self.table(parameters);
+        let tile_len = self.vocabulary * LANES;
+        let mut buffer = Scratch::take(CHUNK_TILES.min(layout.tiles()) * tile_len);
+        let mut losses = Vec::with_capacity(layout.tokens());
+        for (chunk, x) in x.data().chunks(CHUNK_TILES * x.tile_len()).enumerate() {
+            let first = chunk * CHUNK_TILES;
+            let logits = &mut buffer[..x.len() / self.features * self.vocabulary];
+            gemm(table, x, logits, OutLayout::tiles(self.vocabulary), false);
+            let tiles = self.log_sum_exp(layout, first, logits);
+            for (tile, tokens) in (first..).zip(&tiles) {
+                losses.extend(&tokens.losses[..layout.tokens_in_tile(tile)]);
+            }
+            visit(first, logits, &tiles);
+        }
+        losses
+    }
+
+    /// Log-sum-exp and loss of every token whose logits these are.
+    fn log_sum_exp(&self, layout: TokenLayout, first: usize, logits: &[f32]) -> Vec<TileTokens> {
+        let blocks = self.vocabulary.div_ceil(WORDS);
+        let tile_len = self.vocabulary * LANES;
+        let parts: Vec<(Line, Line)> = (0..logits.len() / tile_len * blocks)
+            .into_par_iter()
+            .map(|task| {
+                let tile = &lines(logits)[task / blocks * self.vocabulary..][..self.vocabulary];
+                let words = task % blocks * WORDS..self.vocabulary.min((task % blocks + 1) * WORDS);
+                dispatch(MaxAndSum { logits: &tile[words] })
+            })
+            .collect();
+        let tile = |(tile, parts): (usize, &[(Line, Line)])| {
+            let logits = &lines(logits)[tile * self.vocabulary..][..self.vocabulary];
+            self.combine(layout, first + tile, logits, parts)
+        };
+        parts.par_chunks(blocks).enumerate().map(tile).collect()
+    }
+
+    /// Combines the parts of a tile's log-sum-exp, in the order of the vocabulary.
+    fn combine(
+        &self,
+        layout: TokenLayout,
+        tile: usize,
+        logits: &[Line],
+        parts: &[(Line, Line)],
+    ) -> TileTokens {
+        let mut tokens = TileTokens {
+            targets: [None; LANES],
+            coefficients: [0.0; LANES],
+            lse: [0.0; LANES],
+            losses: [0.0; LANES],
+        };
+        let sequence = tile / layout.tiles_per_sequence();
+        let first = sequence * layout.context + tile % layout.tiles_per_sequence() * LANES;
+        let targets = &self.targets[first..first + layout.tokens_in_tile(tile)];
+        for (lane, &target) in targets.iter().enumerate() {
+            let weight = self.weights.map_or(1.0, |weights| weights[first + lane]);
+            let part = |part: &(Line, Line)| (f64::from(part.0[lane]), f64::from(part.1[lane]));
+            let max = parts.iter().map(part).fold(f64::NEG_INFINITY, |m, (max, _)| m.max(max));
+            let sum: f64 = parts.iter().map(part).map(|(m, sum)| (m - max).exp() * sum).sum();
+            tokens.targets[lane] = Some(target as usize);
+            tokens.coefficients[lane] = weight * self.scale;
+            tokens.lse[lane] = max + sum.ln();
+            tokens.losses[lane] = tokens.lse[lane] - f64::from(logits[target as usize][lane]);
+        }
+        tokens
+    }
+
+    /// Overwrites the logits of a chunk by g.
+    fn to_gradient(&self, logits: &mut [f32], tiles: &[TileTokens]) {
+        let tile_len = self.vocabulary * LANES;
+        logits.par_chunks_mut(tile_len).zip(tiles).for_each(|(logits, tokens)| {
+            let blocks = logits.par_chunks_mut(WORDS * LANES).enumerate();
+            blocks.for_each(|(block, logits)| {
+                let logits = lines_mut(logits);
+                let lse = tokens.lse.map(|lse| lse as f32);
+                dispatch(Softmax { logits, lse: &lse, coefficients: &tokens.coefficients });
+                for (lane, target) in tokens.targets.iter().enumerate() {
+                    let row = target.and_then(|target| target.checked_sub(block * WORDS));
+                    if let Some(line) = row.and_then(|row| logits.get_mut(row)) {
+                        line[lane] -= tokens.coefficients[lane];
+                    }
+                }
+            });
+        });
+    }
+
+    /// Σ weight · loss, in token order; tokens of weight 0 do not count, whatever their loss.
+    fn weighted_sum(&self, losses: &[f64]) -> LossSum {
+        let weight = |token| self.weights.map_or(1.0, |w| f64::from(w[token]));
+        let mut total = LossSum::default();
+        for (token, loss) in losses.iter().enumerate().filter(|&(token, _)| weight(token) != 0.0) {
+            total.sum += weight(token) * loss;
+            total.weight += weight(token);
+        }
+        total
+    }
+}
+
+impl Loss for CrossEntropy<'_> {
+    #[track_caller]
+    fn evaluate(&self, x: &Tiles, parameters: &Parameters) -> LossSum {
+        self.weighted_sum(&self.for_each_chunk(x, parameters, |_, _, _| {}))
+    }
+
+    #[track_caller]
+    fn differentiate(
+        &self,
+        x: &Tiles,
+        parameters: &Parameters,
+        dx: &mut Tiles,
+        gradients: &mut Gradients,
+    ) -> LossSum {
+        let (vocabulary, features, tile_len) = (self.vocabulary, self.features, x.tile_len());
+        // Packed once for all chunks.
+        let transposed = Left::transposed(&parameters[self.weight], features, vocabulary).pack();
+        let gradient = &mut gradients[self.weight];
+        // The product dW writes whole lines; rows that are not made of lines get padded ones.
+        let columns = features.next_multiple_of(LANES);
+        let mut padded = match columns == features {
+            true => AlignedBuffer::default(),
+            false => AlignedBuffer::zeros(vocabulary * columns),
+        };
+        let losses = self.for_each_chunk(x, parameters, |first, logits, tiles| {
+            self.to_gradient(logits, tiles);
+            let chunk = first * tile_len..(first + tiles.len()) * tile_len;
+            let dx = &mut dx.data_mut()[chunk.clone()];
+            gemm_packed(&transposed, logits, dx, OutLayout::tiles(features), false);
+            let xt = transpose_tiles(&x.data()[chunk], features);
+            let dw = if padded.is_empty() { &mut *gradient } else { &mut *padded };
+            gemm(Left::tiles(logits, vocabulary), &xt, dw, OutLayout::row_major(columns), true);
+        });
+        for (to, row) in gradient.chunks_exact_mut(features).zip(padded.chunks_exact(columns)) {
+            to.iter_mut().zip(row).for_each(|(to, dw)| *to += dw);
+        }
+        self.weighted_sum(&losses)
+    }
+
+    fn cost(&self, layout: TokenLayout) -> Cost {
+        let tokens = layout.tokens() as u64;
+        let (vocabulary, features) = (self.vocabulary as u64, self.features as u64);
+        Cost {
+            forward_flops: tokens * (2 * vocabulary * features + 3 * vocabulary),
+            backward_flops: tokens * (4 * vocabulary * features + 3 * vocabulary),
+            // x and dx, the table in both products, its gradient read and written; logits and g
+            // written and read twice each.
+            bytes: 4 * (tokens * (2 * features + 6 * vocabulary) + 4 * vocabulary * features),
+        }
+    }
+}
+
+/// Largest logit and Σ exp(logit − largest) of some words, lane by lane.
+struct MaxAndSum<'a> {
+    logits: &'a [Line],
+}
+
+impl Kernel for MaxAndSum<'_> {
+    type Output = (Line, Line);
+
+    #[inline(always)]
+    fn run<I: Isa>(self, isa: I) -> (Line, Line) {
+        let mut max = [isa.splat(f32::MIN); 4];
+        for logits in self.logits.chunks(4) {
+            for (max, logit) in max.iter_mut().zip(logits) {
+                *max = isa.max(*max, load(isa, logit));
+            }
+        }
+        let max = isa.max(isa.max(max[0], max[1]), isa.max(max[2], max[3]));
+        let mut sum = isa.splat(0.0);
+        for logit in self.logits {
+            sum = isa.add(sum, math::exp(isa, isa.sub(load(isa, logit), max)));
+        }
+        (isa.to_array(max), isa.to_array(sum))
+    }
+}
+
+/// logits ← coefficient · exp(logit − lse).
+struct Softmax<'a> {
+    logits: &'a mut [Line],
+    lse: &'a Line,
+    coefficients: &'a Line,
+}
+
+impl Kernel for Softmax<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<I: Isa>(self, isa: I) {
+        let (lse, coefficients) = (load(isa, self.lse), load(isa, self.coefficients));
+        for logit in self.logits {
+            let p = math::exp(isa, isa.sub(load(isa, logit), lse));
+            store(isa, logit, isa.mul(coefficients, p));
+        }
+    }
+}
+
+/// More tiles than a chunk holds.
+pub const CASE: LossCase =
+    case::<23, 5, 171>("cross-entropy", TokenLayout { sequences: 9, context: 19 });
+
+/// Features that fill whole lines.
+pub const WHOLE_LINES_CASE: LossCase =
+    case::<23, 16, 19>("cross-entropy of whole lines", TokenLayout { sequences: 1, context: 19 });
+
+/// A vocabulary of several blocks.
+pub const BLOCKS_CASE: LossCase = case::<1030, 1, 6>(
+    "cross-entropy of several blocks of words",
+    TokenLayout { sequences: 2, context: 3 },
+);
+
+const CASE_SCALE: f32 = 0.25;
+
+/// A test case with V words, D features and N tokens.
+const fn case<const V: usize, const D: usize, const N: usize>(
+    name: &'static str,
+    layout: TokenLayout,
+) -> LossCase {
+    LossCase {
+        name,
+        layout,
+        features: D,
+        scale: CASE_SCALE,
+        parameters: || {
+            let mut parameters = Parameters::default();
+            parameters.add("tokens", Shape::Matrix(V, D), numbers(V * D, 1));
+            parameters
+        },
+        with_loss: |parameters, check| {
+            check(&CrossEntropy {
+                weight: parameters.find("tokens").expect("a parameter of this case"),
+                vocabulary: V,
+                features: D,
+                targets: &std::array::from_fn::<u32, N, _>(case_target::<V>),
+                weights: Some(&std::array::from_fn::<f32, N, _>(case_weight)),
+                scale: CASE_SCALE,
+            });
+        },
+        reference: |_, x, parameters| {
+            let losses = x[0].chunks_exact(D).enumerate().map(|(token, x)| {
+                let logit = |row: &[f64]| row.iter().zip(x).map(|(w, x)| w * x).sum::<f64>();
+                let logits: Vec<f64> = parameters[0].chunks_exact(D).map(logit).collect();
+                let lse = logits.iter().map(|l| l.exp()).sum::<f64>().ln();
+                f64::from(case_weight(token)) * (lse - logits[case_target::<V>(token) as usize])
+            });
+            losses.sum()
+        },
+    }
+}
+
+/// Words all over the vocabulary.
+fn case_target<const V: usize>(token: usize) -> u32 {
+    (701 * token % V) as u32
+}
+
+/// 0, ½, 1, 1½, 0, …
+fn case_weight(token: usize) -> f32 {
+    (token % 4) as f32 / 2.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LAYOUT: TokenLayout = TokenLayout { sequences: 2, context: 17 };
+
+    fn hidden_states_and_parameters() -> (Tiles, Parameters) {
+        let x = Tiles::from_rows(LAYOUT, 3, &numbers(LAYOUT.tokens() * 3, 2));
+        let mut parameters = Parameters::default();
+        parameters.add("tokens", Shape::Matrix(7, 3), numbers(7 * 3, 1));
+        (x, parameters)
+    }
+
+    fn loss<'a>(parameters: &Parameters, targets: &'a [u32]) -> CrossEntropy<'a> {
+        let weight = parameters.find("tokens").unwrap();
+        CrossEntropy { weight, vocabulary: 7, features: 3, targets, weights: None, scale: 1.0 }
+    }
+
+    #[test]
+    fn token_losses_are_those_of_the_logits_and_add_up_to_the_loss() {
+        let (x, parameters) = hidden_states_and_parameters();
+        let targets: Vec<u32> = (0..LAYOUT.tokens()).map(case_target::<7>).collect();
+        let loss = loss(&parameters, &targets);
+        let losses = loss.token_losses(&x, &parameters);
+        let logits = loss.logits(&x, &parameters);
+        assert_eq!(losses.len(), LAYOUT.tokens());
+        for ((row, &target), loss) in logits.chunks_exact(7).zip(&targets).zip(&losses) {
+            let lse = row.iter().map(|l| l.exp()).sum::<f32>().ln();
+            assert!((lse - row[target as usize] - loss).abs() < 1e-5);
+        }
+        let LossSum { sum, weight } = loss.evaluate(&x, &parameters);
+        assert_eq!(weight, LAYOUT.tokens() as f64);
+        assert!((sum - losses.iter().map(|&l| f64::from(l)).sum::<f64>()).abs() < 1e-5);
+    }
+
+    #[test]
+    fn large_logits_neither_overflow_nor_vanish() {
+        let (mut x, parameters) = hidden_states_and_parameters();
+        x.data_mut().iter_mut().for_each(|x| *x *= 1e4);
+        let targets = vec![0; LAYOUT.tokens()];
+        let loss = loss(&parameters, &targets);
+        let logits = loss.logits(&x, &parameters);
+        for (row, loss) in logits.chunks_exact(7).zip(loss.token_losses(&x, &parameters)) {
+            let max = row.iter().fold(f32::MIN, |max, &l| max.max(l));
+            assert!((max - row[0] - loss).abs() <= 2.0 + 1e-6 * max.abs(), "{loss}");
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "target 7 is outside the vocabulary of 7")]
+    fn targets_outside_the_vocabulary_are_refused() {
+        let (x, parameters) = hidden_states_and_parameters();
+        let mut targets = vec![0; LAYOUT.tokens()];
+        targets[5] = 7;
+        loss(&parameters, &targets).evaluate(&x, &parameters);
+    }
+}

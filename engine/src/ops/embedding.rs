@@ -1,0 +1,212 @@
+//! [`Embedding`]: token and position vectors.
+//!
+//! ```text
+//! forward   y[t]              = tokens[id_t] + positions[p_t]     1 FLOP per element
+//! backward  dtokens[id_t]    += dy[t]
+//!           dpositions[p_t]  += dy[t]                             2 FLOPs per element
+//! ```
+//!
+//! p_t is the place of token t in its sequence. The tables are row-major, so 16 tokens × 16 features
+//! are transposed in registers. The backward pass is parallel over features: each task walks all
+//! tokens in order and owns sixteen columns of both tables, so rows met twice need no atomics.
+
+use super::OpCase;
+use super::lines::{add_part, lines, lines_mut, load, load_part, store};
+use crate::gradcheck::numbers;
+use crate::{Backward, Cost, Op, ParamId, Parameters, Shape, Tiles, TokenLayout};
+use mediswift_kernels::LANES;
+use mediswift_kernels::isa::{Isa, Kernel, dispatch};
+use mediswift_kernels::parallel::{SharedMut, for_each_block};
+use rayon::prelude::*;
+
+/// y = tokens[id] + positions[place in the sequence]; no inputs. Padding lanes are zero.
+pub struct Embedding<'a> {
+    /// Token table `[vocabulary, features]`.
+    pub tokens: ParamId,
+    /// Position table `[at least the context, features]`.
+    pub positions: ParamId,
+    /// Token ids, `[sequence][token]` row-major; every one below the vocabulary.
+    pub ids: &'a [u32],
+    /// Features of the output.
+    pub features: usize,
+}
+
+impl Embedding<'_> {
+    #[track_caller]
+    fn check(&self, layout: TokenLayout, tokens: &[f32], positions: &[f32]) {
+        assert_eq!(self.ids.len(), layout.tokens(), "one id per token is needed");
+        let vocabulary = tokens.len() / self.features;
+        if let Some(id) = self.ids.iter().find(|&&id| id as usize >= vocabulary) {
+            panic!("token id {id} is outside the vocabulary of {vocabulary}");
+        }
+        let places = positions.len() / self.features;
+        assert!(layout.context <= places, "context {} > {places} positions", layout.context);
+    }
+}
+
+/// Ids of the tokens in one tile, and the place of the first in its sequence.
+fn tile_ids(ids: &[u32], layout: TokenLayout, tile: usize) -> (&[u32], usize) {
+    let sequence = tile / layout.tiles_per_sequence();
+    let place = tile % layout.tiles_per_sequence() * LANES;
+    (&ids[sequence * layout.context + place..][..layout.tokens_in_tile(tile)], place)
+}
+
+impl Op for Embedding<'_> {
+    fn name(&self) -> &'static str {
+        "embedding"
+    }
+
+    fn out_features(&self) -> usize {
+        self.features
+    }
+
+    #[track_caller]
+    fn forward(&self, _: &[&Tiles], parameters: &Parameters, y: &mut Tiles, _: &mut Tiles) {
+        let (layout, features) = (y.layout(), self.features);
+        let (tokens, positions) = (&parameters[self.tokens], &parameters[self.positions]);
+        self.check(layout, tokens, positions);
+        let tile_len = y.tile_len();
+        y.data_mut().par_chunks_mut(tile_len).enumerate().for_each(|(tile, y)| {
+            let (ids, place) = tile_ids(self.ids, layout, tile);
+            dispatch(Gather { tokens, positions, ids, place, features, y });
+        });
+    }
+
+    fn backward(&self, pass: Backward<'_>) {
+        assert_ne!(self.tokens, self.positions, "tokens and positions need tables of their own");
+        let (layout, gradients) = (pass.dy.layout(), pass.gradients);
+        assert_eq!(pass.dy.features(), self.features, "shapes disagree");
+        self.check(layout, &gradients[self.tokens], &gradients[self.positions]);
+        let tokens = SharedMut::new(&mut gradients[self.tokens]);
+        let positions = SharedMut::new(&mut gradients[self.positions]);
+        for_each_block(self.features.div_ceil(LANES), |block| {
+            let first = block * LANES;
+            dispatch(Scatter { ids: self.ids, dy: pass.dy, tokens, positions, first });
+        });
+    }
+
+    fn cost(&self, layout: TokenLayout) -> Cost {
+        let elements = (layout.tokens() * self.features) as u64;
+        Cost {
+            forward_flops: elements,
+            backward_flops: 2 * elements,
+            // Forward: two rows read, one written. Backward: dy read, two rows read and written.
+            bytes: 4 * (3 + 5) * elements,
+        }
+    }
+}
+
+struct Gather<'a> {
+    tokens: &'a [f32],
+    positions: &'a [f32],
+    ids: &'a [u32],
+    place: usize,
+    features: usize,
+    y: &'a mut [f32],
+}
+
+impl Kernel for Gather<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<I: Isa>(self, isa: I) {
+        for (block, y) in lines_mut(self.y).chunks_mut(LANES).enumerate() {
+            let part = |table: &[f32], row: usize| {
+                let from = row * self.features + block * LANES;
+                load_part(isa, &table[from..from + y.len()])
+            };
+            let mut rows = [isa.splat(0.0); LANES];
+            for (lane, (row, &id)) in rows.iter_mut().zip(self.ids).enumerate() {
+                let token = part(self.tokens, id as usize);
+                *row = isa.add(token, part(self.positions, self.place + lane));
+            }
+            for (y, v) in y.iter_mut().zip(isa.transpose(rows)) {
+                store(isa, y, v);
+            }
+        }
+    }
+}
+
+/// Up to sixteen features, from `first`, of all tokens.
+struct Scatter<'a> {
+    ids: &'a [u32],
+    dy: &'a Tiles,
+    tokens: SharedMut,
+    positions: SharedMut,
+    first: usize,
+}
+
+impl Kernel for Scatter<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<I: Isa>(self, isa: I) {
+        let (layout, features) = (self.dy.layout(), self.dy.features());
+        let width = LANES.min(features - self.first);
+        for tile in 0..layout.tiles() {
+            let mut block = [isa.splat(0.0); LANES];
+            let dy = &lines(self.dy.tile(tile))[self.first..self.first + width];
+            for (v, line) in block.iter_mut().zip(dy) {
+                *v = load(isa, line);
+            }
+            let (ids, place) = tile_ids(self.ids, layout, tile);
+            for ((lane, &id), row) in ids.iter().enumerate().zip(isa.transpose(block)) {
+                for (table, at) in [(self.tokens, id as usize), (self.positions, place + lane)] {
+                    // SAFETY: ids and positions are checked against the tables before; the columns
+                    // first..first + width belong to this task alone.
+                    let part = unsafe { table.slice(at * features + self.first, width) };
+                    add_part(isa, part, row);
+                }
+            }
+        }
+    }
+}
+
+/// Ids of the test case: some tokens occur often, one never.
+const IDS: [u32; 38] = [
+    4, 0, 0, 2, 1, 4, 4, 0, 2, 1, 1, 1, 0, 2, 4, 4, 2, 0, 1, 2, 2, 2, 2, 1, 0, 4, 1, 0, 2, 1, 4, 0,
+    0, 1, 2, 4, 2, 0,
+];
+
+/// Test case.
+pub const CASE: OpCase = OpCase {
+    name: "embedding",
+    layout: TokenLayout { sequences: 2, context: 19 },
+    input_features: &[],
+    parameters: || {
+        let mut parameters = Parameters::default();
+        parameters.add("tokens", Shape::Matrix(5, 21), numbers(5 * 21, 1));
+        parameters.add("positions", Shape::Matrix(20, 21), numbers(20 * 21, 2));
+        parameters
+    },
+    with_op: |parameters, check| {
+        let find = |name| parameters.find(name).expect("a parameter of this case");
+        let (tokens, positions) = (find("tokens"), find("positions"));
+        check(&Embedding { tokens, positions, ids: &IDS, features: 21 });
+    },
+    reference: |layout, _, parameters| {
+        let row = |table: usize, row: usize| &parameters[table][row * 21..(row + 1) * 21];
+        let sum = |(t, &id): (usize, &u32)| {
+            let position = row(1, t % layout.context);
+            row(0, id as usize).iter().zip(position).map(|(a, b)| a + b).collect::<Vec<f64>>()
+        };
+        IDS.iter().enumerate().flat_map(sum).collect()
+    },
+};
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[should_panic(expected = "token id 5 is outside the vocabulary of 5")]
+    fn ids_outside_the_vocabulary_are_refused() {
+        let parameters = (CASE.parameters)();
+        let find = |name| parameters.find(name).unwrap();
+        let (tokens, positions) = (find("tokens"), find("positions"));
+        let op = Embedding { tokens, positions, ids: &[0, 5], features: 21 };
+        let layout = TokenLayout { sequences: 1, context: 2 };
+        let (mut y, mut saved) = (Tiles::zeros(layout, 21), Tiles::zeros(layout, 0));
+        op.forward(&[], &parameters, &mut y, &mut saved);
+    }
+}

@@ -1,0 +1,249 @@
+//! The tape: records operators as they run, then walks them back.
+
+use crate::{Gradients, Parameters, Tiles, TokenLayout};
+use mediswift_kernels::{AlignedBuffer, LANES};
+use std::collections::HashMap;
+
+/// A value on the tape.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Var(usize);
+
+/// Exact work of an operator on one batch.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Cost {
+    /// Floating-point operations of the forward pass.
+    pub forward_flops: u64,
+    /// Floating-point operations of the backward pass.
+    pub backward_flops: u64,
+    /// Bytes that both passes read and write at least once: operands, results and their gradients.
+    pub bytes: u64,
+}
+
+impl std::ops::Add for Cost {
+    type Output = Cost;
+    fn add(self, other: Cost) -> Cost {
+        Cost {
+            forward_flops: self.forward_flops + other.forward_flops,
+            backward_flops: self.backward_flops + other.backward_flops,
+            bytes: self.bytes + other.bytes,
+        }
+    }
+}
+
+impl std::iter::Sum for Cost {
+    fn sum<I: Iterator<Item = Cost>>(costs: I) -> Cost {
+        costs.fold(Cost::default(), |a, b| a + b)
+    }
+}
+
+/// What an operator's backward pass reads and writes.
+pub struct Backward<'a> {
+    /// Inputs of the forward pass.
+    pub x: &'a [&'a Tiles],
+    /// Output of the forward pass.
+    pub y: &'a Tiles,
+    /// What the forward pass saved.
+    pub saved: &'a Tiles,
+    /// Gradient of the output.
+    pub dy: &'a Tiles,
+    /// Gradients of the inputs, one for each: **add** to those whose `accumulate` is set,
+    /// overwrite the others (they hold garbage).
+    pub dx: &'a mut [Tiles],
+    /// Which of `dx` already hold a part of their gradient.
+    pub accumulate: &'a [bool],
+    /// The model's parameters.
+    pub parameters: &'a Parameters,
+    /// Gradients of the parameters: always **add**.
+    pub gradients: &'a mut Gradients,
+}
+
+/// A differentiable operator on token tiles.
+pub trait Op: Sync {
+    /// Name in profiles and test reports.
+    fn name(&self) -> &'static str;
+
+    /// Features of the output.
+    fn out_features(&self) -> usize;
+
+    /// Values per token that the forward pass saves for the backward pass.
+    fn saved_features(&self) -> usize {
+        0
+    }
+
+    /// Computes `y` from `x`; both `y` and `saved` hold garbage before.
+    /// Padding lanes must be written too, with finite values.
+    fn forward(&self, x: &[&Tiles], parameters: &Parameters, y: &mut Tiles, saved: &mut Tiles);
+
+    /// Propagates `dy` to the inputs and to the parameters.
+    fn backward(&self, pass: Backward<'_>);
+
+    /// Exact work on a batch of that layout, padding not counted.
+    fn cost(&self, layout: TokenLayout) -> Cost;
+}
+
+/// A sum of token losses and the sum of their weights.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct LossSum {
+    /// Σ weight · loss, in nats.
+    pub sum: f64,
+    /// Σ weight.
+    pub weight: f64,
+}
+
+impl LossSum {
+    /// The weighted mean loss, in nats per token; NaN without any weight.
+    pub fn mean(self) -> f64 {
+        self.sum / self.weight
+    }
+}
+
+impl std::ops::Add for LossSum {
+    type Output = LossSum;
+    fn add(self, other: LossSum) -> LossSum {
+        LossSum { sum: self.sum + other.sum, weight: self.weight + other.weight }
+    }
+}
+
+/// The end of a tape: where differentiation starts.
+pub trait Loss {
+    /// The loss of hidden states `x`.
+    fn evaluate(&self, x: &Tiles, parameters: &Parameters) -> LossSum;
+
+    /// The loss and, in the same pass, its gradient: overwrites `dx`, adds to `gradients`.
+    fn differentiate(
+        &self,
+        x: &Tiles,
+        parameters: &Parameters,
+        dx: &mut Tiles,
+        gradients: &mut Gradients,
+    ) -> LossSum;
+
+    /// Exact work of value and gradient.
+    fn cost(&self, layout: TokenLayout) -> Cost;
+}
+
+/// Buffers kept from tape to tape, so that a training step allocates nothing.
+#[derive(Default)]
+pub struct Arena(HashMap<usize, Vec<AlignedBuffer>>);
+
+impl Arena {
+    fn take(&mut self, layout: TokenLayout, features: usize) -> Tiles {
+        let len = layout.tiles() * features * LANES;
+        let kept = self.0.get_mut(&len).and_then(Vec::pop);
+        Tiles::from_buffer(layout, features, kept.unwrap_or_else(|| AlignedBuffer::zeros(len)))
+    }
+
+    fn give(&mut self, tiles: Tiles) {
+        let buffer = tiles.into_buffer();
+        self.0.entry(buffer.len()).or_default().push(buffer);
+    }
+}
+
+struct Node<'a> {
+    op: Box<dyn Op + 'a>,
+    inputs: Vec<Var>,
+    value: Tiles,
+    saved: Tiles,
+}
+
+/// A recorded forward pass over one batch.
+pub struct Tape<'a> {
+    layout: TokenLayout,
+    arena: &'a mut Arena,
+    nodes: Vec<Node<'a>>,
+}
+
+impl<'a> Tape<'a> {
+    /// An empty tape for batches of `layout`.
+    pub fn new(layout: TokenLayout, arena: &'a mut Arena) -> Self {
+        Self { layout, arena, nodes: Vec::new() }
+    }
+
+    /// The token layout of every value.
+    pub fn layout(&self) -> TokenLayout {
+        self.layout
+    }
+
+    /// A value computed so far.
+    pub fn value(&self, var: Var) -> &Tiles {
+        &self.nodes[var.0].value
+    }
+
+    /// Runs `op` on earlier values and records it.
+    /// # Panics
+    /// If an input appears twice.
+    #[track_caller]
+    pub fn apply(&mut self, op: impl Op + 'a, inputs: &[Var], parameters: &Parameters) -> Var {
+        let twice = inputs.iter().enumerate().any(|(i, var)| inputs[..i].contains(var));
+        assert!(!twice, "an operator cannot take the same value twice");
+        let mut value = self.arena.take(self.layout, op.out_features());
+        let mut saved = self.arena.take(self.layout, op.saved_features());
+        let x: Vec<&Tiles> = inputs.iter().map(|&var| self.value(var)).collect();
+        op.forward(&x, parameters, &mut value, &mut saved);
+        self.nodes.push(Node { op: Box::new(op), inputs: inputs.to_vec(), value, saved });
+        Var(self.nodes.len() - 1)
+    }
+
+    /// The work of all recorded operators.
+    pub fn cost(&self) -> Cost {
+        self.nodes.iter().map(|node| node.op.cost(self.layout)).sum()
+    }
+
+    /// Computes `loss` of the value `last`, and adds the gradient of every parameter to
+    /// `gradients`.
+    pub fn backward(
+        mut self,
+        loss: &impl Loss,
+        last: Var,
+        parameters: &Parameters,
+        gradients: &mut Gradients,
+    ) -> LossSum {
+        let mut grads: Vec<Option<Tiles>> = self.nodes.iter().map(|_| None).collect();
+        let hidden = &self.nodes[last.0].value;
+        let mut dx = self.arena.take(self.layout, hidden.features());
+        let sum = loss.differentiate(hidden, parameters, &mut dx, gradients);
+        grads[last.0] = Some(dx);
+        while let Some(node) = self.nodes.pop() {
+            let Some(dy) = grads.pop().flatten() else {
+                self.recycle(node);
+                continue;
+            };
+            let accumulate: Vec<bool> = node.inputs.iter().map(|v| grads[v.0].is_some()).collect();
+            let x: Vec<&Tiles> = node.inputs.iter().map(|&var| &self.nodes[var.0].value).collect();
+            let mut dx: Vec<Tiles> = Vec::with_capacity(x.len());
+            for (var, x) in node.inputs.iter().zip(&x) {
+                let started = grads[var.0].take();
+                dx.push(started.unwrap_or_else(|| self.arena.take(self.layout, x.features())));
+            }
+            node.op.backward(Backward {
+                x: &x,
+                y: &node.value,
+                saved: &node.saved,
+                dy: &dy,
+                dx: &mut dx,
+                accumulate: &accumulate,
+                parameters,
+                gradients,
+            });
+            for (var, dx) in node.inputs.iter().zip(dx) {
+                grads[var.0] = Some(dx);
+            }
+            self.arena.give(dy);
+            self.recycle(node);
+        }
+        sum
+    }
+
+    fn recycle(&mut self, node: Node<'a>) {
+        self.arena.give(node.value);
+        self.arena.give(node.saved);
+    }
+}
+
+impl Drop for Tape<'_> {
+    fn drop(&mut self) {
+        while let Some(node) = self.nodes.pop() {
+            self.recycle(node);
+        }
+    }
+}

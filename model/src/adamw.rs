@@ -1,0 +1,322 @@
+//! [`AdamW`]: Adam with decoupled weight decay (Loshchilov & Hutter, 2019), in one pass over memory.
+//!
+//! For every weight w with gradient g, in update t (from 1) with learning rate η:
+//!
+//! ```text
+//! g ← scale · g                         gradient clipping, fused in
+//! m ← β₁ m + (1 − β₁) g
+//! v ← β₂ v + (1 − β₂) g²
+//! w ← w − η λ w                         matrices only
+//! w ← w − η / (1 − β₁ᵗ) · m / (√(v / (1 − β₂ᵗ)) + ε)
+//! ```
+//!
+//! λ does not apply to biases and LayerNorm gains. A sparse weight has moments for its non-zeros
+//! alone. Work is split into fixed blocks, and the gradient norm sums block by block in order, so
+//! results do not depend on the number of threads.
+
+use crate::config::TrainConfig;
+use crate::error::Error;
+use mediswift_engine::{Gradients, Parameters};
+use mediswift_kernels::LANES;
+use mediswift_kernels::isa::{Isa, Kernel, dispatch};
+use rayon::prelude::*;
+
+/// Values per parallel task: weights, gradients and moments of a block fit the L2 cache.
+const BLOCK: usize = 1 << 14;
+
+/// The optimiser and its state.
+#[derive(Clone, Debug)]
+pub struct AdamW {
+    beta1: f64,
+    beta2: f64,
+    epsilon: f64,
+    weight_decay: f64,
+    updates: u64,
+    first: Gradients,
+    second: Gradients,
+}
+
+impl AdamW {
+    /// An optimiser that has made no update.
+    pub fn new(config: &TrainConfig, parameters: &Parameters) -> Self {
+        let zeros = || Gradients::zeros(parameters);
+        Self::resume(config, 0, zeros(), zeros())
+    }
+
+    /// An optimiser that has made `updates` updates, with the first and second moments it had then.
+    pub fn resume(config: &TrainConfig, updates: u64, first: Gradients, second: Gradients) -> Self {
+        let &TrainConfig { beta1, beta2, epsilon, weight_decay, .. } = config;
+        Self { beta1, beta2, epsilon, weight_decay, updates, first, second }
+    }
+
+    /// Updates made.
+    pub fn updates(&self) -> u64 {
+        self.updates
+    }
+
+    /// First moments m, one tensor per parameter.
+    pub fn first(&self) -> &Gradients {
+        &self.first
+    }
+
+    /// Second moments v, one tensor per parameter.
+    pub fn second(&self) -> &Gradients {
+        &self.second
+    }
+
+    /// Makes one update from `scale · gradients`.
+    pub fn step(
+        &mut self,
+        parameters: &mut Parameters,
+        gradients: &Gradients,
+        learning_rate: f64,
+        scale: f64,
+    ) {
+        self.updates += 1;
+        let correction = |beta: f64| 1.0 - beta.powf(self.updates as f64);
+        let rates = Rates {
+            scale: scale as f32,
+            beta1: self.beta1 as f32,
+            beta2: self.beta2 as f32,
+            gain1: (1.0 - self.beta1) as f32,
+            gain2: (1.0 - self.beta2) as f32,
+            step: (learning_rate / correction(self.beta1)) as f32,
+            root: (1.0 / correction(self.beta2).sqrt()) as f32,
+            epsilon: self.epsilon as f32,
+            keep: 1.0,
+        };
+        let decayed = Rates { keep: (1.0 - learning_rate * self.weight_decay) as f32, ..rates };
+        let tensors = parameters.iter_mut().zip(self.first.iter_mut()).zip(self.second.iter_mut());
+        let blocks: Vec<Update<'_>> = tensors
+            .flat_map(|(((id, parameter), (_, m)), (_, v))| {
+                let rates = if parameter.shape.is_matrix() { decayed } else { rates };
+                let w = parameter.values.chunks_mut(BLOCK);
+                let g = gradients[id].chunks(BLOCK);
+                let moments = m.chunks_mut(BLOCK).zip(v.chunks_mut(BLOCK));
+                w.zip(g).zip(moments).map(move |((w, g), (m, v))| Update { rates, w, g, m, v })
+            })
+            .collect();
+        blocks.into_par_iter().with_max_len(1).for_each(dispatch);
+    }
+}
+
+/// The numbers of one update.
+#[derive(Clone, Copy)]
+struct Rates {
+    scale: f32,
+    beta1: f32,
+    beta2: f32,
+    /// 1 − β₁.
+    gain1: f32,
+    /// 1 − β₂.
+    gain2: f32,
+    /// η / (1 − β₁ᵗ).
+    step: f32,
+    /// 1 / √(1 − β₂ᵗ).
+    root: f32,
+    epsilon: f32,
+    /// 1 − η λ.
+    keep: f32,
+}
+
+/// One block of an update.
+struct Update<'a> {
+    rates: Rates,
+    w: &'a mut [f32],
+    g: &'a [f32],
+    m: &'a mut [f32],
+    v: &'a mut [f32],
+}
+
+impl Kernel for Update<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<I: Isa>(self, _isa: I) {
+        update(self.rates, self.w, self.g, self.m, self.v);
+    }
+}
+
+/// Plain loops, which the compiler turns into vectors of the instruction set it is inlined for.
+#[inline(always)]
+fn update(r: Rates, w: &mut [f32], g: &[f32], m: &mut [f32], v: &mut [f32]) {
+    for (((w, g), m), v) in w.iter_mut().zip(g).zip(m).zip(v) {
+        let g = r.scale * g;
+        *m = r.beta1 * *m + r.gain1 * g;
+        *v = r.beta2 * *v + r.gain2 * (g * g);
+        *w = r.keep * *w - r.step * (*m / (v.sqrt() * r.root + r.epsilon));
+    }
+}
+
+/// The Euclidean norm of all gradients together.
+/// # Errors
+/// If a gradient is not finite; names the first.
+pub fn global_norm(parameters: &Parameters, gradients: &Gradients) -> Result<f64, Error> {
+    let blocks: Vec<&[f32]> = gradients.iter().flat_map(|(_, g)| g.chunks(BLOCK)).collect();
+    let sums: Vec<f64> =
+        blocks.into_par_iter().with_max_len(1).map(|block| dispatch(SumOfSquares(block))).collect();
+    // Squares of f32 cannot overflow in f64, so the sum is finite if all gradients are.
+    let norm = sums.iter().sum::<f64>().sqrt();
+    if norm.is_finite() {
+        return Ok(norm);
+    }
+    let (id, position) = gradients
+        .iter()
+        .find_map(|(id, g)| Some((id, g.iter().position(|x| !x.is_finite())?)))
+        .expect("a norm that is not finite comes from such a gradient");
+    let name = parameters.get(id).name.clone();
+    Err(Error::NonFinite { what: "gradient", name, position, value: gradients[id][position] })
+}
+
+/// Factor that brings gradients of norm `norm` down to norm `clip`; 1 if they are there.
+pub fn clip_scale(norm: f64, clip: f64) -> f64 {
+    // As PyTorch's clip_grad_norm_ has it.
+    (clip / (norm + 1e-6)).min(1.0)
+}
+
+struct SumOfSquares<'a>(&'a [f32]);
+
+impl Kernel for SumOfSquares<'_> {
+    type Output = f64;
+
+    #[inline(always)]
+    fn run<I: Isa>(self, _isa: I) -> f64 {
+        let mut sums = [0.0; LANES];
+        let lines = self.0.chunks_exact(LANES);
+        let rest: f64 = lines.remainder().iter().map(|&x| f64::from(x) * f64::from(x)).sum();
+        for line in lines {
+            for (sum, &x) in sums.iter_mut().zip(line) {
+                *sum += f64::from(x) * f64::from(x);
+            }
+        }
+        sums.iter().sum::<f64>() + rest
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+    use mediswift_engine::Shape;
+    use mediswift_kernels::AlignedBuffer;
+    use mediswift_kernels::isa::IsaKind;
+
+    /// Numbers between −1 and 1 without a pattern.
+    fn noise(len: usize, seed: usize) -> AlignedBuffer {
+        (0..len).map(|i| ((i * 7919 + seed * 104_729) as f32 * 0.618).sin()).collect()
+    }
+
+    /// A matrix and a vector, neither a whole number of blocks or lines.
+    fn model() -> (Parameters, Gradients) {
+        let mut parameters = Parameters::default();
+        let rows = 2 * BLOCK / 100 + 3;
+        parameters.add("w", Shape::Matrix(rows, 101), noise(rows * 101, 1));
+        parameters.add("b", Shape::Vector(37), noise(37, 2));
+        let mut gradients = Gradients::zeros(&parameters);
+        for (seed, (_, g)) in gradients.iter_mut().enumerate() {
+            g.copy_from_slice(&noise(g.len(), seed + 3));
+        }
+        (parameters, gradients)
+    }
+
+    fn config() -> TrainConfig {
+        Config::from_preset("tiny").unwrap().train
+    }
+
+    #[test]
+    fn updates_agree_with_the_definition() {
+        let (mut parameters, gradients) = model();
+        let before = parameters.clone();
+        let config = config();
+        let mut adamw = AdamW::new(&config, &parameters);
+        let (rates, scale) = ([1e-2, 3e-3, 1e-2], 0.7);
+        for rate in rates {
+            adamw.step(&mut parameters, &gradients, rate, scale);
+        }
+        for (id, parameter) in before.iter() {
+            let decay = if parameter.shape.is_matrix() { config.weight_decay } else { 0.0 };
+            for (i, &start) in parameter.values.iter().enumerate() {
+                let g = scale * f64::from(gradients[id][i]);
+                let (mut w, mut m, mut v) = (f64::from(start), 0.0, 0.0);
+                for (t, rate) in (1..).zip(rates) {
+                    m = config.beta1 * m + (1.0 - config.beta1) * g;
+                    v = config.beta2 * v + (1.0 - config.beta2) * g * g;
+                    w -= rate * decay * w;
+                    let (m, v): (f64, f64) =
+                        (m / (1.0 - config.beta1.powi(t)), v / (1.0 - config.beta2.powi(t)));
+                    w -= rate * m / (v.sqrt() + config.epsilon);
+                }
+                let found = f64::from(parameters[id][i]);
+                assert!((found - w).abs() < 1e-6, "{}[{i}]: {found}, not {w}", parameter.name);
+            }
+        }
+        assert_eq!(adamw.updates(), 3);
+    }
+
+    #[test]
+    fn every_instruction_set_gives_the_same_bits() {
+        let (w, g, m) = (noise(1003, 1), noise(1003, 2), noise(1003, 3));
+        let v: AlignedBuffer = noise(1003, 4).iter().map(|x| x * x).collect();
+        let rates = Rates {
+            scale: 0.3,
+            beta1: 0.9,
+            beta2: 0.95,
+            gain1: 0.1,
+            gain2: 0.05,
+            step: 0.01,
+            root: 3.0,
+            epsilon: 1e-8,
+            keep: 0.999,
+        };
+        let results = IsaKind::available().into_iter().map(|isa| {
+            let (mut w, mut m, mut v) = (w.clone(), m.clone(), v.clone());
+            isa.run(Update { rates, w: &mut w, g: &g, m: &mut m, v: &mut v });
+            let bits = |x: &[f32]| x.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+            (bits(&w), bits(&m), bits(&v), isa.run(SumOfSquares(&g)).to_bits())
+        });
+        let results: Vec<_> = results.collect();
+        assert!(results.windows(2).all(|pair| pair[0] == pair[1]));
+    }
+
+    #[test]
+    fn the_number_of_threads_changes_no_bit() {
+        let run = |threads| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            pool.install(|| {
+                let (mut parameters, gradients) = model();
+                let norm = global_norm(&parameters, &gradients).unwrap();
+                let mut adamw = AdamW::new(&config(), &parameters);
+                adamw.step(&mut parameters, &gradients, 1e-2, clip_scale(norm, 1.0));
+                let bits =
+                    parameters.iter().flat_map(|(_, p)| p.values.iter().map(|x| x.to_bits()));
+                (norm.to_bits(), bits.collect::<Vec<_>>())
+            })
+        };
+        let one = run(1);
+        assert!([2, 3, 8].into_iter().all(|threads| run(threads) == one));
+    }
+
+    #[test]
+    fn the_norm_is_exact_and_clips_like_pytorch() {
+        let (parameters, gradients) = model();
+        let squares: f64 =
+            gradients.iter().flat_map(|(_, g)| g).map(|&x| f64::from(x).powi(2)).sum();
+        let norm = global_norm(&parameters, &gradients).unwrap();
+        assert!((norm - squares.sqrt()).abs() < 1e-12 * norm);
+        assert_eq!(clip_scale(0.5, 1.0), 1.0);
+        assert_eq!(clip_scale(3.0, 1.0), 1.0 / (3.0 + 1e-6));
+        assert_eq!(clip_scale(3.0, f64::INFINITY), 1.0);
+    }
+
+    #[test]
+    fn a_gradient_that_is_not_finite_is_named() {
+        let (parameters, mut gradients) = model();
+        let id = parameters.find("b").unwrap();
+        gradients[id][36] = f32::NEG_INFINITY;
+        gradients[id][35] = f32::NAN;
+        let error = global_norm(&parameters, &gradients).unwrap_err().to_string();
+        assert!(error.contains("gradient 'b' is NaN at element 35"), "{error}");
+        gradients[id].fill(f32::MAX);
+        assert!(global_norm(&parameters, &gradients).unwrap().is_finite());
+    }
+}

@@ -1,0 +1,429 @@
+use super::*;
+use crate::gradient_tree::GradientTree;
+use mediswift_kernels::sparse::mask::uniform_random;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+fn noise(len: usize, seed: usize) -> AlignedBuffer {
+    (0..len).map(|i| ((i * 7919 + seed * 104_729) as f32 * 0.618).sin()).collect()
+}
+
+/// A state after `step` updates: a dense matrix, a sparse one, one without non-zeros, a vector.
+struct State {
+    config: Config,
+    parameters: Parameters,
+    optimiser: AdamW,
+}
+
+impl State {
+    fn new(step: u64) -> Self {
+        let mut config = Config::from_preset("micro").unwrap();
+        config.set("train.clip_norm=inf").unwrap();
+        let sparse = |rows, columns, sparsity| {
+            Shape::Sparse(Arc::new(uniform_random(rows, columns, sparsity, 5).unwrap()))
+        };
+        let mut parameters = Parameters::default();
+        for (name, shape) in [
+            ("z.dense", Shape::Matrix(3, 5)),
+            ("a.weight", sparse(4, 6, 0.5)),
+            ("b.weight", sparse(2, 2, 1.0)),
+            ("a.bias", Shape::Vector(4)),
+        ] {
+            let values = noise(shape.len(), name.len());
+            parameters.add(name, shape, values);
+        }
+        let mut optimiser = AdamW::new(&config.train, &parameters);
+        for seed in 0..step {
+            let mut gradients = GradientTree::new().zeros(&parameters);
+            for (_, g) in gradients.iter_mut() {
+                g.copy_from_slice(&noise(g.len(), seed as usize));
+            }
+            optimiser.step(&mut parameters, &gradients, 1e-2, 1.0);
+        }
+        Self { config, parameters, optimiser }
+    }
+
+    fn save(&self, run: &Path) -> PathBuf {
+        let data = DataState {
+            sequences: 8 * self.optimiser.updates(),
+            fingerprint: "data".into(),
+            tokenizer: "words".into(),
+        };
+        let (config, parameters) = (&self.config, &self.parameters);
+        save(run, &Snapshot { config, parameters, optimiser: &self.optimiser, data }).unwrap()
+    }
+}
+
+/// A run with one checkpoint, of step 3.
+fn saved() -> (TempDir, PathBuf) {
+    let run = tempfile::tempdir().unwrap();
+    let path = State::new(3).save(run.path());
+    (run, path)
+}
+
+fn load(path: &Path) -> Result<(Parameters, AdamW), Error> {
+    let checkpoint = Checkpoint::open(path)?;
+    let parameters = checkpoint.parameters()?;
+    let optimiser = checkpoint.optimiser(&parameters)?;
+    Ok((parameters, optimiser))
+}
+
+/// The message of the error that loading must give.
+#[track_caller]
+fn refusal(path: &Path) -> String {
+    let message = load(path).map(|_| ()).expect_err("it must be refused").to_string();
+    assert_eq!(message.lines().count(), 1, "{message}");
+    message
+}
+
+fn bits(values: &[f32]) -> Vec<u32> {
+    values.iter().map(|x| x.to_bits()).collect()
+}
+
+#[test]
+fn everything_comes_back_bit_for_bit() {
+    let (run, path) = saved();
+    assert_eq!(path, run.path().join("step-00000003"));
+    let state = State::new(3);
+    let found = latest(run.path()).unwrap();
+    assert!(found.skipped.is_empty());
+    let checkpoint = found.checkpoint.unwrap();
+    assert_eq!(checkpoint.config, state.config);
+    assert_eq!(checkpoint.manifest.step, 3);
+    assert_eq!(checkpoint.manifest.data.sequences, 24);
+    let (parameters, optimiser) = load(&path).unwrap();
+    assert_eq!(optimiser.updates(), 3);
+    assert_eq!(checkpoint.manifest.weights_hash, weights_hash(&parameters));
+    for ((id, a), (_, b)) in state.parameters.iter().zip(parameters.iter()) {
+        assert_eq!(a.name, b.name);
+        assert_eq!(a.shape.extents(), b.shape.extents());
+        if let (Shape::Sparse(a), Shape::Sparse(b)) = (&a.shape, &b.shape) {
+            assert_eq!(a, b);
+        }
+        assert_eq!(bits(&a.values), bits(&b.values));
+        assert_eq!(bits(&state.optimiser.first()[id]), bits(&optimiser.first()[id]));
+        assert_eq!(bits(&state.optimiser.second()[id]), bits(&optimiser.second()[id]));
+    }
+}
+
+#[test]
+fn moments_find_their_parameters_in_any_order() {
+    let (_run, path) = saved();
+    let state = State::new(3);
+    let mut reversed = Parameters::default();
+    for (_, parameter) in state.parameters.iter().collect::<Vec<_>>().into_iter().rev() {
+        let (shape, values) = (parameter.shape.clone(), parameter.values.clone());
+        reversed.add(parameter.name.clone(), shape, values);
+    }
+    assert_eq!(weights_hash(&reversed), weights_hash(&state.parameters));
+    let optimiser = Checkpoint::open(&path).unwrap().optimiser(&reversed).unwrap();
+    for (id, parameter) in reversed.iter() {
+        let there = state.parameters.find(&parameter.name).unwrap();
+        assert_eq!(optimiser.first()[id], state.optimiser.first()[there]);
+    }
+}
+
+#[test]
+fn the_hash_of_weights_sees_every_change() {
+    let hash = |change: &dyn Fn(&mut Parameters)| {
+        let mut parameters = State::new(0).parameters;
+        change(&mut parameters);
+        weights_hash(&parameters)
+    };
+    let hashes = HashSet::from([
+        hash(&|_| {}),
+        hash(&|p| p.iter_mut().nth(3).unwrap().1.values[2] += 1e-6),
+        hash(&|p| p.iter_mut().nth(3).unwrap().1.name = "a.bigs".into()),
+        hash(&|p| p.iter_mut().next().unwrap().1.shape = Shape::Matrix(5, 3)),
+        hash(&|p| {
+            let other = uniform_random(4, 6, 0.5, 6).unwrap();
+            p.iter_mut().nth(1).unwrap().1.shape = Shape::Sparse(Arc::new(other));
+        }),
+    ]);
+    assert_eq!(hashes.len(), 5);
+}
+
+#[test]
+fn no_truncated_file_and_no_flipped_bit_goes_unnoticed() {
+    let (_run, path) = saved();
+    for name in [WEIGHTS, OPTIMIZER, MANIFEST] {
+        let file = path.join(name);
+        let bytes = fs::read(&file).unwrap();
+        for length in (0..bytes.len()).step_by(7).chain([bytes.len() - 1]) {
+            fs::write(&file, &bytes[..length]).unwrap();
+            assert!(Checkpoint::open(&path).is_err(), "{name} cut at {length}");
+        }
+        for at in (0..bytes.len()).step_by(7) {
+            let mut flipped = bytes.clone();
+            flipped[at] ^= 1 << (at % 8);
+            fs::write(&file, flipped).unwrap();
+            refusal(&path);
+        }
+        fs::write(&file, &bytes).unwrap();
+    }
+    load(&path).unwrap();
+}
+
+/// Makes the manifest describe the files as they are now, after `change`.
+fn reseal(path: &Path, change: impl FnOnce(&mut Manifest)) {
+    let mut manifest: Manifest =
+        serde_json::from_slice(&fs::read(path.join(MANIFEST)).unwrap()).unwrap();
+    for (name, summary) in &mut manifest.files {
+        let bytes = fs::read(path.join(name)).unwrap();
+        let blake3 = blake3::hash(&bytes).to_hex().to_string();
+        *summary = FileSummary { bytes: bytes.len() as u64, blake3 };
+    }
+    change(&mut manifest);
+    write_manifest(path, &manifest.sealed()).unwrap();
+}
+
+/// Rewrites header and data of a tensor file, with a manifest that vouches for the result.
+fn rewrite(path: &Path, name: &str, change: impl FnOnce(&mut Value, &mut Vec<u8>)) {
+    let file = path.join(name);
+    let bytes = fs::read(&file).unwrap();
+    let length = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    let mut header: Value = serde_json::from_slice(&bytes[8..8 + length]).unwrap();
+    let mut data = bytes[8 + length..].to_vec();
+    change(&mut header, &mut data);
+    let header = serde_json::to_vec(&header).unwrap();
+    fs::write(&file, [&(header.len() as u64).to_le_bytes()[..], &header, &data].concat()).unwrap();
+    reseal(path, |_| {});
+}
+
+/// Where the elements of a tensor lie in the data.
+fn at(header: &Value, name: &str) -> usize {
+    header[name]["data_offsets"][0].as_u64().unwrap() as usize
+}
+
+fn rename(header: &mut Value, from: &str, to: &str) {
+    let info = header.as_object_mut().unwrap().remove(from).unwrap();
+    header[to] = info;
+}
+
+type Change = fn(&mut Value, &mut Vec<u8>);
+
+#[test]
+fn well_sealed_nonsense_is_named() {
+    let cases: &[(&str, Change, &str)] = &[
+        (WEIGHTS, |h, _| rename(h, "a.weight", "c"), "sparse weight 'a.weight' is missing"),
+        (
+            WEIGHTS,
+            |h, _| rename(h, "a.weight.row_offsets", "c"),
+            "'a.weight.row_offsets' is missing from the mask of 'a.weight'",
+        ),
+        (
+            WEIGHTS,
+            |h, _| h["__metadata__"] = json!({"b.weight": "2 2"}),
+            "'a.weight.column_indices' belongs to no sparse weight",
+        ),
+        (WEIGHTS, |h, _| h["__metadata__"]["a.weight"] = json!("4"), "extents '4'"),
+        (WEIGHTS, |h, _| h["__metadata__"]["a.weight"] = json!("4 -6"), "extents '4 -6'"),
+        (WEIGHTS, |h, _| h["__metadata__"]["a.weight"] = json!("4294967295 6"), "32-bit"),
+        (WEIGHTS, |h, _| h["__metadata__"]["a.weight"] = json!("5 6"), "5 rows need 6"),
+        (WEIGHTS, |h, _| h["__metadata__"]["a.weight"] = json!("4 1"), "has 1 columns"),
+        (
+            WEIGHTS,
+            |h, d| d[at(h, "a.weight.row_offsets") + 4] = 200,
+            "mask of 'a.weight': row offset",
+        ),
+        (
+            WEIGHTS,
+            |h, _| {
+                h["a.weight"]["dtype"] = json!("U32");
+                h["a.weight.column_indices"]["dtype"] = json!("F32");
+            },
+            "sparse weight 'a.weight' is missing",
+        ),
+        (WEIGHTS, |h, _| h["a.bias"]["dtype"] = json!("I32"), "'a.bias' has type I32"),
+        (WEIGHTS, |h, _| h["a.bias"]["dtype"] = json!("F64"), "its header is malformed"),
+        (WEIGHTS, |h, _| h["a.bias"]["shape"] = json!([1, 2, 2]), "'a.bias' has shape [1, 2, 2]"),
+        (WEIGHTS, |h, _| h["a.bias"]["shape"] = json!([u64::MAX, 2]), "its header is malformed"),
+        (WEIGHTS, |h, _| h["a.bias"]["data_offsets"] = json!([0, 16]), "its header is malformed"),
+        (WEIGHTS, |_, d| d.extend([0; 4]), "its header is malformed"),
+        (WEIGHTS, |h, _| *h = json!([]), "its header is malformed"),
+        (
+            WEIGHTS,
+            |h, d| {
+                let at = at(h, "a.bias");
+                d[at + 4..at + 8].copy_from_slice(&f32::NAN.to_le_bytes());
+            },
+            "weight 'a.bias' is NaN at element 1",
+        ),
+        (OPTIMIZER, |h, _| rename(h, "m.a.bias", "m.c"), "'m.c' is no moment of this model"),
+        (OPTIMIZER, |h, _| rename(h, "m.a.bias", "w.a.bias"), "'w.a.bias' is no moment"),
+        (
+            OPTIMIZER,
+            |h, d| {
+                d.truncate(at(h, "v.a.bias"));
+                h.as_object_mut().unwrap().remove("v.a.bias");
+            },
+            "moment 'v.a.bias' is missing",
+        ),
+        (
+            OPTIMIZER,
+            |h, _| h["m.a.bias"]["shape"] = json!([2, 2]),
+            "'m.a.bias' has shape [2, 2], not [4]",
+        ),
+        (OPTIMIZER, |h, _| h["m.a.bias"]["dtype"] = json!("U32"), "has type U32, not F32"),
+        (
+            OPTIMIZER,
+            |h, d| {
+                let at = at(h, "v.a.bias");
+                d[at..at + 4].copy_from_slice(&(-1f32).to_le_bytes());
+            },
+            "'v.a.bias' has a negative element",
+        ),
+        (
+            OPTIMIZER,
+            |h, d| {
+                let at = at(h, "m.a.bias");
+                d[at..at + 4].copy_from_slice(&f32::INFINITY.to_le_bytes());
+            },
+            "moment 'm.a.bias' is inf at element 0",
+        ),
+    ];
+    for (index, &(file, change, expected)) in cases.iter().enumerate() {
+        let (_run, path) = saved();
+        rewrite(&path, file, change);
+        let message = refusal(&path);
+        assert!(message.contains(expected), "case {index}: {message}\nnot: {expected}");
+    }
+}
+
+#[test]
+fn headers_that_lie_about_their_length_allocate_nothing() {
+    for length in [0, 1, 100_000_001, 1 << 63, u64::MAX] {
+        let (_run, path) = saved();
+        let file = path.join(WEIGHTS);
+        let mut bytes = fs::read(&file).unwrap();
+        bytes[..8].copy_from_slice(&length.to_le_bytes());
+        fs::write(&file, bytes).unwrap();
+        reseal(&path, |_| {});
+        assert!(refusal(&path).contains("header"), "{}", refusal(&path));
+    }
+    let (_run, path) = saved();
+    fs::write(path.join(WEIGHTS), [1, 2, 3]).unwrap();
+    reseal(&path, |_| {});
+    assert!(refusal(&path).contains("it has no header"));
+}
+
+#[test]
+fn manifests_of_other_makes_and_versions_are_refused() {
+    type Change = fn(&mut Manifest);
+    let cases: [(Change, &str); 5] = [
+        (|m| m.version = 2, "its version is 2, but this program reads version 1"),
+        (|m| m.format = "other".into(), "its format is 'other'"),
+        (|m| m.config = "[model]".into(), "model.preset is missing"),
+        (|m| m.config = m.config.replace("heads = 2", "heads = 3"), "not divisible by"),
+        (|m| drop(m.files.remove(WEIGHTS)), "does not name weights.safetensors"),
+    ];
+    for (change, expected) in cases {
+        let (_run, path) = saved();
+        reseal(&path, change);
+        let message = refusal(&path);
+        assert!(message.contains(expected), "{message}\nnot: {expected}");
+    }
+    let (_run, path) = saved();
+    fs::write(path.join(MANIFEST), br#"{"format": "mediswift-checkpoint", "version": 9}"#).unwrap();
+    assert!(refusal(&path).contains("its version is 9"));
+}
+
+#[test]
+fn what_is_no_checkpoint_is_refused_without_waiting() {
+    let (run, path) = saved();
+    assert!(refusal(&path.join(MANIFEST)).contains("is a file, not a checkpoint"));
+    assert!(refusal(&run.path().join("nowhere")).contains("does not exist"));
+    assert!(refusal(run.path()).contains("has no manifest.json"));
+    for name in [WEIGHTS, MANIFEST] {
+        let file = path.join(name);
+        fs::remove_file(&file).unwrap();
+        fs::create_dir(&file).unwrap();
+        assert!(refusal(&path).contains("it is not a regular file"));
+        fs::remove_dir(&file).unwrap();
+        #[cfg(unix)]
+        if std::process::Command::new("mkfifo").arg(&file).status().is_ok_and(|s| s.success()) {
+            assert!(refusal(&path).contains("it is not a regular file"));
+            fs::remove_file(&file).unwrap();
+        }
+        State::new(3).save(run.path());
+    }
+    load(&path).unwrap();
+}
+
+#[test]
+fn the_newest_complete_checkpoint_is_found() {
+    let run = tempfile::tempdir().unwrap();
+    let newest = || latest(run.path()).unwrap();
+    assert!(newest().checkpoint.is_none() && newest().skipped.is_empty());
+    assert!(latest(&run.path().join("nowhere")).unwrap().checkpoint.is_none());
+    for step in 1..=4 {
+        State::new(step).save(run.path());
+    }
+    let path = |step: u64| run.path().join(format!("step-{step:08}"));
+    fs::write(path(9), "a file").unwrap();
+    fs::remove_file(path(4).join(MANIFEST)).unwrap();
+    fs::write(path(3).join(OPTIMIZER), "short").unwrap();
+    fs::create_dir(run.path().join(".tmp-step-00000010")).unwrap();
+    fs::create_dir(run.path().join("step-by-step")).unwrap();
+    let found = newest();
+    assert_eq!(found.checkpoint.unwrap().path, path(2));
+    assert_eq!(found.skipped.len(), 3, "{:?}", found.skipped);
+    for (warning, expected) in
+        found.skipped.iter().zip(["step-00000009", "has no manifest", "5 bytes"])
+    {
+        assert!(warning.contains(expected), "{warning}");
+    }
+}
+
+#[test]
+fn a_crash_during_a_save_leaves_the_one_before() {
+    // What each instant of a save may leave on the disk: any part of the files, no name yet.
+    let (_other, complete) = saved();
+    let names = [WEIGHTS, OPTIMIZER, MANIFEST];
+    for written in 0..=names.len() {
+        let run = tempfile::tempdir().unwrap();
+        let before = State::new(2).save(run.path());
+        let temporary = run.path().join(".tmp-step-00000003");
+        fs::create_dir(&temporary).unwrap();
+        for name in &names[..written] {
+            fs::copy(complete.join(name), temporary.join(name)).unwrap();
+        }
+        assert_eq!(latest(run.path()).unwrap().checkpoint.unwrap().path, before);
+        let path = State::new(3).save(run.path());
+        assert!(!temporary.exists());
+        assert_eq!(latest(run.path()).unwrap().checkpoint.unwrap().path, path);
+        load(&path).unwrap();
+    }
+}
+
+#[test]
+fn saving_a_step_again_keeps_a_good_checkpoint_and_replaces_a_bad_one() {
+    let (run, path) = saved();
+    let modified = |name| fs::metadata(path.join(name)).unwrap().modified().unwrap();
+    let before = modified(MANIFEST);
+    State::new(3).save(run.path());
+    assert_eq!(modified(MANIFEST), before);
+    let mut bytes = fs::read(path.join(WEIGHTS)).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    fs::write(path.join(WEIGHTS), bytes).unwrap();
+    refusal(&path);
+    State::new(3).save(run.path());
+    load(&path).unwrap();
+    assert_eq!(list(run.path()).unwrap().len(), 1);
+}
+
+#[test]
+fn pruning_keeps_the_newest_and_clears_what_crashes_left() {
+    let run = tempfile::tempdir().unwrap();
+    let path = |step: u64| run.path().join(format!("step-{step:08}"));
+    for step in 1..=6 {
+        State::new(step).save(run.path());
+    }
+    fs::remove_file(path(3).join(MANIFEST)).unwrap();
+    fs::write(path(5).join(WEIGHTS), "damaged").unwrap();
+    fs::create_dir(run.path().join(".tmp-step-00000007")).unwrap();
+    prune(run.path(), 2).unwrap();
+    let left: Vec<u64> = steps(run.path()).unwrap().into_iter().map(|(step, _)| step).collect();
+    assert_eq!(left, [4, 5, 6]);
+    assert_eq!(list(run.path()).unwrap().len(), 3);
+}

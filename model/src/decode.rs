@@ -1,0 +1,160 @@
+//! [`Decoder`]: one token at a time, with a key-value cache.
+//!
+//! The same network as [`crate::gpt`] in plain vectors: linear layers go through SpMV and GEMV,
+//! at the speed at which the weights stream from memory. Keys are cached as `[feature][position]`
+//! and values as `[position][feature]`, so that both loops of attention run along contiguous memory.
+
+use crate::error::Error;
+use crate::gpt::{Gpt, Linear, Norm};
+use mediswift_engine::ops::EPSILON;
+use mediswift_kernels::ops::spmv::{gemv, spmv};
+
+/// Reads tokens and predicts the next one.
+pub struct Decoder<'a> {
+    gpt: &'a Gpt,
+    caches: Vec<Cache>,
+    position: usize,
+    hidden: Vec<f32>,
+}
+
+/// Keys and values of one block.
+struct Cache {
+    /// `[feature][position]`.
+    keys: Vec<f32>,
+    /// `[position][feature]`.
+    values: Vec<f32>,
+}
+
+impl<'a> Decoder<'a> {
+    /// A decoder that has read nothing.
+    pub fn new(gpt: &'a Gpt) -> Self {
+        let len = gpt.size.context * gpt.size.d_model;
+        let cache = || Cache { keys: vec![0.0; len], values: vec![0.0; len] };
+        Self {
+            gpt,
+            caches: gpt.blocks.iter().map(|_| cache()).collect(),
+            position: 0,
+            hidden: vec![0.0; gpt.size.d_model],
+        }
+    }
+
+    /// Tokens read so far.
+    pub fn position(&self) -> usize {
+        self.position
+    }
+
+    /// Whether the model has no position left for another token.
+    pub fn is_full(&self) -> bool {
+        self.position == self.gpt.size.context
+    }
+
+    /// Reads one token.
+    /// # Errors
+    /// If the token is not in the vocabulary or the model has no position left.
+    pub fn feed(&mut self, id: u32) -> Result<(), Error> {
+        let (gpt, d) = (self.gpt, self.gpt.size.d_model);
+        self.gpt.check_tokens(&[id])?;
+        if self.is_full() {
+            return Err(Error::ContextFull { positions: gpt.size.context });
+        }
+        let token = &gpt.parameters[gpt.tok_embed][id as usize * d..][..d];
+        let place = &gpt.parameters[gpt.pos_embed][self.position * d..][..d];
+        let mut x: Vec<f32> = token.iter().zip(place).map(|(a, b)| a + b).collect();
+        for (block, cache) in gpt.blocks.iter().zip(&mut self.caches) {
+            let h = norm(gpt, &block.ln1, &x);
+            let h = linear(gpt, &block.qkv, &h);
+            let h = cache.attend(&h, self.position, gpt.size.heads, gpt.size.context);
+            add(&mut x, &linear(gpt, &block.proj, &h));
+            let h = norm(gpt, &block.ln2, &x);
+            let mut h = linear(gpt, &block.up, &h);
+            h.iter_mut().for_each(|x| *x = gelu(*x));
+            add(&mut x, &linear(gpt, &block.down, &h));
+        }
+        self.hidden = x;
+        self.position += 1;
+        Ok(())
+    }
+
+    /// Logits `[vocabulary]` of the token after those read.
+    pub fn logits(&self) -> Vec<f32> {
+        let mut logits = vec![0.0; self.gpt.size.vocabulary];
+        let x = norm(self.gpt, &self.gpt.ln_final, &self.hidden);
+        gemv(&self.gpt.parameters[self.gpt.tok_embed], &x, &mut logits);
+        logits
+    }
+}
+
+impl Cache {
+    /// Appends key and value of `qkv` `[3 · features]` at `position`, and attends from its query
+    /// to all positions so far: softmax(q · k / √d_head) · v for every head.
+    fn attend(&mut self, qkv: &[f32], position: usize, heads: usize, context: usize) -> Vec<f32> {
+        let d = qkv.len() / 3;
+        let (q, kv) = qkv.split_at(d);
+        let (k, v) = kv.split_at(d);
+        for (keys, &k) in self.keys.chunks_exact_mut(context).zip(k) {
+            keys[position] = k;
+        }
+        self.values[position * d..][..d].copy_from_slice(v);
+
+        let d_head = d / heads;
+        let scale = 1.0 / (d_head as f32).sqrt();
+        let mut out = vec![0.0; d];
+        let mut scores = vec![0.0; position + 1];
+        for (head, (out, q)) in out.chunks_exact_mut(d_head).zip(q.chunks_exact(d_head)).enumerate()
+        {
+            scores.fill(0.0);
+            let keys = self.keys[head * d_head * context..].chunks_exact(context);
+            for (q, keys) in q.iter().zip(keys) {
+                axpy(q * scale, &keys[..=position], &mut scores);
+            }
+            let largest = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+            scores.iter_mut().for_each(|s| *s = (*s - largest).exp());
+            let total: f32 = scores.iter().sum();
+            for (at, score) in scores.iter().enumerate() {
+                let values = &self.values[at * d + head * d_head..][..d_head];
+                axpy(score / total, values, out);
+            }
+        }
+        out
+    }
+}
+
+/// y += a · x.
+fn axpy(a: f32, x: &[f32], y: &mut [f32]) {
+    y.iter_mut().zip(x).for_each(|(y, x)| *y += a * x);
+}
+
+fn add(x: &mut [f32], y: &[f32]) {
+    axpy(1.0, y, x);
+}
+
+/// (x − mean) / √(variance + ε) · gain + bias.
+fn norm(gpt: &Gpt, norm: &Norm, x: &[f32]) -> Vec<f32> {
+    let n = x.len() as f32;
+    let mean = x.iter().sum::<f32>() / n;
+    let variance = x.iter().map(|x| (x - mean) * (x - mean)).sum::<f32>() / n;
+    let scale = 1.0 / (variance + EPSILON).sqrt();
+    let affine = gpt.parameters[norm.gain].iter().zip(&gpt.parameters[norm.bias]);
+    x.iter().zip(affine).map(|(x, (gain, bias))| (x - mean) * scale * gain + bias).collect()
+}
+
+/// GELU in its tanh form.
+fn gelu(x: f32) -> f32 {
+    let u = (2.0 / std::f32::consts::PI).sqrt() * (x + 0.044_715 * x * x * x);
+    0.5 * x * (1.0 + u.tanh())
+}
+
+/// y = W · x + b.
+fn linear(gpt: &Gpt, linear: &Linear, x: &[f32]) -> Vec<f32> {
+    let (weight, bias) = linear.parameters();
+    let bias = &gpt.parameters[bias];
+    let mut y = vec![0.0; bias.len()];
+    match linear {
+        Linear::Dense(_) => gemv(&gpt.parameters[weight], x, &mut y),
+        Linear::Sparse { layer, .. } => {
+            spmv(layer.pattern(), &gpt.parameters[weight], x, &mut y);
+        }
+    }
+    add(&mut y, bias);
+    y
+}

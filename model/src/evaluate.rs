@@ -1,0 +1,88 @@
+//! Validation: the loss on fixed windows of the held-out split.
+//!
+//! Windows follow each other through the split, so every token but the first is predicted once, and
+//! every evaluation of every run on the same data reads the same ones.
+
+use crate::error::Error;
+use crate::gpt::{Gpt, TokenBatch};
+use crate::run;
+use mediswift_data::{Dataset, Split, Tokenizer, sequential};
+use mediswift_engine::{Arena, LossSum};
+use serde::Serialize;
+use std::path::Path;
+
+/// Result of an evaluation.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Evaluation {
+    /// Mean loss, in nats per token.
+    pub val_loss: f64,
+    /// exp(loss).
+    pub perplexity: f64,
+    /// Tokens predicted.
+    pub tokens: u64,
+}
+
+/// How an evaluation reads its data.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Windows {
+    /// Tokens per window; the whole split where it is shorter.
+    pub context: usize,
+    /// Most windows to read; 0 reads them all.
+    pub sequences: usize,
+    /// Windows per forward pass.
+    pub micro_batch: usize,
+}
+
+/// The loss of `gpt` on the validation split, or nothing when `stop` says so before the end.
+/// # Errors
+/// If the split holds fewer than two tokens, or one outside the model's vocabulary.
+pub fn validation_loss(
+    gpt: &Gpt,
+    dataset: &Dataset,
+    windows: Windows,
+    stop: impl Fn() -> bool,
+) -> Result<Option<Evaluation>, Error> {
+    let tokens = validation_tokens(dataset)?;
+    let context = windows.context.min((tokens - 1) as usize);
+    let limit = if windows.sequences == 0 { usize::MAX } else { windows.sequences };
+    let mut sequences = sequential(dataset, Split::Validation, context).take(limit).peekable();
+    let (mut arena, mut total) = (Arena::default(), LossSum::default());
+    while sequences.peek().is_some() {
+        if stop() {
+            return Ok(None);
+        }
+        let batch = TokenBatch::new(sequences.by_ref().take(windows.micro_batch));
+        total = total + gpt.evaluate(&batch, &mut arena)?;
+    }
+    let (val_loss, tokens) = (total.mean(), total.weight as u64);
+    Ok(Some(Evaluation { val_loss, perplexity: val_loss.exp(), tokens }))
+}
+
+/// Tokens of the validation split.
+/// # Errors
+/// If there are fewer than two, with which there is nothing to predict.
+pub fn validation_tokens(dataset: &Dataset) -> Result<u64, Error> {
+    match dataset.tokens(Split::Validation) {
+        tokens @ (0 | 1) => {
+            let problem = format!("it holds {tokens} tokens: prepare data with more held out");
+            Err(Error::config("validation split", problem))
+        }
+        tokens => Ok(tokens),
+    }
+}
+
+/// The validation loss of the newest checkpoint of the run in `path` on all of `dataset`.
+/// # Errors
+/// If the run cannot be read or the data were made with another tokenizer than its own.
+pub fn evaluate_run(path: &Path, dataset: &Dataset) -> Result<Evaluation, Error> {
+    let (config, gpt) = run::load_model(path)?;
+    let tokenizer = Tokenizer::load(&run::tokenizer_path(path))?;
+    if tokenizer.hash().to_hex().as_str() != dataset.tokenizer_hash() {
+        let problem = "its tokenizer is not the run's: prepare the data with that of the run";
+        return Err(Error::config("dataset", problem));
+    }
+    let (context, micro_batch) = (config.train.context, config.train.micro_batch);
+    let windows = Windows { context, sequences: 0, micro_batch };
+    let evaluation = validation_loss(&gpt, dataset, windows, || false)?;
+    Ok(evaluation.expect("nothing stops it"))
+}

@@ -1,0 +1,471 @@
+//! [`Gpt`]: the GPT-3 architecture with sparse or dense linear layers.
+//!
+//! Pre-LayerNorm blocks, learned positions, GELU, causal attention, biases everywhere, and an
+//! output head tied to the token embedding (MediSwift §3, Table 5):
+//!
+//! ```text
+//! x = tok_embed[id] + pos_embed[position]
+//! L times:  x += proj(attention(qkv(ln1(x))))
+//!           x += down(gelu(up(ln2(x))))
+//! logits = tok_embed · ln_final(x)
+//! ```
+//!
+//! A sparsity above 0 makes `qkv`, `proj`, `up` and `down` sparse; everything else stays dense.
+
+use crate::config::{Config, ModelConfig};
+use crate::error::Error;
+use crate::init::{Init, STD};
+use crate::sparsity::layer_mask;
+use mediswift_data::Sequence;
+use mediswift_engine::ops::{
+    Add, CausalAttention, CrossEntropy, DenseLinear, Embedding, Gelu, LayerNorm, SparseLinear,
+};
+use mediswift_engine::{
+    Arena, Cost, Gradients, Loss, LossSum, Op, ParamId, Parameter, Parameters, Shape, Tape, Tiles,
+    TokenLayout, Var,
+};
+use mediswift_kernels::SparseLayer;
+use mediswift_kernels::ops::gemm::{Left, OutLayout, gemm};
+use std::sync::Arc;
+
+/// A GPT: its parameters and the execution plans of its sparse layers.
+pub struct Gpt {
+    pub(crate) size: ModelConfig,
+    pub(crate) parameters: Parameters,
+    pub(crate) tok_embed: ParamId,
+    pub(crate) pos_embed: ParamId,
+    pub(crate) blocks: Vec<Block>,
+    pub(crate) ln_final: Norm,
+}
+
+/// One transformer block.
+pub(crate) struct Block {
+    pub(crate) ln1: Norm,
+    pub(crate) qkv: Linear,
+    pub(crate) proj: Linear,
+    pub(crate) ln2: Norm,
+    pub(crate) up: Linear,
+    pub(crate) down: Linear,
+}
+
+/// A LayerNorm.
+pub(crate) struct Norm {
+    pub(crate) gain: ParamId,
+    pub(crate) bias: ParamId,
+}
+
+/// y = W x + b.
+pub(crate) enum Linear {
+    Dense(DenseLinear),
+    Sparse { layer: Box<SparseLayer>, weight: ParamId, bias: ParamId },
+}
+
+/// Sequences of equal length with the tokens to predict, `[sequence][position]` each.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TokenBatch {
+    /// Sequences and their length.
+    pub layout: TokenLayout,
+    /// Tokens read.
+    pub ids: Vec<u32>,
+    /// Token that follows each.
+    pub targets: Vec<u32>,
+    /// Weight of each target in the loss; all 1 without.
+    pub weights: Option<Vec<f32>>,
+}
+
+impl TokenBatch {
+    /// Joins sequences of equal length; all targets weigh the same.
+    /// # Panics
+    /// If there is none, or their lengths differ.
+    #[track_caller]
+    pub fn new(sequences: impl Iterator<Item = Sequence>) -> Self {
+        let (mut ids, mut targets, mut count, mut context) = (Vec::new(), Vec::new(), 0, 0);
+        for sequence in sequences {
+            context = sequence.inputs.len();
+            ids.extend(sequence.inputs);
+            targets.extend(sequence.targets);
+            count += 1;
+        }
+        assert!(count > 0 && ids.len() == count * context, "sequences must be equally long");
+        let layout = TokenLayout { sequences: count, context };
+        Self { layout, ids, targets, weights: None }
+    }
+
+    /// Sum of the weights of all targets.
+    pub fn weight(&self) -> f64 {
+        match &self.weights {
+            Some(weights) => weights.iter().map(|&w| f64::from(w)).sum(),
+            None => self.targets.len() as f64,
+        }
+    }
+}
+
+impl Gpt {
+    /// A model with random weights and masks, as seed, size and sparsity of `config` say.
+    /// # Errors
+    /// If a layer is too large for 32-bit indices.
+    pub fn new(config: &Config) -> Result<Self, Error> {
+        let mut parameters = Parameters::default();
+        for slot in slots(&config.model) {
+            let shape = slot.new_shape(config)?;
+            let values = slot.init.values(&slot.name, &shape, config.train.seed);
+            parameters.add(slot.name, shape, values);
+        }
+        Ok(Self::assemble(config.model.clone(), parameters))
+    }
+
+    /// A model of the size that `config` says with given weights, in any order.
+    /// # Errors
+    /// If a tensor is missing, superfluous, of the wrong shape or not finite, if a sparse model
+    /// lacks a mask or a dense one has some.
+    pub fn from_parameters(config: &Config, mut given: Parameters) -> Result<Self, Error> {
+        let slots = slots(&config.model);
+        let extra = given.iter().find(|(_, p)| slots.iter().all(|slot| slot.name != p.name));
+        if let Some((_, extra)) = extra {
+            return Err(Error::ExtraTensor { name: extra.name.clone() });
+        }
+        let mut parameters = Parameters::default();
+        for slot in slots {
+            let Some((_, found)) = given.iter_mut().find(|(_, p)| p.name == slot.name) else {
+                return Err(Error::MissingTensor { name: slot.name });
+            };
+            slot.check(config, &found.shape, &found.values)?;
+            let values = std::mem::take(&mut found.values);
+            parameters.add(slot.name, found.shape.clone(), values);
+        }
+        Ok(Self::assemble(config.model.clone(), parameters))
+    }
+
+    /// Finds every tensor and plans the sparse layers. The parameters are those of [`slots`].
+    fn assemble(size: ModelConfig, parameters: Parameters) -> Self {
+        let find = |name: &str| parameters.find(name).expect("all tensors are there");
+        let norm = |name: &str| Norm {
+            gain: find(&format!("{name}.weight")),
+            bias: find(&format!("{name}.bias")),
+        };
+        let linear = |name: &str| {
+            let (weight, bias) = (find(&format!("{name}.weight")), find(&format!("{name}.bias")));
+            match &parameters.get(weight).shape {
+                Shape::Sparse(pattern) => {
+                    let layer = Box::new(SparseLayer::new(pattern.clone()));
+                    Linear::Sparse { layer, weight, bias }
+                }
+                shape => {
+                    let (outputs, inputs) = (shape.extents()[0], shape.extents()[1]);
+                    Linear::Dense(DenseLinear { weight, bias, inputs, outputs })
+                }
+            }
+        };
+        let blocks = (0..size.layers)
+            .map(|i| Block {
+                ln1: norm(&format!("blocks.{i}.ln1")),
+                qkv: linear(&format!("blocks.{i}.attn.qkv")),
+                proj: linear(&format!("blocks.{i}.attn.proj")),
+                ln2: norm(&format!("blocks.{i}.ln2")),
+                up: linear(&format!("blocks.{i}.mlp.up")),
+                down: linear(&format!("blocks.{i}.mlp.down")),
+            })
+            .collect();
+        let (tok_embed, pos_embed) = (find("tok_embed.weight"), find("pos_embed.weight"));
+        let ln_final = norm("ln_final");
+        let mut gpt = Self { size, parameters, tok_embed, pos_embed, blocks, ln_final };
+        gpt.refresh();
+        gpt
+    }
+
+    /// Depth, width, heads, positions and vocabulary.
+    pub fn size(&self) -> &ModelConfig {
+        &self.size
+    }
+
+    /// All trainable tensors.
+    pub fn parameters(&self) -> &Parameters {
+        &self.parameters
+    }
+
+    /// The same, to change; [`Gpt::refresh`] afterwards.
+    pub fn parameters_mut(&mut self) -> &mut Parameters {
+        &mut self.parameters
+    }
+
+    /// Sparse and dense weights that sparsity applies to, block by block.
+    pub fn linear_weights(&self) -> impl Iterator<Item = &Parameter> {
+        let linears = self.blocks.iter().flat_map(|b| [&b.qkv, &b.proj, &b.up, &b.down]);
+        linears.map(|linear| self.parameters.get(linear.parameters().0))
+    }
+
+    /// Brings the packed weights of sparse layers up to date with the parameters.
+    pub fn refresh(&mut self) {
+        for block in &mut self.blocks {
+            for linear in [&mut block.qkv, &mut block.proj, &mut block.up, &mut block.down] {
+                if let Linear::Sparse { layer, weight, .. } = linear {
+                    layer.refresh(&self.parameters[*weight]);
+                }
+            }
+        }
+    }
+
+    /// The network up to the hidden states that the output head reads: `[features]` per token.
+    fn forward<'a, R: Recorder<'a>>(&'a self, ids: &'a [u32], r: &mut R) -> R::Value {
+        let (tokens, positions) = (self.tok_embed, self.pos_embed);
+        let (features, heads) = (self.size.d_model, self.size.heads);
+        let mut x = r.apply(Embedding { tokens, positions, ids, features }, &[]);
+        for block in &self.blocks {
+            let h = block.ln1.apply(features, x, r);
+            let h = block.qkv.apply(h, r);
+            let h = r.apply(CausalAttention { heads, features }, &[h]);
+            let h = block.proj.apply(h, r);
+            x = r.apply(Add { features }, &[x, h]);
+
+            let h = block.ln2.apply(features, x, r);
+            let h = block.up.apply(h, r);
+            let h = r.apply(Gelu { features: 4 * features }, &[h]);
+            let h = block.down.apply(h, r);
+            x = r.apply(Add { features }, &[x, h]);
+        }
+        self.ln_final.apply(features, x, r)
+    }
+
+    fn record<'a>(&'a self, ids: &'a [u32], tape: &mut Tape<'a>) -> Var {
+        self.forward(ids, &mut Recording { tape, parameters: &self.parameters })
+    }
+
+    /// The output head with the loss of `batch`; gradients are scaled by `scale`.
+    fn loss<'a>(&self, batch: &'a TokenBatch, scale: f32) -> CrossEntropy<'a> {
+        CrossEntropy {
+            weight: self.tok_embed,
+            vocabulary: self.size.vocabulary,
+            features: self.size.d_model,
+            targets: &batch.targets,
+            weights: batch.weights.as_deref(),
+            scale,
+        }
+    }
+
+    /// The loss of `batch`, and the gradients of that loss divided by `normaliser` (the weight of
+    /// all targets of the optimiser step), which are **added** to `gradients`.
+    /// # Errors
+    /// If a token is not in the vocabulary or the sequences are longer than the model's positions.
+    pub fn loss_and_gradients(
+        &self,
+        batch: &TokenBatch,
+        normaliser: f64,
+        gradients: &mut Gradients,
+        arena: &mut Arena,
+    ) -> Result<LossSum, Error> {
+        self.check(batch)?;
+        let mut tape = Tape::new(batch.layout, arena);
+        let last = self.record(&batch.ids, &mut tape);
+        let loss = self.loss(batch, (1.0 / normaliser) as f32);
+        Ok(tape.backward(&loss, last, &self.parameters, gradients))
+    }
+
+    /// The loss of `batch`.
+    /// # Errors
+    /// As for [`Gpt::loss_and_gradients`].
+    pub fn evaluate(&self, batch: &TokenBatch, arena: &mut Arena) -> Result<LossSum, Error> {
+        self.check(batch)?;
+        let mut tape = Tape::new(batch.layout, arena);
+        let last = self.record(&batch.ids, &mut tape);
+        Ok(self.loss(batch, 1.0).evaluate(tape.value(last), &self.parameters))
+    }
+
+    /// Logits `[sequence][position][vocabulary]`: for tests and small inputs, since training never
+    /// holds them all.
+    /// # Errors
+    /// As for [`Gpt::loss_and_gradients`].
+    pub fn logits(&self, ids: &[u32], layout: TokenLayout) -> Result<Vec<f32>, Error> {
+        self.check_layout(layout, ids.len())?;
+        self.check_tokens(ids)?;
+        let mut arena = Arena::default();
+        let mut tape = Tape::new(layout, &mut arena);
+        let last = self.record(ids, &mut tape);
+        let (vocabulary, features) = (self.size.vocabulary, self.size.d_model);
+        let head = Left::row_major(&self.parameters[self.tok_embed], vocabulary, features);
+        let mut logits = Tiles::zeros(layout, vocabulary);
+        let hidden = tape.value(last).data();
+        gemm(head, hidden, logits.data_mut(), OutLayout::tiles(vocabulary), false);
+        Ok(logits.to_rows())
+    }
+
+    /// Exact work of loss and gradients on a batch of that layout: the sum over all operators.
+    pub fn cost(&self, layout: TokenLayout) -> Cost {
+        let mut ledger = Ledger { layout, cost: Cost::default() };
+        self.forward(&[], &mut ledger);
+        let batch = TokenBatch { layout, ids: vec![], targets: vec![], weights: None };
+        ledger.cost + self.loss(&batch, 1.0).cost(layout)
+    }
+
+    fn check(&self, batch: &TokenBatch) -> Result<(), Error> {
+        self.check_layout(batch.layout, batch.ids.len())?;
+        self.check_layout(batch.layout, batch.targets.len())?;
+        if let Some(weights) = &batch.weights {
+            self.check_layout(batch.layout, weights.len())?;
+        }
+        self.check_tokens(&batch.ids)?;
+        self.check_tokens(&batch.targets)
+    }
+
+    fn check_layout(&self, layout: TokenLayout, tokens: usize) -> Result<(), Error> {
+        if layout.context > self.size.context {
+            let (tokens, positions) = (layout.context, self.size.context);
+            return Err(Error::SequenceTooLong { tokens, positions });
+        }
+        assert_eq!(tokens, layout.tokens(), "tokens and layout disagree");
+        Ok(())
+    }
+
+    /// # Errors
+    /// If an id is not in the vocabulary.
+    pub(crate) fn check_tokens(&self, ids: &[u32]) -> Result<(), Error> {
+        let vocabulary = self.size.vocabulary;
+        match ids.iter().position(|&id| id as usize >= vocabulary) {
+            Some(position) => Err(Error::Token { position, id: ids[position], vocabulary }),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Norm {
+    fn apply<'a, R: Recorder<'a>>(&self, features: usize, x: R::Value, r: &mut R) -> R::Value {
+        r.apply(LayerNorm { gain: self.gain, bias: self.bias, features }, &[x])
+    }
+}
+
+impl Linear {
+    fn apply<'a, R: Recorder<'a>>(&'a self, x: R::Value, r: &mut R) -> R::Value {
+        match self {
+            Linear::Dense(dense) => r.apply(DenseLinear { ..*dense }, &[x]),
+            Linear::Sparse { layer, weight, bias } => {
+                r.apply(SparseLinear { layer, weight: *weight, bias: *bias }, &[x])
+            }
+        }
+    }
+
+    /// Weight and bias.
+    pub(crate) fn parameters(&self) -> (ParamId, ParamId) {
+        match self {
+            Linear::Dense(dense) => (dense.weight, dense.bias),
+            Linear::Sparse { weight, bias, .. } => (*weight, *bias),
+        }
+    }
+}
+
+/// What the forward pass hands its operators to.
+trait Recorder<'a> {
+    type Value: Copy;
+    fn apply(&mut self, op: impl Op + 'a, inputs: &[Self::Value]) -> Self::Value;
+}
+
+/// Runs every operator on a tape.
+struct Recording<'t, 'a> {
+    tape: &'t mut Tape<'a>,
+    parameters: &'a Parameters,
+}
+
+impl<'a> Recorder<'a> for Recording<'_, 'a> {
+    type Value = Var;
+    fn apply(&mut self, op: impl Op + 'a, inputs: &[Var]) -> Var {
+        self.tape.apply(op, inputs, self.parameters)
+    }
+}
+
+/// Runs nothing and adds up what it would cost.
+struct Ledger {
+    layout: TokenLayout,
+    cost: Cost,
+}
+
+impl<'a> Recorder<'a> for Ledger {
+    type Value = ();
+    fn apply(&mut self, op: impl Op + 'a, _: &[()]) {
+        self.cost = self.cost + op.cost(self.layout);
+    }
+}
+
+/// Place of one tensor in a model.
+struct Slot {
+    name: String,
+    /// `[n]` or `[rows, columns]`.
+    extents: Vec<usize>,
+    /// Equal masks on top of each other where sparsity applies, 0 elsewhere.
+    mask_parts: usize,
+    init: Init,
+}
+
+/// Every tensor of a model of that size, in order.
+fn slots(size: &ModelConfig) -> Vec<Slot> {
+    let d = size.d_model;
+    let mut slots = Vec::new();
+    let mut add = |name: String, extents: &[usize], mask_parts, init| {
+        slots.push(Slot { name, extents: extents.to_vec(), mask_parts, init });
+    };
+    let (weight, residual) = (Init::Normal(STD), Init::residual(size.layers));
+    add("tok_embed.weight".into(), &[size.vocabulary, d], 0, weight);
+    add("pos_embed.weight".into(), &[size.context, d], 0, weight);
+    for i in 0..size.layers {
+        add(format!("blocks.{i}.ln1.weight"), &[d], 0, Init::Ones);
+        add(format!("blocks.{i}.ln1.bias"), &[d], 0, Init::Zeros);
+        add(format!("blocks.{i}.attn.qkv.weight"), &[3 * d, d], 3, weight);
+        add(format!("blocks.{i}.attn.qkv.bias"), &[3 * d], 0, Init::Zeros);
+        add(format!("blocks.{i}.attn.proj.weight"), &[d, d], 1, residual);
+        add(format!("blocks.{i}.attn.proj.bias"), &[d], 0, Init::Zeros);
+        add(format!("blocks.{i}.ln2.weight"), &[d], 0, Init::Ones);
+        add(format!("blocks.{i}.ln2.bias"), &[d], 0, Init::Zeros);
+        add(format!("blocks.{i}.mlp.up.weight"), &[4 * d, d], 1, weight);
+        add(format!("blocks.{i}.mlp.up.bias"), &[4 * d], 0, Init::Zeros);
+        add(format!("blocks.{i}.mlp.down.weight"), &[d, 4 * d], 1, residual);
+        add(format!("blocks.{i}.mlp.down.bias"), &[d], 0, Init::Zeros);
+    }
+    add("ln_final.weight".into(), &[d], 0, Init::Ones);
+    add("ln_final.bias".into(), &[d], 0, Init::Zeros);
+    slots
+}
+
+impl Slot {
+    /// Whether the weight has a mask.
+    fn is_sparse(&self, config: &Config) -> bool {
+        self.mask_parts > 0 && config.sparsity.sparsity > 0.0
+    }
+
+    /// The shape in a new model.
+    fn new_shape(&self, config: &Config) -> Result<Shape, Error> {
+        Ok(match self.extents[..] {
+            [n] => Shape::Vector(n),
+            [rows, columns] if self.is_sparse(config) => {
+                let parts = self.mask_parts;
+                let mask = layer_mask(&config.sparsity, &self.name, rows, columns, parts)?;
+                Shape::Sparse(Arc::new(mask))
+            }
+            _ => Shape::Matrix(self.extents[0], self.extents[1]),
+        })
+    }
+
+    /// Checks a tensor from outside.
+    fn check(&self, config: &Config, shape: &Shape, values: &[f32]) -> Result<(), Error> {
+        let name = self.name.clone();
+        let (found, expected) = (shape.extents(), self.extents.clone());
+        if found != expected {
+            return Err(Error::TensorShape { name, found, expected });
+        }
+        let sparsity = config.sparsity.sparsity;
+        match (matches!(shape, Shape::Sparse(_)), self.is_sparse(config)) {
+            (false, true) => {
+                let problem = format!("is {sparsity}, but tensor '{name}' has no mask");
+                return Err(Error::config("sparsity.sparsity", problem));
+            }
+            (true, false) => {
+                let problem = format!("is {sparsity}, but tensor '{name}' has a mask");
+                return Err(Error::config("sparsity.sparsity", problem));
+            }
+            _ => {}
+        }
+        match values.iter().position(|value| !value.is_finite()) {
+            Some(position) => {
+                let value = values[position];
+                Err(Error::NonFinite { what: "weight", name, position, value })
+            }
+            None => Ok(()),
+        }
+    }
+}

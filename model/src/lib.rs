@@ -1,0 +1,35 @@
+//! Sparse GPTs: sizes, training, checkpoints and the accounting of their work.
+//!
+//! * [`config`]: a run as TOML; [`presets`]: model sizes with their defaults.
+//! * [`sparsity`]: which weights exist; [`flops`]: the work they cost.
+//! * [`gpt`]: the network; [`init`]: its first weights; [`decode`] and [`generate`]: text from it.
+//! * [`optimisation`]: one optimiser step; [`trainer`]: a whole run, which lives in a
+//!   [`run`] folder; [`evaluate`]: its validation loss.
+//! * [`adamw`], [`schedule`], [`gradient_tree`]: the optimiser, its learning rate, and the sum of
+//!   micro-batch gradients; [`checkpoint`]: all of a run's state on the disk.
+//! * [`error`]: what can go wrong with what comes from outside.
+#![warn(missing_docs)]
+
+pub mod adamw;
+pub mod checkpoint;
+pub mod config;
+pub mod decode;
+pub mod error;
+pub mod evaluate;
+pub mod flops;
+pub mod generate;
+pub mod gpt;
+pub mod gradient_tree;
+pub mod init;
+pub mod optimisation;
+pub mod presets;
+pub mod run;
+pub mod schedule;
+pub mod sparsity;
+mod tensor_file;
+pub mod trainer;
+
+pub use config::Config;
+pub use error::Error;
+pub use gpt::{Gpt, TokenBatch};
+pub use optimisation::Optimisation;

@@ -1,0 +1,113 @@
+//! [`Optimisation`]: a model under training, one optimiser step at a time.
+
+use crate::adamw::{AdamW, clip_scale, global_norm};
+use crate::config::Config;
+use crate::error::Error;
+use crate::gpt::{Gpt, TokenBatch};
+use crate::gradient_tree::GradientTree;
+use crate::schedule::Schedule;
+use mediswift_engine::{Arena, Gradients, LossSum};
+
+/// A model, its optimiser, and the buffers that steps share.
+pub struct Optimisation {
+    gpt: Gpt,
+    adamw: AdamW,
+    schedule: Schedule,
+    clip_norm: f64,
+    tree: GradientTree,
+    arena: Arena,
+}
+
+/// What an optimiser step did.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct StepResult {
+    /// Loss over all targets of the step, before the update.
+    pub loss: LossSum,
+    /// Norm of all gradients before clipping.
+    pub grad_norm: f64,
+    /// Learning rate of the update.
+    pub lr: f64,
+}
+
+impl Optimisation {
+    /// A model that has made no step.
+    pub fn new(gpt: Gpt, config: &Config) -> Self {
+        let adamw = AdamW::new(&config.train, gpt.parameters());
+        Self::resume(gpt, adamw, config)
+    }
+
+    /// A model with the optimiser state it had.
+    pub fn resume(gpt: Gpt, adamw: AdamW, config: &Config) -> Self {
+        Self {
+            gpt,
+            adamw,
+            schedule: Schedule::new(config),
+            clip_norm: config.train.clip_norm,
+            tree: GradientTree::new(),
+            arena: Arena::default(),
+        }
+    }
+
+    /// The model.
+    pub fn gpt(&self) -> &Gpt {
+        &self.gpt
+    }
+
+    /// The optimiser and its moments.
+    pub fn adamw(&self) -> &AdamW {
+        &self.adamw
+    }
+
+    /// Optimiser steps done.
+    pub fn steps_done(&self) -> usize {
+        self.adamw.updates() as usize
+    }
+
+    /// One step: the gradient of the mean loss over all targets of `micro_batches`, clipped, then
+    /// one AdamW update. The result does not depend on the number of threads.
+    /// # Errors
+    /// If a token or a layout does not fit the model, no target has a weight, or the loss or a
+    /// gradient is not finite. The weights are then as before.
+    pub fn step(&mut self, micro_batches: &[TokenBatch]) -> Result<StepResult, Error> {
+        let step = self.steps_done();
+        let outcome = self.gradients(micro_batches).and_then(|(loss, gradients)| {
+            let grad_norm = global_norm(self.gpt.parameters(), &gradients)?;
+            Ok((loss, grad_norm, gradients))
+        });
+        let (loss, grad_norm, gradients) = outcome.map_err(|source| {
+            self.tree = GradientTree::new();
+            Error::Step { step: step + 1, source: Box::new(source) }
+        })?;
+        let lr = self.schedule.learning_rate(step);
+        let scale = clip_scale(grad_norm, self.clip_norm);
+        self.adamw.step(self.gpt.parameters_mut(), &gradients, lr, scale);
+        self.gpt.refresh();
+        self.tree.recycle(gradients);
+        Ok(StepResult { loss, grad_norm, lr })
+    }
+
+    /// Loss and gradients of the mean over all targets.
+    fn gradients(&mut self, micro_batches: &[TokenBatch]) -> Result<(LossSum, Gradients), Error> {
+        let weight: f64 = micro_batches.iter().map(TokenBatch::weight).sum();
+        if weight <= 0.0 {
+            return Err(Error::config("batch", "no target token has a weight: nothing to learn"));
+        }
+        let mut loss = LossSum::default();
+        for (index, batch) in micro_batches.iter().enumerate() {
+            let mut gradients = self.tree.zeros(self.gpt.parameters());
+            let part =
+                self.gpt.loss_and_gradients(batch, weight, &mut gradients, &mut self.arena)?;
+            self.tree.push(gradients);
+            if !part.sum.is_finite() {
+                return Err(Error::NonFinite {
+                    what: "loss",
+                    name: "micro-batch".into(),
+                    position: index,
+                    value: part.sum as f32,
+                });
+            }
+            loss = loss + part;
+        }
+        Ok((loss, self.tree.finish().expect("a batch with weight has a micro-batch")))
+    }
+}

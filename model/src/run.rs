@@ -1,0 +1,407 @@
+//! [`RunFolder`]: everything that one training run leaves on disk.
+//!
+//! ```text
+//! RUN/config.toml       settings, written first: a folder is a run once it is there
+//!     data.json         which data the run is trained on
+//!     environment.json  processor, instruction set, threads, version of the last start
+//!     tokenizer.json    copy of the data's tokenizer
+//!     MODEL_CARD.md     what the model is and is not for
+//!     metrics.jsonl     one line per optimiser step
+//!     validation.jsonl  one line per evaluation
+//!     checkpoints/      complete states, newest last
+//!     report.json       the final report
+//!     LOCK              held by the process that writes
+//! ```
+//!
+//! Small files are written whole or not at all. The `.jsonl` logs are appended to, so a killed run
+//! may leave a torn last line, which readers skip; a resumed run cuts them at its checkpoint's step,
+//! so that no step appears twice or never.
+
+use crate::checkpoint::{self, Latest};
+use crate::config::Config;
+use crate::error::Error;
+use crate::gpt::Gpt;
+use crate::trainer::Report;
+use mediswift_data::{Dataset, Split, tokenizer, write_atomically};
+use mediswift_kernels::isa::IsaKind;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use std::fs::{self, File, OpenOptions};
+use std::io::Write;
+use std::marker::PhantomData;
+use std::path::{Path, PathBuf};
+
+const CONFIG: &str = "config.toml";
+const DATA: &str = "data.json";
+const CARD: &str = "MODEL_CARD.md";
+const LOCK: &str = "LOCK";
+
+/// The folder of one run, locked for writing.
+#[derive(Debug)]
+pub struct RunFolder {
+    path: PathBuf,
+    /// Releases the lock when dropped.
+    _lock: File,
+}
+
+/// Which data a run is trained on: `data.json`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DataIdentity {
+    /// BLAKE3 of the dataset's manifest.
+    pub fingerprint: String,
+    /// BLAKE3 of its tokenizer.
+    pub tokenizer_hash: String,
+    /// Tokens to train on.
+    pub train_tokens: u64,
+    /// Tokens held out.
+    pub validation_tokens: u64,
+}
+
+impl DataIdentity {
+    /// The identity of a dataset.
+    pub fn of(dataset: &Dataset) -> Self {
+        Self {
+            fingerprint: dataset.fingerprint(),
+            tokenizer_hash: dataset.tokenizer_hash(),
+            train_tokens: dataset.tokens(Split::Train),
+            validation_tokens: dataset.tokens(Split::Validation),
+        }
+    }
+}
+
+/// One line of `metrics.jsonl`: an optimiser step.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StepMetrics {
+    /// Optimiser steps done, this one included.
+    pub step: usize,
+    /// Mean training loss of the step's batch, in nats per token.
+    pub loss: f64,
+    /// Learning rate of the step.
+    pub lr: f64,
+    /// Norm of all gradients before clipping.
+    pub grad_norm: f64,
+    /// Tokens trained on so far.
+    pub tokens: u64,
+    /// Seconds spent in training steps so far; evaluating and saving are not counted.
+    pub seconds: f64,
+}
+
+/// One line of `validation.jsonl`: an evaluation.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Validation {
+    /// Optimiser steps before it.
+    pub step: usize,
+    /// Mean validation loss, in nats per token.
+    pub val_loss: f64,
+}
+
+/// A line of a log.
+pub trait Line: Serialize + DeserializeOwned {
+    /// The log's file name.
+    const FILE: &str;
+    /// Optimiser steps done when the line was written.
+    fn step(&self) -> usize;
+}
+
+impl Line for StepMetrics {
+    const FILE: &str = "metrics.jsonl";
+    fn step(&self) -> usize {
+        self.step
+    }
+}
+
+impl Line for Validation {
+    const FILE: &str = "validation.jsonl";
+    fn step(&self) -> usize {
+        self.step
+    }
+}
+
+impl RunFolder {
+    /// Starts a run on `dataset` in a folder that does not exist or is empty.
+    /// # Errors
+    /// If the folder holds a run or anything else, another process writes it, or it cannot be
+    /// written.
+    pub fn create(path: &Path, config: &Config, dataset: &Dataset) -> Result<Self, Error> {
+        fs::create_dir_all(path).map_err(Error::io("create", path))?;
+        check_unused(path)?;
+        let folder = Self::lock(path)?;
+        // Another process may have started a run before the lock.
+        check_unused(path)?;
+        write_atomically(&path.join(CONFIG), config.to_toml().as_bytes())?;
+        folder.describe(config, dataset)?;
+        Ok(folder)
+    }
+
+    /// Takes up a run that was interrupted.
+    /// # Errors
+    /// If the folder holds no run, or one with other settings or on other data, another process
+    /// writes it, or it cannot be read or written.
+    pub fn resume(path: &Path, config: &Config, dataset: &Dataset) -> Result<Self, Error> {
+        let before = read_config(path)?;
+        let folder = Self::lock(path)?;
+        let differences = config.differences(&before);
+        if !differences.is_empty() {
+            let list = differences.join("; ");
+            return Err(problem(path, format!("was started with other settings: {list}")));
+        }
+        folder.describe(config, dataset)?;
+        Ok(folder)
+    }
+
+    fn lock(path: &Path) -> Result<Self, Error> {
+        let file = path.join(LOCK);
+        let lock = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(&file)
+            .map_err(Error::io("open", &file))?;
+        match lock.try_lock() {
+            Ok(()) => Ok(Self { path: path.to_path_buf(), _lock: lock }),
+            Err(fs::TryLockError::WouldBlock) => {
+                Err(problem(path, "another process is writing this run: wait for it or stop it"))
+            }
+            Err(fs::TryLockError::Error(source)) => Err(Error::io("lock", file)(source)),
+        }
+    }
+
+    /// Writes the small files that describe the run, where they are not there yet.
+    fn describe(&self, config: &Config, dataset: &Dataset) -> Result<(), Error> {
+        let path = |name| self.path.join(name);
+        fs::create_dir_all(self.checkpoints()).map_err(Error::io("create", self.checkpoints()))?;
+        let (data, identity) = (path(DATA), DataIdentity::of(dataset));
+        if !data.exists() {
+            write_atomically(&data, to_json(&identity).as_bytes())?;
+        } else if read_json::<DataIdentity>(&data)? != identity {
+            return Err(problem(&data, "the run was started on other data: resume it on those"));
+        }
+        if !path(tokenizer::FILE_NAME).exists() {
+            dataset.tokenizer()?.save(&path(tokenizer::FILE_NAME))?;
+        }
+        if !path(CARD).exists() {
+            write_atomically(&path(CARD), model_card(config, None).as_bytes())?;
+        }
+        let environment = to_json(&Environment::of_this_process());
+        Ok(write_atomically(&path("environment.json"), environment.as_bytes())?)
+    }
+
+    /// The folder.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Where the checkpoints are.
+    pub fn checkpoints(&self) -> PathBuf {
+        checkpoints(&self.path)
+    }
+
+    /// Opens a log for appending after step `step`: cuts what comes later, and returns what stays.
+    /// # Errors
+    /// If it cannot be read or written.
+    pub fn log<T: Line>(&self, step: usize) -> Result<(Log<T>, Vec<T>), Error> {
+        let path = self.path.join(T::FILE);
+        let mut lines = if path.exists() { read_log::<T>(&self.path)? } else { Vec::new() };
+        lines.retain(|line| line.step() <= step);
+        let text: String = lines.iter().map(to_line).collect();
+        write_atomically(&path, text.as_bytes())?;
+        let file = OpenOptions::new().append(true).open(&path).map_err(Error::io("open", &path))?;
+        Ok((Log { path, file, line: PhantomData }, lines))
+    }
+
+    /// Writes the final report, as `report.json` and into the model card.
+    /// # Errors
+    /// If they cannot be written.
+    pub fn finish(&self, config: &Config, report: &Report) -> Result<(), Error> {
+        write_atomically(&self.path.join("report.json"), to_json(report).as_bytes())?;
+        let card = model_card(config, Some(report));
+        Ok(write_atomically(&self.path.join(CARD), card.as_bytes())?)
+    }
+}
+
+/// Checks that a folder holds nothing but what a start leaves that was killed before it had a
+/// configuration.
+fn check_unused(path: &Path) -> Result<(), Error> {
+    if path.join(CONFIG).exists() {
+        let advice = "continue it with --resume, or choose another folder";
+        return Err(problem(path, format!("holds a run already: {advice}")));
+    }
+    for entry in fs::read_dir(path).map_err(Error::io("list", path))? {
+        let name = entry.map_err(Error::io("list", path))?.file_name();
+        let name = name.to_string_lossy();
+        if name != LOCK && !name.starts_with(&format!(".{CONFIG}.")) {
+            let advice = "choose another folder";
+            return Err(problem(path, format!("is not empty (it holds '{name}'): {advice}")));
+        }
+    }
+    Ok(())
+}
+
+/// Where the checkpoints of the run in `path` are.
+pub fn checkpoints(path: &Path) -> PathBuf {
+    path.join("checkpoints")
+}
+
+/// Where the tokenizer of the run in `path` is.
+pub fn tokenizer_path(path: &Path) -> PathBuf {
+    path.join(tokenizer::FILE_NAME)
+}
+
+/// The settings of the run in `path`.
+/// # Errors
+/// If there is no run, or its settings cannot be read.
+pub fn read_config(path: &Path) -> Result<Config, Error> {
+    let file = path.join(CONFIG);
+    match fs::read_to_string(&file) {
+        Ok(text) => Config::from_toml(&text, &file),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            Err(problem(path, "holds no run: it has no config.toml"))
+        }
+        Err(error) => Err(Error::io("read", file)(error)),
+    }
+}
+
+/// Settings and model of the newest complete checkpoint of the run in `path`.
+/// # Errors
+/// If there is no run or no such checkpoint, or it is damaged.
+pub fn load_model(path: &Path) -> Result<(Config, Gpt), Error> {
+    read_config(path)?;
+    let Latest { checkpoint, skipped } = checkpoint::latest(&checkpoints(path))?;
+    let Some(checkpoint) = checkpoint else {
+        let found = if skipped.is_empty() { "none".into() } else { skipped.join("; ") };
+        return Err(problem(path, format!("holds no complete checkpoint (found: {found})")));
+    };
+    let gpt = Gpt::from_parameters(&checkpoint.config, checkpoint.parameters()?)?;
+    Ok((checkpoint.config, gpt))
+}
+
+/// A log of the run in `path`, without a torn last line.
+/// # Errors
+/// If it cannot be read, or a line is malformed.
+pub fn read_log<T: Line>(path: &Path) -> Result<Vec<T>, Error> {
+    let file = path.join(T::FILE);
+    let bytes = fs::read(&file).map_err(Error::io("read", &file))?;
+    // A line counts once its end is there.
+    let mut lines: Vec<&[u8]> = bytes.split(|&byte| byte == b'\n').collect();
+    lines.pop();
+    let parse = |(index, line): (usize, &[u8])| {
+        serde_json::from_slice(line)
+            .map_err(|error| problem(&file, format!("line {}: {error}", index + 1)))
+    };
+    lines.into_iter().enumerate().map(parse).collect()
+}
+
+/// A log open for appending.
+#[derive(Debug)]
+pub struct Log<T> {
+    path: PathBuf,
+    file: File,
+    line: PhantomData<fn(&T)>,
+}
+
+impl<T: Line> Log<T> {
+    /// Appends a line and hands it to the system.
+    /// # Errors
+    /// If it cannot be written.
+    pub fn append(&mut self, line: &T) -> Result<(), Error> {
+        self.file.write_all(to_line(line).as_bytes()).map_err(Error::io("write", &self.path))
+    }
+
+    /// Waits until all lines are on the disk: before a checkpoint that relies on them.
+    /// # Errors
+    /// If they cannot be written.
+    pub fn sync(&mut self) -> Result<(), Error> {
+        self.file.sync_all().map_err(Error::io("write", &self.path))
+    }
+}
+
+/// What a run ran on.
+#[derive(Serialize)]
+struct Environment {
+    version: &'static str,
+    cpu: String,
+    isa: String,
+    threads: usize,
+    os: &'static str,
+    architecture: &'static str,
+}
+
+impl Environment {
+    fn of_this_process() -> Self {
+        let cpu = fs::read_to_string("/proc/cpuinfo").ok().and_then(|text| {
+            let line = text.lines().find(|line| line.starts_with("model name"))?;
+            Some(line.split_once(':')?.1.trim().to_string())
+        });
+        Self {
+            version: env!("CARGO_PKG_VERSION"),
+            cpu: cpu.unwrap_or_else(|| "unknown".into()),
+            isa: IsaKind::active().map_or_else(|error| error.to_string(), |isa| isa.to_string()),
+            threads: rayon::current_num_threads(),
+            os: std::env::consts::OS,
+            architecture: std::env::consts::ARCH,
+        }
+    }
+}
+
+fn model_card(config: &Config, report: Option<&Report>) -> String {
+    let (model, sparsity) = (&config.model, config.sparsity.sparsity);
+    let kind = if sparsity > 0.0 {
+        let percent = 100.0 * sparsity;
+        format!(
+            "{percent:.1} % of the weights of its linear layers were left out at random before \
+             training (arXiv 2403.00952)."
+        )
+    } else {
+        "It is dense.".to_string()
+    };
+    let result = report.map_or_else(
+        || "The run has not finished.".to_string(),
+        |report| {
+            format!(
+                "After {} steps: training loss {:.4}, validation loss {:.4} nats per token. \
+                 {} stored parameters, weights hash `{}`.",
+                report.step,
+                report.train_loss,
+                report.val_loss,
+                report.parameters,
+                report.weights_hash
+            )
+        },
+    );
+    format!(
+        "# MediSwift {preset}\n\n\
+         **For research only. Not for clinical use:** this model has not been evaluated for any \
+         medical purpose. Its output may be wrong, outdated or harmful, and must not inform the \
+         care of anyone.\n\n\
+         ## Model\n\n\
+         A GPT with {layers} layers of width {d_model}, {heads} heads, {context} positions and a \
+         vocabulary of {vocabulary} tokens, trained from scratch to predict the next token. \
+         {kind}\n\n\
+         ## Training\n\n```toml\n{toml}```\n\n\
+         ## Result\n\n{result}\n",
+        preset = model.preset,
+        layers = model.layers,
+        d_model = model.d_model,
+        heads = model.heads,
+        context = model.context,
+        vocabulary = model.vocabulary,
+        toml = config.to_toml(),
+    )
+}
+
+fn problem(path: &Path, problem: impl Into<String>) -> Error {
+    Error::config(path.display().to_string(), problem)
+}
+
+fn to_json(value: &impl Serialize) -> String {
+    serde_json::to_string_pretty(value).expect("plain data") + "\n"
+}
+
+fn to_line(line: &impl Serialize) -> String {
+    serde_json::to_string(line).expect("plain data") + "\n"
+}
+
+fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, Error> {
+    let text = fs::read(path).map_err(Error::io("read", path))?;
+    serde_json::from_slice(&text).map_err(|error| problem(path, error.to_string()))
+}

@@ -1,0 +1,118 @@
+//! Mask policies: which weights a sparse layer starts with.
+//!
+//! A policy is one file and one line in [`POLICIES`]; `sparsity.init_method` names it. Every layer
+//! draws from a seed of its own, derived from the configured seed and the layer's name, so a mask
+//! depends neither on the order in which layers are made nor on how many there are.
+
+mod uniform;
+
+pub use uniform::UniformRandom;
+
+use crate::config::SparsityConfig;
+use crate::error::Error;
+use mediswift_kernels::{PatternError, SparsePattern};
+
+/// A way to choose the weights that a layer keeps.
+pub trait MaskPolicy: Sync {
+    /// Its name in `sparsity.init_method`.
+    fn name(&self) -> &'static str;
+
+    /// A `[rows, columns]` mask with exactly `kept(rows · columns, sparsity)` non-zeros, the same
+    /// for the same seed.
+    /// # Errors
+    /// If the extents exceed 32-bit indices.
+    fn mask(
+        &self,
+        rows: usize,
+        columns: usize,
+        sparsity: f64,
+        seed: u64,
+    ) -> Result<SparsePattern, PatternError>;
+}
+
+/// Every policy.
+pub const POLICIES: &[&dyn MaskPolicy] = &[&UniformRandom];
+
+/// The policy of that name.
+/// # Errors
+/// If there is none; the message names the nearest.
+pub fn policy(name: &str) -> Result<&'static dyn MaskPolicy, Error> {
+    POLICIES.iter().copied().find(|policy| policy.name() == name).ok_or_else(|| {
+        let known = POLICIES.iter().map(|policy| policy.name());
+        Error::unknown("sparsity.init_method", "mask policy", name, known)
+    })
+}
+
+/// The mask of the `[rows, columns]` weight `name`, made of `parts` equal masks on top of each
+/// other, each with its exact number of non-zeros: 3 for a joint query-key-value projection, else 1.
+/// # Errors
+/// If the policy is unknown or the layer exceeds 32-bit indices.
+/// # Panics
+/// If `parts` does not divide `rows`, or the sparsity lies outside [0, 1].
+#[track_caller]
+pub fn layer_mask(
+    config: &SparsityConfig,
+    name: &str,
+    rows: usize,
+    columns: usize,
+    parts: usize,
+) -> Result<SparsePattern, Error> {
+    assert_eq!(rows % parts, 0, "{rows} rows of '{name}' do not split into {parts} parts");
+    let policy = policy(&config.init_method)?;
+    let masks: Result<Vec<_>, _> = (0..parts)
+        .map(|part| {
+            let seed = layer_seed(config.seed, name, part);
+            policy.mask(rows / parts, columns, config.sparsity, seed)
+        })
+        .collect();
+    masks
+        .and_then(|masks| SparsePattern::stack(&masks))
+        .map_err(|source| Error::Mask { layer: name.to_string(), source })
+}
+
+/// Seed of one part of one layer: the first eight bytes of a hash of all that names it.
+fn layer_seed(seed: u64, name: &str, part: usize) -> u64 {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(b"mediswift layer mask").update(&seed.to_le_bytes());
+    hasher.update(&(part as u64).to_le_bytes()).update(name.as_bytes());
+    let mut bytes = [0; 8];
+    hasher.finalize_xof().fill(&mut bytes);
+    u64::from_le_bytes(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use mediswift_kernels::sparse::mask::kept;
+
+    fn config(seed: u64) -> SparsityConfig {
+        SparsityConfig { sparsity: 0.75, init_method: "random".into(), seed }
+    }
+
+    #[test]
+    fn every_policy_keeps_the_exact_number_in_every_part() {
+        for policy in POLICIES {
+            let config = SparsityConfig { init_method: policy.name().into(), ..config(1) };
+            let pattern = layer_mask(&config, "blocks.0.attn.qkv.weight", 39, 13, 3).unwrap();
+            for part in 0..3 {
+                let count: usize = (part * 13..(part + 1) * 13).map(|r| pattern.row(r).len()).sum();
+                assert_eq!(count, kept(13 * 13, 0.75));
+            }
+            assert_ne!(pattern.row(0), pattern.row(13), "the parts must differ");
+        }
+    }
+
+    #[test]
+    fn masks_depend_on_seed_and_name_alone() {
+        let mask = |seed, name| layer_mask(&config(seed), name, 16, 16, 1).unwrap();
+        assert_eq!(mask(1, "a"), mask(1, "a"));
+        assert_ne!(mask(1, "a"), mask(2, "a"));
+        assert_ne!(mask(1, "a"), mask(1, "b"));
+    }
+
+    #[test]
+    fn an_unknown_policy_names_the_nearest() {
+        let error = policy("randm").map(|_| ()).unwrap_err().to_string();
+        assert!(error.contains("did you mean 'random'?"), "{error}");
+    }
+}

@@ -1,0 +1,48 @@
+//! A dataset and a configuration so small that a test trains in a moment.
+
+use mediswift_data::prepare::{Options, TokenizerSource, prepare};
+use mediswift_data::{Dataset, synth};
+use mediswift_model::Config;
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::sync::Arc;
+
+/// A dataset of synthetic abstracts in `folder`, different for every seed.
+pub fn dataset(folder: &Path, seed: u64) -> Arc<Dataset> {
+    let lines: String = synth::records(seed)
+        .take(8)
+        .map(|record| serde_json::to_string(&record).unwrap() + "\n")
+        .collect();
+    let input = folder.join(format!("corpus-{seed}.jsonl"));
+    std::fs::write(&input, lines).unwrap();
+    let options = Options {
+        inputs: vec![input],
+        out: folder.join(format!("data-{seed}")),
+        tokenizer: TokenizerSource::Train { vocab_size: 300, min_frequency: 2 },
+        validation_fraction: 0.2,
+        shard_tokens: 10_000,
+        force: false,
+    };
+    prepare(&options, &mut |_| ControlFlow::Continue(())).unwrap();
+    Arc::new(Dataset::open(&options.out).unwrap())
+}
+
+/// A model of 2 × 32 that trains for 12 steps on 4 sequences of 24 tokens.
+pub fn config(sparsity: f64) -> Config {
+    let mut config = Config::from_preset("micro").unwrap();
+    for assignment in [
+        "model.d_model=32",
+        "model.context=32",
+        "train.steps=12",
+        "train.batch=4",
+        "train.micro_batch=2",
+        "train.context=24",
+        "eval.every=5",
+        "eval.sequences=3",
+        "checkpoint.every=4",
+    ] {
+        config.set(assignment).unwrap();
+    }
+    config.sparsity.sparsity = sparsity;
+    config
+}
