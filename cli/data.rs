@@ -24,14 +24,3 @@ impl Verb for Data {
         self.verb.run(context)
     }
 }
-
-/// An interrupted job exits with its signal's code; other errors pass through.
-pub fn explain(
-    error: mediswift_data::DataError,
-    interrupts: &crate::interrupt::Interrupts,
-) -> anyhow::Error {
-    match interrupts.received() {
-        Some(signal) => crate::verb::Exit::interrupted(signal, error.to_string()).into(),
-        None => error.into(),
-    }
-}

@@ -90,7 +90,7 @@ impl Verb for Demo {
         };
         let twins = [twin("dense", 0.0)?, twin("sparse", SPARSITY)?];
         let [dense, sparse] = match twins::train(&twins, &dataset, &signals)? {
-            Ended::Trained(trained) => trained,
+            Ended::Trained(trained) => *trained,
             Ended::Interrupted(signal) => return Ok(interrupted(out, signal)),
         };
 
@@ -176,7 +176,7 @@ fn settings(size: &Size, sparsity: f64) -> anyhow::Result<Config> {
 
 /// What the model in the run folder `run` makes of the beginning of a held-out document.
 fn sample(run: &Path, dataset: &Dataset) -> anyhow::Result<(String, Generation)> {
-    let (_, gpt) = run::load_model(run)?;
+    let gpt = run::load_model(run)?.gpt;
     let tokenizer = Tokenizer::load(&run::tokenizer_path(run))?;
     let prompt = dataset.window(Split::Validation, 0, 8);
     let options = GenerateOptions {
@@ -288,10 +288,10 @@ impl Comparison<'_> {
   realised speedup     {:.2}x  (median step of dense over sparse)
   theoretical speedup  {:.2}x  (operations of a whole step, dense over sparse)
 
-A model that has learnt nothing has a loss of {:.3}. The sparse one continues a held-out text:
+A model that has learnt nothing has a loss of {:.3}. Given the beginning of a held-out document,
+\"{}\", the sparse model writes:
 
-  {}|{}
-
+{}
 Go on with:
   mediswift eval {out}/sparse --data {out}/dataset
   mediswift generate {out}/sparse --prompt \"{}\"
@@ -299,11 +299,26 @@ Go on with:
             self.realised_speedup(),
             self.theoretical_speedup(),
             self.ignorance(),
-            self.prompt,
-            self.sample.text.replace('\n', "\n  "),
+            self.prompt.trim(),
+            wrapped(&self.sample.text),
             self.prompt.trim().replace('"', ""),
             out = self.out.display(),
         );
         text
     }
+}
+
+/// Indented lines of words, narrow enough for any terminal.
+fn wrapped(text: &str) -> String {
+    const WIDTH: usize = 88;
+    let mut lines = vec![String::new()];
+    for word in text.split_whitespace() {
+        let last = lines.len() - 1;
+        if lines[last].chars().count() + word.chars().count() > WIDTH {
+            lines.push(format!(" {word}"));
+        } else {
+            lines[last] += &format!(" {word}");
+        }
+    }
+    lines.iter().map(|line| format!(" {line}\n")).collect()
 }

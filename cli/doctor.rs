@@ -100,7 +100,10 @@ fn advice(machine: &Machine, needs: &[Need], threads: usize) -> Vec<String> {
     );
     say(
         threads > 1 && threads < *allowed,
-        format!("{threads} threads leave {} of {allowed} CPUs idle", allowed.saturating_sub(threads)),
+        format!(
+            "{threads} threads leave {} of {allowed} CPUs idle",
+            allowed.saturating_sub(threads)
+        ),
     );
     let online = cpu.online.unwrap_or(*allowed);
     say(
@@ -110,7 +113,7 @@ fn advice(machine: &Machine, needs: &[Need], threads: usize) -> Vec<String> {
     let load = machine.load.unwrap_or(0.0);
     say(
         load > 0.5 * online as f64,
-        format!("other programs keep {load:.1} of {online} CPUs busy: timings will not be true"),
+        format!("{load:.0} threads compete for {online} CPUs already: timings will not be true"),
     );
     say(
         cpu.governor.as_deref() == Some("powersave"),
@@ -137,10 +140,7 @@ fn advice(machine: &Machine, needs: &[Need], threads: usize) -> Vec<String> {
         large.map(|need| need.preset).collect()
     };
     let (dense, sparse) = (too_large(|need| need.dense), too_large(|need| need.sparse));
-    say(
-        !dense.is_empty(),
-        format!("not enough memory free to train dense: {}", dense.join(", ")),
-    );
+    say(!dense.is_empty(), format!("not enough memory free to train dense: {}", dense.join(", ")));
     say(
         !sparse.is_empty(),
         format!("not enough memory free to train 75 % sparse: {}", sparse.join(", ")),
@@ -164,15 +164,15 @@ fn text(machine: &Machine, needs: &[Need], advice: &[String], threads: usize) ->
         .map(|cache| format!("{} {} for CPUs {}", cache.name, cache.size, cache.shared_by))
         .collect();
     line("caches", &caches.join(", "));
-    line(
-        "memory",
-        &format!("{} free of {}", gigabytes(memory.available), gigabytes(memory.total)),
-    );
+    line("memory", &format!("{} free of {}", gigabytes(memory.available), gigabytes(memory.total)));
     if let Some(limit) = memory.limit {
         line("", &format!("limited to {} by a container or job", gigabytes(limit)));
     }
     line("huge pages", &memory.huge_pages.as_deref().unwrap_or("unknown"));
-    line("disk", &machine.disk_free.map_or("unknown".into(), |free| gigabytes(free) + " free here"));
+    line(
+        "disk",
+        &machine.disk_free.map_or("unknown".into(), |free| gigabytes(free) + " free here"),
+    );
     line("cluster", &machine.cluster);
 
     text += "\nMemory to train, estimated (vocabulary 42,384)\n";

@@ -7,6 +7,7 @@ use mediswift_data::Dataset;
 use mediswift_model::evaluate::evaluate_run;
 use serde_json::json;
 
+use crate::output;
 use crate::verb::{Context, Outcome, Verb};
 
 /// Measure the loss of a trained model on held-out data
@@ -28,6 +29,7 @@ pub struct Eval {
 impl Verb for Eval {
     fn run(self, _: &Context) -> anyhow::Result<Outcome> {
         let found = evaluate_run(&self.run, &Dataset::open(&self.data)?)?;
+        found.skipped.iter().for_each(|warning| output::warning(warning));
         let text = format!(
             "validation loss {:.4}, perplexity {:.2}, over {} tokens\n",
             found.val_loss,

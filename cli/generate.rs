@@ -2,13 +2,15 @@
 
 use std::path::PathBuf;
 
+use clap::builder::NonEmptyStringValueParser;
 use mediswift_data::Tokenizer;
+use mediswift_model::Error;
 use mediswift_model::generate::{GenerateOptions, generate};
-use mediswift_model::run;
+use mediswift_model::run::{self, Loaded};
 use serde_json::json;
 
 use crate::output;
-use crate::verb::{Context, Outcome, Verb};
+use crate::verb::{Context, Exit, Outcome, Verb};
 
 /// What every generated text comes with.
 pub const DISCLAIMER: &str = "note: for research only, not for clinical use: the text may be \
@@ -51,7 +53,12 @@ pub struct Generate {
     seed: u64,
 
     /// Stop before this text; may be repeated
-    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    #[arg(
+        long,
+        value_name = "TEXT",
+        allow_hyphen_values = true,
+        value_parser = NonEmptyStringValueParser::new()
+    )]
     stop: Vec<String>,
 
     /// Always take the likeliest token
@@ -61,7 +68,8 @@ pub struct Generate {
 
 impl Verb for Generate {
     fn run(self, _: &Context) -> anyhow::Result<Outcome> {
-        let (_, gpt) = run::load_model(&self.run)?;
+        let Loaded { gpt, skipped, .. } = run::load_model(&self.run)?;
+        skipped.iter().for_each(|warning| output::warning(warning));
         let tokenizer = Tokenizer::load(&run::tokenizer_path(&self.run))?;
         let mut prompt = tokenizer.encode(&self.prompt)?;
         if prompt.is_empty() {
@@ -77,7 +85,13 @@ impl Verb for Generate {
             end_token: Some(tokenizer.end_of_text()),
             stop: self.stop,
         };
-        let generation = generate(&gpt, &prompt, &options, &tokenizer)?;
+        let generation = generate(&gpt, &prompt, &options, &tokenizer).map_err(|error| {
+            match error {
+                // Options out of range.
+                Error::Config { .. } => Exit::usage(error.to_string()).into(),
+                other => anyhow::Error::from(other),
+            }
+        })?;
         output::note(DISCLAIMER);
         let text = format!("{}{}\n", self.prompt, generation.text);
         let mut json = json!(generation);

@@ -9,7 +9,6 @@ mod doctor;
 mod eval;
 mod flops;
 mod generate;
-mod interrupt;
 mod output;
 mod pretrain;
 mod progress;
@@ -49,7 +48,8 @@ verb::verbs! {
   mediswift data prepare corpus.jsonl --out dataset --vocab-size 4096
   mediswift help data prepare
 
-Exit codes: 0 done, 1 failure, 2 usage, 130 or 143 interrupted by a signal.")]
+Exit codes: 0 done, 1 failure, 2 usage, 130, 138 or 143 interrupted by a
+signal after saving.")]
 struct Cli {
     /// Print one JSON object on stdout instead of text; logs and progress go to stderr
     #[arg(long, global = true)]

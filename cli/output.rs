@@ -50,6 +50,11 @@ pub fn note(line: &str) {
     let _ = writeln!(io::stderr(), "{line}");
 }
 
+/// Prints a warning on stderr.
+pub fn warning(message: &str) {
+    note(&format!("warning: {}", message.replace('\n', " ")));
+}
+
 fn error_line(message: &str) {
     note(&format!("error: {}", message.replace('\n', " ")));
 }

@@ -124,7 +124,7 @@ struct Watcher {
 impl Observer for Watcher {
     fn resumed(&mut self, step: usize, checkpoint: Option<&Path>, skipped: &[String]) {
         for problem in skipped {
-            output::note(&format!("warning: passed over: {problem}"));
+            output::warning(&format!("passed over: {problem}"));
         }
         output::note(&match checkpoint {
             Some(path) => format!("resumed after step {step}: {}", path.display()),

@@ -1,8 +1,9 @@
-//! Signals that ask a training run to stop after the step under way.
+//! Signals that ask long work to stop: a training run saves itself after the step under way, other
+//! jobs leave nothing behind.
 //!
-//! SIGINT (Ctrl-C), SIGTERM and SIGUSR1 (what cluster schedulers send before time is up) save the
-//! run and end the program with 128 + the signal's number: 130, 143 or 138. A SIGINT after any of
-//! them ends it at once.
+//! SIGINT (Ctrl-C), SIGTERM and SIGUSR1 (what cluster schedulers send before time is up) end the
+//! program with 128 + the signal's number: 130, 143 or 138. A SIGINT after any of them ends it at
+//! once.
 
 use std::ops::ControlFlow;
 use std::sync::Arc;

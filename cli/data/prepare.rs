@@ -6,8 +6,7 @@ use mediswift_data::manifest::{Manifest, SplitManifest};
 use mediswift_data::prepare::{Options, Stage, TokenizerSource};
 use serde_json::json;
 
-use crate::data::explain;
-use crate::interrupt::Interrupts;
+use crate::signals::StopSignal;
 use crate::verb::{Context, Exit, Outcome, Verb};
 use crate::{output, progress};
 
@@ -69,7 +68,7 @@ impl Verb for Prepare {
             shard_tokens: self.shard_tokens,
             force: self.force,
         };
-        let interrupts = Interrupts::watch()?;
+        let stop = StopSignal::watch()?;
         let bar = progress::bytes(0, "reading");
         let manifest = mediswift_data::prepare(&options, &mut |now| {
             bar.set_message(match now.stage {
@@ -78,9 +77,9 @@ impl Verb for Prepare {
             });
             bar.set_length(now.bytes_total);
             bar.set_position(now.bytes_read);
-            interrupts.flow()
+            stop.flow()
         })
-        .map_err(|error| explain(error, &interrupts))?;
+        .map_err(|error| stop.explain(error))?;
         bar.finish_and_clear();
 
         if manifest.validation.tokens == 0 && self.validation > 0.0 {

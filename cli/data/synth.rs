@@ -4,9 +4,8 @@ use std::path::PathBuf;
 
 use serde_json::json;
 
-use crate::data::explain;
-use crate::interrupt::Interrupts;
 use crate::progress;
+use crate::signals::StopSignal;
 use crate::verb::{Context, Outcome, Verb, refuse_to_overwrite};
 
 /// Make a synthetic corpus of biomedical abstracts, offline
@@ -38,13 +37,13 @@ impl Verb for Synth {
     fn run(self, _: &Context) -> anyhow::Result<Outcome> {
         let Self { documents, seed, out, force } = self;
         refuse_to_overwrite(&out, force)?;
-        let interrupts = Interrupts::watch()?;
+        let stop = StopSignal::watch()?;
         let bar = progress::count(documents, "writing");
         let bytes = mediswift_data::synth::write(&out, seed, documents, &mut |done| {
             bar.set_position(done);
-            interrupts.flow()
+            stop.flow()
         })
-        .map_err(|error| explain(error, &interrupts))?;
+        .map_err(|error| stop.explain(error))?;
         bar.finish_and_clear();
         Ok(Outcome::new(
             json!({ "documents": documents, "bytes": bytes, "seed": seed, "path": out }),

@@ -31,7 +31,7 @@ pub struct Twin {
 /// What became of the runs.
 pub enum Ended {
     /// Both are trained.
-    Trained([Trained; 2]),
+    Trained(Box<[Trained; 2]>),
     /// A signal came, and both are saved.
     Interrupted(i32),
 }
@@ -64,9 +64,10 @@ pub fn train(
     });
     bars.clear()?;
     Ok(match (dense?, sparse?) {
-        (Outcome::Finished(dense), Outcome::Finished(sparse)) => {
-            Ended::Trained([trained(&twins[0].out, *dense)?, trained(&twins[1].out, *sparse)?])
-        }
+        (Outcome::Finished(dense), Outcome::Finished(sparse)) => Ended::Trained(Box::new([
+            trained(&twins[0].out, *dense)?,
+            trained(&twins[1].out, *sparse)?,
+        ])),
         (Outcome::Interrupted { signal, .. }, _) | (_, Outcome::Interrupted { signal, .. }) => {
             Ended::Interrupted(signal)
         }

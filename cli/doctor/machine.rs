@@ -163,9 +163,8 @@ fn memory() -> Memory {
         total,
         available: bytes("MemAvailable").unwrap_or(total),
         limit: memory_limit().filter(|limit| *limit < total),
-        huge_pages: modes.and_then(|modes| {
-            Some(modes.split_once('[')?.1.split_once(']')?.0.to_string())
-        }),
+        huge_pages: modes
+            .and_then(|modes| Some(modes.split_once('[')?.1.split_once(']')?.0.to_string())),
     }
 }
 

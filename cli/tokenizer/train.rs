@@ -5,8 +5,7 @@ use std::path::PathBuf;
 use mediswift_data::prepare::train_tokenizer;
 use serde_json::json;
 
-use crate::data::explain;
-use crate::interrupt::Interrupts;
+use crate::signals::StopSignal;
 use crate::verb::{Context, Outcome, Verb, refuse_to_overwrite};
 use crate::{output, progress};
 
@@ -53,15 +52,15 @@ impl Verb for Train {
     fn run(self, _: &Context) -> anyhow::Result<Outcome> {
         let Self { inputs, kind: Kind::ByteBpe, vocab_size, min_frequency, out, force } = self;
         refuse_to_overwrite(&out, force)?;
-        let interrupts = Interrupts::watch()?;
+        let stop = StopSignal::watch()?;
         let bar = progress::bytes(0, "reading");
         let (tokenizer, documents) =
             train_tokenizer(&inputs, vocab_size, min_frequency, &mut |now| {
                 bar.set_length(now.bytes_total);
                 bar.set_position(now.bytes_read);
-                interrupts.flow()
+                stop.flow()
             })
-            .map_err(|error| explain(error, &interrupts))?;
+            .map_err(|error| stop.explain(error))?;
         bar.finish_and_clear();
         tokenizer.save(&out)?;
 

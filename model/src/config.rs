@@ -64,7 +64,7 @@ pub struct TrainConfig {
     pub steps: usize,
     /// Sequences per optimiser step, over all ranks.
     pub batch: usize,
-    /// Sequences per forward and backward pass: a divisor of `batch`.
+    /// Sequences per forward and backward pass, at most; the last pass of a step takes what is left.
     pub micro_batch: usize,
     /// Tokens per sequence, at most `model.context`.
     pub context: usize,
@@ -240,7 +240,7 @@ impl Config {
 
     /// Forward and backward passes per optimiser step.
     pub fn micro_batches(&self) -> usize {
-        self.train.batch / self.train.micro_batch
+        self.train.batch.div_ceil(self.train.micro_batch)
     }
 
     /// Checks every value and how they fit together.
@@ -271,9 +271,6 @@ impl Config {
         })?;
         require(train.context <= model.context, "train.context", || {
             format!("{} exceeds model.context = {} positions", train.context, model.context)
-        })?;
-        require(train.batch.is_multiple_of(train.micro_batch), "train.batch", || {
-            format!("{} is not divisible by train.micro_batch = {}", train.batch, train.micro_batch)
         })?;
         require((0.0..1.0).contains(&sparse.sparsity), "sparsity.sparsity", || {
             format!("is {}, but must lie in [0, 1)", sparse.sparsity)
@@ -465,7 +462,7 @@ mod tests {
             ("model.d_model=9223372036854775804", "too large for 32-bit indices"),
             ("train.context=129", "train.context: 129 exceeds model.context = 128"),
             ("train.batch=0", "train.batch: is 0"),
-            ("train.micro_batch=3", "train.batch: 16 is not divisible by train.micro_batch = 3"),
+            ("train.micro_batch=0", "train.micro_batch: is 0"),
             ("train.steps=0", "train.steps: is 0"),
             ("train.lr=nan", "train.lr: is NaN"),
             ("train.lr=0", "train.lr: is 0"),

@@ -1,4 +1,5 @@
-//! [`Error`]: everything that can go wrong with what comes from outside, in one line each.
+//! [`Error`]: everything that can go wrong with what comes from outside, in one line each; a cause
+//! below it is its `source`.
 
 use mediswift_kernels::PatternError;
 use std::path::PathBuf;
@@ -29,7 +30,7 @@ pub enum Error {
         problem: String,
     },
     /// A layer does not fit the sparse format.
-    #[error("mask of '{layer}': {source}")]
+    #[error("mask of '{layer}'")]
     Mask {
         /// The layer's weight.
         layer: String,
@@ -95,7 +96,7 @@ pub enum Error {
         value: f32,
     },
     /// An optimiser step was given up before its update.
-    #[error("step {step} made no update: {source}")]
+    #[error("step {step} made no update")]
     Step {
         /// The step, from 1.
         step: usize,
@@ -114,7 +115,7 @@ pub enum Error {
         problem: String,
     },
     /// The system refused to read or write.
-    #[error("{}: cannot {action}: {source}", path.display())]
+    #[error("{}: cannot {action}", path.display())]
     Io {
         /// File or folder.
         path: PathBuf,

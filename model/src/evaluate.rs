@@ -5,14 +5,14 @@
 
 use crate::error::Error;
 use crate::gpt::{Gpt, TokenBatch};
-use crate::run;
+use crate::run::{self, Loaded};
 use mediswift_data::{Dataset, Split, Tokenizer, sequential};
 use mediswift_engine::{Arena, LossSum};
 use serde::Serialize;
 use std::path::Path;
 
 /// Result of an evaluation.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Evaluation {
     /// Mean loss, in nats per token.
     pub val_loss: f64,
@@ -20,6 +20,9 @@ pub struct Evaluation {
     pub perplexity: f64,
     /// Tokens predicted.
     pub tokens: u64,
+    /// Warnings about newer checkpoints that were passed over.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub skipped: Vec<String>,
 }
 
 /// How an evaluation reads its data.
@@ -55,7 +58,7 @@ pub fn validation_loss(
         total = total + gpt.evaluate(&batch, &mut arena)?;
     }
     let (val_loss, tokens) = (total.mean(), total.weight as u64);
-    Ok(Some(Evaluation { val_loss, perplexity: val_loss.exp(), tokens }))
+    Ok(Some(Evaluation { val_loss, perplexity: val_loss.exp(), tokens, skipped: vec![] }))
 }
 
 /// Tokens of the validation split.
@@ -75,7 +78,7 @@ pub fn validation_tokens(dataset: &Dataset) -> Result<u64, Error> {
 /// # Errors
 /// If the run cannot be read or the data were made with another tokenizer than its own.
 pub fn evaluate_run(path: &Path, dataset: &Dataset) -> Result<Evaluation, Error> {
-    let (config, gpt) = run::load_model(path)?;
+    let Loaded { config, gpt, skipped } = run::load_model(path)?;
     let tokenizer = Tokenizer::load(&run::tokenizer_path(path))?;
     if tokenizer.hash().to_hex().as_str() != dataset.tokenizer_hash() {
         let problem = "its tokenizer is not the run's: prepare the data with that of the run";
@@ -84,5 +87,5 @@ pub fn evaluate_run(path: &Path, dataset: &Dataset) -> Result<Evaluation, Error>
     let (context, micro_batch) = (config.train.context, config.train.micro_batch);
     let windows = Windows { context, sequences: 0, micro_batch };
     let evaluation = validation_loss(&gpt, dataset, windows, || false)?;
-    Ok(evaluation.expect("nothing stops it"))
+    Ok(Evaluation { skipped, ..evaluation.expect("nothing stops it") })
 }

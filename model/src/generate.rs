@@ -99,7 +99,10 @@ pub fn generate(
         if ids.len() == options.max_tokens {
             break (Finish::MaxTokens, None);
         }
-        let id = sampler.choose(&decoder.logits());
+        let mut logits = decoder.logits();
+        // A model may have room for more tokens than its tokenizer knows.
+        logits.truncate(tokenizer.vocab_size());
+        let id = sampler.choose(&logits);
         if Some(id) == options.end_token {
             break (Finish::EndToken, None);
         }

@@ -261,10 +261,20 @@ pub fn read_config(path: &Path) -> Result<Config, Error> {
     }
 }
 
-/// Settings and model of the newest complete checkpoint of the run in `path`.
+/// The model of a run's newest complete checkpoint.
+pub struct Loaded {
+    /// Settings of the run.
+    pub config: Config,
+    /// The model.
+    pub gpt: Gpt,
+    /// One warning for each newer checkpoint that was passed over because it cannot be used.
+    pub skipped: Vec<String>,
+}
+
+/// Loads the newest complete checkpoint of the run in `path`.
 /// # Errors
 /// If there is no run or no such checkpoint, or it is damaged.
-pub fn load_model(path: &Path) -> Result<(Config, Gpt), Error> {
+pub fn load_model(path: &Path) -> Result<Loaded, Error> {
     read_config(path)?;
     let Latest { checkpoint, skipped } = checkpoint::latest(&checkpoints(path))?;
     let Some(checkpoint) = checkpoint else {
@@ -272,7 +282,7 @@ pub fn load_model(path: &Path) -> Result<(Config, Gpt), Error> {
         return Err(problem(path, format!("holds no complete checkpoint (found: {found})")));
     };
     let gpt = Gpt::from_parameters(&checkpoint.config, checkpoint.parameters()?)?;
-    Ok((checkpoint.config, gpt))
+    Ok(Loaded { config: checkpoint.config, gpt, skipped })
 }
 
 /// A log of the run in `path`, without a torn last line.

@@ -250,10 +250,11 @@ impl Trainer {
     fn train_step(&mut self, observer: &mut dyn Observer) -> Result<(), Error> {
         let started = Instant::now();
         let train = &self.config.train;
-        let micro_batches: Vec<TokenBatch> = (0..self.config.micro_batches())
-            .map(|_| {
-                let sequences = (0..train.micro_batch).map(|_| self.batches.next_sequence());
-                TokenBatch::new(sequences)
+        let micro_batches: Vec<TokenBatch> = (0..train.batch)
+            .step_by(train.micro_batch)
+            .map(|first| {
+                let count = train.micro_batch.min(train.batch - first);
+                TokenBatch::new((0..count).map(|_| self.batches.next_sequence()))
             })
             .collect();
         let done = self.optimisation.step(&micro_batches)?;
@@ -335,10 +336,8 @@ impl Trainer {
         let (last, validation) =
             self.last.as_ref().zip(self.validation.as_ref()).expect("a step and an evaluation");
         let train = &self.config.train;
-        let layout = TokenLayout { sequences: train.micro_batch, context: train.context };
-        let cost = gpt.cost(layout);
-        let flops_per_step =
-            (cost.forward_flops + cost.backward_flops) as f64 * self.config.micro_batches() as f64;
+        let cost = gpt.cost(TokenLayout { sequences: train.batch, context: train.context });
+        let flops_per_step = (cost.forward_flops + cost.backward_flops) as f64;
         let layers: Vec<LayerSparsity> = gpt
             .linear_weights()
             .map(|weight| LayerSparsity {

@@ -1,17 +1,13 @@
-//! The model as a function: its work, its two ways to compute, and what it refuses.
+//! The model as a function: its two ways to compute, and what it refuses.
 
 mod support;
 
 use mediswift_data::tokenizer::END_OF_TEXT;
 use mediswift_engine::{Arena, Gradients, Parameters, Shape, TokenLayout};
-use mediswift_kernels::sparse::mask::kept;
-use mediswift_kernels::{AlignedBuffer, SparsePattern};
+use mediswift_kernels::AlignedBuffer;
 use mediswift_model::decode::Decoder;
-use mediswift_model::flops::{Convention, Workload};
 use mediswift_model::generate::{Finish, GenerateOptions, generate, token_logprobs};
-use mediswift_model::presets::PRESETS;
 use mediswift_model::{Config, Gpt, TokenBatch};
-use std::sync::Arc;
 
 const LAYOUT: TokenLayout = TokenLayout { sequences: 2, context: 19 };
 
@@ -37,67 +33,6 @@ fn batch() -> TokenBatch {
     let ids = ids(LAYOUT.tokens() + 1);
     let targets = ids[1..].to_vec();
     TokenBatch { layout: LAYOUT, ids: ids[..targets.len()].to_vec(), targets, weights: None }
-}
-
-/// All parameters zero, and the first kept(…) places of every row range in the masks: the structure
-/// of a model without the time to draw one.
-fn structure(config: &Config) -> Gpt {
-    let d = config.model.d_model;
-    let mut parameters = Parameters::default();
-    let mut add = |name: String, shape: Shape| {
-        let values = AlignedBuffer::zeros(shape.len());
-        parameters.add(name, shape, values);
-    };
-    add("tok_embed.weight".into(), Shape::Matrix(config.model.vocabulary, d));
-    add("pos_embed.weight".into(), Shape::Matrix(config.model.context, d));
-    let weight = |rows: usize, columns: usize, parts: usize| {
-        if config.sparsity.sparsity == 0.0 {
-            return Shape::Matrix(rows, columns);
-        }
-        let nnz = parts * kept(rows / parts * columns, config.sparsity.sparsity);
-        let offset = |row: usize| row * nnz / rows;
-        let offsets = (0..=rows).map(|row| offset(row) as u32).collect();
-        let indices = (0..rows).flat_map(|row| 0..(offset(row + 1) - offset(row)) as u32).collect();
-        Shape::Sparse(Arc::new(SparsePattern::new(rows, columns, offsets, indices).unwrap()))
-    };
-    let (square, tall) = (weight(d, d, 1), weight(4 * d, d, 1));
-    let (qkv, wide) = (weight(3 * d, d, 3), weight(d, 4 * d, 1));
-    for i in 0..config.model.layers {
-        for (name, shape) in
-            [("attn.qkv", &qkv), ("attn.proj", &square), ("mlp.up", &tall), ("mlp.down", &wide)]
-        {
-            add(format!("blocks.{i}.{name}.weight"), shape.clone());
-            add(format!("blocks.{i}.{name}.bias"), Shape::Vector(shape.extents()[0]));
-        }
-        for name in ["ln1", "ln2"] {
-            add(format!("blocks.{i}.{name}.weight"), Shape::Vector(d));
-            add(format!("blocks.{i}.{name}.bias"), Shape::Vector(d));
-        }
-    }
-    add("ln_final.weight".into(), Shape::Vector(d));
-    add("ln_final.bias".into(), Shape::Vector(d));
-    Gpt::from_parameters(config, parameters).unwrap()
-}
-
-#[test]
-fn operator_costs_add_up_to_the_closed_form() {
-    for preset in PRESETS {
-        // Planning the layers of a large model takes long, and blocks are alike.
-        let large = preset.d_model > 512;
-        let sparsities: &[f64] = if large { &[0.0, 0.75] } else { &[0.0, 0.5, 0.75, 0.9] };
-        for &sparsity in sparsities {
-            let mut config = Config::from_preset(preset.name).unwrap();
-            config.sparsity.sparsity = sparsity;
-            config.model.vocabulary = 307;
-            config.model.layers = if large { 1 } else { preset.layers };
-            let layout =
-                TokenLayout { sequences: config.train.batch, context: config.train.context };
-            let cost = structure(&config).cost(layout);
-            let closed = Workload::of_step(&config).flops(Convention::Executed).total;
-            let executed = (cost.forward_flops + cost.backward_flops) as f64;
-            assert_eq!(executed, closed, "{} at {sparsity}", preset.name);
-        }
-    }
 }
 
 #[test]

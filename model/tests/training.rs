@@ -63,7 +63,6 @@ fn the_number_of_threads_changes_no_bit() {
         assert_eq!(traces[0], traces[1]);
         assert_eq!(traces[0], traces[2]);
         assert_eq!(traces[0].0.len(), 12);
-        println!("{:?}", traces[0].2);
         assert_eq!(traces[0].1.iter().map(|line| line.step).collect::<Vec<_>>(), [5, 10, 12]);
     }
 }
@@ -110,10 +109,12 @@ fn interrupted_and_resumed_runs_equal_uninterrupted_ones() {
     let data = dataset(folder.path(), 1);
     let config = config(0.75);
     let whole = folder.path().join("whole");
-    println!("windows {}", (data.tokens(Split::Train)) / 24);
     let expected = train(&config, &data, &whole);
-    // In warm-up, between checkpoints, before an evaluation, at a checkpoint, before the end.
-    for at in [1, 3, 5, 8, 11, 12] {
+    let epoch = data.tokens(Split::Train) / 24;
+    assert!((9 * 6..10 * 6).contains(&epoch), "step 10 must begin a new epoch");
+    // In warm-up, between checkpoints, before an evaluation, at a checkpoint, on both sides of the
+    // edge of the epoch, and at the end.
+    for at in [1, 3, 5, 8, 9, 10, 12] {
         let out = folder.path().join(format!("stopped-{at}"));
         let crashed = folder.path().join(format!("crashed-{at}"));
         let signal = AtomicI32::new(0);

@@ -53,7 +53,8 @@ impl Isa for Neon {
 
     #[inline(always)]
     fn splat(self, x: f32) -> Quad {
-        each!(|I| vdupq_n_f32(x))
+        // SAFETY: `self` proves that the CPU has NEON.
+        [unsafe { vdupq_n_f32(x) }; 4]
     }
     #[inline(always)]
     unsafe fn load(self, from: *const f32) -> Quad {

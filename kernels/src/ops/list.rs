@@ -71,7 +71,7 @@ impl Product {
 }
 
 /// A product bound to one matrix and instruction set: (X, dY, result); the result is overwritten.
-pub type Prepared = Box<dyn Fn(&[f32], &[f32], &mut [f32])>;
+pub type Prepared = Box<dyn Fn(&[f32], &[f32], &mut [f32]) + Send + Sync>;
 
 /// A way to compute a product.
 pub struct KernelSpec {

@@ -7,8 +7,8 @@
 //! together by a shuffle tree ([`Isa::sum_each`]). As in [`spmm`](super::spmm), rows are visited in
 //! the order of their counts, which makes the loop exits predictable.
 //!
-//! Loop nest, outside in: row blocks (parallel) · strips · column blocks · groups of rows · rows ·
-//! non-zeros.
+//! Loop nest, outside in: row blocks × groups of column blocks (parallel) · strips · column blocks ·
+//! rows · non-zeros.
 
 use super::spmm::gather_tiles;
 use crate::isa::{Isa, IsaKind, Kernel};
@@ -23,9 +23,12 @@ pub struct StripBlocking {
     pub vectors: usize,
     /// Columns of a block.
     pub column_block: usize,
-    /// Rows of a row block, the unit of parallel work.
+    /// Rows of a row block.
     pub row_block: usize,
 }
+
+/// Column blocks of a parallel task.
+const COLUMN_GROUP: usize = 4;
 
 impl StripBlocking {
     /// The default on vectors of `registers` sixteen-lane registers.
@@ -104,6 +107,12 @@ impl StripPlan {
         plan
     }
 
+    /// The steps of some column blocks of a row block.
+    fn steps(&self, row_block: usize, blocks: &Range<usize>) -> Range<usize> {
+        let start = row_block * self.column_blocks;
+        self.starts[start + blocks.start].1..self.starts[start + blocks.end].1
+    }
+
     /// Non-zeros of the pattern.
     pub fn nnz(&self) -> usize {
         self.source.len()
@@ -134,16 +143,19 @@ pub fn sddmm(isa: IsaKind, plan: &StripPlan, dy: &[f32], x: &[f32], dw: &mut [f3
         "X does not have {tiles} tiles of {columns} lines"
     );
     let row_blocks = rows.div_ceil(plan.blocking.row_block);
+    let groups = plan.column_blocks.div_ceil(COLUMN_GROUP);
     let shared = SharedMut::new(dw);
-    for_each_block(row_blocks, |row_block| {
-        let starts = row_block * plan.column_blocks;
-        let steps = plan.starts[starts].1..plan.starts[starts + plan.column_blocks].1;
+    for_each_block(row_blocks * groups, |task| {
+        let row_block = task / groups;
+        let first = task % groups * COLUMN_GROUP;
+        let blocks = first..(first + COLUMN_GROUP).min(plan.column_blocks);
+        let steps = plan.steps(row_block, &blocks);
         let mut sums = Scratch::take(steps.len());
         sums.fill(0.0);
-        isa.run(Task { plan, dy, x, tiles, row_block, sums: &mut sums });
+        isa.run(Task { plan, dy, x, tiles, row_block, blocks, sums: &mut sums });
         for (&at, sum) in plan.source[steps].iter().zip(sums.iter()) {
             // SAFETY: `source` is a permutation of the non-zeros, so `at` is in range and no
-            // other row block has it.
+            // other task has it.
             unsafe { *shared.get(at as usize) += sum };
         }
     });
@@ -155,6 +167,7 @@ struct Task<'a> {
     x: &'a [f32],
     tiles: usize,
     row_block: usize,
+    blocks: Range<usize>,
     sums: &'a mut [f32],
 }
 
@@ -199,8 +212,8 @@ impl Task<'_> {
         let end_row = (first_row + plan.blocking.row_block).min(plan.rows);
         let dy = gather_tiles::<I, V>(isa, self.dy, plan.rows, tile, first_row..end_row, dy_lines);
         let dy = dy.as_ptr();
-        let first_step = plan.starts[self.row_block * plan.column_blocks].1;
-        for block in 0..plan.column_blocks {
+        let first_step = plan.steps(self.row_block, &self.blocks).start;
+        for block in self.blocks.clone() {
             let start = self.row_block * plan.column_blocks + block;
             let (segments, steps) = (plan.starts[start], plan.starts[start + 1]);
             let first = block * plan.blocking.column_block;

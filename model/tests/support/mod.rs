@@ -10,7 +10,7 @@ use std::sync::Arc;
 /// A dataset of synthetic abstracts in `folder`, different for every seed.
 pub fn dataset(folder: &Path, seed: u64) -> Arc<Dataset> {
     let lines: String = synth::records(seed)
-        .take(8)
+        .take(4)
         .map(|record| serde_json::to_string(&record).unwrap() + "\n")
         .collect();
     let input = folder.join(format!("corpus-{seed}.jsonl"));
@@ -27,14 +27,14 @@ pub fn dataset(folder: &Path, seed: u64) -> Arc<Dataset> {
     Arc::new(Dataset::open(&options.out).unwrap())
 }
 
-/// A model of 2 × 32 that trains for 12 steps on 4 sequences of 24 tokens.
+/// A model of 2 × 32 that trains for 12 steps on 6 sequences of 24 tokens.
 pub fn config(sparsity: f64) -> Config {
     let mut config = Config::from_preset("micro").unwrap();
     for assignment in [
         "model.d_model=32",
         "model.context=32",
         "train.steps=12",
-        "train.batch=4",
+        "train.batch=6",
         "train.micro_batch=2",
         "train.context=24",
         "eval.every=5",

@@ -1,0 +1,95 @@
+//! The rules of ARCHITECTURE.md, checked.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// The workspace's own crates that a manifest depends on, for the program or for its tests.
+fn dependencies(folder: &str) -> BTreeSet<String> {
+    let path = root().join(folder).join("Cargo.toml");
+    let manifest = fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    let mut section = "";
+    let mut found = BTreeSet::new();
+    for line in manifest.lines().map(str::trim) {
+        if line.starts_with('[') {
+            section = line.trim_matches(['[', ']']);
+        } else if let Some(rest) = line.strip_prefix("mediswift-") {
+            // `[workspace.dependencies]` only says where the crates are.
+            if section.ends_with("dependencies") && !section.starts_with("workspace") {
+                found.insert(rest.split(['.', ' ', '=']).next().unwrap_or(rest).to_string());
+            }
+        }
+    }
+    found
+}
+
+#[test]
+fn data_flows_one_way() {
+    for (folder, allowed) in [
+        ("kernels", &[][..]),
+        ("engine", &["kernels"]),
+        ("data", &[]),
+        ("model", &["data", "engine", "kernels"]),
+        (".", &["data", "engine", "kernels", "model"]),
+    ] {
+        let allowed: BTreeSet<String> = allowed.iter().map(ToString::to_string).collect();
+        let found = dependencies(folder);
+        assert!(found.is_subset(&allowed), "{folder} depends on {found:?}, allowed is {allowed:?}");
+    }
+    assert!(dependencies(".").contains("model"), "the check must see what is there");
+}
+
+/// Rust files below a folder of the repository, by path relative to it.
+fn sources(folder: &str, files: &mut BTreeMap<PathBuf, String>) {
+    for entry in fs::read_dir(root().join(folder)).expect("list") {
+        let path = entry.expect("entry").path();
+        let relative = path.strip_prefix(root()).expect("below the root").to_path_buf();
+        if path.is_dir() && !path.ends_with("target") {
+            sources(&relative.to_string_lossy(), files);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            files.insert(relative, fs::read_to_string(&path).expect("read"));
+        }
+    }
+}
+
+/// Whether a source has the keyword: outside comments, followed by what may follow it.
+fn is_unsafe(source: &str) -> bool {
+    source.lines().any(|line| {
+        let code = line.split("//").next().unwrap_or_default();
+        code.split("unsafe").skip(1).any(|rest| rest.is_empty() || rest.starts_with([' ', '{']))
+    })
+}
+
+#[test]
+fn unsafe_code_is_where_vectors_and_memory_maps_are() {
+    let mut files = BTreeMap::new();
+    // Not the benchmarks: a baseline may be a crate with an unsafe interface.
+    for folder in ["cli", "data", "engine", "kernels", "model", "tests"] {
+        sources(folder, &mut files);
+    }
+    files.retain(|_, source| is_unsafe(source));
+    assert!(files.keys().any(|path| path.starts_with("kernels/src")), "the check must see some");
+    files.retain(|path, _| !path.starts_with("kernels/src") && !path.starts_with("engine/src/ops"));
+    let elsewhere: Vec<&PathBuf> = files.keys().collect();
+    assert!(elsewhere.len() <= 1, "only one file may map memory, but these do more: {elsewhere:?}");
+    for (path, source) in &files {
+        let maps = path.starts_with("data/src") && source.contains("memmap2");
+        assert!(maps, "{}: only vectors and the memory map need it", path.display());
+    }
+}
+
+#[test]
+fn the_readme_has_its_two_commands() {
+    let Ok(readme) = fs::read_to_string(root().join("README.md")) else {
+        println!("skipped: there is no README.md yet");
+        return;
+    };
+    for command in ["cargo run --release -- demo", "cargo test --release --workspace"] {
+        let there = readme.lines().any(|line| line.starts_with(command));
+        assert!(there, "README.md lacks the command: {command}");
+    }
+}
