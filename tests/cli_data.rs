@@ -3,32 +3,19 @@
 //! Whatever goes wrong must end in one clear line on stderr, the documented exit code, no panic,
 //! and everything on disk as it was.
 
-use std::collections::BTreeMap;
+mod common;
+
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::path::Path;
+use std::process::{Output, Stdio};
 
+use common::{contents, failure, json, program, run};
 use serde_json::Value;
 use tempfile::TempDir;
 
-fn mediswift<S: AsRef<std::ffi::OsStr>>(folder: &Path, arguments: &[S]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_mediswift"))
-        .current_dir(folder)
-        .args(arguments)
-        .stdin(Stdio::null())
-        .output()
-        .expect("the program starts")
-}
-
-/// Splits at blanks: no argument in these tests contains one.
-fn run(folder: &Path, command_line: &str) -> Output {
-    mediswift(folder, &command_line.split_whitespace().collect::<Vec<_>>())
-}
-
 fn with_stdin(folder: &Path, command_line: &str, input: &[u8]) -> Output {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_mediswift"))
-        .current_dir(folder)
+    let mut child = program(folder)
         .args(command_line.split_whitespace())
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -37,39 +24,6 @@ fn with_stdin(folder: &Path, command_line: &str, input: &[u8]) -> Output {
         .expect("the program starts");
     child.stdin.take().expect("piped").write_all(input).expect("stdin is read");
     child.wait_with_output().expect("the program ends")
-}
-
-/// The JSON object of a successful call.
-#[track_caller]
-fn json(output: &Output) -> Value {
-    let stderr = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{stderr}");
-    serde_json::from_slice(&output.stdout).unwrap_or_else(|e| panic!("{e}: {output:?}"))
-}
-
-/// Checks that a call failed as calls should, and returns its one line.
-#[track_caller]
-fn failure(output: &Output, code: i32) -> String {
-    let stderr = String::from_utf8(output.stderr.clone()).expect("UTF-8");
-    assert_eq!(output.status.code(), Some(code), "{stderr}");
-    assert!(output.stdout.is_empty(), "stdout: {}", String::from_utf8_lossy(&output.stdout));
-    assert!(stderr.starts_with("error: ") && stderr.lines().count() == 1, "{stderr}");
-    assert!(!stderr.contains("panicked"), "{stderr}");
-    stderr
-}
-
-/// Every file under a folder with its bytes.
-fn contents(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
-    let mut files = BTreeMap::new();
-    for entry in fs::read_dir(folder).expect("list") {
-        let path = entry.expect("entry").path();
-        if path.is_dir() {
-            files.extend(contents(&path));
-        } else {
-            files.insert(path.clone(), fs::read(&path).expect("read"));
-        }
-    }
-    files
 }
 
 /// A folder with `corpus.jsonl` and `dataset/`.
@@ -99,7 +53,7 @@ fn synthesise_prepare_encode_decode() {
 
     let text = "Naïve patients don't <|endoftext|>\tlike 42 α-blockers.";
     let encode = ["--json", "tokenizer", "encode", "--tokenizer", "dataset", text];
-    let ids = json(&mediswift(at, &encode))["ids"].clone();
+    let ids = json(&program(at).args(encode).output().expect("the program starts"))["ids"].clone();
     assert!(ids.as_array().is_some_and(|ids| ids.iter().all(|id| id.as_u64() != Some(0))));
     let decode = "--json tokenizer decode --tokenizer dataset/tokenizer.json";
     let decoded = json(&with_stdin(at, decode, ids.to_string().as_bytes()));
@@ -277,8 +231,7 @@ fn help_explains_with_examples() {
 fn a_reader_that_leaves_early_is_no_failure() {
     let folder = prepared();
     let corpus = fs::File::open(folder.path().join("corpus.jsonl")).expect("open");
-    let mut child = Command::new(env!("CARGO_BIN_EXE_mediswift"))
-        .current_dir(folder.path())
+    let mut child = program(folder.path())
         .args(["tokenizer", "encode", "--tokenizer", "dataset"])
         .stdin(corpus)
         .stdout(Stdio::piped())

@@ -3,63 +3,21 @@
 //! Whatever goes wrong must end in one clear line on stderr, the documented exit code, no panic,
 //! and everything on disk as it was.
 
-use std::collections::BTreeMap;
+mod common;
+
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::path::Path;
+use std::process::{Command, Stdio};
 use std::thread::sleep;
 use std::time::Duration;
 
+use common::{contents, failure, json, program, run};
 use serde_json::Value;
 use tempfile::TempDir;
 
 /// Settings of a run that takes a fraction of a second.
 const SHORT: &str = "--preset micro --data dataset --set train.steps=6 --set train.batch=4 \
                      --set train.micro_batch=2 --set checkpoint.every=2";
-
-fn program(folder: &Path) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_mediswift"));
-    command.current_dir(folder).env_remove("MEDISWIFT_ISA").stdin(Stdio::null());
-    command
-}
-
-/// Splits at blanks: no argument in these tests contains one.
-fn run(folder: &Path, command_line: &str) -> Output {
-    program(folder).args(command_line.split_whitespace()).output().expect("the program starts")
-}
-
-/// The JSON object of a successful call.
-#[track_caller]
-fn json(output: &Output) -> Value {
-    let stderr = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{stderr}");
-    serde_json::from_slice(&output.stdout).unwrap_or_else(|e| panic!("{e}: {output:?}"))
-}
-
-/// Checks that a call failed as calls should, and returns its one line.
-#[track_caller]
-fn failure(output: &Output, code: i32) -> String {
-    let stderr = String::from_utf8(output.stderr.clone()).expect("UTF-8");
-    assert_eq!(output.status.code(), Some(code), "{stderr}");
-    assert!(output.stdout.is_empty(), "stdout: {}", String::from_utf8_lossy(&output.stdout));
-    assert!(stderr.starts_with("error: ") && stderr.lines().count() == 1, "{stderr}");
-    assert!(!stderr.contains("panicked"), "{stderr}");
-    stderr
-}
-
-/// Every file under a folder with its bytes.
-fn contents(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
-    let mut files = BTreeMap::new();
-    for entry in fs::read_dir(folder).expect("list") {
-        let path = entry.expect("entry").path();
-        if path.is_dir() {
-            files.extend(contents(&path));
-        } else {
-            files.insert(path.clone(), fs::read(&path).expect("read"));
-        }
-    }
-    files
-}
 
 /// A folder with `corpus.jsonl` and `dataset/`, whose vocabulary has 500 tokens.
 fn prepared() -> TempDir {
