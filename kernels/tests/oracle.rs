@@ -135,7 +135,12 @@ fn layers_start_from_bias_and_accumulate_for_all_tile_sizes() {
     for panel_rows in [1, 2, 4] {
         for vectors in [1, 2, 4] {
             let panels = Blocking { panel_rows, vectors, k_block: 64, row_block: 48 };
-            let strips = StripBlocking { vectors: 2 * vectors, column_block: 50, row_block: 40 };
+            let strips = StripBlocking {
+                vectors: 2 * vectors,
+                column_block: 50,
+                row_block: 40,
+                column_group: 2,
+            };
             let mut first = None;
             for isa in IsaKind::available() {
                 let pattern = w.pattern().clone();

@@ -34,7 +34,8 @@ impl SparseLayer {
     pub fn new(pattern: Arc<SparsePattern>) -> Self {
         let isa = IsaKind::active().unwrap_or_else(|e| panic!("{e}"));
         let blocking = Blocking::for_density(pattern.density(), isa.registers());
-        Self::with_blocking(isa, pattern, blocking, StripBlocking::for_registers(isa.registers()))
+        let strips = StripBlocking::for_shape(pattern.rows(), pattern.columns(), isa.registers());
+        Self::with_blocking(isa, pattern, blocking, strips)
     }
 
     /// Plans with given tile sizes on a given instruction set.

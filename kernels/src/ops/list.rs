@@ -126,7 +126,8 @@ fn twin(isa: IsaKind, w: &CsrMatrix, panel_rows: usize) -> Prepared {
 }
 
 fn strips(isa: IsaKind, w: &CsrMatrix, vectors: usize) -> Prepared {
-    let default = StripBlocking::for_registers(isa.registers());
+    let (rows, columns) = (w.pattern().rows(), w.pattern().columns());
+    let default = StripBlocking::for_shape(rows, columns, isa.registers());
     let blocking = StripBlocking { vectors, column_block: 512 / vectors, ..default };
     let plan = StripPlan::new(w.pattern(), blocking);
     Box::new(move |x, dy, dw| {

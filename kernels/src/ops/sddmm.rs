@@ -23,18 +23,27 @@ pub struct StripBlocking {
     pub vectors: usize,
     /// Columns of a block.
     pub column_block: usize,
-    /// Rows of a row block.
+    /// Rows of a parallel task.
     pub row_block: usize,
+    /// Column blocks of a parallel task.
+    pub column_group: usize,
 }
 
-/// Column blocks of a parallel task.
-const COLUMN_GROUP: usize = 4;
-
 impl StripBlocking {
-    /// The default on vectors of `registers` sixteen-lane registers.
-    pub fn for_registers(registers: usize) -> Self {
+    /// The default for a `[rows, columns]` matrix on `registers` sixteen-lane registers: the
+    /// largest tasks, which gather the fewest lines per non-zero, of which there are still enough
+    /// for many threads.
+    pub fn for_shape(rows: usize, columns: usize, registers: usize) -> Self {
+        const ENOUGH: usize = 16;
+        const TASKS: [(usize, usize); 4] = [(512, 8), (256, 8), (256, 4), (128, 4)];
         let vectors = if registers >= 32 { 8 } else { 2 };
-        Self { vectors, column_block: 512 / vectors, row_block: 128 }
+        let column_block = 512 / vectors;
+        let tasks = |&(row_block, column_group): &(usize, usize)| {
+            rows.div_ceil(row_block) * columns.div_ceil(column_block * column_group)
+        };
+        let (row_block, column_group) =
+            TASKS.into_iter().find(|task| tasks(task) >= ENOUGH).unwrap_or((128, 2));
+        Self { vectors, column_block, row_block, column_group }
     }
 }
 
@@ -61,8 +70,8 @@ impl StripPlan {
     /// If `blocking` is out of range.
     #[track_caller]
     pub fn new(pattern: &SparsePattern, blocking: StripBlocking) -> Self {
-        let StripBlocking { vectors, column_block, row_block } = blocking;
-        assert!(matches!(vectors, 2 | 4 | 8) && row_block > 0, "{blocking:?}");
+        let StripBlocking { vectors, column_block, row_block, column_group } = blocking;
+        assert!(matches!(vectors, 2 | 4 | 8) && row_block > 0 && column_group > 0, "{blocking:?}");
         assert!((1..=1 << 16).contains(&column_block), "{blocking:?}");
         let column_blocks = pattern.columns().div_ceil(column_block);
         let mut plan = Self {
@@ -143,12 +152,13 @@ pub fn sddmm(isa: IsaKind, plan: &StripPlan, dy: &[f32], x: &[f32], dw: &mut [f3
         "X does not have {tiles} tiles of {columns} lines"
     );
     let row_blocks = rows.div_ceil(plan.blocking.row_block);
-    let groups = plan.column_blocks.div_ceil(COLUMN_GROUP);
+    let column_group = plan.blocking.column_group;
+    let groups = plan.column_blocks.div_ceil(column_group);
     let shared = SharedMut::new(dw);
     for_each_block(row_blocks * groups, |task| {
         let row_block = task / groups;
-        let first = task % groups * COLUMN_GROUP;
-        let blocks = first..(first + COLUMN_GROUP).min(plan.column_blocks);
+        let first = task % groups * column_group;
+        let blocks = first..(first + column_group).min(plan.column_blocks);
         let steps = plan.steps(row_block, &blocks);
         let mut sums = Scratch::take(steps.len());
         sums.fill(0.0);
