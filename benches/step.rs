@@ -5,7 +5,7 @@
 
 use mediswift_engine::TokenLayout;
 use mediswift_kernels::isa::IsaKind;
-use mediswift_model::{Config, Gpt, Optimisation, TokenBatch};
+use mediswift_model::{Config, Error, Gpt, Optimisation, TokenBatch};
 use std::time::Instant;
 
 const SPARSITIES: [f64; 4] = [0.0, 0.5, 0.75, 0.9];
@@ -13,7 +13,7 @@ const SPARSITIES: [f64; 4] = [0.0, 0.5, 0.75, 0.9];
 const CASES: [(&str, usize, usize, usize); 3] =
     [("small", 8_192, 8, 9), ("base", 8_192, 2, 5), ("med", 42_384, 1, 3)];
 
-fn main() -> Result<(), mediswift_model::Error> {
+fn main() -> Result<(), Error> {
     let isa = IsaKind::active().unwrap_or_else(|error| panic!("{error}"));
     println!("{isa}, {} threads; medians of interleaved steps", rayon::current_num_threads());
     // Cargo passes options of its own; what is left chooses presets.
@@ -32,13 +32,8 @@ struct Twin {
     seconds: Vec<f64>,
 }
 
-fn compare(
-    preset: &str,
-    vocabulary: usize,
-    batch: usize,
-    steps: usize,
-) -> Result<(), mediswift_model::Error> {
-    let twin = |sparsity| {
+fn compare(preset: &str, vocabulary: usize, batch: usize, steps: usize) -> Result<(), Error> {
+    let twin = |sparsity| -> Result<Twin, Error> {
         let mut config = Config::from_preset(preset)?;
         config.model.vocabulary = vocabulary;
         config.sparsity.sparsity = sparsity;
@@ -46,7 +41,7 @@ fn compare(
         let optimisation = Optimisation::new(Gpt::new(&config)?, &config);
         Ok(Twin { config, optimisation, seconds: Vec::new() })
     };
-    let mut twins = SPARSITIES.into_iter().map(twin).collect::<Result<Vec<Twin>, _>>()?;
+    let mut twins = SPARSITIES.into_iter().map(twin).collect::<Result<Vec<_>, _>>()?;
     for step in 0..=steps {
         for twin in &mut twins {
             let batch = random_batch(&twin.config, step);
