@@ -19,7 +19,7 @@ use mediswift_kernels::isa::{Isa, Kernel, dispatch};
 use mediswift_kernels::parallel::{SharedMut, for_each_block};
 use rayon::prelude::*;
 
-/// y = tokens[id] + positions[place in the sequence]; no inputs. Padding lanes are zero.
+/// y = `tokens[id] + positions[place in the sequence]`; no inputs. Padding lanes are zero.
 pub struct Embedding<'a> {
     /// Token table `[vocabulary, features]`.
     pub tokens: ParamId,

@@ -1,7 +1,7 @@
 //! Dense product C (+)= A · B whose B and C have tokens in their lanes.
 //!
 //! B is given as tiles `[tile][k][LANES]`; a task gathers the lines of V tiles into L1. A matrix A is
-//! packed into panels of [`PANEL`] rows, once for many products if the caller keeps the [`Packed`]
+//! packed into panels of `PANEL` rows, once for many products if the caller keeps the [`Packed`]
 //! form; activations serve as A just as they lie. The micro-kernel keeps `PANEL × V` accumulators,
 //! reads V lines of B once per k and broadcasts A.
 //!
@@ -427,7 +427,7 @@ impl Product {
         }
     }
 
-    /// At most [`PANEL`] rows by at most four tiles, in pieces that have a micro-kernel.
+    /// At most `PANEL` rows by at most four tiles, in pieces that have a micro-kernel.
     #[inline(always)]
     unsafe fn panel<I: Isa, const A: u8>(self, isa: I) {
         let mut tile = 0;
