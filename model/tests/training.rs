@@ -192,6 +192,12 @@ fn a_run_leaves_a_report_of_what_it_did() {
     }
 }
 
+/// An error with its causes, as the command line prints it.
+fn whole(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}
+
 #[test]
 fn steps_that_are_not_finite_are_refused() {
     let mut config = config(0.75);
@@ -205,14 +211,14 @@ fn steps_that_are_not_finite_are_refused() {
         gpt.refresh();
         let before = weights_hash(gpt.parameters());
         let mut optimisation = Optimisation::new(gpt, &config);
-        let error = optimisation.step(std::slice::from_ref(&batch)).unwrap_err().to_string();
+        let error = whole(&optimisation.step(std::slice::from_ref(&batch)).unwrap_err());
         assert!(error.contains("step 1 made no update: loss"), "{error}");
         assert_eq!(weights_hash(optimisation.gpt().parameters()), before);
         assert_eq!(optimisation.steps_done(), 0);
     }
     let mut optimisation = Optimisation::new(Gpt::new(&config).unwrap(), &config);
     let nothing = TokenBatch { weights: Some(vec![0.0; 8]), ..batch.clone() };
-    let error = optimisation.step(&[nothing]).unwrap_err().to_string();
+    let error = whole(&optimisation.step(&[nothing]).unwrap_err());
     assert!(error.contains("no target token has a weight"), "{error}");
     assert!(optimisation.step(&[batch]).is_ok(), "the next step must be possible");
 }
