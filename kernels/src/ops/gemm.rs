@@ -8,7 +8,7 @@
 //! Loop nest, outside in: row blocks × tile blocks (parallel) · K blocks (B panel stays in L1) ·
 //! groups of V tiles · row panels · k.
 
-use super::spmm::gather_tiles;
+use super::gather::gather_tiles;
 use crate::isa::{Isa, IsaKind, Kernel};
 use crate::parallel::{SharedMut, for_each_block};
 use crate::{LANES, Scratch};

@@ -1,5 +1,6 @@
 //! The products of a linear layer, one file each, and the list that tests and benchmarks walk.
 
+mod gather;
 pub mod gemm;
 mod layer;
 mod list;

@@ -10,7 +10,7 @@
 //! Loop nest, outside in: row blocks × groups of column blocks (parallel) · strips · column blocks ·
 //! rows · non-zeros.
 
-use super::spmm::gather_tiles;
+use super::gather::gather_tiles;
 use crate::isa::{Isa, IsaKind, Kernel};
 use crate::parallel::{SharedMut, for_each_block};
 use crate::{LANES, Scratch, SparsePattern};

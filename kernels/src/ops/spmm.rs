@@ -14,6 +14,7 @@
 //! panels · patterns · columns. The sum of one element of Y always runs in the plan's order, on
 //! one thread.
 
+use super::gather::gather_tiles;
 use super::plan::PanelPlan;
 use crate::isa::{Isa, IsaKind, Kernel};
 use crate::parallel::{SharedMut, for_each_block};
@@ -134,8 +135,8 @@ impl Task<'_> {
             let mut acc = [[isa.splat(0.0); V]; R];
             // SAFETY: the plan names rows below `rows()`, columns below the block's width and as
             // many columns and values as the counts say; tiles tile..tile + V exist. Row blocks
-            // and tile blocks partition Y, so this task alone touches these lines. The last panel
-            // of a block may repeat a row; repeated rows have no non-zeros and are not stored.
+            // and tile blocks partition Y, so this task alone touches these lines. Slots of the
+            // last panel that have no row have no non-zeros either, and are neither read nor stored.
             unsafe {
                 let y = |row: u32, v: usize| self.y.get((tile + v) * y_tile + row as usize * LANES);
                 for (acc, &row) in acc.iter_mut().zip(rows) {
@@ -188,35 +189,6 @@ impl Task<'_> {
         }
         V
     }
-}
-
-/// The lines of `columns` in `V` tiles from `tile`, as `[column][tile][LANES]`: one tile as it
-/// lies, several gathered into `lines`. Side by side they need one address, and power-of-two
-/// strides between tiles cannot make them fight for the same sets of L1.
-#[inline(always)]
-pub(super) fn gather_tiles<'a, I: Isa, const V: usize>(
-    isa: I,
-    x: &'a [f32],
-    features: usize,
-    tile: usize,
-    columns: Range<usize>,
-    lines: &'a mut [f32],
-) -> &'a [f32] {
-    let of = |v: usize| {
-        let from = ((tile + v) * features + columns.start) * LANES;
-        &x[from..from + columns.len() * LANES]
-    };
-    if V == 1 {
-        return of(0);
-    }
-    let lines = &mut lines[..columns.len() * V * LANES];
-    for v in 0..V {
-        for (from, to) in of(v).chunks_exact(LANES).zip(lines.chunks_exact_mut(V * LANES)) {
-            // SAFETY: `from` holds one line and `to` V of them, v < V.
-            unsafe { isa.store(to.as_mut_ptr().add(v * LANES), isa.load(from.as_ptr())) };
-        }
-    }
-    lines
 }
 
 /// Walks the columns and values of one panel.

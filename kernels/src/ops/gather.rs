@@ -1,0 +1,34 @@
+//! Lines of several tiles side by side: how micro-kernels get their operand into L1.
+
+use crate::LANES;
+use crate::isa::Isa;
+use std::ops::Range;
+
+/// The lines of `columns` in `V` tiles from `tile`, as `[column][tile][LANES]`: one tile as it
+/// lies, several gathered into `lines`. Side by side they need one address, and power-of-two
+/// strides between tiles cannot make them fight for the same sets of L1.
+#[inline(always)]
+pub(super) fn gather_tiles<'a, I: Isa, const V: usize>(
+    isa: I,
+    x: &'a [f32],
+    features: usize,
+    tile: usize,
+    columns: Range<usize>,
+    lines: &'a mut [f32],
+) -> &'a [f32] {
+    let of = |v: usize| {
+        let from = ((tile + v) * features + columns.start) * LANES;
+        &x[from..from + columns.len() * LANES]
+    };
+    if V == 1 {
+        return of(0);
+    }
+    let lines = &mut lines[..columns.len() * V * LANES];
+    for v in 0..V {
+        for (from, to) in of(v).chunks_exact(LANES).zip(lines.chunks_exact_mut(V * LANES)) {
+            // SAFETY: `from` holds one line and `to` V of them, v < V.
+            unsafe { isa.store(to.as_mut_ptr().add(v * LANES), isa.load(from.as_ptr())) };
+        }
+    }
+    lines
+}
