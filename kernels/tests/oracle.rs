@@ -5,7 +5,9 @@ use mediswift_kernels::isa::IsaKind;
 use mediswift_kernels::ops::plan::Blocking;
 use mediswift_kernels::ops::sddmm::StripBlocking;
 use mediswift_kernels::ops::spmm::Start;
-use mediswift_kernels::ops::{KERNELS, Product, SparseLayer};
+use mediswift_kernels::ops::{
+    KERNELS, LayerPlan, Product, SddmmStrategy, SparseLayer, SpmmStrategy,
+};
 use mediswift_kernels::sparse::mask::uniform_random;
 use mediswift_kernels::{CsrMatrix, LANES, SparsePattern};
 use std::sync::Arc;
@@ -132,42 +134,54 @@ fn layers_start_from_bias_and_accumulate_for_all_tile_sizes() {
     for product in [Product::InputGradient, Product::WeightGradient] {
         want.extend(product.reference(&w, &x, &dy, tiles).iter().map(|x| x + 1.0));
     }
+    let mut plans = vec![LayerPlan::CSR, "dense/dense/dense".parse().unwrap()];
     for panel_rows in [1, 2, 4] {
         for vectors in [1, 2, 4] {
-            let panels = Blocking { panel_rows, vectors, k_block: 64, row_block: 48 };
-            let strips = StripBlocking {
-                vectors: 2 * vectors,
-                column_block: 50,
-                row_block: 40,
-                column_group: 2,
-            };
-            let mut first = None;
-            for isa in IsaKind::available() {
-                let pattern = w.pattern().clone();
-                let mut layer = SparseLayer::with_blocking(isa, pattern, panels, strips);
-                layer.refresh(w.values());
-                let found = layer_products(&layer, tiles);
-                assert_close(&found, &want, &format!("{isa} {panels:?}"));
-                let first = first.get_or_insert_with(|| bits(&found));
-                assert!(*first == bits(&found), "{isa} {panels:?}: bits differ");
+            for k_pass in [1, 3] {
+                let panels = Blocking { panel_rows, vectors, k_block: 64, row_block: 48, k_pass };
+                let panels = SpmmStrategy::Panels(panels);
+                let vectors = 2 * vectors;
+                let strips = StripBlocking { vectors, column_block: 50, row_block: 40 };
+                plans.push(LayerPlan {
+                    forward: panels,
+                    input_gradient: panels,
+                    weight_gradient: SddmmStrategy::Strips(strips),
+                });
             }
+        }
+    }
+    for plan in plans {
+        let mut first = None;
+        for isa in IsaKind::available() {
+            let mut layer = SparseLayer::with_plan(isa, w.pattern().clone(), plan);
+            layer.refresh(w.values());
+            let found = layer_products(&layer, tiles);
+            assert_close(&found, &want, &format!("{isa} {plan}"));
+            let first = first.get_or_insert_with(|| bits(&found));
+            assert!(*first == bits(&found), "{isa} {plan}: bits differ");
         }
     }
 }
 
 #[test]
 fn thread_counts_do_not_change_a_bit() {
-    let w = random(300, 500, 0.75);
-    let run = |threads| {
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-        pool.install(|| {
-            let mut layer = SparseLayer::new(w.pattern().clone());
-            layer.refresh(w.values());
-            bits(&layer_products(&layer, 37))
-        })
-    };
-    let one = run(1);
-    for threads in [2, 3, 8] {
-        assert!(run(threads) == one, "{threads} threads");
+    let uniform = random(300, 500, 0.75);
+    let plans = ["csr/csr/csr", "dense/dense/dense"].map(|plan| plan.parse().unwrap());
+    for w in [&uniform, &uneven()] {
+        for plan in plans.into_iter().chain([LayerPlan::estimate(0.25, 32)]) {
+            let run = |threads| {
+                let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+                pool.install(|| {
+                    let isa = IsaKind::active().unwrap();
+                    let mut layer = SparseLayer::with_plan(isa, w.pattern().clone(), plan);
+                    layer.refresh(w.values());
+                    bits(&layer_products(&layer, 37))
+                })
+            };
+            let one = run(1);
+            for threads in [2, 3, 8] {
+                assert!(run(threads) == one, "{plan}, {threads} threads");
+            }
+        }
     }
 }

@@ -49,6 +49,11 @@ impl Isa for Avx512 {
         unsafe { _mm512_storeu_ps(to, v) }
     }
     #[inline(always)]
+    fn prefetch(self, at: *const f32) {
+        // SAFETY: a prefetch reads nothing that the program can see and faults on no address.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
+    }
+    #[inline(always)]
     unsafe fn gather(self, base: *const f32, indices: *const u32) -> __m512 {
         // SAFETY: the caller vouches for the indices and what they point at.
         unsafe { _mm512_i32gather_ps::<4>(_mm512_loadu_si512(indices.cast()), base) }

@@ -53,6 +53,11 @@ pub trait Isa: Copy + Send + Sync + 'static {
     /// # Safety
     /// `to` must be valid for writing sixteen `f32`; no alignment is needed.
     unsafe fn store(self, to: *mut f32, v: Self::V);
+    /// Asks for the cache line at `at` ahead of its use. A hint: any address is allowed.
+    #[inline(always)]
+    fn prefetch(self, at: *const f32) {
+        let _ = at;
+    }
     /// Reads sixteen `f32` at the given indices.
     /// # Safety
     /// `indices` must be valid for reading sixteen `u32`, each below 2³¹, and `base` at each of them.

@@ -1,13 +1,14 @@
 //! The list of kernels: what the oracle test and the benchmarks walk. A new kernel is one file
 //! beside this one and one line in [`KERNELS`].
 
-use super::gemm::{Left, OutLayout, gemm_on, transpose_tiles};
-use super::plan::{Blocking, PanelPlan};
-use super::sddmm::{self, StripBlocking, StripPlan};
+use super::layer::SparseLayer;
+use super::plan::Blocking;
+use super::sddmm::{self, StripBlocking};
 use super::spmm::{self, Start};
 use super::spmv;
+use super::strategy::{LayerPlan, SddmmStrategy, SpmmStrategy};
 use crate::isa::IsaKind;
-use crate::{AlignedBuffer, CsrMatrix, LANES};
+use crate::{CsrMatrix, LANES};
 
 /// A product of a linear layer with weight W `[out, in]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,14 +86,17 @@ pub struct KernelSpec {
 
 /// Every kernel.
 pub const KERNELS: &[KernelSpec] = &[
+    KernelSpec { name: "csr", product: Product::Forward, prepare: |i, w| csr(i, w, forward) },
     KernelSpec { name: "panel1", product: Product::Forward, prepare: |i, w| panels(i, w, 1) },
     KernelSpec { name: "panel2", product: Product::Forward, prepare: |i, w| panels(i, w, 2) },
     KernelSpec { name: "panel4", product: Product::Forward, prepare: |i, w| panels(i, w, 4) },
-    KernelSpec { name: "gemm", product: Product::Forward, prepare: dense_forward },
+    KernelSpec { name: "gemm", product: Product::Forward, prepare: |i, w| dense(i, w, forward) },
+    KernelSpec { name: "csr", product: Product::InputGradient, prepare: |i, w| csr(i, w, dx) },
     KernelSpec { name: "panel1", product: Product::InputGradient, prepare: |i, w| twin(i, w, 1) },
     KernelSpec { name: "panel2", product: Product::InputGradient, prepare: |i, w| twin(i, w, 2) },
     KernelSpec { name: "panel4", product: Product::InputGradient, prepare: |i, w| twin(i, w, 4) },
-    KernelSpec { name: "gemm", product: Product::InputGradient, prepare: dense_input_gradient },
+    KernelSpec { name: "gemm", product: Product::InputGradient, prepare: |i, w| dense(i, w, dx) },
+    KernelSpec { name: "csr", product: Product::WeightGradient, prepare: |i, w| csr(i, w, dw) },
     KernelSpec {
         name: "strip2",
         product: Product::WeightGradient,
@@ -108,74 +112,73 @@ pub const KERNELS: &[KernelSpec] = &[
         product: Product::WeightGradient,
         prepare: |i, w| strips(i, w, 8),
     },
-    KernelSpec { name: "gemm", product: Product::WeightGradient, prepare: dense_weight_gradient },
+    KernelSpec { name: "gemm", product: Product::WeightGradient, prepare: |i, w| dense(i, w, dw) },
     KernelSpec { name: "spmv", product: Product::OneToken, prepare: one_token },
     KernelSpec { name: "gemv", product: Product::OneToken, prepare: dense_one_token },
 ];
 
+/// Runs one product of a layer: (layer, X, dY, result).
+type Run = fn(&SparseLayer, &[f32], &[f32], &mut [f32]);
+
+fn forward(layer: &SparseLayer, x: &[f32], _: &[f32], y: &mut [f32]) {
+    layer.forward(x, y, Start::Zero);
+}
+
+fn dx(layer: &SparseLayer, _: &[f32], dy: &[f32], dx: &mut [f32]) {
+    layer.input_gradient(dy, dx, Start::Zero);
+}
+
+fn dw(layer: &SparseLayer, x: &[f32], dy: &[f32], dw: &mut [f32]) {
+    dw.fill(0.0);
+    layer.weight_gradient(dy, x, dw);
+}
+
+fn prepared(isa: IsaKind, w: &CsrMatrix, plan: LayerPlan, run: Run) -> Prepared {
+    let mut layer = SparseLayer::with_plan(isa, w.pattern().clone(), plan);
+    layer.refresh(w.values());
+    Box::new(move |x, dy, out| run(&layer, x, dy, out))
+}
+
+fn csr(isa: IsaKind, w: &CsrMatrix, run: Run) -> Prepared {
+    prepared(isa, w, LayerPlan::CSR, run)
+}
+
+fn dense(isa: IsaKind, w: &CsrMatrix, run: Run) -> Prepared {
+    let plan = LayerPlan {
+        forward: SpmmStrategy::Dense,
+        input_gradient: SpmmStrategy::Dense,
+        weight_gradient: SddmmStrategy::Dense,
+    };
+    prepared(isa, w, plan, run)
+}
+
+/// Panels of some rows, with the tiles and K blocks that suit them.
+fn panel_plan(isa: IsaKind, panel_rows: usize) -> LayerPlan {
+    let vectors = if isa.registers() >= 32 { 4 } else { (4 / panel_rows).max(1) };
+    let k_block = 512 / vectors;
+    let blocking = Blocking { panel_rows, vectors, k_block, row_block: 1024, k_pass: 4 };
+    let panels = SpmmStrategy::Panels(blocking);
+    LayerPlan { forward: panels, input_gradient: panels, ..LayerPlan::CSR }
+}
+
 fn panels(isa: IsaKind, w: &CsrMatrix, panel_rows: usize) -> Prepared {
-    let default = Blocking::for_density(w.pattern().density(), isa.registers());
-    let plan = PanelPlan::new(w.pattern(), Blocking { panel_rows, ..default });
-    let values: AlignedBuffer = plan.source().iter().map(|&at| w.values()[at as usize]).collect();
-    Box::new(move |x, _, y| spmm::spmm(isa, &plan, &values, x, y, Start::Zero))
+    prepared(isa, w, panel_plan(isa, panel_rows), forward)
 }
 
 fn twin(isa: IsaKind, w: &CsrMatrix, panel_rows: usize) -> Prepared {
-    let forward = panels(isa, &transposed(w), panel_rows);
-    Box::new(move |x, dy, dx| forward(dy, x, dx))
+    prepared(isa, w, panel_plan(isa, panel_rows), dx)
 }
 
 fn strips(isa: IsaKind, w: &CsrMatrix, vectors: usize) -> Prepared {
-    let (rows, columns) = (w.pattern().rows(), w.pattern().columns());
-    let default = StripBlocking::for_shape(rows, columns, isa.registers());
-    let blocking = StripBlocking { vectors, column_block: 512 / vectors, ..default };
-    let plan = StripPlan::new(w.pattern(), blocking);
-    Box::new(move |x, dy, dw| {
-        dw.fill(0.0);
-        sddmm::sddmm(isa, &plan, dy, x, dw);
-    })
+    let blocking = StripBlocking { vectors, column_block: 512 / vectors, row_block: 1024 };
+    let plan = LayerPlan { weight_gradient: SddmmStrategy::Strips(blocking), ..LayerPlan::CSR };
+    prepared(isa, w, plan, dw)
 }
 
 fn one_token(isa: IsaKind, w: &CsrMatrix) -> Prepared {
     let w = w.clone();
     Box::new(move |x, _, y| {
         spmv::spmv_on(isa, w.pattern(), w.values(), &x[..w.pattern().columns()], y)
-    })
-}
-
-fn dense_forward(isa: IsaKind, w: &CsrMatrix) -> Prepared {
-    let (rows, columns, dense) = (w.pattern().rows(), w.pattern().columns(), w.to_dense());
-    Box::new(move |x, _, y| {
-        gemm_on(isa, Left::row_major(&dense, rows, columns), x, y, OutLayout::tiles(rows), false)
-    })
-}
-
-fn dense_input_gradient(isa: IsaKind, w: &CsrMatrix) -> Prepared {
-    let (rows, columns, dense) = (w.pattern().rows(), w.pattern().columns(), w.to_dense());
-    Box::new(move |_, dy, dx| {
-        let wt = Left::transposed(&dense, columns, rows);
-        gemm_on(isa, wt, dy, dx, OutLayout::tiles(columns), false)
-    })
-}
-
-/// The whole gradient, then its elements at the non-zeros.
-fn dense_weight_gradient(isa: IsaKind, w: &CsrMatrix) -> Prepared {
-    let pattern = w.pattern().clone();
-    Box::new(move |x, dy, dw| {
-        if pattern.nnz() == 0 {
-            return;
-        }
-        let (rows, columns) = (pattern.rows(), pattern.columns());
-        let padded = columns.next_multiple_of(LANES);
-        let mut full = AlignedBuffer::zeros(rows * padded);
-        let xt = transpose_tiles(x, columns);
-        let layout = OutLayout::row_major(padded);
-        gemm_on(isa, Left::tiles(dy, rows), &xt, &mut full, layout, false);
-        for row in 0..rows {
-            for at in pattern.row_range(row) {
-                dw[at] = full[row * padded + pattern.column_indices()[at] as usize];
-            }
-        }
     })
 }
 

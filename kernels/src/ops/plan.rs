@@ -4,7 +4,8 @@
 use crate::SparsePattern;
 use std::ops::Range;
 
-/// Tile sizes of a plan. They are data: chosen by [`Blocking::for_density`] or by measurement.
+/// Tile sizes of a plan. They are data: chosen by
+/// [`SpmmStrategy::estimate`](super::SpmmStrategy::estimate) or by measurement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Blocking {
     /// Rows of a panel: 1, 2 or 4.
@@ -15,6 +16,9 @@ pub struct Blocking {
     pub k_block: usize,
     /// Rows of a row block, the unit of parallel work.
     pub row_block: usize,
+    /// K blocks that one group of tiles meets before the next group does: many keep Y in L2, few
+    /// keep W there.
+    pub k_pass: usize,
 }
 
 /// Patterns of non-zeros in the rows of a panel, in the order in which the kernel runs them.
@@ -95,9 +99,8 @@ impl PanelPlan {
     /// If `blocking` is out of range.
     #[track_caller]
     pub fn new(pattern: &SparsePattern, blocking: Blocking) -> Self {
-        let Blocking { panel_rows, vectors, k_block, row_block } = blocking;
-        assert!(matches!(panel_rows, 1 | 2 | 4) && matches!(vectors, 1 | 2 | 4), "{blocking:?}");
-        assert!((1..=1 << 16).contains(&k_block) && row_block > 0, "{blocking:?}");
+        let Blocking { k_block, row_block, .. } = blocking;
+        assert!(blocking.is_valid(), "{blocking:?}");
         let k_blocks = pattern.columns().div_ceil(k_block).max(1);
         let mut plan = Self {
             rows: pattern.rows(),
@@ -326,14 +329,12 @@ impl Panel {
 }
 
 impl Blocking {
-    /// The default for a density on vectors of `registers` sixteen-lane registers: wide register
-    /// tiles where loads of X are shared by many rows, wide K blocks where rows are short.
-    pub fn for_density(density: f64, registers: usize) -> Self {
-        let vectors = if registers >= 32 { 4 } else { 1 };
-        // 640 lines of X are 40 KB of a 48 KB L1; very sparse rows need wider blocks to amortise
-        // reading and writing their sums.
-        let (panel_rows, lines) = if density > 0.08 { (4, 640) } else { (2, 1024) };
-        let k_block = lines / vectors;
-        Self { panel_rows, vectors, k_block, row_block: 256 }
+    /// Whether the kernel can run it.
+    pub fn is_valid(&self) -> bool {
+        matches!(self.panel_rows, 1 | 2 | 4)
+            && matches!(self.vectors, 1 | 2 | 4)
+            && (1..=1 << 16).contains(&self.k_block)
+            && self.row_block > 0
+            && self.k_pass > 0
     }
 }

@@ -7,7 +7,7 @@
 //! together by a shuffle tree ([`Isa::sum_each`]). As in [`spmm`](super::spmm), rows are visited in
 //! the order of their counts, which makes the loop exits predictable.
 //!
-//! Loop nest, outside in: row blocks × groups of column blocks (parallel) · strips · column blocks ·
+//! Loop nest, outside in: row blocks × ranges of column blocks (parallel) · strips · column blocks ·
 //! rows · non-zeros.
 
 use super::gather::gather_tiles;
@@ -23,27 +23,23 @@ pub struct StripBlocking {
     pub vectors: usize,
     /// Columns of a block.
     pub column_block: usize,
-    /// Rows of a parallel task.
+    /// Rows of a row block.
     pub row_block: usize,
-    /// Column blocks of a parallel task.
-    pub column_group: usize,
 }
 
 impl StripBlocking {
-    /// The default for a `[rows, columns]` matrix on `registers` sixteen-lane registers: the
-    /// largest tasks, which gather the fewest lines per non-zero, of which there are still enough
-    /// for many threads.
-    pub fn for_shape(rows: usize, columns: usize, registers: usize) -> Self {
-        const ENOUGH: usize = 16;
-        const TASKS: [(usize, usize); 4] = [(512, 8), (256, 8), (256, 4), (128, 4)];
+    /// The default on `registers` sixteen-lane registers: half of them hold a strip of dY, and a
+    /// block of X is 512 lines.
+    pub fn estimate(registers: usize) -> Self {
         let vectors = if registers >= 32 { 8 } else { 2 };
-        let column_block = 512 / vectors;
-        let tasks = |&(row_block, column_group): &(usize, usize)| {
-            rows.div_ceil(row_block) * columns.div_ceil(column_block * column_group)
-        };
-        let (row_block, column_group) =
-            TASKS.into_iter().find(|task| tasks(task) >= ENOUGH).unwrap_or((128, 2));
-        Self { vectors, column_block, row_block, column_group }
+        Self { vectors, column_block: 512 / vectors, row_block: 1024 }
+    }
+
+    /// Whether the kernel can run it.
+    pub fn is_valid(&self) -> bool {
+        matches!(self.vectors, 2 | 4 | 8)
+            && (1..=1 << 16).contains(&self.column_block)
+            && self.row_block > 0
     }
 }
 
@@ -70,9 +66,8 @@ impl StripPlan {
     /// If `blocking` is out of range.
     #[track_caller]
     pub fn new(pattern: &SparsePattern, blocking: StripBlocking) -> Self {
-        let StripBlocking { vectors, column_block, row_block, column_group } = blocking;
-        assert!(matches!(vectors, 2 | 4 | 8) && row_block > 0 && column_group > 0, "{blocking:?}");
-        assert!((1..=1 << 16).contains(&column_block), "{blocking:?}");
+        let StripBlocking { column_block, row_block, .. } = blocking;
+        assert!(blocking.is_valid(), "{blocking:?}");
         let column_blocks = pattern.columns().div_ceil(column_block);
         let mut plan = Self {
             rows: pattern.rows(),
@@ -116,6 +111,33 @@ impl StripPlan {
         plan
     }
 
+    /// Splits the work into about `count` tasks, (row block, column blocks), of similar numbers of
+    /// non-zeros, the column blocks of a row block as far together as that allows.
+    fn tasks(&self, count: usize) -> Vec<(usize, Range<usize>)> {
+        let row_blocks = self.rows.div_ceil(self.blocking.row_block);
+        let fair = self.nnz().div_ceil(count.max(1));
+        let mut tasks = Vec::new();
+        for row_block in 0..row_blocks {
+            let all = self.steps(row_block, &(0..self.column_blocks));
+            let parts = all.len().div_ceil(fair).max(1);
+            let mut first = 0;
+            for part in 1..=parts {
+                let until = all.start + all.len() * part / parts;
+                let mut end = first;
+                while end < self.column_blocks
+                    && self.steps(row_block, &(end..end + 1)).end <= until
+                {
+                    end += 1;
+                }
+                if end > first {
+                    tasks.push((row_block, first..end));
+                }
+                first = end;
+            }
+        }
+        tasks
+    }
+
     /// The steps of some column blocks of a row block.
     fn steps(&self, row_block: usize, blocks: &Range<usize>) -> Range<usize> {
         let start = row_block * self.column_blocks;
@@ -151,14 +173,14 @@ pub fn sddmm(isa: IsaKind, plan: &StripPlan, dy: &[f32], x: &[f32], dw: &mut [f3
         tiles * columns * LANES,
         "X does not have {tiles} tiles of {columns} lines"
     );
-    let row_blocks = rows.div_ceil(plan.blocking.row_block);
-    let column_group = plan.blocking.column_group;
-    let groups = plan.column_blocks.div_ceil(column_group);
+    // Every sum belongs to one task and runs over the strips in their order: the split into tasks
+    // changes no bit, so it may depend on the threads. One thread gathers fewest lines with the
+    // largest tasks.
+    let threads = rayon::current_num_threads();
+    let tasks = plan.tasks(if threads == 1 { 1 } else { TASKS_PER_THREAD * threads });
     let shared = SharedMut::new(dw);
-    for_each_block(row_blocks * groups, |task| {
-        let row_block = task / groups;
-        let first = task % groups * column_group;
-        let blocks = first..(first + column_group).min(plan.column_blocks);
+    for_each_block(tasks.len(), |task| {
+        let (row_block, blocks) = tasks[task].clone();
         let steps = plan.steps(row_block, &blocks);
         let mut sums = Scratch::take(steps.len());
         sums.fill(0.0);
@@ -182,7 +204,10 @@ struct Task<'a> {
 }
 
 /// Lines of scratch: products of a group of rows, waiting to be reduced.
-const SCRATCH_LINES: usize = 128;
+const SCRATCH_LINES: usize = 32;
+
+/// Tasks per thread that even out their differences.
+const TASKS_PER_THREAD: usize = 3;
 
 impl Kernel for Task<'_> {
     type Output = ();
@@ -197,7 +222,7 @@ impl Kernel for Task<'_> {
         let mut tile = 0;
         while tile < self.tiles {
             tile += match self.plan.blocking.vectors.min(self.tiles - tile) {
-                8 => self.strip::<I, 8>(isa, tile, &mut lines, &mut dy_lines, &mut scratch),
+                8.. => self.strip::<I, 8>(isa, tile, &mut lines, &mut dy_lines, &mut scratch),
                 4..8 => self.strip::<I, 4>(isa, tile, &mut lines, &mut dy_lines, &mut scratch),
                 2..4 => self.strip::<I, 2>(isa, tile, &mut lines, &mut dy_lines, &mut scratch),
                 _ => self.strip::<I, 1>(isa, tile, &mut lines, &mut dy_lines, &mut scratch),
@@ -234,7 +259,13 @@ impl Task<'_> {
             let sums = &mut self.sums[segments.1 - first_step..steps.1 - first_step];
             let mut reduced = 0;
             let mut waiting = 0;
-            for &(row, count) in &plan.segments[segments.0..steps.0] {
+            let segments = &plan.segments[segments.0..steps.0];
+            for (at, &(row, count)) in segments.iter().enumerate() {
+                if let Some(&(row, _)) = segments.get(at + 2) {
+                    for v in 0..V {
+                        isa.prefetch(dy.wrapping_add(((row as usize - first_row) * V + v) * LANES));
+                    }
+                }
                 let mut left = count as usize;
                 let mut g = [isa.splat(0.0); V];
                 // SAFETY: rows, columns and counts come from a validated pattern and lie inside

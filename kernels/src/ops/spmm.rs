@@ -10,9 +10,10 @@
 //! panels of a block run the same trip counts: loop exits become predictable. Sorting does the
 //! same for the single-row patterns.
 //!
-//! Loop nest, outside in: row blocks × tile blocks (parallel) · K blocks · groups of V tiles ·
-//! panels · patterns · columns. The sum of one element of Y always runs in the plan's order, on
-//! one thread.
+//! Loop nest, outside in: row blocks × tile blocks (parallel) · passes of several K blocks · groups
+//! of V tiles · K blocks · panels · patterns · columns. A pass reads its part of W once per group
+//! of tiles, and a group's lines of Y stay in L2 from one K block of the pass to the next. The sum of
+//! one element of Y always runs in the plan's order, on one thread.
 
 use super::gather::gather_tiles;
 use super::plan::PanelPlan;
@@ -21,8 +22,14 @@ use crate::parallel::{SharedMut, for_each_block};
 use crate::{CsrMatrix, LANES, Scratch};
 use std::ops::Range;
 
-/// Tiles per parallel task: 256 tokens.
+/// Tiles per parallel task, unless that makes too few tasks for the threads: 256 tokens.
 const TILE_BLOCK: usize = 16;
+
+/// Tasks per thread that even out their differences.
+const TASKS_PER_THREAD: usize = 4;
+
+/// Panels ahead of the running one whose lines of Y are fetched.
+const PREFETCH: usize = 4;
 
 /// What Y holds before the product is added.
 #[derive(Clone, Copy, Debug)]
@@ -63,11 +70,16 @@ pub fn spmm(
     if let Start::Bias(bias) = start {
         assert_eq!(bias.len(), rows, "bias and rows disagree");
     }
-    let tile_blocks = tiles.div_ceil(TILE_BLOCK);
+    // How tokens are shared out changes no sum, so it may depend on the threads.
+    let enough = TASKS_PER_THREAD * rayon::current_num_threads();
+    let blocks_wanted = enough.div_ceil(plan.row_blocks());
+    let block = (tiles / blocks_wanted).clamp(plan.vectors(), TILE_BLOCK);
+    let block = block.next_multiple_of(plan.vectors());
+    let tile_blocks = tiles.div_ceil(block);
     let shared = SharedMut::new(y);
     for_each_block(plan.row_blocks() * tile_blocks, |task| {
-        let first = task % tile_blocks * TILE_BLOCK;
-        let tiles = first..(first + TILE_BLOCK).min(tiles);
+        let first = task % tile_blocks * block;
+        let tiles = first..(first + block).min(tiles);
         isa.run(Task { plan, values, x, y: shared, start, row_block: task / tile_blocks, tiles });
     });
 }
@@ -89,21 +101,26 @@ impl Kernel for Task<'_> {
     fn run<I: Isa>(self, isa: I) {
         let blocking = self.plan.blocking();
         let mut lines = Scratch::take(blocking.k_block * blocking.vectors * LANES);
-        for k_block in 0..self.plan.k_blocks() {
+        let pass = blocking.k_pass;
+        for first in (0..self.plan.k_blocks()).step_by(pass) {
             let mut tile = self.tiles.start;
             while tile < self.tiles.end {
                 let left = self.tiles.end - tile;
-                tile += match (self.plan.panel_rows(), self.plan.vectors().min(left)) {
-                    (1, 4..) => self.group::<I, 1, 4>(isa, k_block, tile, &mut lines),
-                    (1, 2..4) => self.group::<I, 1, 2>(isa, k_block, tile, &mut lines),
-                    (1, _) => self.group::<I, 1, 1>(isa, k_block, tile, &mut lines),
-                    (2, 4..) => self.group::<I, 2, 4>(isa, k_block, tile, &mut lines),
-                    (2, 2..4) => self.group::<I, 2, 2>(isa, k_block, tile, &mut lines),
-                    (2, _) => self.group::<I, 2, 1>(isa, k_block, tile, &mut lines),
-                    (_, 4..) => self.group::<I, 4, 4>(isa, k_block, tile, &mut lines),
-                    (_, 2..4) => self.group::<I, 4, 2>(isa, k_block, tile, &mut lines),
-                    (_, _) => self.group::<I, 4, 1>(isa, k_block, tile, &mut lines),
-                };
+                let mut step = 0;
+                for k_block in first..(first + pass).min(self.plan.k_blocks()) {
+                    step = match (self.plan.panel_rows(), self.plan.vectors().min(left)) {
+                        (1, 4..) => self.group::<I, 1, 4>(isa, k_block, tile, &mut lines),
+                        (1, 2..4) => self.group::<I, 1, 2>(isa, k_block, tile, &mut lines),
+                        (1, _) => self.group::<I, 1, 1>(isa, k_block, tile, &mut lines),
+                        (2, 4..) => self.group::<I, 2, 4>(isa, k_block, tile, &mut lines),
+                        (2, 2..4) => self.group::<I, 2, 2>(isa, k_block, tile, &mut lines),
+                        (2, _) => self.group::<I, 2, 1>(isa, k_block, tile, &mut lines),
+                        (_, 4..) => self.group::<I, 4, 4>(isa, k_block, tile, &mut lines),
+                        (_, 2..4) => self.group::<I, 4, 2>(isa, k_block, tile, &mut lines),
+                        (_, _) => self.group::<I, 4, 1>(isa, k_block, tile, &mut lines),
+                    };
+                }
+                tile += step;
             }
         }
     }
@@ -139,6 +156,13 @@ impl Task<'_> {
             // last panel that have no row have no non-zeros either, and are neither read nor stored.
             unsafe {
                 let y = |row: u32, v: usize| self.y.get((tile + v) * y_tile + row as usize * LANES);
+                // Rows come in the order of their counts, which no hardware prefetcher foresees.
+                let ahead = block.rows.iter().skip((panel + PREFETCH) * R).take(R);
+                for &row in ahead.filter(|&&row| row != PanelPlan::NO_ROW) {
+                    for v in 0..V {
+                        isa.prefetch(y(row, v));
+                    }
+                }
                 for (acc, &row) in acc.iter_mut().zip(rows) {
                     if row == PanelPlan::NO_ROW {
                         continue;

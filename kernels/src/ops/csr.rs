@@ -1,0 +1,142 @@
+//! The textbook kernels: one row of CSR after the other, no blocking, no reordering.
+//!
+//! They are what most sparse layers run, and the baseline that the other strategies are measured
+//! against. Every non-zero reads its line of X from wherever that lies; at the sizes of a language
+//! model's layers that is L2 or beyond, and one line serves one multiplication.
+
+use super::spmm::Start;
+use crate::isa::{Isa, IsaKind, Kernel};
+use crate::parallel::{SharedMut, for_each_block};
+use crate::{LANES, SparsePattern};
+
+/// Rows per parallel task.
+const ROW_BLOCK: usize = 32;
+
+/// Y = start + W · X with CSR W: X `[tiles][columns][LANES]`, Y `[tiles][rows][LANES]`.
+///
+/// Loop nest: rows (parallel) · tiles · non-zeros of the row.
+/// # Panics
+/// If the shapes disagree or the machine lacks `isa`.
+#[track_caller]
+pub fn spmm_csr(
+    isa: IsaKind,
+    pattern: &SparsePattern,
+    values: &[f32],
+    x: &[f32],
+    y: &mut [f32],
+    start: Start<'_>,
+) {
+    let (rows, columns) = (pattern.rows(), pattern.columns());
+    assert_eq!(values.len(), pattern.nnz(), "values and pattern disagree");
+    if rows == 0 {
+        return;
+    }
+    assert!(y.len().is_multiple_of(rows * LANES), "Y is not made of tiles of {rows} lines");
+    let tiles = y.len() / (rows * LANES);
+    assert_eq!(x.len(), tiles * columns * LANES, "X and Y disagree in tiles");
+    if let Start::Bias(bias) = start {
+        assert_eq!(bias.len(), rows, "bias and rows disagree");
+    }
+    let y = SharedMut::new(y);
+    for_each_block(rows.div_ceil(ROW_BLOCK), |block| {
+        isa.run(Spmm { pattern, values, x, y, start, tiles, first: block * ROW_BLOCK });
+    });
+}
+
+struct Spmm<'a> {
+    pattern: &'a SparsePattern,
+    values: &'a [f32],
+    x: &'a [f32],
+    y: SharedMut,
+    start: Start<'a>,
+    tiles: usize,
+    first: usize,
+}
+
+impl Kernel for Spmm<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<I: Isa>(self, isa: I) {
+        let (rows, columns) = (self.pattern.rows(), self.pattern.columns());
+        for row in self.first..(self.first + ROW_BLOCK).min(rows) {
+            let range = self.pattern.row_range(row);
+            let indices = &self.pattern.column_indices()[range.clone()];
+            let values = &self.values[range];
+            for tile in 0..self.tiles {
+                // SAFETY: a pattern's columns are below `columns()` and its rows below `rows()`;
+                // X and Y have `tiles` tiles, and this task alone has these rows of Y.
+                unsafe {
+                    let x = self.x.as_ptr().add(tile * columns * LANES);
+                    let y = self.y.get((tile * rows + row) * LANES);
+                    let mut sum = match self.start {
+                        Start::Zero => isa.splat(0.0),
+                        Start::Bias(bias) => isa.splat(bias[row]),
+                        Start::Accumulate => isa.load(y),
+                    };
+                    for (&column, &w) in indices.iter().zip(values) {
+                        sum = isa.fma(isa.splat(w), isa.load(x.add(column as usize * LANES)), sum);
+                    }
+                    isa.store(y, sum);
+                }
+            }
+        }
+    }
+}
+
+/// dw += (dY · Xᵀ) at the pattern's non-zeros, in CSR order: dY `[tiles][rows][LANES]`,
+/// X `[tiles][columns][LANES]`.
+///
+/// Loop nest: rows (parallel) · non-zeros of the row · tiles.
+/// # Panics
+/// If the shapes disagree or the machine lacks `isa`.
+#[track_caller]
+pub fn sddmm_csr(isa: IsaKind, pattern: &SparsePattern, dy: &[f32], x: &[f32], dw: &mut [f32]) {
+    let (rows, columns) = (pattern.rows(), pattern.columns());
+    assert_eq!(dw.len(), pattern.nnz(), "gradient and pattern disagree");
+    if pattern.nnz() == 0 {
+        return;
+    }
+    assert!(dy.len().is_multiple_of(rows * LANES), "dY is not made of tiles of {rows} lines");
+    let tiles = dy.len() / (rows * LANES);
+    assert_eq!(x.len(), tiles * columns * LANES, "X and dY disagree in tiles");
+    let dw = SharedMut::new(dw);
+    for_each_block(rows.div_ceil(ROW_BLOCK), |block| {
+        isa.run(Sddmm { pattern, dy, x, dw, tiles, first: block * ROW_BLOCK });
+    });
+}
+
+struct Sddmm<'a> {
+    pattern: &'a SparsePattern,
+    dy: &'a [f32],
+    x: &'a [f32],
+    dw: SharedMut,
+    tiles: usize,
+    first: usize,
+}
+
+impl Kernel for Sddmm<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<I: Isa>(self, isa: I) {
+        let (rows, columns) = (self.pattern.rows(), self.pattern.columns());
+        for row in self.first..(self.first + ROW_BLOCK).min(rows) {
+            for at in self.pattern.row_range(row) {
+                let column = self.pattern.column_indices()[at] as usize;
+                let mut sum = isa.splat(0.0);
+                for tile in 0..self.tiles {
+                    // SAFETY: a pattern's columns are below `columns()` and its rows below
+                    // `rows()`; X and dY have `tiles` tiles.
+                    unsafe {
+                        let dy = self.dy.as_ptr().add((tile * rows + row) * LANES);
+                        let x = self.x.as_ptr().add((tile * columns + column) * LANES);
+                        sum = isa.fma(isa.load(dy), isa.load(x), sum);
+                    }
+                }
+                // SAFETY: this task alone has the non-zeros of this row.
+                unsafe { *self.dw.get(at) += isa.sum(sum) };
+            }
+        }
+    }
+}
