@@ -133,6 +133,22 @@ impl Isa for Avx2 {
         out
     }
     #[inline(always)]
+    unsafe fn store_folded(self, to: *mut f32, v: Pair) {
+        // SAFETY: the caller guarantees eight writable `f32`; `self` proves the feature.
+        unsafe { _mm256_storeu_ps(to, _mm256_add_ps(v[0], v[1])) }
+    }
+    #[inline(always)]
+    unsafe fn sum_each_folded(self, from: *const f32) -> Pair {
+        // SAFETY: the caller guarantees 16 × 8 readable `f32`; `self` proves the feature.
+        unsafe {
+            let mut halves = [[_mm256_setzero_ps(); 8]; 2];
+            for j in 0..LANES {
+                halves[j / 8][j % 8] = _mm256_loadu_ps(from.add(j * 8));
+            }
+            [self.sum_each8(halves[0]), self.sum_each8(halves[1])]
+        }
+    }
+    #[inline(always)]
     fn sum_each(self, vs: [Pair; LANES]) -> Pair {
         let mut halves = [[vs[0][0]; 8]; 2];
         for (j, v) in vs.into_iter().enumerate() {

@@ -105,6 +105,40 @@ pub trait Isa: Copy + Send + Sync + 'static {
         // SAFETY: `sums` holds sixteen `f32`.
         unsafe { self.load(sums.as_ptr()) }
     }
+    /// Writes the eight sums of lane i and lane i + 8: the first level of [`Isa::sum`].
+    /// # Safety
+    /// `to` must be valid for writing eight `f32`; no alignment is needed.
+    #[inline(always)]
+    unsafe fn store_folded(self, to: *mut f32, v: Self::V) {
+        let lanes = self.to_array(v);
+        for i in 0..LANES / 2 {
+            // SAFETY: the caller vouches for eight `f32`.
+            unsafe { *to.add(i) = lanes[i] + lanes[i + LANES / 2] };
+        }
+    }
+    /// Sums sixteen vectors that [`Isa::store_folded`] wrote one after the other: lane `j` of the
+    /// result is what [`Isa::sum`] gives for the j-th of them.
+    /// # Safety
+    /// `from` must be valid for reading 16 × 8 `f32`; no alignment is needed.
+    #[inline(always)]
+    unsafe fn sum_each_folded(self, from: *const f32) -> Self::V {
+        let mut sums = [0.0; LANES];
+        for (j, sum) in sums.iter_mut().enumerate() {
+            let mut lanes = [0.0; LANES / 2];
+            for (i, lane) in lanes.iter_mut().enumerate() {
+                // SAFETY: the caller vouches for 16 × 8 `f32`.
+                *lane = unsafe { *from.add(j * LANES / 2 + i) };
+            }
+            for half in [4, 2, 1] {
+                for i in 0..half {
+                    lanes[i] += lanes[i + half];
+                }
+            }
+            *sum = lanes[0];
+        }
+        // SAFETY: `sums` holds sixteen `f32`.
+        unsafe { self.load(sums.as_ptr()) }
+    }
     /// The lanes as an array.
     #[inline(always)]
     fn to_array(self, v: Self::V) -> [f32; LANES] {

@@ -37,6 +37,7 @@ impl Kernel for Everything {
             ("tanh", lanes(math::tanh(isa, a))),
             ("sum", vec![isa.sum(a)]),
             ("sum_each", lanes(isa.sum_each(square))),
+            ("sum_each_folded", lanes(folded(isa, square))),
             ("transpose", isa.transpose(square).into_iter().flat_map(lanes).collect()),
         ];
         for n in 0..=LANES + 1 {
@@ -57,10 +58,22 @@ fn every_isa_agrees_with_scalar_bit_for_bit() {
     }
 }
 
+/// The sums of `vs` by way of [`Isa::store_folded`].
+#[inline(always)]
+fn folded<I: Isa>(isa: I, vs: [I::V; LANES]) -> I::V {
+    let mut scratch = [0.0; LANES * LANES / 2];
+    for (v, to) in vs.into_iter().zip(scratch.chunks_exact_mut(LANES / 2)) {
+        // SAFETY: the chunk holds eight `f32`.
+        unsafe { isa.store_folded(to.as_mut_ptr(), v) };
+    }
+    // SAFETY: the scratch holds 16 × 8 `f32`.
+    unsafe { isa.sum_each_folded(scratch.as_ptr()) }
+}
+
 #[test]
 fn sum_each_and_transpose_do_what_they_say() {
     for (name, lanes) in IsaKind::available()[0].run(Everything) {
-        if name == "sum_each" {
+        if name.starts_with("sum_each") {
             let everything = IsaKind::Scalar.run(Everything);
             let square = &everything.iter().find(|(n, _)| *n == "transpose").unwrap().1;
             for (j, sum) in lanes.iter().enumerate() {

@@ -3,8 +3,8 @@
 //! Every non-zero (o, i) is the dot product of row o of dY with row i of X over all tokens. Columns
 //! are blocked, so that a block of X over a *strip* of V tiles stays in L1; the lines of one row of
 //! dY stay in registers while the row's non-zeros in the block are visited. The V products of a
-//! non-zero are summed lane-wise into one line of scratch; sixteen such lines are then reduced
-//! together by a shuffle tree ([`Isa::sum_each`]). As in [`spmm`](super::spmm), rows are visited in
+//! non-zero are summed lane-wise and folded to half a line of scratch; sixteen of them are then
+//! reduced together by a shuffle tree ([`Isa::sum_each_folded`]). As in [`spmm`](super::spmm), rows are visited in
 //! the order of their counts, which makes the loop exits predictable.
 //!
 //! Loop nest, outside in: row blocks × ranges of column blocks (parallel) · strips · column blocks ·
@@ -28,10 +28,10 @@ pub struct StripBlocking {
 }
 
 impl StripBlocking {
-    /// The default on `registers` sixteen-lane registers: half of them hold a strip of dY, and a
+    /// The default on `registers` sixteen-lane registers: a quarter to a half of them hold a strip of dY, and a
     /// block of X is 512 lines.
     pub fn estimate(registers: usize) -> Self {
-        let vectors = if registers >= 32 { 8 } else { 2 };
+        let vectors = if registers >= 32 { 8 } else { 4 };
         Self { vectors, column_block: 512 / vectors, row_block: 1024 }
     }
 
@@ -203,8 +203,11 @@ struct Task<'a> {
     sums: &'a mut [f32],
 }
 
-/// Lines of scratch: products of a group of rows, waiting to be reduced.
-const SCRATCH_LINES: usize = 32;
+/// Products of a few rows that wait to be reduced together.
+const WAITING: usize = 32;
+
+/// Elements of a waiting product.
+const FOLDED: usize = LANES / 2;
 
 /// Tasks per thread that even out their differences.
 const TASKS_PER_THREAD: usize = 3;
@@ -217,7 +220,7 @@ impl Kernel for Task<'_> {
         let StripBlocking { vectors, column_block, .. } = self.plan.blocking;
         let mut lines = Scratch::take(column_block * vectors * LANES);
         let mut dy_lines = Scratch::take(self.plan.blocking.row_block * vectors * LANES);
-        let mut scratch = Scratch::take(SCRATCH_LINES * LANES);
+        let mut scratch = Scratch::take(WAITING * FOLDED);
         scratch.fill(0.0);
         let mut tile = 0;
         while tile < self.tiles {
@@ -269,20 +272,20 @@ impl Task<'_> {
                 let mut left = count as usize;
                 let mut g = [isa.splat(0.0); V];
                 // SAFETY: rows, columns and counts come from a validated pattern and lie inside
-                // dY and X, whose extents `sddmm` has checked; scratch holds SCRATCH_LINES lines
+                // dY and X, whose extents `sddmm` has checked; scratch holds WAITING products
                 // and `waiting` never passes it.
                 unsafe {
                     for (v, g) in g.iter_mut().enumerate() {
                         *g = isa.load(dy.add(((row as usize - first_row) * V + v) * LANES));
                     }
                     while left > 0 {
-                        if waiting == SCRATCH_LINES {
+                        if waiting == WAITING {
                             reduce(isa, scratch, &mut sums[reduced..reduced + waiting]);
                             reduced += waiting;
                             waiting = 0;
                         }
-                        let now = left.min(SCRATCH_LINES - waiting);
-                        let mut to = scratch.as_mut_ptr().add(waiting * LANES);
+                        let now = left.min(WAITING - waiting);
+                        let mut to = scratch.as_mut_ptr().add(waiting * FOLDED);
                         for _ in 0..now {
                             let line = x.add(usize::from(*columns) * V * LANES);
                             columns = columns.add(1);
@@ -293,36 +296,32 @@ impl Task<'_> {
                                 let chain = if v % 2 == 0 { &mut even } else { &mut odd };
                                 *chain = isa.fma(*g, isa.load(line.add(v * LANES)), *chain);
                             }
-                            isa.store(to, isa.add(even, odd));
-                            to = to.add(LANES);
+                            isa.store_folded(to, isa.add(even, odd));
+                            to = to.add(FOLDED);
                         }
                         waiting += now;
                         left -= now;
                     }
                 }
             }
-            // SAFETY: `waiting` lines of scratch are filled.
+            // SAFETY: `waiting` products of scratch are filled.
             unsafe { reduce(isa, scratch, &mut sums[reduced..reduced + waiting]) };
         }
         V
     }
 }
 
-/// Adds the sum over each line of scratch to its element of `sums`.
+/// Adds the sum over each product in scratch to its element of `sums`.
 /// # Safety
-/// Scratch holds `sums.len()` lines, rounded up to whole groups of sixteen.
+/// Scratch holds `sums.len()` products, rounded up to whole groups of sixteen.
 #[inline(always)]
 unsafe fn reduce<I: Isa>(isa: I, scratch: &[f32], sums: &mut [f32]) {
     let mut from = scratch.as_ptr();
     for sums in sums.chunks_mut(LANES) {
-        let mut lines = [isa.splat(0.0); LANES];
-        // SAFETY: the caller vouches for the lines; `sums` or the array holds sixteen elements.
+        // SAFETY: the caller vouches for the scratch; `sums` or the array holds sixteen elements.
         unsafe {
-            for line in &mut lines {
-                *line = isa.load(from);
-                from = from.add(LANES);
-            }
-            let total = isa.sum_each(lines);
+            let total = isa.sum_each_folded(from);
+            from = from.add(LANES * FOLDED);
             if sums.len() == LANES {
                 isa.store(sums.as_mut_ptr(), isa.add(isa.load(sums.as_ptr()), total));
             } else {

@@ -100,7 +100,7 @@ impl SddmmStrategy {
         let shapes: &[(usize, usize)] = if registers >= 32 {
             &[(8, 48), (8, 64), (4, 96), (4, 128)]
         } else {
-            &[(2, 192), (2, 256), (4, 96)]
+            &[(4, 96), (4, 128), (8, 64), (2, 256)]
         };
         let strips = shapes.iter().map(|&(vectors, column_block)| {
             Self::Strips(StripBlocking { vectors, column_block, row_block: 1024 })
