@@ -1,19 +1,23 @@
 //! Times every kernel of the list, and the best dense library, on the layer shapes of the models.
 //!
 //! `cargo bench --bench kernels` runs on one thread; name a part of a benchmark's name to choose,
-//! for example `cargo bench --bench kernels -- forward/1024`.
+//! for example `cargo bench --bench kernels -- forward/1024`. `mediswift bench layer` measures in
+//! turns and judges; this is for watching one kernel while working on it.
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use mediswift_kernels::baseline::{Baseline, Matrix};
 use mediswift_kernels::isa::IsaKind;
 use mediswift_kernels::ops::{KERNELS, Product};
-use mediswift_kernels::sparse::mask::uniform_random;
+use mediswift_kernels::sparse::mask::MASKS;
 use mediswift_kernels::{AlignedBuffer, CsrMatrix, LANES};
 use std::sync::Arc;
 use std::time::Duration;
 
 /// Output × input features.
 const SHAPES: [(usize, usize); 3] = [(384, 384), (1536, 384), (1024, 1024)];
+/// Masks and sparsities; masks other than random at one sparsity only.
 const SPARSITIES: [f64; 3] = [0.5, 0.75, 0.9];
+const SKEWED_SPARSITY: f64 = 0.75;
 const TOKENS: usize = 1024;
 
 fn ramp(len: usize) -> AlignedBuffer {
@@ -35,58 +39,48 @@ fn kernels(criterion: &mut Criterion) {
             let mut group =
                 criterion.benchmark_group(format!("{}/{rows}x{columns}", product.name()));
             group.throughput(Throughput::Elements(dense_flops(product, rows, columns)));
-            if product == Product::Forward {
-                group.bench_function("dense library (gemm)", |bench| {
-                    let w = ramp(rows * columns);
-                    let mut y = AlignedBuffer::zeros(rows * TOKENS);
-                    bench.iter(|| library_gemm(rows, columns, &w, &x, &mut y));
+            let weights = ramp(rows * columns);
+            let w = Matrix::new(&weights, rows, columns);
+            let (wide, tall) = (Matrix::new(&x, columns, TOKENS), Matrix::new(&dy, rows, TOKENS));
+            let (left, right) = match product {
+                Product::Forward => (w, wide),
+                Product::InputGradient => (w.transposed(), tall),
+                Product::WeightGradient => (tall, wide.transposed()),
+                Product::OneToken => (w, Matrix::new(&x[..columns], columns, 1)),
+            };
+            let len = match product {
+                Product::Forward => rows * TOKENS,
+                Product::InputGradient => columns * TOKENS,
+                Product::WeightGradient => rows * columns,
+                Product::OneToken => rows,
+            };
+            let mut out = AlignedBuffer::zeros(len);
+            group.bench_function("dense library (gemm)", |bench| {
+                bench.iter(|| {
+                    pool.install(|| Baseline::GemmCrate.multiply(isa, left, right, &mut out));
                 });
-            }
-            for sparsity in SPARSITIES {
-                let pattern = uniform_random(rows, columns, sparsity, 1).expect("a small matrix");
-                let values = ramp(pattern.nnz()).to_vec();
-                let w = CsrMatrix::new(Arc::new(pattern), values).expect("a value per non-zero");
-                let mut out = AlignedBuffer::zeros(product.output_len(&w, TOKENS / LANES));
-                for kernel in KERNELS.iter().filter(|kernel| kernel.product == product) {
-                    let prepared = (kernel.prepare)(isa, &w);
-                    let name = BenchmarkId::new(kernel.name, sparsity);
-                    group.bench_function(name, |bench| {
-                        bench.iter(|| pool.install(|| prepared(&x, &dy, &mut out)));
-                    });
+            });
+            for (mask, draw) in MASKS {
+                for sparsity in SPARSITIES {
+                    if mask != "random" && sparsity != SKEWED_SPARSITY {
+                        continue;
+                    }
+                    let pattern = draw(rows, columns, sparsity, 1).expect("a small matrix");
+                    let values = ramp(pattern.nnz()).to_vec();
+                    let w =
+                        CsrMatrix::new(Arc::new(pattern), values).expect("a value per non-zero");
+                    let mut out = AlignedBuffer::zeros(product.output_len(&w, TOKENS / LANES));
+                    for kernel in KERNELS.iter().filter(|kernel| kernel.product == product) {
+                        let prepared = (kernel.prepare)(isa, &w);
+                        let name = BenchmarkId::new(kernel.name, format!("{mask} {sparsity}"));
+                        group.bench_function(name, |bench| {
+                            bench.iter(|| pool.install(|| prepared(&x, &dy, &mut out)));
+                        });
+                    }
                 }
             }
             group.finish();
         }
-    }
-}
-
-/// Y = W · X with row-major operands.
-fn library_gemm(rows: usize, columns: usize, w: &[f32], x: &[f32], y: &mut [f32]) {
-    assert!(w.len() >= rows * columns && x.len() >= columns * TOKENS && y.len() >= rows * TOKENS);
-    let tokens = TOKENS as isize;
-    // SAFETY: the three matrices are row-major and as large as checked above.
-    unsafe {
-        gemm::gemm(
-            rows,
-            TOKENS,
-            columns,
-            y.as_mut_ptr(),
-            1,
-            tokens,
-            false,
-            w.as_ptr(),
-            1,
-            columns as isize,
-            x.as_ptr(),
-            1,
-            tokens,
-            0.0,
-            1.0,
-            false,
-            false,
-            false,
-            gemm::Parallelism::None,
-        );
     }
 }
 

@@ -3,7 +3,7 @@
 //! Everything is read from the standard library, `/proc` and `/sys`; what cannot be read is left
 //! out. No answer is measured: `bench` does that.
 
-mod machine;
+pub(crate) mod machine;
 mod memory;
 
 use std::fmt::Display;

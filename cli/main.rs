@@ -3,6 +3,7 @@
 //! One file per verb. To add one, write `cli/<verb>.rs` with a clap struct that implements
 //! [`verb::Verb`], and add one line to the list below.
 
+mod bench;
 mod data;
 mod demo;
 mod doctor;
@@ -33,6 +34,7 @@ verb::verbs! {
         Eval(eval::Eval),
         Generate(generate::Generate),
         Flops(flops::Flops),
+        Bench(bench::Bench),
         Doctor(doctor::Doctor),
     }
 }

@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use indicatif::{HumanCount, ProgressBar};
 use mediswift_data::Dataset;
 use mediswift_model::trainer::{self, Observer, Progress, Report, Trainer};
-use mediswift_model::{Config, run};
+use mediswift_model::{Config, plans, run};
 use serde_json::json;
 
 use crate::signals::{StopSignal, exit_code};
@@ -52,6 +52,10 @@ pub struct Pretrain {
     /// Fraction of the linear layers' weights to leave out, from 0 up to, not including, 1
     #[arg(long, value_name = "S", allow_negative_numbers = true)]
     sparsity: Option<f64>,
+
+    /// Kernel strategies of a new run, from a file that `bench layer --save-plans` wrote
+    #[arg(long, value_name = "FILE", conflicts_with = "resume")]
+    plans: Option<PathBuf>,
 
     /// Change one setting, as in train.lr=1e-3; may be repeated
     #[arg(long, value_name = "KEY=VALUE")]
@@ -110,6 +114,9 @@ impl Pretrain {
         }
         if let Some(sparsity) = self.sparsity {
             config.sparsity.sparsity = sparsity;
+        }
+        if let Some(path) = &self.plans {
+            config.kernels.plans = plans::read(path)?;
         }
         config.validate().map_err(usage)?;
         Ok(config)

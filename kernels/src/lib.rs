@@ -6,15 +6,20 @@
 //! activation.
 //!
 //! * [`isa`]: sixteen-lane vectors for AVX-512, AVX2+FMA, NEON and plain scalar code.
-//! * [`sparse`]: [`SparsePattern`] (validated CSR structure), [`CsrMatrix`], masks, conversions.
+//! * [`sparse`]: [`SparsePattern`] (validated CSR structure), [`CsrMatrix`], masks, files, conversions.
 //! * [`ops`]: the products of a linear layer, one file each, with the naive reference beside it.
+//! * [`probe`]: the limits of the machine, measured; `baseline` (a cargo feature): dense libraries to
+//!   compare with.
 //! * [`parallel`]: loops over fixed blocks, so that results do not depend on the thread count.
 #![warn(missing_docs)]
 
+#[cfg(feature = "baseline")]
+pub mod baseline;
 pub mod buffer;
 pub mod isa;
 pub mod ops;
 pub mod parallel;
+pub mod probe;
 pub mod sparse;
 
 pub use buffer::{AlignedBuffer, Scratch};

@@ -6,7 +6,9 @@
 use crate::error::Error;
 use crate::presets::{PRESETS, preset};
 use crate::sparsity;
+use mediswift_kernels::ops::LayerPlan;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::path::Path;
 use toml::{Table, Value};
 
@@ -24,6 +26,9 @@ pub struct Config {
     pub eval: EvalConfig,
     /// `[checkpoint]`.
     pub checkpoint: CheckpointConfig,
+    /// `[kernels]`.
+    #[serde(default)]
+    pub kernels: KernelsConfig,
 }
 
 /// Size of the model.
@@ -108,6 +113,18 @@ pub struct CheckpointConfig {
     pub keep: usize,
 }
 
+/// How sparse layers are computed. A plan decides the order of sums, and with it the last bits of
+/// all results: a run writes down the plans it starts with, and keeps them for good.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KernelsConfig {
+    /// Whether a new run measures which strategies are fastest, instead of asking the cost model.
+    pub tune: bool,
+    /// Strategies by [`LayerPlan::key`], as `forward/dx/dw`; layers without one get theirs when the
+    /// run starts.
+    pub plans: BTreeMap<String, String>,
+}
+
 /// Tables that may differ between a run and its continuation: they change no weight.
 const FREE_ON_RESUME: [&str; 2] = ["eval", "checkpoint"];
 
@@ -144,6 +161,7 @@ impl Config {
             },
             eval: EvalConfig { every: preset.steps / 10, sequences: 64 },
             checkpoint: CheckpointConfig { every: preset.steps / 10, keep: 2 },
+            kernels: KernelsConfig::default(),
         })
     }
 
@@ -276,6 +294,11 @@ impl Config {
             format!("is {}, but must lie in [0, 1)", sparse.sparsity)
         })?;
         sparsity::policy(&sparse.init_method)?;
+        for (key, plan) in &self.kernels.plans {
+            let checked = plan.parse::<LayerPlan>().map(|_| ());
+            checked
+                .map_err(|e| Error::config(format!("kernels.plans.\"{key}\""), e.to_string()))?;
+        }
         for (key, value) in [("train.lr", train.lr), ("train.epsilon", train.epsilon)] {
             require(value.is_finite() && value > 0.0, key, || {
                 format!("is {value}, but must be a finite number above 0")

@@ -15,6 +15,7 @@
 use crate::config::{Config, ModelConfig};
 use crate::error::Error;
 use crate::init::{Init, STD};
+use crate::plans::{self, Planner, Plans};
 use crate::sparsity::layer_mask;
 use mediswift_data::Sequence;
 use mediswift_engine::ops::{
@@ -111,7 +112,7 @@ impl Gpt {
             let values = slot.init.values(&slot.name, &shape, config.train.seed);
             parameters.add(slot.name, shape, values);
         }
-        Ok(Self::assemble(config.model.clone(), parameters))
+        Self::assemble(config, parameters)
     }
 
     /// A model of the size that `config` says with given weights, in any order.
@@ -133,44 +134,63 @@ impl Gpt {
             let values = std::mem::take(&mut found.values);
             parameters.add(slot.name, found.shape.clone(), values);
         }
-        Ok(Self::assemble(config.model.clone(), parameters))
+        Self::assemble(config, parameters)
     }
 
     /// Finds every tensor and plans the sparse layers. The parameters are those of [`slots`].
-    fn assemble(size: ModelConfig, parameters: Parameters) -> Self {
+    ///
+    /// # Errors
+    /// If a plan in the configuration is none.
+    fn assemble(config: &Config, parameters: Parameters) -> Result<Self, Error> {
+        let size = config.model.clone();
+        let mut planner = Planner::new(&config.kernels)?;
         let find = |name: &str| parameters.find(name).expect("all tensors are there");
         let norm = |name: &str| Norm {
             gain: find(&format!("{name}.weight")),
             bias: find(&format!("{name}.bias")),
         };
-        let linear = |name: &str| {
+        let mut linear = |name: &str| -> Result<Linear, Error> {
             let (weight, bias) = (find(&format!("{name}.weight")), find(&format!("{name}.bias")));
             match &parameters.get(weight).shape {
                 Shape::Sparse(pattern) => {
-                    let layer = Box::new(SparseLayer::new(pattern.clone()));
-                    Linear::Sparse { layer, weight, bias }
+                    let layer = Box::new(planner.layer(pattern)?);
+                    Ok(Linear::Sparse { layer, weight, bias })
                 }
                 shape => {
                     let (outputs, inputs) = (shape.extents()[0], shape.extents()[1]);
-                    Linear::Dense(DenseLinear { weight, bias, inputs, outputs })
+                    Ok(Linear::Dense(DenseLinear { weight, bias, inputs, outputs }))
                 }
             }
         };
-        let blocks = (0..size.layers)
-            .map(|i| Block {
+        let block = |i| {
+            Ok(Block {
                 ln1: norm(&format!("blocks.{i}.ln1")),
-                qkv: linear(&format!("blocks.{i}.attn.qkv")),
-                proj: linear(&format!("blocks.{i}.attn.proj")),
+                qkv: linear(&format!("blocks.{i}.attn.qkv"))?,
+                proj: linear(&format!("blocks.{i}.attn.proj"))?,
                 ln2: norm(&format!("blocks.{i}.ln2")),
-                up: linear(&format!("blocks.{i}.mlp.up")),
-                down: linear(&format!("blocks.{i}.mlp.down")),
+                up: linear(&format!("blocks.{i}.mlp.up"))?,
+                down: linear(&format!("blocks.{i}.mlp.down"))?,
             })
-            .collect();
+        };
+        let blocks = (0..size.layers).map(block).collect::<Result<_, Error>>()?;
         let (tok_embed, pos_embed) = (find("tok_embed.weight"), find("pos_embed.weight"));
         let ln_final = norm("ln_final");
         let mut gpt = Self { size, parameters, tok_embed, pos_embed, blocks, ln_final };
         gpt.refresh();
-        gpt
+        Ok(gpt)
+    }
+
+    /// The plans of all sparse layers, as `[kernels]` of a configuration has them.
+    pub fn plans(&self) -> Plans {
+        let mut plans = Plans::new();
+        for block in &self.blocks {
+            for linear in [&block.qkv, &block.proj, &block.up, &block.down] {
+                if let Linear::Sparse { layer, .. } = linear {
+                    plans.insert(plans::key(layer.pattern()), layer.plan().to_string());
+                }
+            }
+        }
+        plans
     }
 
     /// Depth, width, heads, positions and vocabulary.

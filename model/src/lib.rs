@@ -22,6 +22,7 @@ pub mod gpt;
 pub mod gradient_tree;
 pub mod init;
 pub mod optimisation;
+pub mod plans;
 pub mod presets;
 pub mod run;
 pub mod schedule;

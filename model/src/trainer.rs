@@ -11,7 +11,7 @@ use crate::error::Error;
 use crate::evaluate::{Windows, validation_loss, validation_tokens};
 use crate::gpt::{Gpt, TokenBatch};
 use crate::optimisation::Optimisation;
-use crate::run::{Line, Log, RunFolder, StepMetrics, Validation};
+use crate::run::{Line, Log, RunFolder, StepMetrics, Validation, read_config};
 use mediswift_data::{Batches, Dataset, Position, Split};
 use mediswift_engine::{Shape, TokenLayout};
 use serde::Serialize;
@@ -137,8 +137,9 @@ impl Trainer {
     /// # Errors
     /// If the configuration is out of range or does not fit the data, or the folder is in use.
     pub fn start(config: Config, dataset: Arc<Dataset>, out: &Path) -> Result<Self, Error> {
-        let (config, batches) = fit(config, &dataset)?;
+        let (mut config, batches) = fit(config, &dataset)?;
         let gpt = Gpt::new(&config)?;
+        config.kernels.plans = gpt.plans();
         let optimisation = Optimisation::new(gpt, &config);
         let folder = RunFolder::create(out, &config, &dataset)?;
         Self::assemble(config, dataset, batches, folder, optimisation)
@@ -149,7 +150,11 @@ impl Trainer {
     /// # Errors
     /// If there is no run, or one with other settings or other data; if there are checkpoints but
     /// none is complete; if the folder is in use.
-    pub fn resume(config: Config, dataset: Arc<Dataset>, out: &Path) -> Result<Self, Error> {
+    pub fn resume(mut config: Config, dataset: Arc<Dataset>, out: &Path) -> Result<Self, Error> {
+        if config.kernels.plans.is_empty() {
+            // Other plans would give other bits.
+            config.kernels = read_config(out)?.kernels;
+        }
         let (config, mut batches) = fit(config, &dataset)?;
         let folder = RunFolder::resume(out, &config, &dataset)?;
         let Latest { checkpoint, skipped } = checkpoint::latest(&folder.checkpoints())?;

@@ -92,7 +92,7 @@ impl SddmmStrategy {
     /// The default of the cost model: a dot product has no row to share its loads with, so only
     /// the break-even decides.
     pub fn estimate(density: f64, registers: usize) -> Self {
-        if density > 0.74 { Self::Dense } else { Self::Strips(StripBlocking::estimate(registers)) }
+        if density > 0.85 { Self::Dense } else { Self::Strips(StripBlocking::estimate(registers)) }
     }
 
     /// What the autotuner tries.
@@ -118,6 +118,11 @@ impl LayerPlan {
             input_gradient: SpmmStrategy::estimate(density, registers),
             weight_gradient: SddmmStrategy::estimate(density, registers),
         }
+    }
+
+    /// The name under which the plan of a layer is kept in files: `OUTxIN@nnz`.
+    pub fn key(rows: usize, columns: usize, nnz: usize) -> String {
+        format!("{rows}x{columns}@{nnz}")
     }
 
     /// Textbook CSR for all three products.

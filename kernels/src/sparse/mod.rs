@@ -2,6 +2,7 @@
 
 mod convert;
 mod csr;
+pub mod files;
 pub mod mask;
 mod pattern;
 

@@ -1,0 +1,254 @@
+//! `mediswift bench layer`: realised against theoretical speedup of sparse layers.
+
+mod chart;
+mod measure;
+mod report;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use mediswift_kernels::SparsePattern;
+use mediswift_kernels::baseline::{Baseline, Blas};
+use mediswift_kernels::isa::IsaKind;
+use mediswift_kernels::ops::LayerPlan;
+use mediswift_kernels::sparse::files;
+use mediswift_kernels::sparse::mask::{Draw, MASKS};
+
+use self::measure::{Bench, Row};
+use crate::doctor::machine::Machine;
+use crate::output;
+use crate::progress;
+use crate::verb::{Context, Exit, Outcome, Verb};
+
+/// Measure the speedup of sparse layers, against dense ones and against theory
+///
+/// Every product of the layer is timed in turns with the best dense code there is: the gemm crate,
+/// this program's own dense product, and any BLAS named with --dense. Packing, zeroing and the
+/// refresh after an optimiser step are part of the times. A step is forward + dx + dw + refresh.
+#[derive(clap::Args)]
+#[command(after_help = "Examples:
+  mediswift bench layer --shape 1024x1024 --sparsity 0.5,0.75,0.9
+  mediswift bench layer --mask row-skewed --plot speedup.svg
+  mediswift bench layer --mask pruned.smtx --product forward
+  mediswift bench layer --shape 4096x1024 --plan tuned --dense libopenblas.so.0
+  mediswift --threads 1 bench layer --shape 4096x4096 --product one-token --sparsity 0.75")]
+pub struct Layer {
+    /// Shapes as OUTxIN, apart by commas [default: MediSwift's layers and Figure 3's 12288x12288]
+    #[arg(long, value_name = "OUTxIN", value_delimiter = ',', value_parser = shape)]
+    shape: Vec<(usize, usize)>,
+
+    /// Tokens that the layer works on at once
+    #[arg(long, value_name = "N", default_value_t = 2048,
+          value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
+    tokens: u32,
+
+    /// Sparsities, apart by commas; a mask from a file has its own
+    #[arg(long, value_name = "S", value_delimiter = ',', value_parser = sparsity,
+          allow_negative_numbers = true,
+          default_values_t = [0.0, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99])]
+    sparsity: Vec<f64>,
+
+    /// Mask: random, row-skewed, column-skewed, block, or a file (.smtx, .mtx, .npz)
+    #[arg(long, value_name = "MASK", default_value = "random")]
+    mask: String,
+
+    /// Products, apart by commas: forward, dx, dw, step, one-token
+    #[arg(long, value_name = "P", value_delimiter = ',', value_parser = product,
+          default_value = "forward,dx,dw,step")]
+    product: Vec<&'static str>,
+
+    /// Strategies: estimate (the cost model's), tuned (measured first), or forward/dx/dw by name,
+    /// such as csr/csr/csr
+    #[arg(long, value_name = "PLAN", default_value = "estimate")]
+    plan: String,
+
+    /// Write the plans that were used to a TOML file, for `pretrain --plans`
+    #[arg(long, value_name = "FILE")]
+    save_plans: Option<PathBuf>,
+
+    /// Instruction set: avx512, avx2, neon or scalar [default: the best]
+    #[arg(long, value_name = "I")]
+    isa: Option<String>,
+
+    /// A BLAS to compare with as well: a shared library with cblas_sgemm
+    #[arg(long, value_name = "LIB")]
+    dense: Option<PathBuf>,
+
+    /// Turns of every contestant [default: 3 to 15, by their time]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    rounds: Option<u32>,
+
+    /// Seed of masks
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    seed: u64,
+
+    /// Draw measured against theoretical speedup, as SVG and as PNG beside it
+    #[arg(long, value_name = "FILE")]
+    plot: Option<PathBuf>,
+}
+
+/// Outputs × inputs of MediSwift-Med's layers, of a square one, and of the paper's Figure 3.
+const SHAPES: [(usize, usize); 6] =
+    [(1024, 1024), (3072, 1024), (4096, 1024), (1024, 4096), (4096, 4096), (12288, 12288)];
+
+/// Products in the order in which they are reported.
+const PRODUCTS: [&str; 5] = ["forward", "dx", "dw", "step", "one-token"];
+
+fn shape(text: &str) -> Result<(usize, usize), String> {
+    let extent = |text: &str| text.trim().parse().ok().filter(|n| (1..=1 << 20).contains(n));
+    text.split_once(['x', 'X', '×'])
+        .and_then(|(rows, columns)| Some((extent(rows)?, extent(columns)?)))
+        .ok_or_else(|| "write OUTxIN, such as 4096x1024, with extents from 1 to 1048576".into())
+}
+
+fn sparsity(text: &str) -> Result<f64, String> {
+    match text.trim().parse() {
+        Ok(sparsity) if (0.0..1.0).contains(&sparsity) => Ok(sparsity),
+        _ => Err("choose a sparsity in [0, 1)".into()),
+    }
+}
+
+fn product(text: &str) -> Result<&'static str, String> {
+    let known = PRODUCTS.iter().find(|known| **known == text);
+    known.copied().ok_or_else(|| format!("choose from {}", PRODUCTS.join(", ")))
+}
+
+/// Where the patterns come from.
+enum Source {
+    Drawn(Draw),
+    File(Arc<SparsePattern>),
+}
+
+impl Verb for Layer {
+    fn run(self, context: &Context) -> anyhow::Result<Outcome> {
+        let isa = match &self.isa {
+            Some(name) => IsaKind::by_name(name).map_err(|e| Exit::usage(e.to_string()))?,
+            None => IsaKind::active()?,
+        };
+        let plan = self.fixed_plan()?;
+        let source = self.source()?;
+        let mut baselines = vec![Baseline::GemmCrate];
+        if let Some(path) = &self.dense {
+            baselines.push(Baseline::Blas(Blas::load(path, context.threads)?));
+        }
+        // Better to fail now than after minutes of measuring.
+        let chart = self.plot.as_deref().map(chart::Files::create).transpose()?;
+        if let Some(path) = &self.save_plans {
+            crate::verb::refuse_to_overwrite(path, false)?;
+        }
+        let cases = self.cases(&source)?;
+        let machine = Machine::look()?;
+        let bench = Bench::new(isa, self.tokens as usize, &self.product, baselines, self.rounds);
+        let limits = bench.limits();
+        let bar = progress::count(cases.len() as u64, "measuring");
+        let (mut rows, mut skipped) = (Vec::new(), Vec::new());
+        for ((out, inputs), sparsity) in cases {
+            let need = bench.memory(out, inputs, sparsity);
+            if !machine.has_room_for(need) {
+                let gib = need.div_ceil(1 << 30);
+                let what = format!("{out}x{inputs} at sparsity {sparsity} needs about {gib} GiB");
+                if !self.shape.is_empty() || matches!(source, Source::File(_)) {
+                    anyhow::bail!(
+                        "{what}, more than is free; name smaller shapes or fewer --tokens"
+                    );
+                }
+                output::note(&format!("left out: {what}, more than is free"));
+                skipped.push(what);
+                bar.inc(1);
+                continue;
+            }
+            let pattern = match &source {
+                Source::Drawn(draw) => Arc::new(draw(out, inputs, sparsity, self.seed)?),
+                Source::File(pattern) => pattern.clone(),
+            };
+            rows.extend(bench.run(&pattern, plan));
+            bar.inc(1);
+        }
+        bar.finish_and_clear();
+        anyhow::ensure!(!rows.is_empty(), "nothing was measured: no shape fits into memory");
+        if let Some(path) = &self.save_plans {
+            save_plans(path, &rows)?;
+        }
+        let title = report::Title { machine: &machine, isa, context, layer: &self };
+        let report = report::Report::new(title, limits, rows, skipped);
+        let mut text = report.text();
+        if let Some(files) = chart {
+            for path in files.draw(&report)? {
+                text.push_str(&format!("wrote {}\n", path.display()));
+            }
+        }
+        Ok(Outcome::new(report.json(), text))
+    }
+}
+
+impl Layer {
+    fn fixed_plan(&self) -> anyhow::Result<measure::Planning> {
+        Ok(match self.plan.as_str() {
+            "estimate" => measure::Planning::Estimate,
+            "tuned" => measure::Planning::Tuned,
+            name => measure::Planning::Fixed(
+                name.parse::<LayerPlan>().map_err(|e| Exit::usage(e.to_string()))?,
+            ),
+        })
+    }
+
+    fn source(&self) -> anyhow::Result<Source> {
+        let name = if self.mask == "skewed" { "row-skewed" } else { self.mask.as_str() };
+        if let Some((_, draw)) = MASKS.iter().find(|(known, _)| *known == name) {
+            return Ok(Source::Drawn(*draw));
+        }
+        let path = Path::new(&self.mask);
+        if path.extension().is_none() {
+            let names: Vec<&str> = MASKS.iter().map(|(name, _)| *name).collect();
+            let names = names.join(", ");
+            return Err(Exit::usage(format!(
+                "mask '{}' is unknown: choose {names} or a .smtx, .mtx or .npz file",
+                self.mask
+            ))
+            .into());
+        }
+        let pattern = Arc::new(files::read(path)?);
+        let extents = (pattern.rows(), pattern.columns());
+        anyhow::ensure!(
+            pattern.nnz() > 0,
+            "{}: {} × {} without a non-zero; there is nothing to measure",
+            self.mask,
+            extents.0,
+            extents.1
+        );
+        if self.shape.iter().any(|&shape| shape != extents) {
+            return Err(Exit::usage(format!(
+                "{}: is {}x{}, which --shape contradicts; leave --shape out",
+                self.mask, extents.0, extents.1
+            ))
+            .into());
+        }
+        Ok(Source::File(pattern))
+    }
+
+    /// Shapes and sparsities in the order of measurement.
+    fn cases(&self, source: &Source) -> anyhow::Result<Vec<((usize, usize), f64)>> {
+        if let Source::File(pattern) = source {
+            return Ok(vec![((pattern.rows(), pattern.columns()), 1.0 - pattern.density())]);
+        }
+        let shapes = if self.shape.is_empty() { &SHAPES[..] } else { &self.shape };
+        let of = |&shape| self.sparsity.iter().map(move |&sparsity| (shape, sparsity));
+        Ok(shapes.iter().flat_map(of).collect())
+    }
+}
+
+/// Writes `"OUTxIN@nnz" = "forward/dx/dw"` for every layer that was measured.
+fn save_plans(path: &Path, rows: &[Row]) -> anyhow::Result<()> {
+    let mut plans = std::collections::BTreeMap::new();
+    for row in rows {
+        plans.insert(LayerPlan::key(row.rows, row.columns, row.nnz), row.plan.to_string());
+    }
+    let lines: Vec<String> =
+        plans.into_iter().map(|(key, plan)| format!("\"{key}\" = \"{plan}\"\n")).collect();
+    let text = format!(
+        "# Strategies of sparse layers by shape and non-zeros, for `pretrain --plans`.\n{}",
+        lines.concat()
+    );
+    std::fs::write(path, text).with_context(|| format!("{}: cannot be written", path.display()))
+}

@@ -1,0 +1,245 @@
+//! The picture of `bench layer`: realised against theoretical speedup, as SVG and PNG.
+//!
+//! Both axes are logarithmic and the horizontal one is 1/(1 − s), marked with the sparsities s, so
+//! theory is the diagonal and the distance below it is what is lost.
+
+use std::fs;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, anyhow};
+use plotters::coord::Shift;
+use plotters::coord::ranged1d::{DefaultFormatting, KeyPointHint};
+use plotters::prelude::*;
+use plotters::style::{FontStyle, register_font};
+
+use super::report::Report;
+use crate::verb::Exit;
+
+const SIZE: (u32, u32) = (1200, 820);
+
+/// Pixels of the PNG per unit of the SVG: sharp in print.
+const SCALE: u32 = 2;
+
+const FONT: &str = "sans-serif";
+
+/// Colours that stay apart in print and for the colour-blind (Okabe and Ito).
+const COLOURS: [RGBColor; 7] = [
+    RGBColor(0, 114, 178),
+    RGBColor(230, 159, 0),
+    RGBColor(0, 158, 115),
+    RGBColor(204, 121, 167),
+    RGBColor(86, 180, 233),
+    RGBColor(213, 94, 0),
+    RGBColor(150, 130, 40),
+];
+
+/// The two files of one chart.
+pub struct Files {
+    svg: PathBuf,
+    png: PathBuf,
+}
+
+impl Files {
+    /// Makes sure that both can be written.
+    pub fn create(path: &Path) -> anyhow::Result<Self> {
+        let ending = path.extension().and_then(|ending| ending.to_str());
+        if !matches!(ending, Some("svg" | "png")) {
+            let message = format!("{}: name a chart .svg or .png", path.display());
+            return Err(Exit::usage(message).into());
+        }
+        let files = Self { svg: path.with_extension("svg"), png: path.with_extension("png") };
+        for path in [&files.svg, &files.png] {
+            fs::OpenOptions::new()
+                .append(true)
+                .create(true)
+                .open(path)
+                .with_context(|| format!("{}: cannot be written", path.display()))?;
+        }
+        Ok(files)
+    }
+
+    /// Draws the steps of the report, or its first product if there are none.
+    pub fn draw(&self, report: &Report<'_>) -> anyhow::Result<[PathBuf; 2]> {
+        register_font(FONT, FontStyle::Normal, epaint_default_fonts::UBUNTU_LIGHT)
+            .map_err(|_| anyhow!("the built-in font cannot be used"))?;
+        let svg = SVGBackend::new(&self.svg, SIZE).into_drawing_area();
+        draw(&svg, report, 1).with_context(|| self.svg.display().to_string())?;
+        let size = (SIZE.0 * SCALE, SIZE.1 * SCALE);
+        let png = BitMapBackend::new(&self.png, size).into_drawing_area();
+        draw(&png, report, SCALE).with_context(|| self.png.display().to_string())?;
+        Ok([self.svg.clone(), self.png.clone()])
+    }
+}
+
+/// A curve: (1/(1 − s), speedup) in log₂.
+type Curve = Vec<(f64, f64)>;
+
+fn draw<B: DrawingBackend>(
+    area: &DrawingArea<B, Shift>,
+    report: &Report<'_>,
+    scale: u32,
+) -> anyhow::Result<()>
+where
+    B::ErrorType: 'static,
+{
+    let px = |units: u32| (units * scale) as i32;
+    let text = |units: u32| (FONT, px(units)).into_font();
+    let fail = |error: DrawingAreaErrorKind<B::ErrorType>| anyhow!("cannot be drawn: {error}");
+
+    let means = report.means();
+    let product = means
+        .iter()
+        .map(|mean| mean.product)
+        .find(|product| *product == "step")
+        .unwrap_or(means[0].product);
+    let point = |theory: f64, speedup: f64| (theory.log2(), speedup.log2());
+    let mut shapes: Vec<(String, Curve)> = Vec::new();
+    for row in report.rows.iter().filter(|row| row.product == product) {
+        let name = format!("{} × {}", row.rows, row.columns);
+        let point = point(row.theory(), row.speedup());
+        match shapes.iter_mut().find(|(known, _)| *known == name) {
+            Some((_, curve)) => curve.push(point),
+            None => shapes.push((name, vec![point])),
+        }
+    }
+    let of_product = || means.iter().filter(|mean| mean.product == product);
+    let mean: Curve = of_product().map(|m| point(m.theoretical, m.realised)).collect();
+    let ceiling: Curve = of_product().map(|m| point(m.theoretical, m.ceiling)).collect();
+
+    let all = || shapes.iter().flat_map(|(_, curve)| curve).chain(&ceiling);
+    let right = all().map(|p| p.0).fold(1.0, f64::max) + 0.15;
+    let top = all().map(|p| p.1).fold(right, f64::max) + 0.25;
+    let bottom = all().map(|p| p.1).fold(0.0, f64::min).floor() - 0.25;
+
+    area.fill(&WHITE).map_err(fail)?;
+    let what = match product {
+        "step" => "Sparse layer, whole step (forward + dx + dw + refresh)".to_string(),
+        product => format!("Sparse layer, {product}"),
+    };
+    let area = area.margin(px(12), 0, 0, px(8));
+    let area = area.titled(&what, text(26)).map_err(fail)?;
+    let area = area.titled(&report.subtitle(), text(17)).map_err(fail)?;
+    let marks = [0.0, 0.25, 0.5, 0.75, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999];
+    let x_marks: Vec<f64> = marks.iter().map(|s: &f64| -(1.0 - s).log2()).collect();
+    let y_marks: Vec<f64> = (-4..12).map(f64::from).collect();
+    let mut chart = ChartBuilder::on(&area)
+        .margin(px(18))
+        .x_label_area_size(px(58))
+        .y_label_area_size(px(76))
+        .build_cartesian_2d(
+            Marked { range: -0.12..right, marks: x_marks },
+            Marked { range: bottom..top, marks: y_marks },
+        )
+        .map_err(fail)?;
+    chart
+        .configure_mesh()
+        .light_line_style(WHITE)
+        .bold_line_style(BLACK.mix(0.12).stroke_width(scale))
+        .axis_style(BLACK.stroke_width(scale))
+        .x_desc("sparsity (scale: 1 / (1 − sparsity))")
+        .y_desc("speedup over the best dense code (×)")
+        .x_label_formatter(&|x| format!("{} %", trimmed(100.0 * (1.0 - (-x).exp2()))))
+        .y_label_formatter(&|y| trimmed(y.exp2()))
+        .label_style(text(17))
+        .axis_desc_style(text(19))
+        .draw()
+        .map_err(fail)?;
+
+    let legend = |style: ShapeStyle| {
+        move |(x, y): (i32, i32)| PathElement::new(vec![(x, y), (x + px(30), y)], style)
+    };
+    let theory = BLACK.stroke_width(2 * scale);
+    let far = right.min(top);
+    chart
+        .draw_series(DashedLineSeries::new(
+            [(0.0, 0.0), (far, far)],
+            px(9) as u32,
+            px(6) as u32,
+            theory,
+        ))
+        .map_err(fail)?
+        .label("theory, 1 / (1 − sparsity)")
+        .legend(move |(x, y)| {
+            let dash = move |from| PathElement::new(vec![(px(from), 0), (px(from + 8), 0)], theory);
+            EmptyElement::at((x, y)) + dash(0) + dash(11) + dash(22)
+        });
+    let even = BLACK.mix(0.55).stroke_width(scale);
+    chart
+        .draw_series(LineSeries::new([(-0.12, 0.0), (right, 0.0)], even))
+        .map_err(fail)?
+        .label("as fast as dense")
+        .legend(legend(even));
+    let limit = RGBColor(200, 30, 30).stroke_width(2 * scale);
+    chart
+        .draw_series(DashedLineSeries::new(ceiling, px(3) as u32, px(4) as u32, limit))
+        .map_err(fail)?
+        .label("physical ceiling: FMA ports and L1 loads")
+        .legend(move |(x, y)| {
+            let dot = move |from| PathElement::new(vec![(px(from), 0), (px(from + 3), 0)], limit);
+            EmptyElement::at((x, y)) + dot(0) + dot(7) + dot(14) + dot(21) + dot(28)
+        });
+    for ((name, curve), colour) in shapes.iter().zip(COLOURS.iter().cycle()) {
+        let style = colour.stroke_width(2 * scale);
+        let marker = move |at: (f64, f64)| Circle::new(at, px(4), colour.filled());
+        chart
+            .draw_series(LineSeries::new(curve.iter().copied(), style))
+            .map_err(fail)?
+            .label(format!("{name} (out × in)"))
+            .legend(move |(x, y)| {
+                EmptyElement::at((x, y))
+                    + PathElement::new(vec![(0, 0), (px(30), 0)], style)
+                    + Circle::new((px(15), 0), px(4), colour.filled())
+            });
+        chart.draw_series(curve.iter().map(|&at| marker(at))).map_err(fail)?;
+    }
+    if shapes.len() > 1 {
+        let style = BLACK.stroke_width(3 * scale);
+        chart
+            .draw_series(LineSeries::new(mean, style))
+            .map_err(fail)?
+            .label("geometric mean over the shapes")
+            .legend(legend(style));
+    }
+    chart
+        .configure_series_labels()
+        .position(SeriesLabelPosition::UpperLeft)
+        .margin(px(14))
+        .legend_area_size(px(38))
+        .background_style(WHITE.mix(0.9))
+        .border_style(BLACK.mix(0.3))
+        .label_font(text(17))
+        .draw()
+        .map_err(fail)?;
+    area.present().map_err(fail)
+}
+
+/// An axis with marks at given places.
+struct Marked {
+    range: Range<f64>,
+    marks: Vec<f64>,
+}
+
+impl Ranged for Marked {
+    type FormatOption = DefaultFormatting;
+    type ValueType = f64;
+
+    fn map(&self, value: &f64, limit: (i32, i32)) -> i32 {
+        let share = (value - self.range.start) / (self.range.end - self.range.start);
+        limit.0 + (share * f64::from(limit.1 - limit.0)).round() as i32
+    }
+
+    fn key_points<Hint: KeyPointHint>(&self, _: Hint) -> Vec<f64> {
+        self.marks.iter().copied().filter(|mark| self.range.contains(mark)).collect()
+    }
+
+    fn range(&self) -> Range<f64> {
+        self.range.clone()
+    }
+}
+
+/// A number without needless zeros.
+fn trimmed(value: f64) -> String {
+    let text = format!("{value:.2}");
+    text.trim_end_matches('0').trim_end_matches('.').to_string()
+}

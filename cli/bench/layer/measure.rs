@@ -1,0 +1,368 @@
+//! One layer, sparse and dense in turns.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use mediswift_kernels::baseline::{Baseline, Matrix};
+use mediswift_kernels::isa::IsaKind;
+use mediswift_kernels::ops::gemm::{Left, OutLayout, gemm_on, transpose_tiles};
+use mediswift_kernels::ops::spmm::Start;
+use mediswift_kernels::ops::spmv::{gemv_on, spmv_on};
+use mediswift_kernels::ops::{LayerPlan, SddmmStrategy, SparseLayer, SpmmStrategy, tune};
+use mediswift_kernels::probe::{self, Limits};
+use mediswift_kernels::{AlignedBuffer, LANES, SparsePattern};
+
+/// Where the strategies come from.
+#[derive(Clone, Copy)]
+pub enum Planning {
+    Estimate,
+    Tuned,
+    Fixed(LayerPlan),
+}
+
+/// Tokens on which the autotuner measures.
+const TUNING_TOKENS: usize = 512;
+
+/// The name of this program's own dense product in reports.
+const OWN: &str = "own gemm";
+
+/// Seconds that the turns of one layer should take, if `--rounds` does not say otherwise.
+const SECONDS: f64 = 6.0;
+
+/// What is measured, on what.
+pub struct Bench {
+    isa: IsaKind,
+    tokens: usize,
+    products: Vec<&'static str>,
+    baselines: Vec<Baseline>,
+    rounds: Option<u32>,
+    limits: Limits,
+}
+
+/// Times of some turns, in seconds.
+#[derive(Clone, Copy, Debug)]
+pub struct Times {
+    pub median: f64,
+    pub least: f64,
+    pub most: f64,
+}
+
+/// One product of one layer.
+pub struct Row {
+    pub rows: usize,
+    pub columns: usize,
+    pub nnz: usize,
+    pub product: &'static str,
+    pub dense: Times,
+    pub dense_kernel: String,
+    pub sparse: Times,
+    pub kernel: String,
+    pub plan: LayerPlan,
+    /// Whether the sparse layer computes this product densely.
+    pub fallback: bool,
+    /// Executed FLOPs of the sparse product, over its time and the FMA peak.
+    pub fraction_of_peak: f64,
+    /// Speedup that ports and L1 would allow, see [`ceiling`].
+    pub ceiling: f64,
+}
+
+impl Row {
+    pub fn sparsity(&self) -> f64 {
+        1.0 - self.nnz as f64 / (self.rows * self.columns) as f64
+    }
+
+    pub fn speedup(&self) -> f64 {
+        self.dense.median / self.sparse.median
+    }
+
+    pub fn theory(&self) -> f64 {
+        (self.rows * self.columns) as f64 / self.nnz as f64
+    }
+}
+
+impl Times {
+    fn of(mut turns: Vec<f64>) -> Self {
+        turns.sort_by(f64::total_cmp);
+        Self { median: turns[turns.len() / 2], least: turns[0], most: turns[turns.len() - 1] }
+    }
+}
+
+impl Bench {
+    pub fn new(
+        isa: IsaKind,
+        tokens: usize,
+        products: &[&'static str],
+        baselines: Vec<Baseline>,
+        rounds: Option<u32>,
+    ) -> Self {
+        let tokens = tokens.next_multiple_of(LANES);
+        let limits = probe::measure(isa);
+        Self { isa, tokens, products: products.to_vec(), baselines, rounds, limits }
+    }
+
+    pub fn limits(&self) -> Limits {
+        self.limits
+    }
+
+    /// About how many bytes a layer needs: four dense matrices, activations, 64 bytes per non-zero.
+    pub fn memory(&self, rows: usize, columns: usize, sparsity: f64) -> u64 {
+        let weights = (rows * columns) as f64;
+        let activations = (self.tokens * (rows + columns)) as f64;
+        (weights * (16.0 + 64.0 * (1.0 - sparsity)) + 20.0 * activations) as u64
+    }
+
+    /// Measures the products of one layer.
+    pub fn run(&self, pattern: &Arc<SparsePattern>, planning: Planning) -> Vec<Row> {
+        if pattern.nnz() == 0 {
+            return Vec::new();
+        }
+        let plan = match planning {
+            Planning::Estimate => LayerPlan::estimate(pattern.density(), self.isa.registers()),
+            Planning::Tuned => tune::measure(self.isa, pattern, TUNING_TOKENS).0,
+            Planning::Fixed(plan) => plan,
+        };
+        let mut rows = Vec::new();
+        if self.products.iter().any(|product| *product != "one-token") {
+            rows.extend(self.layer(pattern, plan));
+        }
+        if self.products.contains(&"one-token") {
+            rows.push(self.one_token(pattern, plan));
+        }
+        rows
+    }
+
+    /// How many turns of that many seconds.
+    fn turns(&self, seconds: f64) -> usize {
+        self.rounds.map_or((SECONDS / seconds).clamp(3.0, 15.0) as usize, |rounds| rounds as usize)
+    }
+
+    fn layer(&self, pattern: &Arc<SparsePattern>, plan: LayerPlan) -> Vec<Row> {
+        let (rows, columns, tokens) = (pattern.rows(), pattern.columns(), self.tokens);
+        let mut layer = SparseLayer::with_plan(self.isa, pattern.clone(), plan);
+        let values = numbers(pattern.nnz());
+        let w = numbers(rows * columns);
+        // As tiles and as row-major matrices: what the numbers are does not matter to either.
+        let (x, dy) = (numbers(columns * tokens), numbers(rows * tokens));
+        let mut y = AlignedBuffer::zeros(rows * tokens);
+        let mut dx = AlignedBuffer::zeros(columns * tokens);
+        let mut dw = AlignedBuffer::zeros(pattern.nnz());
+        let mut dense_dw = AlignedBuffer::zeros(rows * columns.next_multiple_of(LANES));
+        let dense_kernels = 1 + self.baselines.len();
+        // [contestant][forward, dx, dw] turns; the sparse ones last, with the refresh fourth.
+        let mut times = vec![vec![Vec::new(); 4]; dense_kernels + 1];
+        let (mut turn, mut turns) = (0, 1);
+        while turn <= turns {
+            let start = Instant::now();
+            for (at, times) in times.iter_mut().enumerate() {
+                let parts = match self.baselines.get(at) {
+                    Some(baseline) => {
+                        let w = Matrix::new(&w, rows, columns);
+                        let x = Matrix::new(&x, columns, tokens);
+                        let dy = Matrix::new(&dy, rows, tokens);
+                        let dense_dw = &mut dense_dw[..rows * columns];
+                        let isa = self.isa;
+                        [
+                            time(|| baseline.multiply(isa, w, x, &mut y)),
+                            time(|| baseline.multiply(isa, w.transposed(), dy, &mut dx)),
+                            time(|| baseline.multiply(isa, dy, x.transposed(), dense_dw)),
+                            0.0,
+                        ]
+                    }
+                    None if at < dense_kernels => [
+                        time(|| self.own(Left::row_major(&w, rows, columns), &x, &mut y, rows)),
+                        time(|| {
+                            self.own(Left::transposed(&w, columns, rows), &dy, &mut dx, columns);
+                        }),
+                        time(|| {
+                            let xt = transpose_tiles(&x, columns);
+                            let layout = OutLayout::row_major(columns.next_multiple_of(LANES));
+                            let left = Left::tiles(&dy, rows);
+                            gemm_on(self.isa, left, &xt, &mut dense_dw, layout, false);
+                        }),
+                        0.0,
+                    ],
+                    None => {
+                        let refresh = time(|| layer.refresh(&values));
+                        [
+                            time(|| layer.forward(&x, &mut y, Start::Zero)),
+                            time(|| layer.input_gradient(&dy, &mut dx, Start::Zero)),
+                            time(|| {
+                                dw.fill(0.0);
+                                layer.weight_gradient(&dy, &x, &mut dw);
+                            }),
+                            refresh,
+                        ]
+                    }
+                };
+                // The first turn warms up, and says how many more there is time for.
+                if turn > 0 {
+                    times.iter_mut().zip(parts).for_each(|(times, part)| times.push(part));
+                }
+            }
+            if turn == 0 {
+                turns = self.turns(start.elapsed().as_secs_f64());
+            }
+            turn += 1;
+        }
+        self.rows(pattern, plan, times)
+    }
+
+    fn own(&self, w: Left<'_>, x: &[f32], y: &mut [f32], features: usize) {
+        gemm_on(self.isa, w, x, y, OutLayout::tiles(features), false);
+    }
+
+    /// The report of [`Self::layer`]'s times.
+    fn rows(
+        &self,
+        pattern: &SparsePattern,
+        plan: LayerPlan,
+        mut times: Vec<Vec<Vec<f64>>>,
+    ) -> Vec<Row> {
+        let sparse = times.pop().expect("the sparse times");
+        let names: Vec<String> =
+            self.baselines.iter().map(Baseline::name).chain([OWN.to_string()]).collect();
+        // The best dense code of each product on its own.
+        let best: Vec<(usize, Times)> = (0..3)
+            .map(|product| {
+                let of = |at: usize| (at, Times::of(times[at][product].clone()));
+                let all = (0..times.len()).map(of);
+                all.min_by(|a, b| a.1.median.total_cmp(&b.1.median)).expect("a dense product")
+            })
+            .collect();
+        let sum = |parts: &[Vec<f64>]| -> Vec<f64> {
+            (0..parts[0].len()).map(|turn| parts.iter().map(|part| part[turn]).sum()).collect()
+        };
+        let dense_step: Vec<Vec<f64>> =
+            (0..3).map(|product| times[best[product].0][product].clone()).collect();
+        let weights = (pattern.rows() * pattern.columns()) as f64;
+        let work = |dense: bool| if dense { weights } else { pattern.nnz() as f64 };
+        let flops = 2.0 * self.tokens as f64;
+        let parts = [
+            ("forward", plan.forward.to_string(), plan.forward == SpmmStrategy::Dense),
+            ("dx", plan.input_gradient.to_string(), plan.input_gradient == SpmmStrategy::Dense),
+            ("dw", plan.weight_gradient.to_string(), plan.weight_gradient == SddmmStrategy::Dense),
+        ];
+        let ceilings: Vec<f64> = parts
+            .iter()
+            .map(|part| ceiling(part.0, pattern.density(), pattern.nnz(), self.tokens, self.limits))
+            .collect();
+        let row =
+            |product, dense, dense_kernel, sparse: Times, kernel, fallback, executed, limit| Row {
+                rows: pattern.rows(),
+                columns: pattern.columns(),
+                nnz: pattern.nnz(),
+                product,
+                dense,
+                dense_kernel,
+                sparse,
+                kernel,
+                plan,
+                fallback,
+                fraction_of_peak: executed / sparse.median / self.limits.fma_peak,
+                ceiling: dense.median / limit,
+            };
+        let mut rows: Vec<Row> = parts
+            .iter()
+            .enumerate()
+            .map(|(at, (product, kernel, fallback))| {
+                let (which, dense) = best[at];
+                let sparse = Times::of(sparse[at].clone());
+                let executed = flops * work(*fallback);
+                let name = names[which].clone();
+                row(
+                    *product,
+                    dense,
+                    name,
+                    sparse,
+                    kernel.clone(),
+                    *fallback,
+                    executed,
+                    ceilings[at],
+                )
+            })
+            .collect();
+        let executed = parts.iter().map(|part| flops * work(part.2)).sum();
+        let mut kernels: Vec<String> = best.iter().map(|(at, _)| names[*at].clone()).collect();
+        kernels.dedup();
+        rows.push(row(
+            "step",
+            Times::of(sum(&dense_step)),
+            kernels.join(" + "),
+            Times::of(sum(&sparse)),
+            plan.to_string(),
+            plan.has_fallback(),
+            executed,
+            ceilings.iter().sum(),
+        ));
+        rows.retain(|row| self.products.contains(&row.product));
+        rows
+    }
+
+    /// y = W · x for one token: bound by the bytes of W.
+    fn one_token(&self, pattern: &SparsePattern, plan: LayerPlan) -> Row {
+        let (rows, columns) = (pattern.rows(), pattern.columns());
+        let (w, values, x) = (numbers(rows * columns), numbers(pattern.nnz()), numbers(columns));
+        let mut y = AlignedBuffer::zeros(rows);
+        let (mut dense, mut sparse) = (Vec::new(), Vec::new());
+        let mut turns = self.rounds.map_or(101, |rounds| rounds as usize);
+        let mut warm = false;
+        while turns > 0 {
+            let a = time(|| gemv_on(self.isa, &w, &x, &mut y));
+            let b = time(|| spmv_on(self.isa, pattern, &values, &x, &mut y));
+            if warm {
+                dense.push(a);
+                sparse.push(b);
+                turns -= 1;
+            }
+            warm = true;
+        }
+        let (dense, sparse) = (Times::of(dense), Times::of(sparse));
+        let bytes = (8 * pattern.nnz() + 4 * rows) as f64;
+        Row {
+            rows,
+            columns,
+            nnz: pattern.nnz(),
+            product: "one-token",
+            dense,
+            dense_kernel: "own gemv".into(),
+            sparse,
+            kernel: "spmv".into(),
+            plan,
+            fallback: false,
+            fraction_of_peak: 2.0 * pattern.nnz() as f64 / sparse.median / self.limits.fma_peak,
+            ceiling: dense.median / (bytes / self.limits.dram),
+        }
+    }
+}
+
+/// Seconds in which the ports of the machine could do a product, all else free.
+///
+/// A fused multiply-add of 16 lanes needs its share of the FMA peak. It also needs loads from L1: a
+/// weight once per V tiles, and a line of X once per non-zero that shares it. In a panel of R = 4 rows
+/// a column that is not empty has p = 4d / (1 − (1 − d)⁴) non-zeros at density d, so with V = 4 an FMA
+/// takes 1/p + 1/V loads. In a weight gradient each FMA loads its own line. Whichever takes longer
+/// is the limit.
+fn ceiling(product: &str, density: f64, nnz: usize, tokens: usize, limits: Limits) -> f64 {
+    const R: i32 = 4;
+    const V: f64 = 4.0;
+    let fmas = nnz as f64 * tokens as f64 / LANES as f64;
+    let loads = if product == "dw" {
+        1.0
+    } else {
+        let shared = f64::from(R) * density / (1.0 - (1.0 - density).powi(R));
+        1.0 / shared + 1.0 / V
+    };
+    let line = (LANES * 4) as f64;
+    let flops = (LANES * 2) as f64;
+    fmas * (flops / limits.fma_peak).max(loads * line / limits.l1)
+}
+
+fn numbers(len: usize) -> AlignedBuffer {
+    (0..len).map(|i| (i % 1021) as f32 / 1021.0 - 0.5).collect()
+}
+
+fn time(work: impl FnOnce()) -> f64 {
+    let start = Instant::now();
+    work();
+    start.elapsed().as_secs_f64()
+}

@@ -1,0 +1,299 @@
+//! Dense products by others: what sparse kernels have to beat.
+//!
+//! Operands are row-major matrices `[feature][token]`, the layout that dense libraries like best. The
+//! `gemm` crate is always there; any library with the C interface of BLAS (MKL, OpenBLAS, BLIS) can
+//! be loaded at run time.
+//!
+//! A forced instruction set holds for the `gemm` crate as well. A loaded library chooses by itself; its
+//! own environment variables limit it (`MKL_ENABLE_INSTRUCTIONS=AVX2`, `OPENBLAS_CORETYPE=Haswell`).
+
+use crate::isa::IsaKind;
+use gemm_common::simd::{MixedSimd, V3};
+use std::ffi::c_int;
+use std::path::{Path, PathBuf};
+
+/// A matrix in memory: element (r, c) lies at `r · row_stride + c · column_stride`.
+#[derive(Clone, Copy, Debug)]
+pub struct Matrix<'a> {
+    data: &'a [f32],
+    rows: usize,
+    columns: usize,
+    transposed: bool,
+}
+
+impl<'a> Matrix<'a> {
+    /// A row-major matrix.
+    /// # Panics
+    /// If `data` does not hold `rows · columns` elements.
+    #[track_caller]
+    pub fn new(data: &'a [f32], rows: usize, columns: usize) -> Self {
+        assert_eq!(data.len(), rows * columns, "matrix data and shape disagree");
+        Self { data, rows, columns, transposed: false }
+    }
+
+    /// The transposed matrix, in the same memory.
+    pub fn transposed(self) -> Self {
+        let Self { data, rows, columns, transposed } = self;
+        Self { data, rows: columns, columns: rows, transposed: !transposed }
+    }
+
+    /// Distances of neighbouring rows and columns.
+    fn strides(&self) -> (isize, isize) {
+        if self.transposed { (1, self.rows as isize) } else { (self.columns as isize, 1) }
+    }
+}
+
+/// A library that multiplies dense matrices.
+pub enum Baseline {
+    /// The `gemm` crate.
+    GemmCrate,
+    /// A library with `cblas_sgemm`.
+    Blas(Blas),
+}
+
+impl Baseline {
+    /// Its name in reports.
+    pub fn name(&self) -> String {
+        match self {
+            Self::GemmCrate => "gemm crate".into(),
+            Self::Blas(blas) => blas.name.clone(),
+        }
+    }
+
+    /// C = A · B with row-major C, on the current pool's threads.
+    /// # Panics
+    /// If the shapes disagree or the machine lacks `isa`.
+    #[track_caller]
+    pub fn multiply(&self, isa: IsaKind, a: Matrix<'_>, b: Matrix<'_>, c: &mut [f32]) {
+        assert_eq!(a.columns, b.rows, "inner extents disagree");
+        assert_eq!(c.len(), a.rows * b.columns, "C and its shape disagree");
+        assert!(isa.is_available(), "this CPU lacks {isa}");
+        match self {
+            Self::GemmCrate => gemm_crate(isa, a, b, c),
+            Self::Blas(blas) => blas.multiply(a, b, c),
+        }
+    }
+}
+
+fn gemm_crate(isa: IsaKind, a: Matrix<'_>, b: Matrix<'_>, c: &mut [f32]) {
+    let parallelism = match rayon::current_num_threads() {
+        1 => gemm::Parallelism::None,
+        threads => gemm::Parallelism::Rayon(threads),
+    };
+    let ((a_rows, a_columns), (b_rows, b_columns)) = (a.strides(), b.strides());
+    let (m, n, k) = (a.rows, b.columns, a.columns);
+    if isa == IsaKind::Avx2 {
+        // The crate takes the best the CPU has; its AVX2 kernels are reached one level down, where
+        // C is column-major: so Cᵀ = Bᵀ · Aᵀ.
+        use gemm_f32::microkernel::fma::f32::{H_M, H_N, H_UKR, MR_DIV_N, NR, UKR};
+        const LANES: usize = 8;
+        let simd = <V3 as MixedSimd<f32, f32, f32, f32>>::try_new().expect("the CPU has AVX2");
+        // SAFETY: `multiply` has checked that the slices hold matrices of these shapes, and the
+        // strides stay inside them.
+        unsafe {
+            gemm_common::gemm::gemm_basic_generic::<
+                _,
+                f32,
+                LANES,
+                { MR_DIV_N * LANES },
+                NR,
+                MR_DIV_N,
+                H_M,
+                H_N,
+            >(
+                simd,
+                n,
+                m,
+                k,
+                c.as_mut_ptr(),
+                n as isize,
+                1,
+                false,
+                b.data.as_ptr(),
+                b_rows,
+                b_columns,
+                a.data.as_ptr(),
+                a_rows,
+                a_columns,
+                0.0,
+                1.0,
+                false,
+                false,
+                false,
+                |a, b, c| a * b + c,
+                &UKR,
+                &H_UKR,
+                false,
+                parallelism,
+            );
+        }
+        return;
+    }
+    // SAFETY: as above.
+    unsafe {
+        gemm::gemm(
+            m,
+            n,
+            k,
+            c.as_mut_ptr(),
+            1,
+            n as isize,
+            false,
+            a.data.as_ptr(),
+            a_columns,
+            a_rows,
+            b.data.as_ptr(),
+            b_columns,
+            b_rows,
+            0.0,
+            1.0,
+            false,
+            false,
+            false,
+            parallelism,
+        );
+    }
+}
+
+/// Why a library cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum BlasError {
+    /// The system cannot load it.
+    #[error("{}: cannot be loaded: {cause}", path.display())]
+    Load {
+        /// The library.
+        path: PathBuf,
+        /// The system's reason.
+        cause: libloading::Error,
+    },
+    /// It is a library, but no BLAS with the C interface.
+    #[error("{}: lacks cblas_sgemm; name a BLAS with the C interface", path.display())]
+    NoGemm {
+        /// The library.
+        path: PathBuf,
+    },
+}
+
+/// `cblas_sgemm` with 32-bit integers.
+type Sgemm = unsafe extern "C" fn(
+    c_int,
+    c_int,
+    c_int,
+    c_int,
+    c_int,
+    c_int,
+    f32,
+    *const f32,
+    c_int,
+    *const f32,
+    c_int,
+    f32,
+    *mut f32,
+    c_int,
+);
+
+/// A BLAS loaded at run time.
+pub struct Blas {
+    name: String,
+    sgemm: Sgemm,
+    /// Keeps the code in memory.
+    _library: libloading::Library,
+}
+
+impl Blas {
+    /// Loads a library and tells it how many threads to use, as far as it can be told.
+    /// # Errors
+    /// If it cannot be loaded or lacks `cblas_sgemm`.
+    pub fn load(path: &Path, threads: usize) -> Result<Self, BlasError> {
+        // SAFETY: loading runs the library's initialisers; whoever names a library to run trusts it.
+        let library = unsafe { libloading::Library::new(path) }
+            .map_err(|cause| BlasError::Load { path: path.into(), cause })?;
+        // SAFETY: the symbol is the C interface of BLAS, whose signature is `Sgemm`.
+        let sgemm = unsafe { library.get::<Sgemm>(b"cblas_sgemm\0") }.map(|symbol| *symbol);
+        let Ok(sgemm) = sgemm else { return Err(BlasError::NoGemm { path: path.into() }) };
+        for setter in [&b"openblas_set_num_threads\0"[..], b"MKL_Set_Num_Threads\0"] {
+            // SAFETY: both setters take one C integer.
+            unsafe {
+                if let Ok(set) = library.get::<unsafe extern "C" fn(c_int)>(setter) {
+                    set(threads as c_int);
+                }
+            }
+        }
+        let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
+        Ok(Self { name, sgemm, _library: library })
+    }
+
+    fn multiply(&self, a: Matrix<'_>, b: Matrix<'_>, c: &mut [f32]) {
+        const ROW_MAJOR: c_int = 101;
+        let operation = |m: &Matrix<'_>| if m.transposed { 112 } else { 111 };
+        let leading = |m: &Matrix<'_>| {
+            let (rows, columns) = m.strides();
+            int(rows.max(columns) as usize)
+        };
+        let (m, n, k) = (int(a.rows), int(b.columns), int(a.columns));
+        // SAFETY: the caller has checked that the slices hold matrices of these shapes; the leading
+        // extents are those of the row-major memory.
+        unsafe {
+            (self.sgemm)(
+                ROW_MAJOR,
+                operation(&a),
+                operation(&b),
+                m,
+                n,
+                k,
+                1.0,
+                a.data.as_ptr(),
+                leading(&a),
+                b.data.as_ptr(),
+                leading(&b),
+                0.0,
+                c.as_mut_ptr(),
+                n,
+            );
+        }
+    }
+}
+
+/// An extent as BLAS has it.
+#[track_caller]
+fn int(extent: usize) -> c_int {
+    c_int::try_from(extent).expect("an extent below 2³¹")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn products_equal_the_definition() {
+        let (m, n, k) = (37, 50, 23);
+        let a: Vec<f32> = (0..m * k).map(|i| (i % 13) as f32 - 6.0).collect();
+        let b: Vec<f32> = (0..k * n).map(|i| (i % 7) as f32 - 3.0).collect();
+        let mut at = vec![0.0; m * k];
+        for r in 0..m {
+            for i in 0..k {
+                at[i * m + r] = a[r * k + i];
+            }
+        }
+        for isa in IsaKind::available() {
+            for a in [Matrix::new(&a, m, k), Matrix::new(&at, k, m).transposed()] {
+                let mut c = vec![f32::NAN; m * n];
+                Baseline::GemmCrate.multiply(isa, a, Matrix::new(&b, k, n), &mut c);
+                for r in 0..m {
+                    for t in 0..n {
+                        let (row, column) = a.strides();
+                        let left = |i: usize| a.data[r * row as usize + i * column as usize];
+                        let want: f32 = (0..k).map(|i| left(i) * b[i * n + t]).sum();
+                        assert_eq!(c[r * n + t], want, "{isa} at {r}, {t}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_library_that_is_none_is_an_error() {
+        let error = Blas::load(Path::new("no-such-library.so"), 1).err().unwrap().to_string();
+        assert!(error.contains("no-such-library.so: cannot be loaded"), "{error}");
+    }
+}

@@ -1,0 +1,119 @@
+//! Which strategies the sparse layers of a model run: those its configuration lists, else measured
+//! or estimated ones.
+
+use crate::config::KernelsConfig;
+use crate::error::Error;
+use mediswift_kernels::isa::{ISA_VARIABLE, IsaKind};
+use mediswift_kernels::ops::{LayerPlan, tune};
+use mediswift_kernels::{SparseLayer, SparsePattern};
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+/// Tokens on which a new run measures.
+const TUNING_TOKENS: usize = 512;
+
+/// Strategies by [`LayerPlan::key`].
+pub type Plans = BTreeMap<String, String>;
+
+/// The key of a layer's plan.
+pub fn key(pattern: &SparsePattern) -> String {
+    LayerPlan::key(pattern.rows(), pattern.columns(), pattern.nnz())
+}
+
+/// Reads a file of plans: `"OUTxIN@nnz" = "forward/dx/dw"`, one a line, as `bench layer` writes it.
+/// # Errors
+/// If the file cannot be read or is something else.
+pub fn read(path: &Path) -> Result<Plans, Error> {
+    let text = std::fs::read_to_string(path).map_err(Error::io("read", path))?;
+    let place = path.display().to_string();
+    let plans: Plans = toml::from_str(&text)
+        .map_err(|e| Error::config(&place, e.message().replace('\n', "; ")))?;
+    for (key, plan) in &plans {
+        let checked = plan.parse::<LayerPlan>();
+        checked.map_err(|e| Error::config(format!("{place}: \"{key}\""), e.to_string()))?;
+    }
+    Ok(plans)
+}
+
+/// Plans the layers of a model, equal ones alike.
+pub struct Planner<'a> {
+    config: &'a KernelsConfig,
+    isa: IsaKind,
+    found: BTreeMap<String, LayerPlan>,
+}
+
+impl<'a> Planner<'a> {
+    /// Plans as `[kernels]` says.
+    /// # Errors
+    /// If the instruction set that is forced is unknown or missing.
+    pub fn new(config: &'a KernelsConfig) -> Result<Self, Error> {
+        let isa = IsaKind::active().map_err(|e| Error::config(ISA_VARIABLE, e.to_string()))?;
+        Ok(Self { config, isa, found: BTreeMap::new() })
+    }
+
+    /// The layer of a pattern, yet without values.
+    /// # Errors
+    /// If the configuration's plan for it is none.
+    pub fn layer(&mut self, pattern: &Arc<SparsePattern>) -> Result<SparseLayer, Error> {
+        let key = key(pattern);
+        let plan = match (self.found.get(&key), self.config.plans.get(&key)) {
+            (Some(plan), _) => *plan,
+            (None, Some(name)) => {
+                name.parse().map_err(|e: mediswift_kernels::ops::StrategyError| {
+                    Error::config(format!("kernels.plans.\"{key}\""), e.to_string())
+                })?
+            }
+            (None, None) if self.config.tune => tune::measure(self.isa, pattern, TUNING_TOKENS).0,
+            (None, None) => LayerPlan::estimate(pattern.density(), self.isa.registers()),
+        };
+        self.found.insert(key, plan);
+        Ok(SparseLayer::with_plan(self.isa, pattern.clone(), plan))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use mediswift_kernels::sparse::mask::uniform_random;
+
+    #[test]
+    fn listed_plans_come_first() {
+        let pattern = Arc::new(uniform_random(20, 30, 0.5, 1).unwrap());
+        let name = "csr/dense/strips-v4-k16-m8";
+        let mut config = KernelsConfig::default();
+        config.plans.insert(key(&pattern), name.into());
+        let layer = Planner::new(&config).unwrap().layer(&pattern).unwrap();
+        assert_eq!(layer.plan().to_string(), name);
+        config.plans.insert(key(&pattern), "fast".into());
+        let error = Planner::new(&config).unwrap().layer(&pattern).unwrap_err().to_string();
+        assert!(error.contains("20x30@300") && error.contains("'fast'"), "{error}");
+    }
+
+    #[test]
+    fn tuning_happens_once_for_equal_layers() {
+        let config = KernelsConfig { tune: true, ..KernelsConfig::default() };
+        let mut planner = Planner::new(&config).unwrap();
+        let plans: Vec<LayerPlan> = (1..4)
+            .map(|seed| {
+                let pattern = Arc::new(uniform_random(20, 30, 0.5, seed).unwrap());
+                planner.layer(&pattern).unwrap().plan()
+            })
+            .collect();
+        assert!(plans.iter().all(|plan| *plan == plans[0]));
+        assert_eq!(planner.found.len(), 1);
+    }
+
+    #[test]
+    fn files_of_plans_are_checked() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("plans.toml");
+        std::fs::write(&path, "# note\n\"20x30@300\" = \"csr/csr/csr\"\n").unwrap();
+        assert_eq!(read(&path).unwrap()["20x30@300"], "csr/csr/csr");
+        for text in ["x", "\"1x1@1\" = 3", "\"1x1@1\" = \"csr\""] {
+            std::fs::write(&path, text).unwrap();
+            let error = read(&path).unwrap_err().to_string();
+            assert!(error.contains("plans.toml"), "{error}");
+        }
+    }
+}

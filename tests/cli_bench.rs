@@ -1,0 +1,135 @@
+//! `bench layer` through the command line: what it prints, draws and refuses. Nothing here depends on
+//! how fast the machine is.
+
+mod common;
+
+use std::fs;
+
+use common::{contents, failure, json, run};
+use serde_json::Value;
+
+/// Options that make a measurement take milliseconds.
+const QUICK: &str = "--tokens 32 --rounds 2";
+
+fn rows(report: &Value) -> &Vec<Value> {
+    report["rows"].as_array().expect("a list of rows")
+}
+
+#[track_caller]
+fn number(value: &Value) -> f64 {
+    value.as_f64().unwrap_or_else(|| panic!("{value} is no number"))
+}
+
+#[test]
+fn every_product_is_reported_and_drawn() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let at = folder.path();
+    let command = format!(
+        "--json bench layer {QUICK} --shape 64x96,40x30 --sparsity 0.5,0.9 --plot chart.svg \
+         --product forward,dx,dw,step,one-token"
+    );
+    let report = json(&run(at, &command));
+    assert_eq!(rows(&report).len(), 2 * 2 * 5);
+    for row in rows(&report) {
+        let (dense, sparse) = (number(&row["dense_seconds"]), number(&row["sparse_seconds"]));
+        assert!(dense > 0.0 && sparse > 0.0);
+        assert!((number(&row["realised_speedup"]) - dense / sparse).abs() < 1e-9);
+        let theory = 1.0 / (1.0 - number(&row["sparsity"]));
+        assert!((number(&row["theoretical_speedup"]) - theory).abs() < 1e-9);
+        assert!(number(&row["fraction_of_peak"]) > 0.0);
+        assert!(!row["kernel"].as_str().expect("a name").is_empty());
+        assert!(number(&row["sparse_spread"]["least"]) <= sparse);
+    }
+    assert!(number(&report["fma_peak_gflops"]) > 0.0);
+    assert!(number(&report["bandwidth_gbytes"]["l1"]) > 0.0);
+    assert_eq!(report["geometric_means"].as_array().map(Vec::len), Some(2 * 5));
+    let svg = fs::read_to_string(at.join("chart.svg")).expect("the chart");
+    for part in ["theory", "physical ceiling", "64 × 96", "speedup over the best dense code"] {
+        assert!(svg.contains(part), "no '{part}' in the chart");
+    }
+    assert!(fs::read(at.join("chart.png")).expect("the chart").starts_with(b"\x89PNG"));
+}
+
+#[test]
+fn plans_are_named_measured_and_kept() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let at = folder.path();
+    let layer = format!("--json bench layer {QUICK} --shape 64x96 --sparsity 0.5 --product step");
+    let report = json(&run(at, &format!("{layer} --plan csr/csr/csr")));
+    assert_eq!(rows(&report)[0]["kernel"], "csr/csr/csr");
+    assert_eq!(rows(&report)[0]["fallback"], false);
+    let report = json(&run(at, &format!("{layer} --plan dense/csr/csr")));
+    assert_eq!(rows(&report)[0]["fallback"], true);
+    let report = json(&run(at, &format!("{layer} --plan tuned --save-plans plans.toml")));
+    let kept = fs::read_to_string(at.join("plans.toml")).expect("the plans");
+    let plan = rows(&report)[0]["kernel"].as_str().expect("a name");
+    assert!(kept.contains(&format!("\"64x96@3072\" = \"{plan}\"")), "{kept}");
+}
+
+#[test]
+fn masks_come_from_files() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let at = folder.path();
+    // Row r of 48 has the columns r and r + 1, and every fourth row none.
+    let (mut offsets, mut columns) = (vec![0], Vec::new());
+    for row in 0..48 {
+        if row % 4 != 0 {
+            columns.extend([row, row + 1]);
+        }
+        offsets.push(columns.len());
+    }
+    let join =
+        |numbers: &[usize]| numbers.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
+    let text = format!("48, 64, {}\r\n{}\r\n{}", columns.len(), join(&offsets), join(&columns));
+    fs::write(at.join("mask.smtx"), text).expect("a file");
+    let report = json(&run(at, &format!("--json bench layer {QUICK} --mask mask.smtx")));
+    assert_eq!(rows(&report).len(), 4);
+    for row in rows(&report) {
+        assert_eq!(row["shape"], "48x64");
+        let density = columns.len() as f64 / (48.0 * 64.0);
+        assert!((number(&row["sparsity"]) - (1.0 - density)).abs() < 1e-9);
+    }
+    for mask in ["random", "skewed", "row-skewed", "column-skewed", "block"] {
+        let command =
+            format!("--json bench layer {QUICK} --shape 48x64 --sparsity 0.8 --mask {mask}");
+        assert_eq!(rows(&json(&run(at, &command))).len(), 4, "{mask}");
+    }
+    let command = format!("bench layer {QUICK} --mask mask.smtx --shape 48x48");
+    assert!(failure(&run(at, &command), 2).contains("is 48x64"));
+    fs::write(at.join("bad.smtx"), "2, 2, 1\n0 1 1\n2\n").expect("a file");
+    let message = failure(&run(at, "bench layer --mask bad.smtx"), 1);
+    assert!(message.contains("bad.smtx") && message.contains("row 0"), "{message}");
+    fs::write(at.join("empty.smtx"), "2, 2, 0\n0 0 0\n").expect("a file");
+    let message = failure(&run(at, "bench layer --mask empty.smtx"), 1);
+    assert!(message.contains("without a non-zero"), "{message}");
+}
+
+#[test]
+fn bad_options_are_one_clear_line() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let at = folder.path();
+    for (options, code, part) in [
+        ("--shape 64", 2, "OUTxIN"),
+        ("--shape 0x5", 2, "OUTxIN"),
+        ("--sparsity 1", 2, "[0, 1)"),
+        ("--sparsity -0.5", 2, "[0, 1)"),
+        ("--sparsity NaN", 2, "[0, 1)"),
+        ("--tokens 0", 2, "tokens"),
+        ("--product backward", 2, "forward, dx, dw, step"),
+        ("--isa avx9", 2, "avx9"),
+        ("--isa neon,avx2", 2, "neon,avx2"),
+        ("--plan fast", 2, "forward/dx/dw"),
+        ("--plan csr/csr/strips-v3-k1-m1", 2, "strips-vV-kK-mM"),
+        ("--mask pruned", 2, "row-skewed"),
+        ("--mask missing.smtx", 1, "missing.smtx: cannot be read"),
+        ("--mask missing.csv", 1, ".smtx, .mtx or .npz"),
+        ("--dense missing.so", 1, "missing.so: cannot be loaded"),
+        ("--plot nowhere/chart.svg", 1, "nowhere/chart.svg"),
+        ("--plot chart.pdf", 2, "name a chart .svg or .png"),
+        ("--shape 1000000x1000000", 1, "more than is free"),
+    ] {
+        let message = failure(&run(at, &format!("bench layer {options}")), code);
+        assert!(message.contains(part), "{options}: {message}");
+    }
+    assert!(contents(at).is_empty(), "something was left behind");
+}
