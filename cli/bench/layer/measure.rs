@@ -27,7 +27,7 @@ const TUNING_TOKENS: usize = 512;
 const OWN: &str = "own gemm";
 
 /// Seconds that the turns of one layer should take, if `--rounds` does not say otherwise.
-const SECONDS: f64 = 6.0;
+const SECONDS: f64 = 4.0;
 
 /// What is measured, on what.
 pub struct Bench {

@@ -28,11 +28,13 @@ pub struct StripBlocking {
 }
 
 impl StripBlocking {
-    /// The default on `registers` sixteen-lane registers: a quarter to a half of them hold a strip of dY, and a
-    /// block of X is 512 lines.
-    pub fn estimate(registers: usize) -> Self {
+    /// The default at a density on `registers` sixteen-lane registers: a quarter to a half of them
+    /// hold a strip of dY. A block of X is 512 lines; sparser rows need wider blocks to be worth
+    /// loading their strip.
+    pub fn estimate(density: f64, registers: usize) -> Self {
         let vectors = if registers >= 32 { 8 } else { 4 };
-        Self { vectors, column_block: 512 / vectors, row_block: 1024 }
+        let (lines, row_block) = if density < 0.3 { (768, 2048) } else { (512, 1024) };
+        Self { vectors, column_block: lines / vectors, row_block }
     }
 
     /// Whether the kernel can run it.

@@ -92,18 +92,22 @@ impl SddmmStrategy {
     /// The default of the cost model: a dot product has no row to share its loads with, so only
     /// the break-even decides.
     pub fn estimate(density: f64, registers: usize) -> Self {
-        if density > 0.85 { Self::Dense } else { Self::Strips(StripBlocking::estimate(registers)) }
+        if density > 0.85 {
+            Self::Dense
+        } else {
+            Self::Strips(StripBlocking::estimate(density, registers))
+        }
     }
 
     /// What the autotuner tries.
     pub fn candidates(registers: usize) -> Vec<Self> {
-        let shapes: &[(usize, usize)] = if registers >= 32 {
-            &[(8, 48), (8, 64), (4, 96), (4, 128)]
+        let shapes: &[(usize, usize, usize)] = if registers >= 32 {
+            &[(8, 64, 1024), (8, 96, 2048), (8, 128, 2048), (4, 128, 1024)]
         } else {
-            &[(4, 96), (4, 128), (8, 64), (2, 256)]
+            &[(4, 128, 1024), (4, 192, 2048), (8, 64, 1024), (2, 256, 1024)]
         };
-        let strips = shapes.iter().map(|&(vectors, column_block)| {
-            Self::Strips(StripBlocking { vectors, column_block, row_block: 1024 })
+        let strips = shapes.iter().map(|&(vectors, column_block, row_block)| {
+            Self::Strips(StripBlocking { vectors, column_block, row_block })
         });
         strips.chain([Self::Csr, Self::Dense]).collect()
     }
