@@ -479,3 +479,28 @@ fn help_explains_with_examples() {
         assert!(help.status.success() && text.contains("Example"), "{text}");
     }
 }
+
+#[test]
+fn a_run_keeps_the_plans_it_started_with() {
+    let folder = prepared();
+    let at = folder.path();
+    fs::write(at.join("plans.toml"), "\"192x64@6144\" = \"csr/csr/csr\"\n").expect("a file");
+    let start = format!("--json pretrain {SHORT} --sparsity 0.5");
+    let with_plans = json(&run(at, &format!("{start} --out planned --plans plans.toml")));
+    let config = fs::read_to_string(at.join("planned/config.toml")).expect("the settings");
+    assert!(config.contains("\"192x64@6144\" = \"csr/csr/csr\""), "{config}");
+    // The layers that the file does not name have the plans of the cost model.
+    for key in ["64x64@2048", "256x64@8192", "64x256@8192"] {
+        assert!(config.contains(&format!("\"{key}\" = \"")), "no {key} in {config}");
+    }
+    // Steps that are done again after a resume give the same weights, so the same plans were used;
+    // the newest checkpoint is removed, and the run goes on from the one before.
+    let checkpoints = at.join("planned/checkpoints");
+    fs::remove_dir_all(checkpoints.join("step-00000006")).expect("the last checkpoint");
+    let resumed = json(&run(at, "--json pretrain --resume --data dataset --out planned"));
+    assert_eq!(resumed["weights_hash"], with_plans["weights_hash"]);
+
+    fs::write(at.join("bad.toml"), "\"192x64@6144\" = \"fast\"\n").expect("a file");
+    let message = failure(&run(at, &format!("pretrain {SHORT} --out x --plans bad.toml")), 1);
+    assert!(message.contains("bad.toml") && message.contains("'fast'"), "{message}");
+}

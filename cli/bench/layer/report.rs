@@ -83,7 +83,8 @@ impl<'a> Report<'a> {
         means
     }
 
-    /// The sparsity from which the step is faster than the dense one, by linear interpolation.
+    /// The sparsity from which the step is faster than the dense one, by linear interpolation; the
+    /// least measured one if it is faster already there.
     fn break_even(&self) -> Option<f64> {
         let steps: Vec<(f64, f64)> = self
             .means()
@@ -205,8 +206,10 @@ impl<'a> Report<'a> {
             ));
         }
         if let Some(sparsity) = self.break_even() {
+            let least = self.rows.iter().map(Row::sparsity).fold(1.0, f64::min);
+            let found = if sparsity <= least + 1e-3 { "or below " } else { "" };
             text.push_str(&format!(
-                "\nthe step is as fast as the dense one from {:.0} % sparsity\n",
+                "\nthe step breaks even with the dense one at {found}{:.0} % sparsity\n",
                 100.0 * sparsity
             ));
         }
