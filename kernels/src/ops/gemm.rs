@@ -127,7 +127,7 @@ pub fn gemm(a: Left<'_>, b: &[f32], c: &mut [f32], layout: OutLayout, accumulate
     gemm_on(IsaKind::active().unwrap_or_else(|e| panic!("{e}")), a, b, c, layout, accumulate);
 }
 
-/// [`gemm`] on a given instruction set.
+/// [`gemm()`] on a given instruction set.
 /// # Panics
 /// If the shapes disagree or the machine lacks `isa`.
 #[track_caller]
@@ -147,7 +147,7 @@ pub fn gemm_on(
     run(isa, source, b, c, layout, accumulate);
 }
 
-/// [`gemm`] with a left operand packed before.
+/// [`gemm()`] with a left operand packed before.
 /// # Panics
 /// If the shapes disagree.
 #[track_caller]
