@@ -29,10 +29,7 @@ pub fn uniform_random(
     sparsity: f64,
     seed: u64,
 ) -> Result<SparsePattern, PatternError> {
-    let count = rows.saturating_mul(columns);
-    if rows.max(columns) >= u32::MAX as usize || count > 1 << 52 {
-        return Err(PatternError::TooLarge { what: "rows × columns", count });
-    }
+    let count = check(rows, columns)?;
     let mut to_keep = kept(count, sparsity) as u64;
     let mut left = count as u64;
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
@@ -144,6 +141,7 @@ pub fn block_biased(
     assemble(columns, lists)
 }
 
+/// The number of places, if 32-bit indices can name them.
 fn check(rows: usize, columns: usize) -> Result<usize, PatternError> {
     let count = rows.saturating_mul(columns);
     if rows.max(columns) >= u32::MAX as usize || count > 1 << 52 {
