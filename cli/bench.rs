@@ -2,24 +2,23 @@
 
 mod layer;
 
-use crate::verb::verbs;
+use crate::verb::{Context, Outcome, Verb, verbs};
 
 verbs! {
-    pub enum What {
+    pub enum BenchVerb {
         Layer(layer::Layer),
     }
 }
 
 /// Measure what this machine makes of sparsity
 #[derive(clap::Args)]
-#[command(subcommand_required = true)]
 pub struct Bench {
     #[command(subcommand)]
-    what: What,
+    verb: BenchVerb,
 }
 
-impl crate::verb::Verb for Bench {
-    fn run(self, context: &crate::verb::Context) -> anyhow::Result<crate::verb::Outcome> {
-        self.what.run(context)
+impl Verb for Bench {
+    fn run(self, context: &Context) -> anyhow::Result<Outcome> {
+        self.verb.run(context)
     }
 }

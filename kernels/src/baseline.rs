@@ -8,7 +8,6 @@
 //! own environment variables limit it (`MKL_ENABLE_INSTRUCTIONS=AVX2`, `OPENBLAS_CORETYPE=Haswell`).
 
 use crate::isa::IsaKind;
-use gemm_common::simd::{MixedSimd, V3};
 use std::ffi::c_int;
 use std::path::{Path, PathBuf};
 
@@ -82,9 +81,11 @@ fn gemm_crate(isa: IsaKind, a: Matrix<'_>, b: Matrix<'_>, c: &mut [f32]) {
     };
     let ((a_rows, a_columns), (b_rows, b_columns)) = (a.strides(), b.strides());
     let (m, n, k) = (a.rows, b.columns, a.columns);
+    #[cfg(target_arch = "x86_64")]
     if isa == IsaKind::Avx2 {
         // The crate takes the best the CPU has; its AVX2 kernels are reached one level down, where
         // C is column-major: so Cᵀ = Bᵀ · Aᵀ.
+        use gemm_common::simd::{MixedSimd, V3};
         use gemm_f32::microkernel::fma::f32::{H_M, H_N, H_UKR, MR_DIV_N, NR, UKR};
         const LANES: usize = 8;
         let simd = <V3 as MixedSimd<f32, f32, f32, f32>>::try_new().expect("the CPU has AVX2");

@@ -10,7 +10,7 @@
 //! * [`ops`]: the products of a linear layer, one file each, with the naive reference beside it.
 //! * [`probe`]: the limits of the machine, measured; `baseline` (a cargo feature): dense libraries to
 //!   compare with.
-//! * [`parallel`]: loops over fixed blocks, so that results do not depend on the thread count.
+//! * [`parallel`]: loops over blocks whose results do not depend on the thread count.
 #![warn(missing_docs)]
 
 #[cfg(feature = "baseline")]

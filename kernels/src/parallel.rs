@@ -1,7 +1,8 @@
-//! Parallel loops over fixed blocks.
+//! Parallel loops over blocks.
 //!
-//! The blocks never depend on the number of threads, every block writes memory of its own, and
-//! sums inside a block have a fixed order: results are bitwise the same for any thread count.
+//! Every block writes memory of its own and a sum lies inside one block, in a fixed order: results
+//! are bitwise the same for any thread count. How large blocks are may depend on the threads only
+//! where it changes no sum.
 
 use rayon::prelude::*;
 

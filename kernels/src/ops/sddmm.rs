@@ -4,8 +4,8 @@
 //! are blocked, so that a block of X over a *strip* of V tiles stays in L1; the lines of one row of
 //! dY stay in registers while the row's non-zeros in the block are visited. The V products of a
 //! non-zero are summed lane-wise and folded to half a line of scratch; sixteen of them are then
-//! reduced together by a shuffle tree ([`Isa::sum_each_folded`]). As in [`spmm`](super::spmm), rows are visited in
-//! the order of their counts, which makes the loop exits predictable.
+//! reduced together by a shuffle tree ([`Isa::sum_each_folded`]). As in [`spmm`](super::spmm), rows
+//! are visited in the order of their counts, which makes the loop exits predictable.
 //!
 //! Loop nest, outside in: row blocks × ranges of column blocks (parallel) · strips · column blocks ·
 //! rows · non-zeros.
