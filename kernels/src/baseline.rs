@@ -4,8 +4,8 @@
 //! `gemm` crate is always there; any library with the C interface of BLAS (MKL, OpenBLAS, BLIS) can
 //! be loaded at run time.
 //!
-//! A forced instruction set holds for the `gemm` crate as well. A loaded library chooses by itself; its
-//! own environment variables limit it (`MKL_ENABLE_INSTRUCTIONS=AVX2`, `OPENBLAS_CORETYPE=Haswell`).
+//! Where AVX2 is forced, the `gemm` crate uses AVX2 as well; otherwise it takes the best that the CPU
+//! has. A loaded library chooses by itself; its own environment variables limit it (`MKL_ENABLE_INSTRUCTIONS=AVX2`, `OPENBLAS_CORETYPE=Haswell`).
 
 use crate::isa::IsaKind;
 use std::ffi::c_int;
@@ -79,66 +79,26 @@ fn gemm_crate(isa: IsaKind, a: Matrix<'_>, b: Matrix<'_>, c: &mut [f32]) {
         1 => gemm::Parallelism::None,
         threads => gemm::Parallelism::Rayon(threads),
     };
-    let ((a_rows, a_columns), (b_rows, b_columns)) = (a.strides(), b.strides());
-    let (m, n, k) = (a.rows, b.columns, a.columns);
-    #[cfg(target_arch = "x86_64")]
-    if isa == IsaKind::Avx2 {
-        // The crate takes the best the CPU has; its AVX2 kernels are reached one level down, where
-        // C is column-major: so Cᵀ = Bᵀ · Aᵀ.
-        use gemm_common::simd::{MixedSimd, V3};
-        use gemm_f32::microkernel::fma::f32::{H_M, H_N, H_UKR, MR_DIV_N, NR, UKR};
-        const LANES: usize = 8;
-        let simd = <V3 as MixedSimd<f32, f32, f32, f32>>::try_new().expect("the CPU has AVX2");
-        // SAFETY: `multiply` has checked that the slices hold matrices of these shapes, and the
-        // strides stay inside them.
-        unsafe {
-            gemm_common::gemm::gemm_basic_generic::<
-                _,
-                f32,
-                LANES,
-                { MR_DIV_N * LANES },
-                NR,
-                MR_DIV_N,
-                H_M,
-                H_N,
-            >(
-                simd,
-                n,
-                m,
-                k,
-                c.as_mut_ptr(),
-                n as isize,
-                1,
-                false,
-                b.data.as_ptr(),
-                b_rows,
-                b_columns,
-                a.data.as_ptr(),
-                a_rows,
-                a_columns,
-                0.0,
-                1.0,
-                false,
-                false,
-                false,
-                |a, b, c| a * b + c,
-                &UKR,
-                &H_UKR,
-                false,
-                parallelism,
-            );
-        }
-        return;
+    match isa {
+        #[cfg(target_arch = "x86_64")]
+        IsaKind::Avx2 => gemm_avx2(a, b, c, parallelism),
+        _ => gemm_best(a, b, c, parallelism),
     }
-    // SAFETY: as above.
+}
+
+/// The `gemm` crate's choice for this CPU.
+fn gemm_best(a: Matrix<'_>, b: Matrix<'_>, c: &mut [f32], parallelism: gemm::Parallelism) {
+    let ((a_rows, a_columns), (b_rows, b_columns)) = (a.strides(), b.strides());
+    // SAFETY: `multiply` has checked that the slices hold matrices of these shapes, and the strides
+    // stay inside them.
     unsafe {
         gemm::gemm(
-            m,
-            n,
-            k,
+            a.rows,
+            b.columns,
+            a.columns,
             c.as_mut_ptr(),
             1,
-            n as isize,
+            b.columns as isize,
             false,
             a.data.as_ptr(),
             a_columns,
@@ -150,6 +110,47 @@ fn gemm_crate(isa: IsaKind, a: Matrix<'_>, b: Matrix<'_>, c: &mut [f32]) {
             1.0,
             false,
             false,
+            false,
+            parallelism,
+        );
+    }
+}
+
+/// The crate's AVX2 kernels, which are reached one level down. C is column-major there, so this is
+/// Cᵀ = Bᵀ · Aᵀ.
+#[cfg(target_arch = "x86_64")]
+fn gemm_avx2(a: Matrix<'_>, b: Matrix<'_>, c: &mut [f32], parallelism: gemm::Parallelism) {
+    use gemm_common::simd::{MixedSimd, V3};
+    use gemm_f32::microkernel::fma::f32::{H_M, H_N, H_UKR, MR_DIV_N, NR, UKR};
+    const LANES: usize = 8;
+    const MR: usize = MR_DIV_N * LANES;
+    let ((a_rows, a_columns), (b_rows, b_columns)) = (a.strides(), b.strides());
+    let simd = <V3 as MixedSimd<f32, f32, f32, f32>>::try_new().expect("the CPU has AVX2");
+    // SAFETY: as in `gemm_best`.
+    unsafe {
+        gemm_common::gemm::gemm_basic_generic::<_, f32, LANES, MR, NR, MR_DIV_N, H_M, H_N>(
+            simd,
+            b.columns,
+            a.rows,
+            a.columns,
+            c.as_mut_ptr(),
+            b.columns as isize,
+            1,
+            false,
+            b.data.as_ptr(),
+            b_rows,
+            b_columns,
+            a.data.as_ptr(),
+            a_rows,
+            a_columns,
+            0.0,
+            1.0,
+            false,
+            false,
+            false,
+            |a, b, c| a * b + c,
+            &UKR,
+            &H_UKR,
             false,
             parallelism,
         );
