@@ -146,7 +146,11 @@ fn prepare(size: &Size, out: &Path, data: &Path, signals: &StopSignal) -> anyhow
     let options = Options {
         inputs: vec![corpus],
         out: data.to_path_buf(),
-        tokenizer: TokenizerSource::Train { vocab_size: size.vocab_size, min_frequency: 2 },
+        tokenizer: TokenizerSource::Train {
+            kind: mediswift_data::tokenizer::Kind::ByteBpe,
+            vocab_size: size.vocab_size,
+            min_frequency: 2,
+        },
         validation_fraction: 0.05,
         shard_tokens: 100_000_000,
         force: false,

@@ -71,7 +71,7 @@ impl Verb for Generate {
         let Loaded { gpt, skipped, .. } = run::load_model(&self.run)?;
         skipped.iter().for_each(|warning| output::warning(warning));
         let tokenizer = Tokenizer::load(&run::tokenizer_path(&self.run))?;
-        let mut prompt = tokenizer.encode(&self.prompt)?;
+        let mut prompt = tokenizer.encode(&self.prompt);
         if prompt.is_empty() {
             // The end of one document is where the next begins.
             prompt.push(tokenizer.end_of_text());

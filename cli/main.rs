@@ -72,7 +72,7 @@ fn main() -> ExitCode {
     };
     let done = IsaKind::active()
         .context(ISA_VARIABLE)
-        .and_then(|_| Context::new(cli.threads))
+        .and_then(|_| Context::new(cli.threads, cli.json))
         .and_then(|context| cli.command.run(&context));
     output::finish(done, cli.json)
 }

@@ -2,11 +2,15 @@
 
 mod decode;
 mod encode;
+mod export;
+mod import;
+mod moses;
 mod train;
 
 use std::io::Read;
 
 use anyhow::Context as _;
+use mediswift_data::tokenizer;
 
 use crate::verb::{Context, Outcome, Verb, verbs};
 
@@ -15,6 +19,10 @@ verbs! {
         Train(train::Train),
         Encode(encode::Encode),
         Decode(decode::Decode),
+        Import(import::Import),
+        Export(export::Export),
+        Moses(moses::Moses),
+        Demoses(moses::Demoses),
     }
 }
 
@@ -39,4 +47,31 @@ fn stdin() -> anyhow::Result<String> {
         let at = error.utf8_error().valid_up_to();
         anyhow::anyhow!("stdin, byte {at}: not UTF-8; convert the text to UTF-8")
     })
+}
+
+/// Kinds of tokenizer that can be trained.
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Kind {
+    /// Byte-level BPE as GPT-2 has it: any text can be encoded and comes back unchanged
+    ByteBpe,
+    /// Moses words, then BPE of their characters, as the paper and BioGPT
+    MosesBpe,
+}
+
+impl Kind {
+    /// The kind with its default options.
+    pub fn with_defaults(self) -> tokenizer::Kind {
+        match self {
+            Self::ByteBpe => tokenizer::Kind::ByteBpe,
+            Self::MosesBpe => tokenizer::Kind::MosesBpe(tokenizer::moses::Options::default()),
+        }
+    }
+
+    /// Tokens in the vocabulary, unless asked otherwise.
+    pub fn vocab_size(self) -> usize {
+        match self {
+            Self::ByteBpe => 8192,
+            Self::MosesBpe => tokenizer::PAPER_VOCAB_SIZE,
+        }
+    }
 }

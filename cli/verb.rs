@@ -40,18 +40,20 @@ pub(crate) use verbs;
 pub struct Context {
     /// Threads that compute.
     pub threads: usize,
+    /// One JSON object is wanted on stdout.
+    pub json: bool,
 }
 
 impl Context {
     /// Sets up the global thread pool.
-    pub fn new(threads: Option<usize>) -> anyhow::Result<Self> {
+    pub fn new(threads: Option<usize>, json: bool) -> anyhow::Result<Self> {
         if let Some(threads) = threads {
             rayon::ThreadPoolBuilder::new()
                 .num_threads(threads)
                 .build_global()
                 .with_context(|| format!("cannot start {threads} threads"))?;
         }
-        Ok(Self { threads: rayon::current_num_threads() })
+        Ok(Self { threads: rayon::current_num_threads(), json })
     }
 }
 

@@ -62,7 +62,11 @@ impl Verb for Prepare {
             out: self.out,
             tokenizer: match self.tokenizer {
                 Some(path) => TokenizerSource::File(path),
-                None => TokenizerSource::Train { vocab_size: self.vocab_size, min_frequency: 2 },
+                None => TokenizerSource::Train {
+                    kind: mediswift_data::tokenizer::Kind::ByteBpe,
+                    vocab_size: self.vocab_size,
+                    min_frequency: 2,
+                },
             },
             validation_fraction: self.validation,
             shard_tokens: self.shard_tokens,

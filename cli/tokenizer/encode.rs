@@ -25,10 +25,10 @@ impl Verb for Encode {
     fn run(self, _: &Context) -> anyhow::Result<Outcome> {
         let tokenizer = mediswift_data::Tokenizer::load(&self.tokenizer)?;
         let text = self.text.map_or_else(stdin, Ok)?;
-        let ids = tokenizer.encode(&text)?;
+        let ids = tokenizer.encode(&text);
         let words: Vec<String> = ids.iter().map(ToString::to_string).collect();
         Ok(Outcome::new(
-            json!({ "ids": ids, "vocab_size": tokenizer.vocab_size() }),
+            json!({ "ids": ids, "tokens": tokenizer.tokens(&ids)?, "vocab_size": tokenizer.vocab_size() }),
             words.join(" ") + "\n",
         ))
     }

@@ -5,16 +5,10 @@ use std::path::PathBuf;
 use mediswift_data::prepare::train_tokenizer;
 use serde_json::json;
 
+use super::Kind;
 use crate::signals::StopSignal;
 use crate::verb::{Context, Outcome, Verb, refuse_to_overwrite};
 use crate::{output, progress};
-
-/// Kinds of tokenizer that can be trained.
-#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-enum Kind {
-    /// Byte-level BPE as GPT-2 has it: any text can be encoded and comes back unchanged
-    ByteBpe,
-}
 
 /// Learn a vocabulary from JSONL files
 ///
@@ -28,12 +22,12 @@ pub struct Train {
     inputs: Vec<PathBuf>,
 
     /// What to train
-    #[arg(long, value_enum, default_value_t = Kind::ByteBpe)]
+    #[arg(long, value_enum, default_value = "byte-bpe")]
     kind: Kind,
 
-    /// Tokens in the vocabulary, at most; at least 257
-    #[arg(long, value_name = "N", default_value_t = 8192)]
-    vocab_size: usize,
+    /// Tokens in the vocabulary, at most [default: 8192, or the paper's 42384 with moses-bpe]
+    #[arg(long, value_name = "N")]
+    vocab_size: Option<usize>,
 
     /// Join only pairs that occur this often
     #[arg(long, value_name = "N", default_value_t = 2)]
@@ -50,12 +44,13 @@ pub struct Train {
 
 impl Verb for Train {
     fn run(self, _: &Context) -> anyhow::Result<Outcome> {
-        let Self { inputs, kind: Kind::ByteBpe, vocab_size, min_frequency, out, force } = self;
+        let Self { inputs, kind, vocab_size, min_frequency, out, force } = self;
+        let vocab_size = vocab_size.unwrap_or(kind.vocab_size());
         refuse_to_overwrite(&out, force)?;
         let stop = StopSignal::watch()?;
         let bar = progress::bytes(0, "reading");
         let (tokenizer, documents) =
-            train_tokenizer(&inputs, vocab_size, min_frequency, &mut |now| {
+            train_tokenizer(&inputs, kind.with_defaults(), vocab_size, min_frequency, &mut |now| {
                 bar.set_length(now.bytes_total);
                 bar.set_position(now.bytes_read);
                 stop.flow()

@@ -417,7 +417,11 @@ mod tests {
         let options = Options {
             inputs: vec![input],
             out: folder.join("dataset"),
-            tokenizer: TokenizerSource::Train { vocab_size: 300, min_frequency: 2 },
+            tokenizer: TokenizerSource::Train {
+                kind: crate::tokenizer::Kind::ByteBpe,
+                vocab_size: 300,
+                min_frequency: 2,
+            },
             validation_fraction: 0.2,
             shard_tokens: 1500,
             force: false,

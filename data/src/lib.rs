@@ -17,7 +17,6 @@
 //! malformed is an error that names the path, the place, what was found and what to do, and never
 //! a shorter data set.
 
-mod bpe;
 mod commit;
 
 pub mod batches;

@@ -40,6 +40,8 @@ pub enum TokenizerSource {
     File(PathBuf),
     /// Train one on the training documents.
     Train {
+        /// How it makes words.
+        kind: tokenizer::Kind,
         /// Tokens in the vocabulary, at most.
         vocab_size: usize,
         /// How often a pair must occur to be joined.
@@ -111,10 +113,10 @@ pub fn prepare(
 
     let tokenizer = match &options.tokenizer {
         TokenizerSource::File(path) => Tokenizer::load(path)?,
-        TokenizerSource::Train { vocab_size, min_frequency } => {
+        TokenizerSource::Train { kind, vocab_size, min_frequency } => {
             let (inputs, held_out) = (&options.inputs, options.validation_fraction);
             let mut corpus = Corpus::open(inputs, held_out, Stage::Reading, progress)?;
-            corpus.train_tokenizer(*vocab_size, *min_frequency)?
+            corpus.train_tokenizer(*kind, *vocab_size, *min_frequency)?
         }
     };
 
@@ -131,12 +133,13 @@ pub fn prepare(
 /// Malformed input, an impossible vocabulary size, or [`DataError::Interrupted`].
 pub fn train_tokenizer(
     inputs: &[PathBuf],
+    kind: tokenizer::Kind,
     vocab_size: usize,
     min_frequency: u64,
     progress: &mut dyn FnMut(&Progress) -> ControlFlow<()>,
 ) -> Result<(Tokenizer, u64), DataError> {
     let mut corpus = Corpus::open(inputs, 0.0, Stage::Reading, progress)?;
-    let tokenizer = corpus.train_tokenizer(vocab_size, min_frequency)?;
+    let tokenizer = corpus.train_tokenizer(kind, vocab_size, min_frequency)?;
     Ok((tokenizer, corpus.documents))
 }
 
@@ -164,7 +167,7 @@ fn write_dataset(
             break;
         }
         let texts: Vec<&str> = batch.iter().map(|(text, _)| text.as_str()).collect();
-        let encoded = tokenizer.encode_batch(&texts)?;
+        let encoded = tokenizer.encode_batch(&texts);
         for (ids, (_, split)) in encoded.iter().zip(&batch) {
             match split {
                 Split::Train => train.push(ids)?,
@@ -255,6 +258,7 @@ impl<'a> Corpus<'a> {
     /// Learns a vocabulary from the documents that are not held out.
     fn train_tokenizer(
         &mut self,
+        kind: tokenizer::Kind,
         vocab_size: usize,
         min_frequency: u64,
     ) -> Result<Tokenizer, DataError> {
@@ -268,7 +272,7 @@ impl<'a> Corpus<'a> {
                 }
             }
         });
-        Tokenizer::train(texts, vocab_size, min_frequency)
+        Tokenizer::train(kind, texts, vocab_size, min_frequency)
     }
 
     fn report(&mut self) -> Result<(), DataError> {
@@ -446,7 +450,11 @@ mod tests {
         Options {
             inputs: vec![folder.join("corpus.jsonl")],
             out: folder.join("dataset"),
-            tokenizer: TokenizerSource::Train { vocab_size: 400, min_frequency: 2 },
+            tokenizer: TokenizerSource::Train {
+                kind: tokenizer::Kind::ByteBpe,
+                vocab_size: 400,
+                min_frequency: 2,
+            },
             validation_fraction: 0.2,
             shard_tokens: 3000,
             force: false,

@@ -83,7 +83,7 @@ fn generation_stops_where_it_is_told_to() {
     let mut config = support::config(0.75);
     config.model.vocabulary = tokenizer.vocab_size();
     let gpt = Gpt::new(&config).unwrap();
-    let prompt = tokenizer.encode("patients with").unwrap();
+    let prompt = tokenizer.encode("patients with");
     let greedy = GenerateOptions { temperature: 0.0, max_tokens: 5, ..Default::default() };
     let first = generate(&gpt, &prompt, &greedy, &tokenizer).unwrap();
     assert_eq!((first.ids.len(), first.finish), (5, Finish::MaxTokens));
@@ -116,7 +116,7 @@ fn generation_stops_where_it_is_told_to() {
     let again = generate(&gpt, &prompt, &random, &tokenizer).unwrap().ids;
     assert_eq!(again, generate(&gpt, &prompt, &random, &tokenizer).unwrap().ids);
 
-    let long = tokenizer.encode(&END_OF_TEXT.repeat(10)).unwrap();
+    let long = tokenizer.encode(&END_OF_TEXT.repeat(10));
     let error = generate(&gpt, &long, &greedy, &tokenizer).unwrap_err().to_string();
     assert!(error.contains("exceeds the model's 32 positions"), "{error}");
     assert!(generate(&gpt, &[], &greedy, &tokenizer).is_err());

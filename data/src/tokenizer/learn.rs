@@ -1,18 +1,17 @@
 //! Learning the merges of a byte-pair encoding.
 //!
-//! Byte-pair encoding starts from the 256 bytes and repeatedly joins the most frequent adjacent
-//! pair into a new token (Sennrich et al., 2016, on bytes as GPT-2 does). The encoder of the
-//! `tokenizers` crate is used as it is; its trainer is not, because it counts pairs in 32 bits and
-//! breaks ties by the iteration order of a randomly seeded hash map. Here counts are 64-bit, ties
-//! go to the smaller pair, and words are taken in sorted order, so that a corpus has exactly one
-//! tokenizer, and a dataset can be made again bit for bit.
+//! Byte-pair encoding starts from single symbols, bytes or characters, and repeatedly joins the most
+//! frequent adjacent pair into a new token (Sennrich et al., 2016). The trainer of the `tokenizers`
+//! crate counts pairs in 32 bits and breaks ties by the iteration order of a randomly seeded hash
+//! map. Here counts are 64-bit, ties go to the smaller pair, and words are taken in a fixed order, so
+//! that a corpus has exactly one tokenizer, and a dataset can be made again bit for bit.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap, HashMap, HashSet};
+use std::collections::{BinaryHeap, HashMap, HashSet};
 
-/// Words longer than this many bytes (unbroken sequences, encoded images) teach no merges: their
-/// pairs are not language, and one of them would outweigh the cost of all real words.
-pub(crate) const MAX_WORD: usize = 256;
+use rustc_hash::FxHashMap;
+
+use super::merge::UNKNOWN;
 
 /// A vocabulary and the merges that build it, in the order learned.
 pub(crate) struct Learned {
@@ -24,19 +23,19 @@ pub(crate) struct Learned {
 
 type Pair = (u32, u32);
 
-/// Learns merges until `tokens` (already holding reserved tokens and `alphabet`) has `vocab_size`
+/// Learns merges until `tokens` (already holding reserved tokens and single symbols) has `vocab_size`
 /// entries, or no pair occurs `min_frequency` times any more.
 ///
-/// `words` maps each word, written in `alphabet`, to how often it occurs.
+/// `words` are sequences of token ids with how often each occurs; [`UNKNOWN`] joins with nothing.
 pub(crate) fn learn(
     mut tokens: Vec<String>,
-    words: &BTreeMap<String, u64>,
+    words: Vec<(Vec<u32>, u64)>,
     vocab_size: usize,
     min_frequency: u64,
 ) -> Learned {
     let mut ids: HashMap<String, u32> =
         tokens.iter().zip(0..).map(|(token, id)| (token.clone(), id)).collect();
-    let mut corpus = Corpus::new(words, &ids);
+    let mut corpus = Corpus::new(words);
     let mut queue: BinaryHeap<(u64, Reverse<Pair>)> =
         corpus.counts.iter().map(|(&pair, &count)| (count, Reverse(pair))).collect();
 
@@ -76,32 +75,22 @@ pub(crate) fn learn(
 /// The words as sequences of ids, with the pairs counted.
 struct Corpus {
     words: Vec<(Vec<u32>, u64)>,
-    counts: HashMap<Pair, u64>,
+    counts: FxHashMap<Pair, u64>,
     /// Words in which a pair occurs, or once occurred.
-    places: HashMap<Pair, Vec<u32>>,
+    places: FxHashMap<Pair, Vec<u32>>,
 }
 
 impl Corpus {
-    fn new(words: &BTreeMap<String, u64>, ids: &HashMap<String, u32>) -> Self {
-        let mut corpus = Self {
-            words: Vec::with_capacity(words.len()),
-            counts: HashMap::new(),
-            places: HashMap::new(),
-        };
-        for (word, &count) in words {
-            let symbols: Vec<u32> = word
-                .chars()
-                .filter_map(|symbol| ids.get(symbol.encode_utf8(&mut [0; 4])).copied())
-                .collect();
-            let place = corpus.words.len() as u32;
-            for pair in pairs(&symbols) {
+    fn new(words: Vec<(Vec<u32>, u64)>) -> Self {
+        let mut corpus = Self { words, counts: FxHashMap::default(), places: FxHashMap::default() };
+        for (place, (symbols, count)) in (0..).zip(&corpus.words) {
+            for pair in pairs(symbols) {
                 *corpus.counts.entry(pair).or_default() += count;
                 let places = corpus.places.entry(pair).or_default();
                 if places.last() != Some(&place) {
                     places.push(place);
                 }
             }
-            corpus.words.push((symbols, count));
         }
         corpus
     }
@@ -142,7 +131,10 @@ impl Corpus {
 }
 
 fn pairs(symbols: &[u32]) -> impl Iterator<Item = Pair> {
-    symbols.windows(2).map(|pair| (pair[0], pair[1]))
+    symbols
+        .windows(2)
+        .map(|pair| (pair[0], pair[1]))
+        .filter(|pair| pair.0 != UNKNOWN && pair.1 != UNKNOWN)
 }
 
 /// `symbols` with each non-overlapping occurrence of `pair`, from the left, replaced.
@@ -163,9 +155,17 @@ fn replace(symbols: &[u32], pair: Pair, joined: u32) -> Vec<u32> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use proptest::prelude::*;
 
     use super::*;
+
+    /// Ids of letters; '?' stands for an unknown character.
+    fn spelt(words: &BTreeMap<String, u64>) -> Vec<(Vec<u32>, u64)> {
+        let id = |letter| if letter == b'?' { UNKNOWN } else { u32::from(letter - b'a') };
+        words.iter().map(|(word, &count)| (word.bytes().map(id).collect(), count)).collect()
+    }
 
     fn letters() -> Vec<String> {
         ('a'..='e').map(String::from).collect()
@@ -219,14 +219,18 @@ mod tests {
         fn incremental_counts_agree_with_counting_afresh(
             words in proptest::collection::btree_map("[a-e]{1,9}", 1u64..20, 1..25),
         ) {
-            let learned = learn(letters(), &words, 30, 1);
+            let learned = learn(letters(), spelt(&words), 30, 1);
             prop_assert_eq!(learned.merges, learn_naively(&words, 30));
         }
     }
 
     #[test]
     fn rare_pairs_are_left_alone() {
-        let words = BTreeMap::from([("ab".to_owned(), 5), ("cd".to_owned(), 1)]);
-        assert_eq!(learn(letters(), &words, 100, 2).merges, [("a".to_owned(), "b".to_owned())]);
+        let words =
+            BTreeMap::from([("ab".to_owned(), 5), ("cd".to_owned(), 1), ("c?c?c".to_owned(), 9)]);
+        assert_eq!(
+            learn(letters(), spelt(&words), 100, 2).merges,
+            [("a".to_owned(), "b".to_owned())]
+        );
     }
 }
