@@ -1,18 +1,26 @@
 //! `mediswift data …`: corpora and datasets.
 
+mod cleaning;
+mod fetch;
 mod prepare;
+mod stats;
 mod synth;
+
+pub use cleaning::CleaningArgs;
+pub use prepare::stage_name;
 
 use crate::verb::{Context, Outcome, Verb, verbs};
 
 verbs! {
     enum DataVerb {
+        Fetch(fetch::Fetch),
         Synth(synth::Synth),
         Prepare(prepare::Prepare),
+        Stats(stats::Stats),
     }
 }
 
-/// Make corpora, and turn them into datasets to train on
+/// Fetch or make corpora, turn them into datasets, and describe these
 #[derive(clap::Args)]
 pub struct Data {
     #[command(subcommand)]

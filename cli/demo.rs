@@ -8,7 +8,8 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use indicatif::HumanCount;
-use mediswift_data::prepare::{Options, TokenizerSource};
+use mediswift_data::clean::Cleaning;
+use mediswift_data::prepare::{Options, Stage, TokenizerSource};
 use mediswift_data::{Dataset, Split, Tokenizer, write_atomically};
 use mediswift_kernels::isa::IsaKind;
 use mediswift_model::flops::{Convention, Workload};
@@ -17,6 +18,7 @@ use mediswift_model::{Config, run};
 use serde_json::{Value, json};
 
 use self::twins::{Ended, Trained, Twin};
+use crate::data::stage_name;
 use crate::generate::DISCLAIMER;
 use crate::signals::{StopSignal, exit_code};
 use crate::verb::{Context, Outcome, Verb};
@@ -150,19 +152,27 @@ fn prepare(size: &Size, out: &Path, data: &Path, signals: &StopSignal) -> anyhow
             kind: mediswift_data::tokenizer::Kind::ByteBpe,
             vocab_size: size.vocab_size,
             min_frequency: 2,
+            sample: 1.0,
         },
+        // Synthetic abstracts are made from templates: near duplicates by design.
+        cleaning: Cleaning { near_duplicates: None, ..Cleaning::default() },
+        strict: true,
         validation_fraction: 0.05,
         shard_tokens: 100_000_000,
         force: false,
     };
-    let bar = progress::bytes(0, "tokenizing");
-    mediswift_data::prepare(&options, &mut |now| {
-        bar.set_length(now.bytes_total);
-        bar.set_position(now.bytes_read);
-        signals.flow()
+    progress::stages(|show| {
+        mediswift_data::prepare(&options, &mut |now| {
+            show(
+                stage_name(now.stage),
+                now.stage != Stage::Reading,
+                now.bytes_read,
+                now.bytes_total,
+            );
+            signals.flow()
+        })
     })
     .map_err(|error| signals.explain(error))?;
-    bar.finish_and_clear();
     Ok(())
 }
 

@@ -4,6 +4,7 @@
 //! [`verb::Verb`], and add one line to the list below.
 
 mod bench;
+mod chart;
 mod data;
 mod demo;
 mod doctor;

@@ -133,7 +133,7 @@ impl Verb for Layer {
             baselines.push(Baseline::Blas(Blas::load(path, context.threads)?));
         }
         // Better to fail now than after minutes of measuring.
-        let chart = self.plot.as_deref().map(chart::Files::create).transpose()?;
+        let chart = self.plot.as_deref().map(crate::chart::Files::create).transpose()?;
         if let Some(path) = &self.save_plans {
             crate::verb::refuse_to_overwrite(path, false)?;
         }

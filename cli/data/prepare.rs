@@ -6,22 +6,29 @@ use mediswift_data::manifest::{Manifest, SplitManifest};
 use mediswift_data::prepare::{Options, Stage, TokenizerSource};
 use serde_json::json;
 
+use super::cleaning::{CleaningArgs, report_damage};
 use crate::signals::StopSignal;
+use crate::tokenizer::Kind;
 use crate::verb::{Context, Exit, Outcome, Verb};
 use crate::{output, progress};
 
-/// Turn JSONL files into a dataset folder to train on
+/// Turn PubMed and PMC files, JSONL and text into a dataset folder to train on
 ///
-/// Each line is an object with `text`, or with `title` and `abstract`; `id` or `pmid`, if there,
-/// decides whether the document is held out for validation. Duplicates, empty records and titles
-/// without an abstract are dropped and counted; malformed input is an error. The folder appears
-/// when it is complete.
+/// Reads PubMed citation XML, JATS articles (.xml, .nxml), JSONL (`text`, or `title` and `abstract`,
+/// or `title` and `sections`) and plain text (a blank line ends a document), each plain, .gz or
+/// .zst, and .tar archives of them. Records are cleaned; revisions, withdrawals and duplicates are
+/// resolved across all files; every record that is dropped is counted by reason. A damaged file is
+/// reported with path and byte, and loses neither what came before nor the other files.
+///
+/// The folder appears when it is complete. Interrupted or killed, the same command goes on where it
+/// was.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   mediswift data prepare corpus.jsonl --out dataset --vocab-size 4096
-  mediswift data prepare abstracts/ more.jsonl.gz --out dataset --tokenizer tokenizer.json")]
+  mediswift data prepare pubmed/ oa_comm.tar.gz --out dataset --kind moses-bpe
+  mediswift data prepare pubmed/ more.jsonl.gz --out dataset --tokenizer tokenizer.json")]
 pub struct Prepare {
-    /// JSONL files (.jsonl, .jsonl.gz, .jsonl.zst), or folders of them
+    /// Files, or folders of them (searched to the bottom)
     #[arg(value_name = "INPUT", required = true)]
     inputs: Vec<PathBuf>,
 
@@ -30,12 +37,20 @@ pub struct Prepare {
     out: PathBuf,
 
     /// Use this tokenizer.json, or the one in this folder
-    #[arg(long, value_name = "FILE", conflicts_with = "vocab_size")]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["vocab_size", "kind", "sample"])]
     tokenizer: Option<PathBuf>,
 
-    /// Train a tokenizer with this many tokens on the training documents
-    #[arg(long, value_name = "N", default_value_t = 8192)]
-    vocab_size: usize,
+    /// The kind of tokenizer to train on the training documents
+    #[arg(long, value_enum, default_value = "byte-bpe")]
+    kind: Kind,
+
+    /// Tokens in its vocabulary, at most [default: 8192, or the paper's 42384 with moses-bpe]
+    #[arg(long, value_name = "N")]
+    vocab_size: Option<usize>,
+
+    /// The fraction of training documents it learns from
+    #[arg(long, value_name = "FRACTION", default_value_t = 1.0)]
+    sample: f64,
 
     /// The fraction of documents to hold out
     #[arg(long, value_name = "FRACTION", default_value_t = 0.03)]
@@ -48,6 +63,9 @@ pub struct Prepare {
     /// Replace an existing dataset, once the new one is complete
     #[arg(long)]
     force: bool,
+
+    #[command(flatten)]
+    cleaning: CleaningArgs,
 }
 
 impl Verb for Prepare {
@@ -63,29 +81,32 @@ impl Verb for Prepare {
             tokenizer: match self.tokenizer {
                 Some(path) => TokenizerSource::File(path),
                 None => TokenizerSource::Train {
-                    kind: mediswift_data::tokenizer::Kind::ByteBpe,
-                    vocab_size: self.vocab_size,
+                    kind: self.kind.with_defaults(),
+                    vocab_size: self.vocab_size.unwrap_or(self.kind.vocab_size()),
                     min_frequency: 2,
+                    sample: self.sample,
                 },
             },
+            cleaning: self.cleaning.rules(),
+            strict: self.cleaning.strict,
             validation_fraction: self.validation,
             shard_tokens: self.shard_tokens,
             force: self.force,
         };
         let stop = StopSignal::watch()?;
-        let bar = progress::bytes(0, "reading");
-        let manifest = mediswift_data::prepare(&options, &mut |now| {
-            bar.set_message(match now.stage {
-                Stage::Reading => "reading",
-                Stage::Tokenizing => "tokenizing",
-            });
-            bar.set_length(now.bytes_total);
-            bar.set_position(now.bytes_read);
-            stop.flow()
+        let manifest = progress::stages(|show| {
+            mediswift_data::prepare(&options, &mut |now| {
+                show(
+                    stage_name(now.stage),
+                    now.stage != Stage::Reading,
+                    now.bytes_read,
+                    now.bytes_total,
+                );
+                stop.flow()
+            })
         })
         .map_err(|error| stop.explain(error))?;
-        bar.finish_and_clear();
-
+        report_damage(&manifest.damaged);
         if manifest.validation.tokens == 0 && self.validation > 0.0 {
             output::note(
                 "note: no document fell into the validation split; use more data or a larger --validation",
@@ -95,18 +116,33 @@ impl Verb for Prepare {
     }
 }
 
+/// What the progress bar calls a step.
+pub fn stage_name(stage: Stage) -> &'static str {
+    match stage {
+        Stage::Reading => "reading",
+        Stage::Choosing => "finding duplicates",
+        Stage::Learning => "learning the vocabulary",
+        Stage::Tokenizing => "tokenizing",
+    }
+}
+
 fn describe(options: &Options, manifest: &Manifest, threads: usize) -> Outcome {
     let Manifest { documents, tokens, dropped, train, validation, .. } = manifest;
     let vocab_size = manifest.vocab_size;
     let split = |split: &SplitManifest| {
         json!({
-            "documents": split.documents, "tokens": split.tokens, "shards": split.shards.len(),
+            "documents": split.documents, "tokens": split.tokens, "words": split.words,
+            "shards": split.shards.len(),
         })
     };
+    let records: u64 = manifest.inputs.iter().map(|input| input.records).sum();
     let json = json!({
+        "records": records,
         "documents": documents,
         "tokens": tokens,
         "dropped": dropped,
+        "damaged": manifest.damaged,
+        "inputs": manifest.inputs,
         "train": split(train),
         "validation": split(validation),
         "vocab_size": vocab_size,
@@ -114,20 +150,23 @@ fn describe(options: &Options, manifest: &Manifest, threads: usize) -> Outcome {
         "path": options.out,
         "threads": threads,
     });
-    let drops: Vec<String> =
-        dropped.iter().map(|(reason, count)| format!("{count} {reason}")).collect();
+    let drops: Vec<String> = dropped
+        .iter()
+        .filter(|(_, count)| **count > 0)
+        .map(|(reason, count)| format!("{count} {reason}"))
+        .collect();
+    let drops = if drops.is_empty() { "nothing".to_owned() } else { drops.join(", ") };
     let text = format!(
-        "{}: {documents} documents, {tokens} tokens of a vocabulary of {vocab_size}
+        "{}: {documents} documents of {records} records, {tokens} tokens of a vocabulary of {vocab_size}
   train       {} documents, {} tokens
   validation  {} documents, {} tokens
-  dropped     {}
+  dropped     {drops}
 ",
         options.out.display(),
         train.documents,
         train.tokens,
         validation.documents,
         validation.tokens,
-        drops.join(", "),
     );
     Outcome::new(json, text)
 }

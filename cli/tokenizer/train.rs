@@ -2,22 +2,25 @@
 
 use std::path::PathBuf;
 
-use mediswift_data::prepare::train_tokenizer;
+use mediswift_data::prepare::{Stage, TokenizerSource, train_tokenizer};
 use serde_json::json;
 
 use super::Kind;
+use crate::data::{CleaningArgs, stage_name};
 use crate::signals::StopSignal;
 use crate::verb::{Context, Outcome, Verb, refuse_to_overwrite};
 use crate::{output, progress};
 
-/// Learn a vocabulary from JSONL files
+/// Learn a vocabulary from PubMed and PMC files, JSONL and text
 ///
-/// The tokenizer depends on the documents alone, not on their order or the number of threads.
+/// Inputs are read and cleaned as by `data prepare`. The tokenizer depends on the documents alone, not
+/// on their order or the number of threads.
 #[derive(clap::Args)]
-#[command(after_help = "Example:
-  mediswift tokenizer train corpus.jsonl --vocab-size 4096 --out tokenizer.json")]
+#[command(after_help = "Examples:
+  mediswift tokenizer train corpus.jsonl --vocab-size 4096 --out tokenizer.json
+  mediswift tokenizer train pubmed/ --kind moses-bpe --sample 0.1 --out tokenizer.json")]
 pub struct Train {
-    /// JSONL files (.jsonl, .jsonl.gz, .jsonl.zst), or folders of them
+    /// Files, or folders of them (searched to the bottom)
     #[arg(value_name = "INPUT", required = true)]
     inputs: Vec<PathBuf>,
 
@@ -33,6 +36,10 @@ pub struct Train {
     #[arg(long, value_name = "N", default_value_t = 2)]
     min_frequency: u64,
 
+    /// The fraction of documents to learn from
+    #[arg(long, value_name = "FRACTION", default_value_t = 1.0)]
+    sample: f64,
+
     /// The tokenizer.json to write
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
@@ -40,23 +47,36 @@ pub struct Train {
     /// Replace the file if it exists
     #[arg(long)]
     force: bool,
+
+    #[command(flatten)]
+    cleaning: CleaningArgs,
 }
 
 impl Verb for Train {
     fn run(self, _: &Context) -> anyhow::Result<Outcome> {
-        let Self { inputs, kind, vocab_size, min_frequency, out, force } = self;
+        let Self { inputs, kind, vocab_size, min_frequency, sample, out, force, cleaning } = self;
         let vocab_size = vocab_size.unwrap_or(kind.vocab_size());
         refuse_to_overwrite(&out, force)?;
+        let learn = TokenizerSource::Train {
+            kind: kind.with_defaults(),
+            vocab_size,
+            min_frequency,
+            sample,
+        };
         let stop = StopSignal::watch()?;
-        let bar = progress::bytes(0, "reading");
-        let (tokenizer, documents) =
-            train_tokenizer(&inputs, kind.with_defaults(), vocab_size, min_frequency, &mut |now| {
-                bar.set_length(now.bytes_total);
-                bar.set_position(now.bytes_read);
+        let (tokenizer, documents) = progress::stages(|show| {
+            let (rules, strict) = (cleaning.rules(), cleaning.strict);
+            train_tokenizer(&inputs, &rules, strict, &learn, &out, &mut |now| {
+                show(
+                    stage_name(now.stage),
+                    now.stage != Stage::Reading,
+                    now.bytes_read,
+                    now.bytes_total,
+                );
                 stop.flow()
             })
-            .map_err(|error| stop.explain(error))?;
-        bar.finish_and_clear();
+        })
+        .map_err(|error| stop.explain(error))?;
         tokenizer.save(&out)?;
 
         let learned = tokenizer.vocab_size();

@@ -116,6 +116,26 @@ impl Dataset {
         Ok(tokenizer)
     }
 
+    /// Tokens of each document of a split, end tokens included, in order.
+    pub fn document_lengths(&self, split: Split) -> Vec<u64> {
+        self.stream(split).shards.iter().flat_map(Shard::document_lengths).collect()
+    }
+
+    /// How often a token occurs in a split.
+    pub fn count(&self, split: Split, id: u32) -> u64 {
+        let mut window = Vec::new();
+        let mut count = 0;
+        for shard in &self.stream(split).shards {
+            let tokens = shard.header().tokens;
+            for start in (0..tokens).step_by(1 << 16) {
+                window.clear();
+                shard.read_into(start, (tokens - start).min(1 << 16) as usize, &mut window);
+                count += window.iter().filter(|&&token| token == id).count() as u64;
+            }
+        }
+        count
+    }
+
     /// `len` tokens of a split, from token `start`.
     ///
     /// # Panics
@@ -421,7 +441,10 @@ mod tests {
                 kind: crate::tokenizer::Kind::ByteBpe,
                 vocab_size: 300,
                 min_frequency: 2,
+                sample: 1.0,
             },
+            cleaning: crate::clean::Cleaning::default(),
+            strict: true,
             validation_fraction: 0.2,
             shard_tokens: 1500,
             force: false,
@@ -537,7 +560,7 @@ mod tests {
         let manifest = data.join(crate::manifest::FILE_NAME);
         let original = fs::read_to_string(&manifest).expect("read");
         for (from, to) in [
-            ("\"version\": 1", "\"version\": 2"),
+            ("\"version\": 2", "\"version\": 3"),
             ("mediswift-dataset", "other"),
             ("train-00000.bin", "../train-00000.bin"),
             ("\"end_of_text\": 0", "\"end_of_text\": 1"),

@@ -20,13 +20,15 @@ pub enum DataError {
         source: io::Error,
     },
 
-    /// A record of an input file is malformed, or the file breaks off there.
-    #[error("{}, line {line}: {problem}; {advice}", path.display())]
-    Record {
-        /// The input file.
+    /// An input file is damaged or malformed at some place.
+    #[error("{}{}, byte {offset}: {problem}; {advice}", path.display(), line.map(|n| format!(", line {n}")).unwrap_or_default())]
+    Input {
+        /// The input file; for a member of an archive, its path within follows.
         path: PathBuf,
-        /// 1-based line number in the decompressed text.
-        line: u64,
+        /// 1-based line number in the decompressed text, where lines matter.
+        line: Option<u64>,
+        /// Bytes of decompressed text before the place.
+        offset: u64,
         /// What was found.
         problem: String,
         /// What to do.
@@ -66,8 +68,8 @@ pub enum DataError {
         advice: String,
     },
 
-    /// The progress callback asked to stop. Nothing was left behind.
-    #[error("interrupted; nothing was written")]
+    /// The progress callback asked to stop.
+    #[error("interrupted")]
     Interrupted,
 }
 
@@ -80,6 +82,23 @@ impl DataError {
     /// A problem with a whole file or folder.
     pub(crate) fn file(path: &Path, problem: impl Into<String>, advice: impl Into<String>) -> Self {
         Self::File { path: path.to_owned(), problem: problem.into(), advice: advice.into() }
+    }
+
+    /// A problem at a place of an input.
+    pub(crate) fn input(
+        path: &Path,
+        line: Option<u64>,
+        offset: u64,
+        problem: impl Into<String>,
+        advice: impl Into<String>,
+    ) -> Self {
+        let (problem, advice) = (problem.into(), advice.into());
+        Self::Input { path: path.to_owned(), line, offset, problem, advice }
+    }
+
+    /// The error lies in what a file holds, and other files may be fine.
+    pub fn is_damage(&self) -> bool {
+        matches!(self, Self::Input { .. } | Self::File { .. })
     }
 
     /// An impossible request.

@@ -5,26 +5,30 @@
 //! | module | turns | into |
 //! |---|---|---|
 //! | [`synth`] | a seed | a synthetic corpus of abstracts, so that everything runs offline |
-//! | [`documents`] | JSONL files (plain, gzip, zstd) | one text per document |
-//! | [`tokenizer`] | texts | token ids (byte-level BPE), and back |
+//! | [`fetch`](mod@fetch) | numbers of files | PubMed's files on disk, checked |
+//! | [`source`] | PubMed XML, JATS, JSONL, text (plain, gzip, zstd, tar) | records |
+//! | [`clean`] | records | documents, or reasons against them |
+//! | [`tokenizer`] | texts | token ids (byte-level or Moses BPE), and back |
 //! | [`shard`] | token ids | self-describing, checksummed, memory-mapped files |
-//! | [`prepare`](mod@prepare) | JSONL files | a dataset folder: tokenizer, train and validation shards |
+//! | [`prepare`](mod@prepare) | files | a dataset folder: tokenizer, train and validation shards |
 //! | [`manifest`] | | the `dataset.json` that says what such a folder holds |
 //! | [`batches`] | a dataset folder | shuffled context windows, seekable to any position |
 //!
 //! Two promises hold throughout. **Deterministic**: the same inputs and seed give the same bytes,
 //! whatever the number of threads. **Loud**: a file that is truncated, corrupt, foreign or
-//! malformed is an error that names the path, the place, what was found and what to do, and never
-//! a shorter data set.
+//! malformed is reported with the path, the place, what was found and what to do: as an error, or,
+//! for inputs among others, in the account of what was dropped.
 
 mod commit;
 
 pub mod batches;
-pub mod documents;
+pub mod clean;
 pub mod error;
+pub mod fetch;
 pub mod manifest;
 pub mod prepare;
 pub mod shard;
+pub mod source;
 pub mod synth;
 pub mod tokenizer;
 

@@ -16,7 +16,7 @@ use crate::{DataError, write_atomically};
 pub const FILE_NAME: &str = "dataset.json";
 
 const FORMAT: &str = "mediswift-dataset";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 const ADVICE: &str = "make the dataset again with `mediswift data prepare`";
 
 /// The contents of `dataset.json`.
@@ -37,6 +37,10 @@ pub struct Manifest {
     pub documents: u64,
     /// Tokens in both splits, end tokens included.
     pub tokens: u64,
+    /// What the dataset was made from.
+    pub inputs: Vec<InputManifest>,
+    /// Places in the inputs that could not be read, as messages; the first thousand of each file.
+    pub damaged: Vec<String>,
     /// Records left out, by reason.
     pub dropped: BTreeMap<String, u64>,
     /// What to train on.
@@ -53,8 +57,35 @@ pub struct SplitManifest {
     pub documents: u64,
     /// Tokens in the split, end tokens included.
     pub tokens: u64,
+    /// Words (between white space) of the texts.
+    pub words: u64,
+    /// Bytes of the texts.
+    pub bytes: u64,
     /// The files that hold them, in order.
     pub shards: Vec<ShardManifest>,
+}
+
+/// One of the inputs that a dataset was made from.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct InputManifest {
+    /// Name of the file or folder.
+    pub name: String,
+    /// Files in it.
+    pub files: u64,
+    /// Records in them.
+    pub records: u64,
+    /// Documents in the dataset.
+    pub documents: u64,
+}
+
+impl InputManifest {
+    pub(crate) fn new(path: &Path) -> Self {
+        let name = path
+            .file_name()
+            .map_or_else(|| path.display().to_string(), |n| n.to_string_lossy().into_owned());
+        Self { name, ..Self::default() }
+    }
 }
 
 /// One shard file of a split.
@@ -76,7 +107,9 @@ impl Manifest {
     pub(crate) fn new(
         tokenizer: &crate::Tokenizer,
         validation_fraction: f64,
+        inputs: Vec<InputManifest>,
         dropped: BTreeMap<String, u64>,
+        damaged: Vec<String>,
         train: SplitManifest,
         validation: SplitManifest,
     ) -> Self {
@@ -89,6 +122,8 @@ impl Manifest {
             validation_fraction,
             documents: train.documents + validation.documents,
             tokens: train.tokens + validation.tokens,
+            inputs,
+            damaged,
             dropped,
             train,
             validation,

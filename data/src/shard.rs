@@ -348,6 +348,18 @@ impl Shard {
         ids
     }
 
+    /// Tokens of each document, end tokens included, in order.
+    pub fn document_lengths(&self) -> impl Iterator<Item = u64> {
+        let start = |document: u64| {
+            if document < self.header.documents {
+                self.document_start(document as usize)
+            } else {
+                self.header.tokens
+            }
+        };
+        (0..self.header.documents).map(move |document| start(document + 1) - start(document))
+    }
+
     fn token(&self, at: usize) -> u32 {
         if self.header.token_bytes() == 2 {
             u32::from(u16::from_le_bytes([

@@ -19,7 +19,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 use serde::Serialize;
 
-use crate::documents::{Compression, compression_of};
+use crate::source::{self, Compression};
 use crate::{DataError, write_atomically_with};
 
 /// How many documents to write between two calls of the progress callback.
@@ -48,7 +48,7 @@ pub fn records(seed: u64) -> impl Iterator<Item = SynthRecord> {
 /// `progress` is given the number of documents written, and may stop the work with `Break`.
 ///
 /// # Errors
-/// When the name does not end like an input of [`documents`](crate::documents), the disk refuses,
+/// When the name does not end like an input of [`source::jsonl`](crate::source::jsonl), the disk refuses,
 /// or with [`DataError::Interrupted`].
 pub fn write(
     path: &Path,
@@ -56,7 +56,7 @@ pub fn write(
     documents: u64,
     progress: &mut dyn FnMut(u64) -> ControlFlow<()>,
 ) -> Result<u64, DataError> {
-    let Some(compression) = compression_of(path) else {
+    let Some(compression) = source::jsonl_compression(path) else {
         let advice = "end it in .jsonl, .jsonl.gz or .jsonl.zst";
         return Err(DataError::file(path, "the name does not say what it is", advice));
     };
@@ -677,12 +677,10 @@ mod tests {
         for name in ["a.jsonl", "a.jsonl.gz", "a.jsonl.zst"] {
             let path = folder.path().join(name);
             write(&path, 2, 10, &mut |_| ControlFlow::Continue(())).expect("write");
-            let read: Vec<String> = crate::documents::Documents::open(&[path])
-                .expect("open")
-                .map(|record| match record.expect("record") {
-                    crate::documents::Record::Document(document) => document.text,
-                    crate::documents::Record::Dropped(reason) => panic!("{}", reason.name()),
-                })
+            let bytes = std::fs::read(&path).expect("read");
+            let read: Vec<String> = source::testing::records(name, &bytes)
+                .into_iter()
+                .map(|record| format!("{}\n{}", record.title, record.paragraphs.concat()))
                 .collect();
             let made: Vec<String> =
                 records(2).take(10).map(|r| format!("{}\n{}", r.title, r.r#abstract)).collect();

@@ -3,77 +3,32 @@
 //! Both axes are logarithmic and the horizontal one is 1/(1 − s), marked with the sparsities s, so
 //! theory is the diagonal and the distance below it is what is lost.
 
-use std::fs;
 use std::ops::Range;
-use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, anyhow};
+use anyhow::anyhow;
 use plotters::coord::Shift;
 use plotters::coord::ranged1d::{DefaultFormatting, KeyPointHint};
 use plotters::prelude::*;
-use plotters::style::{FontStyle, register_font};
 
 use super::report::Report;
-use crate::verb::Exit;
-
-const SIZE: (u32, u32) = (1200, 820);
-
-/// Pixels of the PNG per unit of the SVG: sharp in print.
-const SCALE: u32 = 2;
-
-const FONT: &str = "sans-serif";
-
-/// Colours that stay apart in print and for the colour-blind (Okabe and Ito).
-const COLOURS: [RGBColor; 7] = [
-    RGBColor(0, 114, 178),
-    RGBColor(230, 159, 0),
-    RGBColor(0, 158, 115),
-    RGBColor(204, 121, 167),
-    RGBColor(86, 180, 233),
-    RGBColor(213, 94, 0),
-    RGBColor(150, 130, 40),
-];
-
-/// The two files of one chart.
-pub struct Files {
-    svg: PathBuf,
-    png: PathBuf,
-}
-
-impl Files {
-    /// Makes sure that both can be written.
-    pub fn create(path: &Path) -> anyhow::Result<Self> {
-        let ending = path.extension().and_then(|ending| ending.to_str());
-        if !matches!(ending, Some("svg" | "png")) {
-            let message = format!("{}: name a chart .svg or .png", path.display());
-            return Err(Exit::usage(message).into());
-        }
-        let files = Self { svg: path.with_extension("svg"), png: path.with_extension("png") };
-        for path in [&files.svg, &files.png] {
-            fs::OpenOptions::new()
-                .append(true)
-                .create(true)
-                .open(path)
-                .with_context(|| format!("{}: cannot be written", path.display()))?;
-        }
-        Ok(files)
-    }
-
-    /// Draws the steps of the report, or its first product if there are none.
-    pub fn draw(&self, report: &Report<'_>) -> anyhow::Result<[PathBuf; 2]> {
-        register_font(FONT, FontStyle::Normal, epaint_default_fonts::UBUNTU_LIGHT)
-            .map_err(|_| anyhow!("the built-in font cannot be used"))?;
-        let svg = SVGBackend::new(&self.svg, SIZE).into_drawing_area();
-        draw(&svg, report, 1).with_context(|| self.svg.display().to_string())?;
-        let size = (SIZE.0 * SCALE, SIZE.1 * SCALE);
-        let png = BitMapBackend::new(&self.png, size).into_drawing_area();
-        draw(&png, report, SCALE).with_context(|| self.png.display().to_string())?;
-        Ok([self.svg.clone(), self.png.clone()])
-    }
-}
+use crate::chart::{COLOURS, FONT, Picture};
 
 /// A curve: (1/(1 − s), speedup) in log₂.
 type Curve = Vec<(f64, f64)>;
+
+impl Picture for Report<'_> {
+    /// Draws the steps of the report, or its first product if there are none.
+    fn draw<B: DrawingBackend>(
+        &self,
+        area: &DrawingArea<B, Shift>,
+        scale: u32,
+    ) -> anyhow::Result<()>
+    where
+        B::ErrorType: 'static,
+    {
+        draw(area, self, scale)
+    }
+}
 
 fn draw<B: DrawingBackend>(
     area: &DrawingArea<B, Shift>,

@@ -228,12 +228,8 @@ fn read(path: &Path) -> Result<String, DataError> {
 }
 
 fn wrong_line(path: &Path, line: u64, problem: &str) -> DataError {
-    DataError::Record {
-        path: path.to_owned(),
-        line,
-        problem: problem.to_owned(),
-        advice: "name the vocabulary first and the merges second".to_owned(),
-    }
+    let advice = "name the vocabulary first and the merges second";
+    DataError::file(path, format!("line {line}: {problem}"), advice)
 }
 
 fn from_json(text: &str, path: &Path) -> Result<Vec<String>, DataError> {

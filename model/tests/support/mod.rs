@@ -18,7 +18,14 @@ pub fn dataset(folder: &Path, seed: u64) -> Arc<Dataset> {
     let options = Options {
         inputs: vec![input],
         out: folder.join(format!("data-{seed}")),
-        tokenizer: TokenizerSource::Train { vocab_size: 300, min_frequency: 2 },
+        tokenizer: TokenizerSource::Train {
+            kind: mediswift_data::tokenizer::Kind::ByteBpe,
+            vocab_size: 300,
+            min_frequency: 2,
+            sample: 1.0,
+        },
+        cleaning: mediswift_data::clean::Cleaning { near_duplicates: None, ..Default::default() },
+        strict: true,
         validation_fraction: 0.2,
         shard_tokens: 10_000,
         force: false,

@@ -1,0 +1,252 @@
+//! `mediswift data stats`.
+
+use std::path::PathBuf;
+
+use anyhow::anyhow;
+use mediswift_data::{Dataset, Split};
+use plotters::coord::Shift;
+use plotters::prelude::*;
+use serde_json::{Value, json};
+
+use crate::chart::{COLOURS, FONT, Files, Picture};
+use crate::verb::{Context, Outcome, Verb};
+
+/// Describe a dataset: documents, tokens, lengths, what was dropped
+///
+/// Lengths are in tokens, the token between documents included. Opening a dataset verifies every
+/// file of it.
+#[derive(clap::Args)]
+#[command(after_help = "Examples:
+  mediswift data stats dataset
+  mediswift data stats dataset --plot lengths.svg")]
+pub struct Stats {
+    /// A dataset folder
+    dataset: PathBuf,
+
+    /// Draw the distribution of lengths, as SVG and PNG
+    #[arg(long, value_name = "FILE")]
+    plot: Option<PathBuf>,
+}
+
+impl Verb for Stats {
+    fn run(self, _: &Context) -> anyhow::Result<Outcome> {
+        let files = self.plot.as_deref().map(Files::create).transpose()?;
+        let dataset = Dataset::open(&self.dataset)?;
+        let splits = [Split::Train, Split::Validation].map(|split| Described::new(&dataset, split));
+        let drawn = match files {
+            Some(files) => Some(files.draw(&Lengths { splits: &splits })?),
+            None => None,
+        };
+        let manifest = dataset.manifest();
+        let mut json = json!({
+            "documents": manifest.documents,
+            "tokens": manifest.tokens,
+            "vocab_size": manifest.vocab_size,
+            "tokenizer": dataset.tokenizer()?.kind().name(),
+            "tokenizer_hash": manifest.tokenizer_hash,
+            "inputs": manifest.inputs,
+            "dropped": manifest.dropped,
+            "damaged": manifest.damaged,
+            "plot": drawn,
+        });
+        for split in &splits {
+            json[split.split.name()] = split.json();
+        }
+        Ok(Outcome::new(json, table(&dataset, &splits, &self.dataset)))
+    }
+}
+
+/// What is known of a split.
+struct Described {
+    split: Split,
+    words: u64,
+    bytes: u64,
+    unknown: u64,
+    /// Sorted.
+    lengths: Vec<u64>,
+}
+
+/// Fractions of documents that are at most so long.
+const PERCENTILES: [(&str, f64); 5] =
+    [("5%", 0.05), ("25%", 0.25), ("median", 0.5), ("75%", 0.75), ("95%", 0.95)];
+
+impl Described {
+    fn new(dataset: &Dataset, split: Split) -> Self {
+        let about = match split {
+            Split::Train => &dataset.manifest().train,
+            Split::Validation => &dataset.manifest().validation,
+        };
+        let mut lengths = dataset.document_lengths(split);
+        lengths.sort_unstable();
+        let unknown = dataset
+            .tokenizer()
+            .ok()
+            .and_then(|tokenizer| tokenizer.unknown())
+            .map_or(0, |id| dataset.count(split, id));
+        Self { split, words: about.words, bytes: about.bytes, unknown, lengths }
+    }
+
+    fn tokens(&self) -> u64 {
+        self.lengths.iter().sum()
+    }
+
+    fn percentile(&self, fraction: f64) -> u64 {
+        let at = ((self.lengths.len() as f64 * fraction) as usize)
+            .min(self.lengths.len().saturating_sub(1));
+        self.lengths.get(at).copied().unwrap_or(0)
+    }
+
+    fn per(&self, what: u64) -> f64 {
+        // End tokens are no part of words.
+        let tokens = self.tokens() - self.lengths.len() as u64;
+        if what == 0 { 0.0 } else { tokens as f64 / what as f64 }
+    }
+
+    fn json(&self) -> Value {
+        let percentiles: serde_json::Map<String, Value> = PERCENTILES
+            .iter()
+            .map(|(name, fraction)| ((*name).to_owned(), json!(self.percentile(*fraction))))
+            .collect();
+        json!({
+            "documents": self.lengths.len(),
+            "tokens": self.tokens(),
+            "words": self.words,
+            "bytes": self.bytes,
+            "unknown_tokens": self.unknown,
+            "tokens_per_word": self.per(self.words),
+            "bytes_per_token": if self.tokens() > 0 { self.bytes as f64 / self.tokens() as f64 } else { 0.0 },
+            "longest": self.lengths.last(),
+            "shortest": self.lengths.first(),
+            "lengths": percentiles,
+        })
+    }
+}
+
+fn table(dataset: &Dataset, splits: &[Described; 2], path: &std::path::Path) -> String {
+    let manifest = dataset.manifest();
+    let mut text = format!(
+        "{}: {} documents, {} tokens of a vocabulary of {}\n\n{:<18}{:>14}{:>14}\n",
+        path.display(),
+        manifest.documents,
+        manifest.tokens,
+        manifest.vocab_size,
+        "",
+        "train",
+        "validation",
+    );
+    let mut row = |name: &str, value: &dyn Fn(&Described) -> String| {
+        text.push_str(&format!("{name:<18}{:>14}{:>14}\n", value(&splits[0]), value(&splits[1])));
+    };
+    row("documents", &|s| s.lengths.len().to_string());
+    row("tokens", &|s| s.tokens().to_string());
+    row("words", &|s| s.words.to_string());
+    row("tokens per word", &|s| format!("{:.3}", s.per(s.words)));
+    row("unknown tokens", &|s| s.unknown.to_string());
+    for (name, fraction) in PERCENTILES {
+        row(&format!("length, {name}"), &|s| s.percentile(fraction).to_string());
+    }
+    row("longest", &|s| s.lengths.last().copied().unwrap_or(0).to_string());
+    text.push_str(&format!(
+        "\n{:<34}{:>8}{:>12}{:>12}\n",
+        "input", "files", "records", "documents"
+    ));
+    for input in &manifest.inputs {
+        text.push_str(&format!(
+            "{:<34}{:>8}{:>12}{:>12}\n",
+            input.name, input.files, input.records, input.documents
+        ));
+    }
+    text.push_str("\ndropped\n");
+    for (reason, count) in manifest.dropped.iter().filter(|(_, count)| **count > 0) {
+        text.push_str(&format!("  {reason:<16}{count:>10}\n"));
+    }
+    if !manifest.damaged.is_empty() {
+        text.push_str(&format!("\n{} damaged places:\n", manifest.damaged.len()));
+        manifest.damaged.iter().for_each(|message| text.push_str(&format!("  {message}\n")));
+    }
+    text
+}
+
+/// The distribution of lengths.
+struct Lengths<'a> {
+    splits: &'a [Described; 2],
+}
+
+/// Bars per doubling of the length.
+const BINS_PER_OCTAVE: f64 = 4.0;
+
+impl Picture for Lengths<'_> {
+    fn draw<B: DrawingBackend>(
+        &self,
+        area: &DrawingArea<B, Shift>,
+        scale: u32,
+    ) -> anyhow::Result<()>
+    where
+        B::ErrorType: 'static,
+    {
+        let px = |units: u32| (units * scale) as i32;
+        let text = |units: u32| (FONT, px(units)).into_font();
+        let fail = |error: DrawingAreaErrorKind<B::ErrorType>| anyhow!("cannot be drawn: {error}");
+        let bin = |length: u64| ((length.max(1) as f64).log2() * BINS_PER_OCTAVE).floor() as usize;
+        let bins =
+            self.splits.iter().filter_map(|s| s.lengths.last()).map(|&l| bin(l)).max().unwrap_or(0)
+                + 1;
+        let shares: Vec<Vec<f64>> = self
+            .splits
+            .iter()
+            .map(|split| {
+                let mut counts = vec![0.0; bins];
+                split.lengths.iter().for_each(|&length| counts[bin(length)] += 1.0);
+                let total = (split.lengths.len() as f64).max(1.0);
+                counts.iter().map(|count| 100.0 * count / total).collect()
+            })
+            .collect();
+        let top = shares.iter().flatten().copied().fold(1.0, f64::max) * 1.1;
+        area.fill(&WHITE).map_err(fail)?;
+        let mut chart = ChartBuilder::on(area)
+            .caption("Lengths of documents", text(26))
+            .margin(px(14))
+            .x_label_area_size(px(56))
+            .y_label_area_size(px(72))
+            .build_cartesian_2d(0.0..bins as f64 / BINS_PER_OCTAVE, 0.0..top)
+            .map_err(fail)?;
+        chart
+            .configure_mesh()
+            .x_desc("tokens of a document (logarithmic)")
+            .y_desc("documents of the split (%)")
+            .x_label_formatter(&|octave| format!("{:.0}", octave.exp2()))
+            .x_labels(12)
+            .label_style(text(16))
+            .axis_desc_style(text(18))
+            .light_line_style(WHITE)
+            .draw()
+            .map_err(fail)?;
+        for ((split, shares), colour) in self.splits.iter().zip(&shares).zip(COLOURS) {
+            // Outlines of bars: both splits stay visible.
+            let corners: Vec<(f64, f64)> = shares
+                .iter()
+                .enumerate()
+                .flat_map(|(bin, share)| {
+                    let left = bin as f64 / BINS_PER_OCTAVE;
+                    [(left, *share), (left + 1.0 / BINS_PER_OCTAVE, *share)]
+                })
+                .collect();
+            let style = ShapeStyle::from(&colour).stroke_width(2 * scale);
+            chart
+                .draw_series(LineSeries::new(corners, style))
+                .map_err(fail)?
+                .label(format!("{} ({} documents)", split.split.name(), split.lengths.len()))
+                .legend(move |(x, y)| PathElement::new([(x, y), (x + px(24), y)], style));
+        }
+        chart
+            .configure_series_labels()
+            .position(SeriesLabelPosition::UpperRight)
+            .background_style(WHITE)
+            .border_style(BLACK.mix(0.3))
+            .label_font(text(16))
+            .legend_area_size(px(32))
+            .draw()
+            .map_err(fail)?;
+        area.present().map_err(fail)
+    }
+}

@@ -1,0 +1,219 @@
+//! JSONL: one JSON object a line.
+//!
+//! A record is `{text}`, or `{title, abstract}` as PubMed citations come, or `{title, sections}`
+//! with `sections` a list of `{heading, text}` as full articles come. `pmc`, `pmid` or `id`, the first
+//! that is there, identifies the document; `language` (or `lang`) is its language; other fields are
+//! ignored. A malformed line is damage that does not lose the other lines.
+
+use std::cell::Cell;
+use std::io::BufRead;
+use std::path::Path;
+use std::rc::Rc;
+
+use serde::{Deserialize, Deserializer};
+
+use super::stream::{Stream, explain};
+use super::{Event, MAX_RECORD, Record, Sink};
+use crate::DataError;
+
+/// Reads the records of a JSONL file.
+pub(crate) fn read(stream: Stream, path: &Path, sink: Sink) -> Result<(), DataError> {
+    let mut lines = Lines::new(stream, path);
+    while let Some(line) = lines.next()? {
+        if !line.trim().is_empty() {
+            let event = match parse(line) {
+                Ok(record) => Event::Record(record),
+                Err((problem, advice)) => Event::Damaged(lines.wrong(problem, advice)),
+            };
+            sink(event)?;
+        }
+        lines.renew();
+    }
+    Ok(())
+}
+
+/// The lines of a file, as UTF-8 without a byte-order mark and line ends.
+pub(crate) struct Lines<'a> {
+    stream: Stream<'a>,
+    path: &'a Path,
+    line: Vec<u8>,
+    number: u64,
+    /// Where the line begins.
+    offset: u64,
+    position: Rc<Cell<u64>>,
+    budget: Rc<Cell<u64>>,
+}
+
+impl<'a> Lines<'a> {
+    pub fn new(stream: Stream<'a>, path: &'a Path) -> Self {
+        let (position, budget) = (stream.position(), stream.budget());
+        Self { stream, path, line: Vec::new(), number: 0, offset: 0, position, budget }
+    }
+
+    /// A record is complete: the next may be as long again.
+    pub fn renew(&self) {
+        self.budget.set(MAX_RECORD);
+    }
+
+    /// An error in the line handed out last.
+    pub fn wrong(&self, problem: impl Into<String>, advice: &str) -> DataError {
+        DataError::input(self.path, Some(self.number), self.offset, problem, advice)
+    }
+
+    /// The next line; `None` at the end.
+    pub fn next(&mut self) -> Result<Option<&str>, DataError> {
+        self.line.clear();
+        self.number += 1;
+        self.offset = self.position.get();
+        if let Err(error) = self.stream.read_until(b'\n', &mut self.line) {
+            self.offset = self.position.get();
+            return Err(self.wrong(explain(&error), "fetch or compress the file again"));
+        }
+        if self.line.is_empty() {
+            return Ok(None);
+        }
+        let bytes = self.line.strip_suffix(b"\n").unwrap_or(&self.line);
+        let bytes = bytes.strip_suffix(b"\r").unwrap_or(bytes);
+        let bytes = if self.number == 1 {
+            bytes.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(bytes)
+        } else {
+            bytes
+        };
+        match std::str::from_utf8(bytes) {
+            Ok(line) => Ok(Some(line)),
+            Err(error) => {
+                let bad = bytes.get(error.valid_up_to()).copied().unwrap_or_default();
+                let problem = format!("{bad:#04x} is not UTF-8");
+                self.offset += error.valid_up_to() as u64;
+                Err(self.wrong(problem, "convert the file to UTF-8"))
+            }
+        }
+    }
+}
+
+#[derive(Deserialize)]
+struct Fields {
+    id: Option<Identifier>,
+    pmid: Option<Identifier>,
+    pmc: Option<Identifier>,
+    #[serde(alias = "lang")]
+    language: Option<String>,
+    #[serde(default, deserialize_with = "present")]
+    text: Option<Option<String>>,
+    #[serde(default, deserialize_with = "present")]
+    title: Option<Option<String>>,
+    #[serde(default, deserialize_with = "present")]
+    r#abstract: Option<Option<String>>,
+    #[serde(default, deserialize_with = "present")]
+    sections: Option<Option<Vec<Section>>>,
+}
+
+#[derive(Deserialize)]
+struct Section {
+    heading: Option<String>,
+    text: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Identifier {
+    Number(u64),
+    Name(String),
+}
+
+/// Tells a field that is `null` (the record has no abstract) from one that is missing (this is
+/// some other kind of file).
+fn present<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
+    field: D,
+) -> Result<Option<T>, D::Error> {
+    T::deserialize(field).map(Some)
+}
+
+impl Identifier {
+    /// Digits of a number, or the name without the prefix of its registry.
+    fn bare(self, prefix: &str) -> String {
+        match self {
+            Self::Number(number) => number.to_string(),
+            Self::Name(name) => name.strip_prefix(prefix).unwrap_or(&name).to_owned(),
+        }
+    }
+}
+
+fn parse(line: &str) -> Result<Record, (String, &'static str)> {
+    let fields: Fields = serde_json::from_str(line).map_err(|e| {
+        let advice = "each line must be one JSON object with `text`, or `title` and `abstract`";
+        (format!("not a valid JSON record ({e})"), advice)
+    })?;
+    let Fields { id, pmid, pmc, language, text, title, r#abstract, sections } = fields;
+    if text.is_none() && title.is_none() && r#abstract.is_none() && sections.is_none() {
+        return Err((
+            "the record has no `text`, `title`, `abstract` or `sections`".to_owned(),
+            "rename the field that holds the text",
+        ));
+    }
+    // Spelt as the XML formats spell it, so that both fall into the same split.
+    let identity = None
+        .or_else(|| pmc.map(|id| format!("PMC:{}", id.bare("PMC"))))
+        .or_else(|| pmid.map(|id| format!("PMID:{}", id.bare(""))))
+        .or_else(|| id.map(|id| format!("ID:{}", id.bare(""))));
+    let mut paragraphs: Vec<String> = [text, r#abstract].into_iter().flatten().flatten().collect();
+    for section in sections.flatten().unwrap_or_default() {
+        let body = section.text.unwrap_or_default();
+        if !body.trim().is_empty() {
+            paragraphs.extend(section.heading);
+            paragraphs.push(body);
+        }
+    }
+    Ok(Record {
+        identity,
+        languages: language.into_iter().collect(),
+        title: title.flatten().unwrap_or_default(),
+        paragraphs,
+        ..Record::default()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{parse, records};
+    use super::*;
+
+    #[test]
+    fn records_of_all_shapes_are_read() {
+        let found = records(
+            "a.jsonl",
+            "\u{feff}{\"text\": \"x\", \"id\": 5, \"more\": [1]}\r\n\n\
+             {\"title\": \"T\", \"abstract\": null, \"pmid\": 7, \"id\": \"s:7\", \"lang\": \"en\"}\n\
+             {\"pmc\": \"PMC9\", \"title\": \"T\", \"sections\": [{\"heading\": \"H\", \"text\": \"b\"}, {\"text\": \" \"}]}"
+                .as_bytes(),
+        );
+        let identities: Vec<_> = found.iter().filter_map(|r| r.identity.as_deref()).collect();
+        assert_eq!(identities, ["ID:5", "PMID:7", "PMC:9"]);
+        assert_eq!(found[0].paragraphs, ["x"]);
+        assert!(found[1].paragraphs.is_empty() && found[1].languages == ["en"]);
+        assert_eq!((found[2].title.as_str(), found[2].paragraphs.len()), ("T", 2));
+        assert!(records("a.jsonl", b"").is_empty());
+    }
+
+    #[test]
+    fn malformed_lines_are_stepped_over() {
+        for bad in ["{\"text\": 3}", "{\"text\": ", "[]", "{\"a\": \"b\"}", "{\"text\": \"x\"} y"] {
+            let bytes = format!("{{\"text\": \"a\"}}\n{bad}\n{{\"text\": \"b\"}}\n");
+            let (events, error) = parse("a.jsonl", bytes.as_bytes());
+            assert!(error.is_none());
+            let [Event::Record(_), Event::Damaged(damage), Event::Record(_)] = &events[..] else {
+                panic!("{events:?}");
+            };
+            assert!(damage.to_string().starts_with("a.jsonl, line 2, byte 14: "), "{damage}");
+        }
+    }
+
+    #[test]
+    fn a_line_too_long_ends_the_file() {
+        let mut bytes = b"{\"text\": \"a\"}\n".to_vec();
+        bytes.resize(MAX_RECORD as usize + 200_000, b'x');
+        let (events, error) = parse("a.jsonl", &bytes);
+        assert_eq!(events.len(), 1);
+        assert!(error.expect("too long").to_string().contains("longer than 64 MiB"));
+    }
+}

@@ -1,0 +1,134 @@
+//! Decompressed bytes that know where they are.
+
+use std::cell::Cell;
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Cursor, Read};
+use std::path::Path;
+use std::rc::Rc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::{Compression, MAX_RECORD};
+use crate::DataError;
+
+const BUFFER: usize = 128 << 10;
+
+/// An input, decompressed. It counts the bytes handed out, and refuses to hand out more than a
+/// record may have unless its budget is renewed in between.
+pub(crate) struct Stream<'a> {
+    inner: Box<dyn BufRead + 'a>,
+    position: Rc<Cell<u64>>,
+    budget: Rc<Cell<u64>>,
+}
+
+impl<'a> Stream<'a> {
+    /// Reads a file from the disk, adding to `bytes_read` as it goes.
+    pub fn decompress(
+        file: File,
+        compression: Compression,
+        path: &Path,
+        bytes_read: &'a AtomicU64,
+    ) -> Result<Self, DataError> {
+        let length = file.metadata().map_err(|e| DataError::io("open", path, e))?.len();
+        let counted = BufReader::with_capacity(BUFFER, Counted { inner: file, bytes_read });
+        Self::over(counted, length, compression, path)
+    }
+
+    /// Reads from memory.
+    pub fn memory(
+        bytes: Vec<u8>,
+        compression: Compression,
+        path: &Path,
+    ) -> Result<Self, DataError> {
+        let length = bytes.len() as u64;
+        Self::over(Cursor::new(bytes), length, compression, path)
+    }
+
+    fn over(
+        stored: impl BufRead + 'a,
+        length: u64,
+        compression: Compression,
+        path: &Path,
+    ) -> Result<Self, DataError> {
+        if length == 0 && compression != Compression::None {
+            return Err(DataError::file(
+                path,
+                "the compressed file is empty (0 bytes)",
+                "an interrupted download leaves this; fetch the file again",
+            ));
+        }
+        let inner: Box<dyn BufRead + 'a> = match compression {
+            Compression::None => Box::new(stored),
+            Compression::Gzip => {
+                let plain = flate2::bufread::MultiGzDecoder::new(stored);
+                Box::new(BufReader::with_capacity(BUFFER, plain))
+            }
+            Compression::Zstd => {
+                let plain = zstd::stream::read::Decoder::with_buffer(stored)
+                    .map_err(|e| DataError::io("decompress", path, e))?;
+                Box::new(BufReader::with_capacity(BUFFER, plain))
+            }
+        };
+        Ok(Self { inner, position: Rc::default(), budget: Rc::new(Cell::new(MAX_RECORD)) })
+    }
+
+    /// Bytes handed out so far; stays true while a parser owns the stream.
+    pub fn position(&self) -> Rc<Cell<u64>> {
+        Rc::clone(&self.position)
+    }
+
+    /// Bytes that may still be handed out; parsers set it anew for each record.
+    pub fn budget(&self) -> Rc<Cell<u64>> {
+        Rc::clone(&self.budget)
+    }
+}
+
+impl Read for Stream<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let available = self.fill_buf()?;
+        let count = available.len().min(buffer.len());
+        buffer[..count].copy_from_slice(&available[..count]);
+        self.consume(count);
+        Ok(count)
+    }
+}
+
+impl BufRead for Stream<'_> {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        if self.budget.get() == 0 {
+            return Err(io::Error::other(format!(
+                "a record is longer than {} MiB",
+                MAX_RECORD >> 20
+            )));
+        }
+        self.inner.fill_buf()
+    }
+
+    fn consume(&mut self, count: usize) {
+        self.inner.consume(count);
+        self.position.set(self.position.get() + count as u64);
+        self.budget.set(self.budget.get().saturating_sub(count as u64));
+    }
+}
+
+/// What an error while reading means.
+pub(crate) fn explain(error: &io::Error) -> String {
+    if error.kind() == io::ErrorKind::UnexpectedEof {
+        "the compressed data breaks off here (the file is truncated)".to_owned()
+    } else {
+        format!("the data cannot be read here ({error})")
+    }
+}
+
+/// Counts what is read from the disk, before decompression.
+struct Counted<'a> {
+    inner: File,
+    bytes_read: &'a AtomicU64,
+}
+
+impl Read for Counted<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.inner.read(buffer)?;
+        self.bytes_read.fetch_add(read as u64, Ordering::Relaxed);
+        Ok(read)
+    }
+}

@@ -1,0 +1,45 @@
+//! Plain text: a blank line ends a document.
+
+use std::path::Path;
+
+use super::jsonl::Lines;
+use super::stream::Stream;
+use super::{Event, Record, Sink};
+use crate::DataError;
+
+/// Reads the documents of a text file.
+pub(crate) fn read(stream: Stream, path: &Path, sink: Sink) -> Result<(), DataError> {
+    let mut lines = Lines::new(stream, path);
+    let mut record = Record::default();
+    loop {
+        let line = lines.next()?;
+        match line {
+            Some(line) if !line.trim().is_empty() => record.paragraphs.push(line.to_owned()),
+            ended => {
+                let ended = ended.is_none();
+                if !record.paragraphs.is_empty() {
+                    sink(Event::Record(std::mem::take(&mut record)))?;
+                }
+                lines.renew();
+                if ended {
+                    return Ok(());
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{parse, records};
+
+    #[test]
+    fn blank_lines_end_documents() {
+        let found = records("a.txt", b"\xEF\xBB\xBFone\ntwo\r\n\n\n  \nthree");
+        let paragraphs: Vec<Vec<String>> = found.into_iter().map(|r| r.paragraphs).collect();
+        assert_eq!(paragraphs, [vec!["one".to_owned(), "two".into()], vec!["three".into()]]);
+        assert!(records("a.txt", b"").is_empty());
+        let message = parse("a.txt", b"fine\nna\xefve").1.expect("not UTF-8").to_string();
+        assert!(message.contains("a.txt, line 2, byte 7: "), "{message}");
+    }
+}
