@@ -262,7 +262,7 @@ fn too_little_data_is_an_error() {
     let folder = prepared();
     let at = folder.path();
     fs::write(at.join("empty.jsonl"), "").expect("write");
-    fs::write(at.join("one.jsonl"), "{\"text\": \"one short text\"}\n").expect("write");
+    fs::write(at.join("one.jsonl"), "{\"text\": \"one text of five words\"}\n").expect("write");
     failure(&run(at, "data prepare empty.jsonl --out empty --tokenizer dataset"), 1);
     let all_for_training = "data prepare corpus.jsonl --out all --tokenizer dataset --validation 0";
     assert!(run(at, all_for_training).status.success());

@@ -15,7 +15,7 @@ use crate::verb::{Context, Exit, Outcome, Verb};
 ///
 /// Every file is compared with its MD5; downloads that break off are continued; files that are there
 /// and whole are left alone, so the same command can be run until all is there. Mind NLM's terms of
-/// use: https://www.nlm.nih.gov/databases/download/terms_and_conditions.html
+/// use: <https://www.nlm.nih.gov/databases/download/terms_and_conditions.html>
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   mediswift data fetch 1-20 --out pubmed

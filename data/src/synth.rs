@@ -48,7 +48,7 @@ pub fn records(seed: u64) -> impl Iterator<Item = SynthRecord> {
 /// `progress` is given the number of documents written, and may stop the work with `Break`.
 ///
 /// # Errors
-/// When the name does not end like an input of [`source::jsonl`](crate::source::jsonl), the disk refuses,
+/// When the name does not end like an input of [`crate::source`], the disk refuses,
 /// or with [`DataError::Interrupted`].
 pub fn write(
     path: &Path,

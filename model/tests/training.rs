@@ -111,7 +111,7 @@ fn interrupted_and_resumed_runs_equal_uninterrupted_ones() {
     let whole = folder.path().join("whole");
     let expected = train(&config, &data, &whole);
     let epoch = data.tokens(Split::Train) / 24;
-    assert!((9 * 6..10 * 6).contains(&epoch), "step 10 must begin a new epoch");
+    assert!((9 * 6..10 * 6).contains(&epoch), "step 10 must begin a new epoch, not after {epoch}");
     // In warm-up, between checkpoints, before an evaluation, at a checkpoint, on both sides of the
     // edge of the epoch, and at the end.
     for at in [1, 3, 5, 8, 9, 10, 12] {

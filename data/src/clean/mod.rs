@@ -2,7 +2,7 @@
 //!
 //! A document is a title and paragraphs, a line each, in Unicode's composed form (NFC), with white
 //! space reduced and characters that nobody sees removed. What depends on other documents
-//! (duplicates, revisions) is decided later, from the [`sketch`] of each.
+//! (duplicates, revisions) is decided later, from the sketch of each.
 
 pub(crate) mod sketch;
 

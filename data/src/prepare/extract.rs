@@ -181,10 +181,7 @@ impl Shared<'_> {
             // An error of ours must stop the work, however the file's own errors are treated.
             let mut own = None;
             let outcome = source::read(file, &self.bytes_read, &mut |event| {
-                self.take(event, &mut writer, &mut report).map_err(|error| {
-                    own = Some(());
-                    error
-                })
+                self.take(event, &mut writer, &mut report).inspect_err(|_| own = Some(()))
             });
             match outcome {
                 Err(error) if own.is_some() || !error.is_damage() => return Err(error),

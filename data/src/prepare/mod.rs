@@ -312,8 +312,7 @@ impl Chosen {
 
 fn check(options: &Options) -> Result<(), DataError> {
     let within = |name: &str, value: f64, from_zero: bool, below_one: bool| {
-        let good = value >= 0.0
-            && value <= 1.0
+        let good = (0.0..=1.0).contains(&value)
             && (from_zero || value > 0.0)
             && !(below_one && value >= 1.0);
         if good {

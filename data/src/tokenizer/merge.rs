@@ -22,10 +22,21 @@ pub(crate) struct Merges {
 /// Memory that [`Merges::apply`] uses again and again.
 #[derive(Default)]
 pub(crate) struct Scratch {
-    /// Rank, place of the left symbol, left, right, joined.
-    candidates: BinaryHeap<Reverse<(u32, u32, u32, u32, u32)>>,
+    candidates: BinaryHeap<Reverse<Candidate>>,
     next: Vec<u32>,
     previous: Vec<u32>,
+}
+
+/// Two neighbours that a merge joins. The order of fields is the order of merging: by rank, then
+/// from the left.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+struct Candidate {
+    rank: u32,
+    /// Place of the left symbol.
+    at: u32,
+    left: u32,
+    right: u32,
+    joined: u32,
 }
 
 const NONE: u32 = u32::MAX;
@@ -52,10 +63,10 @@ impl Merges {
         let candidate = |symbols: &[u32], at: u32, after: u32| {
             let (left, right) = (symbols[at as usize], symbols[after as usize]);
             let (rank, joined) = *self.ranked.get(&(left, right))?;
-            Some(Reverse((rank, at, left, right, joined)))
+            Some(Reverse(Candidate { rank, at, left, right, joined }))
         };
         candidates.extend((1..count).filter_map(|after| candidate(symbols, after - 1, after)));
-        while let Some(Reverse((_, at, left, right, joined))) = candidates.pop() {
+        while let Some(Reverse(Candidate { at, left, right, joined, .. })) = candidates.pop() {
             let after = next[at as usize];
             // Stale: one of the two has been joined to something else since.
             if after == NONE || symbols[at as usize] != left || symbols[after as usize] != right {

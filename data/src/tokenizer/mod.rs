@@ -2,7 +2,7 @@
 //!
 //! | kind | words | byte-pair encoding of | any text comes back |
 //! |---|---|---|---|
-//! | byte-bpe | GPT-2's ([`byte_level`]) | bytes | exactly |
+//! | byte-bpe | GPT-2's (module `byte_level`) | bytes | exactly |
 //! | moses-bpe | Moses' ([`moses`]), as the paper and BioGPT | characters, with end-of-word marks | up to white space, if its characters are known |
 //!
 //! Both encode a word once and remember it ([`Encoder`]), which is why they are fast. The file is a

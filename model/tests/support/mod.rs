@@ -10,7 +10,7 @@ use std::sync::Arc;
 /// A dataset of synthetic abstracts in `folder`, different for every seed.
 pub fn dataset(folder: &Path, seed: u64) -> Arc<Dataset> {
     let lines: String = synth::records(seed)
-        .take(4)
+        .take(5)
         .map(|record| serde_json::to_string(&record).unwrap() + "\n")
         .collect();
     let input = folder.join(format!("corpus-{seed}.jsonl"));
@@ -26,7 +26,7 @@ pub fn dataset(folder: &Path, seed: u64) -> Arc<Dataset> {
         },
         cleaning: mediswift_data::clean::Cleaning { near_duplicates: None, ..Default::default() },
         strict: true,
-        validation_fraction: 0.2,
+        validation_fraction: 0.4,
         shard_tokens: 10_000,
         force: false,
     };
