@@ -1,5 +1,8 @@
 //! Pictures as SVG and PNG.
 
+pub mod losses;
+pub mod speedup;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -9,8 +12,6 @@ use plotters::prelude::*;
 use plotters::style::{FontStyle, register_font};
 
 use crate::verb::Exit;
-
-const SIZE: (u32, u32) = (1200, 820);
 
 /// Pixels of the PNG per unit of the SVG: sharp in print.
 const SCALE: u32 = 2;
@@ -58,9 +59,10 @@ impl Files {
     pub fn draw(&self, picture: &impl Picture) -> anyhow::Result<[PathBuf; 2]> {
         register_font(FONT, FontStyle::Normal, epaint_default_fonts::UBUNTU_LIGHT)
             .map_err(|_| anyhow!("the built-in font cannot be used"))?;
-        let svg = SVGBackend::new(&self.svg, SIZE).into_drawing_area();
+        let size = picture.size();
+        let svg = SVGBackend::new(&self.svg, size).into_drawing_area();
         picture.draw(&svg, 1).with_context(|| self.svg.display().to_string())?;
-        let size = (SIZE.0 * SCALE, SIZE.1 * SCALE);
+        let size = (size.0 * SCALE, size.1 * SCALE);
         let png = BitMapBackend::new(&self.png, size).into_drawing_area();
         picture.draw(&png, SCALE).with_context(|| self.png.display().to_string())?;
         Ok([self.svg.clone(), self.png.clone()])
@@ -69,6 +71,11 @@ impl Files {
 
 /// Something that can be drawn on any kind of area.
 pub trait Picture {
+    /// Width and height, in units of the SVG.
+    fn size(&self) -> (u32, u32) {
+        (1200, 820)
+    }
+
     /// Draws it, with everything `scale` times as large.
     fn draw<B: DrawingBackend>(
         &self,

@@ -12,6 +12,7 @@ mod eval;
 mod flops;
 mod generate;
 mod output;
+mod plot;
 mod pretrain;
 mod progress;
 mod signals;
@@ -36,6 +37,7 @@ verb::verbs! {
         Generate(generate::Generate),
         Flops(flops::Flops),
         Bench(bench::Bench),
+        Plot(plot::Plot),
         Doctor(doctor::Doctor),
     }
 }

@@ -2,10 +2,15 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context as _;
-use indicatif::{HumanCount, ProgressBar};
+use indicatif::{FormattedDuration, HumanCount, ProgressBar};
 use mediswift_data::Dataset;
+use mediswift_kernels::isa::IsaKind;
+use mediswift_kernels::probe;
+use mediswift_model::run::Validation;
+use mediswift_model::sparsity::LayerSparsity;
 use mediswift_model::trainer::{self, Observer, Progress, Report, Trainer};
 use mediswift_model::{Config, plans, run};
 use serde_json::json;
@@ -65,7 +70,7 @@ pub struct Pretrain {
     #[arg(long)]
     resume: bool,
 
-    /// Print all settings as TOML and train nothing
+    /// Print all settings as TOML, each with what it means, and train nothing
     #[arg(long)]
     print_config: bool,
 }
@@ -74,17 +79,17 @@ impl Verb for Pretrain {
     fn run(self, _: &Context) -> anyhow::Result<Outcome> {
         let config = self.settings()?;
         let (Some(data), Some(out), false) = (&self.data, &self.out, self.print_config) else {
-            return Ok(Outcome::new(serde_json::to_value(&config)?, config.to_toml()));
+            return Ok(Outcome::new(serde_json::to_value(&config)?, config.to_commented_toml()));
         };
         let dataset = Arc::new(Dataset::open(data)?);
         let signals = StopSignal::watch()?;
-        let bar = progress::count(config.train.steps as u64, "training");
+        let bar = progress::training(config.train.steps as u64);
         let trainer = if self.resume {
             Trainer::resume(config, dataset, out)?
         } else {
             Trainer::start(config, dataset, out)?
         };
-        let ended = trainer.run(&mut Watcher { bar: bar.clone() }, signals.flag())?;
+        let ended = trainer.run(&mut Watcher::new(bar.clone())?, signals.flag())?;
         bar.finish_and_clear();
         Ok(match ended {
             trainer::Outcome::Finished(report) => finished(out, &report),
@@ -126,6 +131,16 @@ impl Pretrain {
 /// Shows a run on a progress bar.
 struct Watcher {
     bar: ProgressBar,
+    /// What this machine can do at best, in FLOP/s; measured only if somebody watches.
+    peak: f64,
+    validation: String,
+}
+
+impl Watcher {
+    fn new(bar: ProgressBar) -> anyhow::Result<Self> {
+        let peak = if bar.is_hidden() { f64::NAN } else { probe::fma_peak(IsaKind::active()?) };
+        Ok(Self { bar, peak, validation: String::new() })
+    }
 }
 
 impl Observer for Watcher {
@@ -138,22 +153,32 @@ impl Observer for Watcher {
             None => "there was no checkpoint yet: starting again".to_string(),
         });
         self.bar.set_position(step as u64);
-        self.bar.reset_eta();
     }
 
     fn stepped(&mut self, progress: &Progress<'_>) {
         self.bar.set_position(progress.metrics.step as u64);
-        let speed = HumanCount(progress.tokens_per_second as u64);
-        self.bar.set_message(format!("loss {:.4}  {speed} tokens/s", progress.metrics.loss));
+        self.bar.set_message(format!(
+            "loss {:.4}{}  {} tokens/s  {:.0} % of peak  {} left",
+            progress.metrics.loss,
+            self.validation,
+            HumanCount(progress.tokens_per_second as u64),
+            100.0 * progress.flops_per_second / self.peak,
+            FormattedDuration(Duration::from_secs_f64(progress.seconds_left)),
+        ));
+    }
+
+    fn evaluated(&mut self, validation: &Validation) {
+        self.validation = format!("  validation {:.4}", validation.val_loss);
     }
 }
 
 fn finished(out: &Path, report: &Report) -> Outcome {
-    let sparsity = report.layers.first().map_or(0.0, |layer| layer.target);
+    let size = |layer: &LayerSparsity| (layer.nnz as f64 / (1.0 - layer.actual)).round();
+    let all: f64 = report.layers.iter().map(size).sum();
+    let wanted: f64 = report.layers.iter().map(|layer| layer.target * size(layer)).sum();
     let weights: usize = report.nnz;
-    let all: f64 = report.layers.iter().map(|layer| layer.nnz as f64 / (1.0 - layer.actual)).sum();
     let mut json = json!(report);
-    json["sparsity"] = json!({ "target": sparsity, "actual": 1.0 - weights as f64 / all });
+    json["sparsity"] = json!({ "target": wanted / all, "actual": 1.0 - weights as f64 / all });
     json["path"] = json!(out);
     let text = format!(
         "{}: {} steps

@@ -12,6 +12,11 @@ pub fn count(total: u64, message: &'static str) -> ProgressBar {
     bar(total, message, "{msg:<24} {wide_bar} {human_pos}/{human_len} {eta}")
 }
 
+/// A bar for training, whose messages say how it goes and when it ends.
+pub fn training(steps: u64) -> ProgressBar {
+    bar(steps, "training", "{wide_bar} {human_pos}/{human_len}  {msg}")
+}
+
 /// A bar for work in several steps. `work` gets a function to call with the step's name, whether it
 /// counts pieces and not bytes, what is done and what there is to do.
 pub fn stages<T>(work: impl FnOnce(&mut dyn FnMut(&'static str, bool, u64, u64)) -> T) -> T {

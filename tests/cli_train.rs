@@ -95,6 +95,8 @@ fn settings_can_be_printed_and_used_again() {
     assert_eq!(direct["weights_hash"], read["weights_hash"]);
     let config = json(&run(at, "--json pretrain --preset small --print-config"));
     assert_eq!(config["model"]["d_model"], 384);
+    let text = fs::read_to_string(at.join("run.toml")).expect("read");
+    assert!(text.contains("# Peak learning rate, above 0.\nlr = "), "{text}");
 }
 
 /// Lines of a log that is being written.
@@ -177,6 +179,10 @@ fn impossible_arguments_are_usage_errors() {
         (format!("{pretrain} --set train.context=65"), "model.context"),
         (format!("{pretrain} --set model.heads=3"), "not divisible by model.heads = 3"),
         (format!("{pretrain} --set sparsity.init_method=rigl"), "'random'"),
+        (
+            format!("{pretrain} --set sparsity.groups=[{{param_filter=['*.mpl.*'],sparsity=0}}]"),
+            ".mlp.",
+        ),
         (format!("{pretrain} --sparsity 1"), "must lie in [0, 1)"),
         (format!("{pretrain} --sparsity -0.5"), "must lie in [0, 1)"),
         (format!("{pretrain} --sparsity nan"), "must lie in [0, 1)"),

@@ -1,6 +1,5 @@
 //! `mediswift bench layer`: realised against theoretical speedup of sparse layers.
 
-mod chart;
 mod measure;
 mod report;
 
@@ -16,6 +15,7 @@ use mediswift_kernels::sparse::files;
 use mediswift_kernels::sparse::mask::{Draw, MASKS};
 
 use self::measure::{Bench, Row};
+use crate::chart::speedup::Speedups;
 use crate::doctor::machine::Machine;
 use crate::output;
 use crate::progress;
@@ -172,13 +172,14 @@ impl Verb for Layer {
         }
         let title = report::Title { machine: &machine, isa, context, layer: &self };
         let report = report::Report::new(title, limits, rows, skipped);
-        let mut text = report.text();
+        let (json, mut text) = (report.json(), report.text());
         if let Some(files) = chart {
-            for path in files.draw(&report)? {
+            let speedups: Speedups = serde_json::from_value(json.clone())?;
+            for path in files.draw(&speedups)? {
                 text.push_str(&format!("wrote {}\n", path.display()));
             }
         }
-        Ok(Outcome::new(report.json(), text))
+        Ok(Outcome::new(json, text))
     }
 }
 

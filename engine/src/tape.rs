@@ -127,6 +127,12 @@ pub trait Loss {
 pub struct Arena(HashMap<usize, Vec<AlignedBuffer>>);
 
 impl Arena {
+    /// Bytes of all buffers that no tape uses at the moment.
+    pub fn bytes(&self) -> usize {
+        let buffers = self.0.iter().map(|(len, buffers)| len * buffers.len());
+        size_of::<f32>() * buffers.sum::<usize>()
+    }
+
     fn take(&mut self, layout: TokenLayout, features: usize) -> Tiles {
         let len = layout.tiles() * features * LANES;
         let kept = self.0.get_mut(&len).and_then(Vec::pop);

@@ -31,14 +31,6 @@ const ROUNDS: usize = 5;
 /// Measures the limits; takes about a second.
 pub fn measure(isa: IsaKind) -> Limits {
     let threads = rayon::current_num_threads();
-    // Independent accumulators hide the latency; two registers are left for operands.
-    let chains = if isa.registers() >= 32 { 16 } else { 6 };
-    let repetitions = 1 << 19;
-    let fma = best(|| {
-        each_thread(|_| {
-            std::hint::black_box(isa.run(Fma { chains, repetitions }));
-        })
-    });
     let read = |bytes: usize, total: usize| {
         let buffer = vec![(); threads].iter().map(|()| AlignedBuffer::zeros(bytes / 4)).collect();
         let buffers: Vec<AlignedBuffer> = buffer;
@@ -51,11 +43,24 @@ pub fn measure(isa: IsaKind) -> Limits {
         (threads * bytes * passes) as f64 / seconds
     };
     Limits {
-        fma_peak: (threads * chains * repetitions * LANES * 2) as f64 / fma,
+        fma_peak: fma_peak(isa),
         l1: read(L1_BYTES, 1 << 30),
         l2: read(L2_BYTES, 1 << 30),
         dram: read(DRAM_BYTES / threads / 64 * 64, DRAM_BYTES / threads),
     }
+}
+
+/// Measures [`Limits::fma_peak`] alone; takes a few hundredths of a second.
+pub fn fma_peak(isa: IsaKind) -> f64 {
+    // Independent accumulators hide the latency; two registers are left for operands.
+    let chains = if isa.registers() >= 32 { 16 } else { 6 };
+    let repetitions = 1 << 19;
+    let seconds = best(|| {
+        each_thread(|_| {
+            std::hint::black_box(isa.run(Fma { chains, repetitions }));
+        })
+    });
+    (rayon::current_num_threads() * chains * repetitions * LANES * 2) as f64 / seconds
 }
 
 fn each_thread(work: impl Fn(usize) + Sync) {

@@ -18,7 +18,7 @@
 //! or without a manifest, which [`latest`] passes over and [`prune`] clears away.
 
 use crate::adamw::AdamW;
-use crate::config::Config;
+use crate::config::{CheckpointConfig, Config};
 use crate::error::Error;
 use crate::tensor_file::{self, Elements, FileSummary, TensorView, one_line, unusable};
 use mediswift_engine::{Gradients, ParamId, Parameters, Shape};
@@ -474,18 +474,22 @@ pub fn latest(run: &Path) -> Result<Latest, Error> {
     Ok(Latest { checkpoint: None, skipped })
 }
 
-/// Removes all but the newest `keep` complete checkpoints of the folder `run`, and what interrupted
-/// saves and removals left. Damaged checkpoints stay.
+/// Removes all complete checkpoints of the folder `run` but the newest `keep` and those kept for
+/// good, and what interrupted saves and removals left. Damaged checkpoints stay.
 /// # Errors
 /// If the system refuses.
-pub fn prune(run: &Path, keep: usize) -> Result<(), Error> {
+pub fn prune(run: &Path, config: &CheckpointConfig) -> Result<(), Error> {
     let mut complete = 0;
-    for (_, path) in steps(run)?.into_iter().rev() {
+    let for_good = |step: u64| match config.keep_every as u64 {
+        0 => false,
+        every => step.is_multiple_of(every),
+    };
+    for (step, path) in steps(run)?.into_iter().rev() {
         if !path.join(MANIFEST).exists() {
             discard(&path)?;
         } else if Checkpoint::open(&path).is_ok() {
             complete += 1;
-            if complete > keep {
+            if complete > config.keep && !for_good(step) {
                 discard(&path)?;
             }
         }

@@ -3,12 +3,18 @@
 //! A configuration starts from a preset; a file or `--set table.key=value` changes single keys.
 //! Whatever is unknown, of the wrong type or out of range is refused with one line that names it.
 
+mod tables;
+
+pub use tables::{
+    CheckpointConfig, EvalConfig, KernelsConfig, ModelConfig, SparsityConfig, SparsityGroup,
+    TrainConfig,
+};
+
 use crate::error::Error;
 use crate::presets::{PRESETS, preset};
-use crate::sparsity;
 use mediswift_kernels::ops::LayerPlan;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::path::Path;
 use toml::{Table, Value};
 
@@ -27,102 +33,7 @@ pub struct Config {
     /// `[checkpoint]`.
     pub checkpoint: CheckpointConfig,
     /// `[kernels]`.
-    #[serde(default)]
     pub kernels: KernelsConfig,
-}
-
-/// Size of the model.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ModelConfig {
-    /// Preset that the defaults come from.
-    pub preset: String,
-    /// Transformer blocks.
-    pub layers: usize,
-    /// Width of the residual stream.
-    pub d_model: usize,
-    /// Attention heads; divides `d_model`.
-    pub heads: usize,
-    /// Learned positions: the longest sequence.
-    pub context: usize,
-    /// Entries of the vocabulary; 0 until the data says.
-    pub vocabulary: usize,
-}
-
-/// Sparsity of the linear layers, in the form that Cerebras' configurations have it.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct SparsityConfig {
-    /// Fraction of the weights that is left out, in [0, 1); 0 trains a dense model.
-    pub sparsity: f64,
-    /// Policy that draws the masks: a name of [`sparsity::POLICIES`].
-    pub init_method: String,
-    /// Seed of the masks.
-    pub seed: u64,
-}
-
-/// Optimisation.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct TrainConfig {
-    /// Optimiser steps of the whole run; the learning rate is planned over them.
-    pub steps: usize,
-    /// Sequences per optimiser step, over all ranks.
-    pub batch: usize,
-    /// Sequences per forward and backward pass, at most; the last pass of a step takes what is left.
-    pub micro_batch: usize,
-    /// Tokens per sequence, at most `model.context`.
-    pub context: usize,
-    /// Seed of initial weights and data order.
-    pub seed: u64,
-    /// Peak learning rate.
-    pub lr: f64,
-    /// Last learning rate, as a fraction of the peak.
-    pub final_lr_fraction: f64,
-    /// Fraction of the steps over which the learning rate rises.
-    pub warmup_fraction: f64,
-    /// Decoupled weight decay, on matrices only.
-    pub weight_decay: f64,
-    /// Decay of the first moment.
-    pub beta1: f64,
-    /// Decay of the second moment.
-    pub beta2: f64,
-    /// Added to the root of the second moment.
-    pub epsilon: f64,
-    /// Global gradient norm above which gradients are scaled down.
-    pub clip_norm: f64,
-}
-
-/// Evaluation during training.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct EvalConfig {
-    /// Steps between evaluations; 0 evaluates only at the end.
-    pub every: usize,
-    /// Validation sequences read by each; 0 reads them all.
-    pub sequences: usize,
-}
-
-/// Checkpoints.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct CheckpointConfig {
-    /// Steps between checkpoints; 0 saves only at the end.
-    pub every: usize,
-    /// Newest checkpoints to keep.
-    pub keep: usize,
-}
-
-/// How sparse layers are computed. A plan decides the order of sums, and with it the last bits of
-/// all results: a run writes down the plans it starts with, and keeps them for good.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct KernelsConfig {
-    /// Whether a new run measures which strategies are fastest, instead of asking the cost model.
-    pub tune: bool,
-    /// Strategies by [`LayerPlan::key`], as `forward/dx/dw`; layers without one get theirs when the
-    /// run starts.
-    pub plans: BTreeMap<String, String>,
 }
 
 /// Tables that may differ between a run and its continuation: they change no weight.
@@ -143,7 +54,12 @@ impl Config {
                 context: preset.context,
                 vocabulary: 0,
             },
-            sparsity: SparsityConfig { sparsity: 0.0, init_method: "random".into(), seed: 1 },
+            sparsity: SparsityConfig {
+                sparsity: 0.0,
+                init_method: "random".into(),
+                seed: 1,
+                groups: Vec::new(),
+            },
             train: TrainConfig {
                 steps: preset.steps,
                 batch: preset.batch,
@@ -160,7 +76,7 @@ impl Config {
                 clip_norm: 1.0,
             },
             eval: EvalConfig { every: preset.steps / 10, sequences: 64 },
-            checkpoint: CheckpointConfig { every: preset.steps / 10, keep: 2 },
+            checkpoint: CheckpointConfig { every: preset.steps / 10, keep: 2, keep_every: 0 },
             kernels: KernelsConfig::default(),
         })
     }
@@ -251,6 +167,30 @@ impl Config {
         toml::to_string(self).expect("seeds and counts fit the 63 bits of TOML's integers")
     }
 
+    /// The whole configuration as TOML with a comment above every table and key that says what it
+    /// is; [`Config::from_toml`] reads it back.
+    /// # Panics
+    /// As for [`Config::to_toml`].
+    pub fn to_commented_toml(&self) -> String {
+        let (mut text, mut table) = (String::new(), String::new());
+        let mut said = BTreeSet::new();
+        let mut comment = |path: &str| {
+            // Once is enough where several groups have the same keys.
+            let lines = tables::comment(path).filter(|_| said.insert(path.to_string()));
+            lines.unwrap_or_default().iter().map(|line| format!("#{line}\n")).collect::<String>()
+        };
+        for line in self.to_toml().lines() {
+            if let Some(name) = line.strip_prefix('[') {
+                table = name.trim_matches(['[', ']']).to_string();
+                text += &comment(&table);
+            } else if let Some((key, _)) = line.split_once(" = ") {
+                text += &comment(&format!("{table}.{key}"));
+            }
+            text += &format!("{line}\n");
+        }
+        text
+    }
+
     /// Steps over which the learning rate rises.
     pub fn warmup_steps(&self) -> usize {
         (self.train.steps as f64 * self.train.warmup_fraction).round() as usize
@@ -265,7 +205,7 @@ impl Config {
     /// # Errors
     /// The first key that is out of range, with what it must be.
     pub fn validate(&self) -> Result<(), Error> {
-        let (model, train, sparse) = (&self.model, &self.train, &self.sparsity);
+        let (model, train) = (&self.model, &self.train);
         let sizes = [
             ("model.layers", model.layers),
             ("model.d_model", model.d_model),
@@ -290,10 +230,7 @@ impl Config {
         require(train.context <= model.context, "train.context", || {
             format!("{} exceeds model.context = {} positions", train.context, model.context)
         })?;
-        require((0.0..1.0).contains(&sparse.sparsity), "sparsity.sparsity", || {
-            format!("is {}, but must lie in [0, 1)", sparse.sparsity)
-        })?;
-        sparsity::policy(&sparse.init_method)?;
+        self.sparsity.validate(model)?;
         for (key, plan) in &self.kernels.plans {
             let checked = plan.parse::<LayerPlan>().map(|_| ());
             checked
@@ -354,7 +291,12 @@ impl Config {
     }
 }
 
-fn require(holds: bool, key: &str, problem: impl FnOnce() -> String) -> Result<(), Error> {
+/// An error about `key` unless something `holds`.
+pub(crate) fn require(
+    holds: bool,
+    key: &str,
+    problem: impl FnOnce() -> String,
+) -> Result<(), Error> {
     if holds { Ok(()) } else { Err(Error::config(key, problem())) }
 }
 
@@ -403,6 +345,22 @@ mod tests {
     }
 
     #[test]
+    fn every_key_is_printed_below_its_comment() {
+        let mut config = tiny();
+        let plain = config.to_commented_toml();
+        config.set("sparsity.groups=[{param_filter=['*.mlp.*'], sparsity=0}]").unwrap();
+        config.set("kernels.plans={ \"8x8@9\" = \"csr/csr/csr\" }").unwrap();
+        for (text, config) in [(plain, tiny()), (config.to_commented_toml(), config)] {
+            assert_eq!(from_toml(&text).unwrap(), config, "{text}");
+            let lines: Vec<&str> = text.lines().collect();
+            for pair in lines.windows(2).filter(|pair| !pair[1].is_empty()) {
+                let explained = pair[0].starts_with("# ") || pair[1].starts_with(['#', '"']);
+                assert!(explained, "{} has no comment:\n{text}", pair[1]);
+            }
+        }
+    }
+
+    #[test]
     fn files_and_assignments_change_single_keys() {
         let text = "[model]\npreset = 'tiny'\nlayers = 3\n[train]\nlr = 1\n";
         let mut config = from_toml(text).unwrap();
@@ -446,6 +404,10 @@ mod tests {
             (
                 "[model]\npreset = 'tiny'\nlayers = -1",
                 "model.layers must be a whole number of at least 0, but is the integer -1",
+            ),
+            (
+                "[model]\npreset = 'tiny'\n[[sparsity.groups]]\nparam_filters = []",
+                "run.toml: unknown field `param_filters`, expected `param_filter` or `sparsity`",
             ),
             (
                 "[model]\npreset = 'tiny'\n[train]\nlr = [1]",

@@ -10,13 +10,14 @@
 //! logits = tok_embed · ln_final(x)
 //! ```
 //!
-//! A sparsity above 0 makes `qkv`, `proj`, `up` and `down` sparse; everything else stays dense.
+//! `qkv`, `proj`, `up` and `down` are sparse where their sparsity is above 0; everything else is
+//! dense.
 
-use crate::config::{Config, ModelConfig};
+use crate::config::{Config, ModelConfig, SparsityConfig};
 use crate::error::Error;
 use crate::init::{Init, STD};
 use crate::plans::{self, Planner, Plans};
-use crate::sparsity::layer_mask;
+use crate::sparsity::{LayerSparsity, LinearWeight, block_weights, layer_mask};
 use mediswift_data::Sequence;
 use mediswift_engine::ops::{
     Add, CausalAttention, CrossEntropy, DenseLinear, Embedding, Gelu, LayerNorm, SparseLinear,
@@ -214,6 +215,20 @@ impl Gpt {
         linears.map(|linear| self.parameters.get(linear.parameters().0))
     }
 
+    /// The sparsity of all these weights, as `config` wants it and as it is.
+    pub fn layer_sparsity(&self, config: &SparsityConfig) -> Vec<LayerSparsity> {
+        let layer = |weight: &Parameter| LayerSparsity {
+            name: weight.name.clone(),
+            target: config.of(&weight.name),
+            actual: match &weight.shape {
+                Shape::Sparse(pattern) => 1.0 - pattern.density(),
+                _ => 0.0,
+            },
+            nnz: weight.values.len(),
+        };
+        self.linear_weights().map(layer).collect()
+    }
+
     /// Brings the packed weights of sparse layers up to date with the parameters.
     pub fn refresh(&mut self) {
         for block in &mut self.blocks {
@@ -408,56 +423,62 @@ struct Slot {
     name: String,
     /// `[n]` or `[rows, columns]`.
     extents: Vec<usize>,
-    /// Equal masks on top of each other where sparsity applies, 0 elsewhere.
-    mask_parts: usize,
+    /// Where sparsity applies.
+    linear: Option<LinearWeight>,
     init: Init,
 }
 
 /// Every tensor of a model of that size, in order.
 fn slots(size: &ModelConfig) -> Vec<Slot> {
     let d = size.d_model;
-    let mut slots = Vec::new();
-    let mut add = |name: String, extents: &[usize], mask_parts, init| {
-        slots.push(Slot { name, extents: extents.to_vec(), mask_parts, init });
-    };
     let (weight, residual) = (Init::Normal(STD), Init::residual(size.layers));
-    add("tok_embed.weight".into(), &[size.vocabulary, d], 0, weight);
-    add("pos_embed.weight".into(), &[size.context, d], 0, weight);
+    let dense = |name: String, extents: &[usize], init| Slot {
+        name,
+        extents: extents.to_vec(),
+        linear: None,
+        init,
+    };
+    let mut slots = vec![
+        dense("tok_embed.weight".into(), &[size.vocabulary, d], weight),
+        dense("pos_embed.weight".into(), &[size.context, d], weight),
+    ];
+    let norm = |name: String| {
+        let part = |part, init| dense(format!("{name}.{part}"), &[d], init);
+        [part("weight", Init::Ones), part("bias", Init::Zeros)]
+    };
+    let linear = |weight: LinearWeight, init| {
+        let (name, rows) = (weight.name.clone(), weight.rows);
+        let bias = dense(name.replace(".weight", ".bias"), &[rows], Init::Zeros);
+        [Slot { name, extents: vec![rows, weight.columns], linear: Some(weight), init }, bias]
+    };
     for i in 0..size.layers {
-        add(format!("blocks.{i}.ln1.weight"), &[d], 0, Init::Ones);
-        add(format!("blocks.{i}.ln1.bias"), &[d], 0, Init::Zeros);
-        add(format!("blocks.{i}.attn.qkv.weight"), &[3 * d, d], 3, weight);
-        add(format!("blocks.{i}.attn.qkv.bias"), &[3 * d], 0, Init::Zeros);
-        add(format!("blocks.{i}.attn.proj.weight"), &[d, d], 1, residual);
-        add(format!("blocks.{i}.attn.proj.bias"), &[d], 0, Init::Zeros);
-        add(format!("blocks.{i}.ln2.weight"), &[d], 0, Init::Ones);
-        add(format!("blocks.{i}.ln2.bias"), &[d], 0, Init::Zeros);
-        add(format!("blocks.{i}.mlp.up.weight"), &[4 * d, d], 1, weight);
-        add(format!("blocks.{i}.mlp.up.bias"), &[4 * d], 0, Init::Zeros);
-        add(format!("blocks.{i}.mlp.down.weight"), &[d, 4 * d], 1, residual);
-        add(format!("blocks.{i}.mlp.down.bias"), &[d], 0, Init::Zeros);
+        let [qkv, proj, up, down] = block_weights(size, i);
+        slots.extend(norm(format!("blocks.{i}.ln1")));
+        slots.extend(linear(qkv, weight));
+        slots.extend(linear(proj, residual));
+        slots.extend(norm(format!("blocks.{i}.ln2")));
+        slots.extend(linear(up, weight));
+        slots.extend(linear(down, residual));
     }
-    add("ln_final.weight".into(), &[d], 0, Init::Ones);
-    add("ln_final.bias".into(), &[d], 0, Init::Zeros);
+    slots.extend(norm("ln_final".into()));
     slots
 }
 
 impl Slot {
-    /// Whether the weight has a mask.
-    fn is_sparse(&self, config: &Config) -> bool {
-        self.mask_parts > 0 && config.sparsity.sparsity > 0.0
+    /// The sparsity that the tensor is to have; without one it is dense.
+    fn sparsity(&self, config: &Config) -> Option<f64> {
+        let weight = self.linear.as_ref()?;
+        Some(config.sparsity.of(&weight.name)).filter(|&sparsity| sparsity > 0.0)
     }
 
     /// The shape in a new model.
     fn new_shape(&self, config: &Config) -> Result<Shape, Error> {
-        Ok(match self.extents[..] {
-            [n] => Shape::Vector(n),
-            [rows, columns] if self.is_sparse(config) => {
-                let parts = self.mask_parts;
-                let mask = layer_mask(&config.sparsity, &self.name, rows, columns, parts)?;
-                Shape::Sparse(Arc::new(mask))
+        Ok(match (&self.extents[..], &self.linear) {
+            (_, Some(weight)) if self.sparsity(config).is_some() => {
+                Shape::Sparse(Arc::new(layer_mask(&config.sparsity, weight)?))
             }
-            _ => Shape::Matrix(self.extents[0], self.extents[1]),
+            (&[n], _) => Shape::Vector(n),
+            (extents, _) => Shape::Matrix(extents[0], extents[1]),
         })
     }
 
@@ -468,15 +489,14 @@ impl Slot {
         if found != expected {
             return Err(Error::TensorShape { name, found, expected });
         }
-        let sparsity = config.sparsity.sparsity;
-        match (matches!(shape, Shape::Sparse(_)), self.is_sparse(config)) {
-            (false, true) => {
-                let problem = format!("is {sparsity}, but tensor '{name}' has no mask");
-                return Err(Error::config("sparsity.sparsity", problem));
+        match (matches!(shape, Shape::Sparse(_)), self.sparsity(config)) {
+            (false, Some(sparsity)) => {
+                let problem = format!("is {sparsity} for tensor '{name}', which has no mask");
+                return Err(Error::config("sparsity", problem));
             }
-            (true, false) => {
-                let problem = format!("is {sparsity}, but tensor '{name}' has a mask");
-                return Err(Error::config("sparsity.sparsity", problem));
+            (true, None) => {
+                let problem = format!("is 0 for tensor '{name}', which has a mask");
+                return Err(Error::config("sparsity", problem));
             }
             _ => {}
         }

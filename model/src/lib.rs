@@ -1,10 +1,10 @@
 //! Sparse GPTs: sizes, training, checkpoints and the accounting of their work.
 //!
 //! * [`config`]: a run as TOML; [`presets`]: model sizes with their defaults.
-//! * [`sparsity`]: which weights exist; [`flops`]: the work they cost.
+//! * [`sparsity`]: which weights exist; [`flops`] and [`memory`]: the work and the memory they cost.
 //! * [`gpt`]: the network; [`init`]: its first weights; [`decode`] and [`generate`]: text from it.
 //! * [`optimisation`]: one optimiser step; [`trainer`]: a whole run, which lives in a
-//!   [`run`] folder; [`evaluate`]: its validation loss.
+//!   [`run`] folder with [`tensorboard`] events; [`evaluate`]: its validation loss.
 //! * [`adamw`], [`schedule`], [`gradient_tree`]: the optimiser, its learning rate, and the sum of
 //!   micro-batch gradients; [`checkpoint`]: all of a run's state on the disk.
 //! * [`error`]: what can go wrong with what comes from outside.
@@ -21,6 +21,7 @@ pub mod generate;
 pub mod gpt;
 pub mod gradient_tree;
 pub mod init;
+pub mod memory;
 pub mod optimisation;
 pub mod plans;
 pub mod presets;
@@ -28,6 +29,7 @@ pub mod run;
 pub mod schedule;
 pub mod sparsity;
 mod tensor_file;
+pub mod tensorboard;
 pub mod trainer;
 
 pub use config::Config;

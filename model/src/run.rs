@@ -4,10 +4,12 @@
 //! RUN/config.toml       settings, written first: a folder is a run once it is there
 //!     data.json         which data the run is trained on
 //!     environment.json  processor, instruction set, threads, version of the last start
+//!     sparsity.json     target and actual sparsity of every linear layer
 //!     tokenizer.json    copy of the data's tokenizer
 //!     MODEL_CARD.md     what the model is and is not for
 //!     metrics.jsonl     one line per optimiser step
 //!     validation.jsonl  one line per evaluation
+//!     events.out.tfevents.mediswift  both for TensorBoard
 //!     checkpoints/      complete states, newest last
 //!     report.json       the final report
 //!     LOCK              held by the process that writes
@@ -21,6 +23,8 @@ use crate::checkpoint::{self, Latest};
 use crate::config::Config;
 use crate::error::Error;
 use crate::gpt::Gpt;
+use crate::sparsity::LayerSparsity;
+use crate::tensorboard::Events;
 use crate::trainer::Report;
 use mediswift_data::{Dataset, Split, tokenizer, write_atomically};
 use mediswift_kernels::isa::IsaKind;
@@ -209,6 +213,24 @@ impl RunFolder {
         Ok((Log { path, file, line: PhantomData }, lines))
     }
 
+    /// Opens the events for TensorBoard, made to be those of the given lines of both logs.
+    /// # Errors
+    /// If they cannot be written.
+    pub fn events(
+        &self,
+        steps: &[StepMetrics],
+        evaluations: &[Validation],
+    ) -> Result<Events, Error> {
+        Events::open(&self.path, &self.path.join(CONFIG), steps, evaluations)
+    }
+
+    /// Writes down how sparse every layer is.
+    /// # Errors
+    /// If it cannot be written.
+    pub fn describe_sparsity(&self, layers: &[LayerSparsity]) -> Result<(), Error> {
+        Ok(write_atomically(&self.path.join("sparsity.json"), to_json(&layers).as_bytes())?)
+    }
+
     /// Writes the final report, as `report.json` and into the model card.
     /// # Errors
     /// If they cannot be written.
@@ -354,15 +376,13 @@ impl Environment {
 }
 
 fn model_card(config: &Config, report: Option<&Report>) -> String {
-    let (model, sparsity) = (&config.model, config.sparsity.sparsity);
-    let kind = if sparsity > 0.0 {
-        let percent = 100.0 * sparsity;
-        format!(
-            "{percent:.1} % of the weights of its linear layers were left out at random before \
-             training (arXiv 2403.00952)."
-        )
-    } else {
-        "It is dense.".to_string()
+    let model = &config.model;
+    let kind = match config.sparsity.describe(model).as_str() {
+        "dense" => "It is dense.".to_string(),
+        sparse => format!(
+            "Its linear layers are {sparse}: weights were left out at random before training \
+             (arXiv 2403.00952)."
+        ),
     };
     let result = report.map_or_else(
         || "The run has not finished.".to_string(),

@@ -12,8 +12,10 @@ use crate::evaluate::{Windows, validation_loss, validation_tokens};
 use crate::gpt::{Gpt, TokenBatch};
 use crate::optimisation::Optimisation;
 use crate::run::{Line, Log, RunFolder, StepMetrics, Validation, read_config};
+use crate::sparsity::LayerSparsity;
+use crate::tensorboard::Events;
 use mediswift_data::{Batches, Dataset, Position, Split};
-use mediswift_engine::{Shape, TokenLayout};
+use mediswift_engine::TokenLayout;
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -29,6 +31,9 @@ pub struct Trainer {
     optimisation: Optimisation,
     metrics: Log<StepMetrics>,
     validations: Log<Validation>,
+    events: Events,
+    /// Floating-point operations of an optimiser step: the exact work of every operator.
+    flops_per_step: f64,
     /// The last optimiser step, if there was one.
     last: Option<StepMetrics>,
     /// The last evaluation, if there was one.
@@ -78,6 +83,8 @@ pub struct Progress<'a> {
     pub steps: usize,
     /// Tokens per second of training, over all steps so far.
     pub tokens_per_second: f64,
+    /// Floating-point operations per second of the step just done, by the work of every operator.
+    pub flops_per_second: f64,
     /// Seconds that the steps left will take at that speed; evaluating and saving not counted.
     pub seconds_left: f64,
 }
@@ -117,19 +124,6 @@ pub struct Report {
     pub nnz: usize,
     /// Sparsity of every such layer.
     pub layers: Vec<LayerSparsity>,
-}
-
-/// Sparsity of one layer, as wanted and as it is.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct LayerSparsity {
-    /// Name of the weight.
-    pub name: String,
-    /// Sparsity in the configuration.
-    pub target: f64,
-    /// Weights left out as a fraction of all.
-    pub actual: f64,
-    /// Weights kept.
-    pub nnz: usize,
 }
 
 impl Trainer {
@@ -196,6 +190,11 @@ impl Trainer {
             return Err(Error::config(path.display().to_string(), problem));
         }
         let (validations, mut evaluations) = folder.log::<Validation>(step)?;
+        let events = folder.events(&steps, &evaluations)?;
+        let gpt = optimisation.gpt();
+        folder.describe_sparsity(&gpt.layer_sparsity(&config.sparsity))?;
+        let (sequences, context) = (config.train.batch, config.train.context);
+        let cost = gpt.cost(TokenLayout { sequences, context });
         Ok(Self {
             config,
             dataset,
@@ -204,6 +203,8 @@ impl Trainer {
             optimisation,
             metrics,
             validations,
+            events,
+            flops_per_step: (cost.forward_flops + cost.backward_flops) as f64,
             last: steps.pop(),
             validation: evaluations.pop(),
             saved: None,
@@ -263,21 +264,24 @@ impl Trainer {
             })
             .collect();
         let done = self.optimisation.step(&micro_batches)?;
-        let seconds = self.last.as_ref().map_or(0.0, |last| last.seconds);
+        let before = self.last.as_ref().map_or(0.0, |last| last.seconds);
+        let seconds = started.elapsed().as_secs_f64();
         let metrics = StepMetrics {
             step: self.optimisation.steps_done(),
             loss: done.loss.mean(),
             lr: done.lr,
             grad_norm: done.grad_norm,
             tokens: (self.optimisation.steps_done() * train.batch * train.context) as u64,
-            seconds: seconds + started.elapsed().as_secs_f64(),
+            seconds: before + seconds,
         };
         self.metrics.append(&metrics)?;
+        self.events.step(&metrics)?;
         let seconds_per_step = metrics.seconds / metrics.step as f64;
         observer.stepped(&Progress {
             metrics: &metrics,
             steps: train.steps,
             tokens_per_second: metrics.tokens as f64 / metrics.seconds,
+            flops_per_second: self.flops_per_step / seconds,
             seconds_left: (train.steps - metrics.step) as f64 * seconds_per_step,
         });
         self.last = Some(metrics);
@@ -306,6 +310,7 @@ impl Trainer {
         };
         let validation = Validation { step, val_loss: found.val_loss };
         self.validations.append(&validation)?;
+        self.events.evaluation(&validation)?;
         observer.evaluated(&validation);
         self.validation = Some(validation);
         Ok(true)
@@ -330,7 +335,7 @@ impl Trainer {
             },
         };
         let path = checkpoint::save(&self.folder.checkpoints(), &snapshot)?;
-        checkpoint::prune(&self.folder.checkpoints(), self.config.checkpoint.keep)?;
+        checkpoint::prune(&self.folder.checkpoints(), &self.config.checkpoint)?;
         self.saved = Some(step);
         observer.saved(step, &path);
         Ok(())
@@ -340,27 +345,13 @@ impl Trainer {
         let gpt = self.gpt();
         let (last, validation) =
             self.last.as_ref().zip(self.validation.as_ref()).expect("a step and an evaluation");
-        let train = &self.config.train;
-        let cost = gpt.cost(TokenLayout { sequences: train.batch, context: train.context });
-        let flops_per_step = (cost.forward_flops + cost.backward_flops) as f64;
-        let layers: Vec<LayerSparsity> = gpt
-            .linear_weights()
-            .map(|weight| LayerSparsity {
-                name: weight.name.clone(),
-                target: self.config.sparsity.sparsity,
-                actual: match &weight.shape {
-                    Shape::Sparse(pattern) => 1.0 - pattern.density(),
-                    _ => 0.0,
-                },
-                nnz: weight.values.len(),
-            })
-            .collect();
+        let layers = gpt.layer_sparsity(&self.config.sparsity);
         let report = Report {
             step: last.step,
             train_loss: last.loss,
             val_loss: validation.val_loss,
             tokens_per_second: last.tokens as f64 / last.seconds,
-            flops: flops_per_step * last.step as f64,
+            flops: self.flops_per_step * last.step as f64,
             weights_hash: weights_hash(gpt.parameters()),
             parameters: gpt.parameters().count(),
             nnz: layers.iter().map(|layer| layer.nnz).sum(),

@@ -160,9 +160,9 @@ fn weights_that_do_not_fit_the_configuration_are_named() {
 
     let mut dense = config.clone();
     dense.sparsity.sparsity = 0.0;
-    assert!(error(&dense, parameters()).contains("has a mask"));
+    assert!(error(&dense, parameters()).contains("which has a mask"));
     let full = model(0.0).parameters().clone();
-    assert!(error(&config, full).contains("'blocks.0.attn.qkv.weight' has no mask"));
+    assert!(error(&config, full).contains("'blocks.0.attn.qkv.weight', which has no mask"));
 
     let mut extra = parameters();
     extra.add("lm_head.weight", Shape::Vector(1), AlignedBuffer::zeros(1));

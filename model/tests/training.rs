@@ -9,7 +9,7 @@ use mediswift_model::evaluate::evaluate_run;
 use mediswift_model::flops::{Convention, Workload};
 use mediswift_model::run::{self, StepMetrics, Validation};
 use mediswift_model::trainer::{Observer, Outcome, Progress, Report, Trainer};
-use mediswift_model::{Config, Gpt, Optimisation, TokenBatch};
+use mediswift_model::{Config, Gpt, Optimisation, TokenBatch, tensorboard};
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
@@ -45,7 +45,10 @@ fn trace(out: &Path) -> (Vec<StepMetrics>, Vec<Validation>, String) {
     let moments = optimiser.first().iter().chain(optimiser.second().iter());
     let bits: Vec<u8> = moments.flat_map(|(_, m)| m).flat_map(|x| x.to_le_bytes()).collect();
     let moments = blake3::hash(&bits);
-    let state = format!("{} {moments} {:?}", weights_hash(&parameters), checkpoint.manifest.data);
+    // Their wall times differ, their number of bytes does not.
+    let events = fs::metadata(out.join(tensorboard::FILE)).unwrap().len();
+    let data = &checkpoint.manifest.data;
+    let state = format!("{} {moments} {data:?} {events}", weights_hash(&parameters));
     (timeless, run::read_log(out).unwrap(), state)
 }
 
@@ -189,6 +192,9 @@ fn a_run_leaves_a_report_of_what_it_did() {
         for file in ["config.toml", "data.json", "environment.json", "report.json"] {
             assert!(out.join(file).exists(), "{file} is missing");
         }
+        let layers = fs::read_to_string(out.join("sparsity.json")).unwrap();
+        let layers: serde_json::Value = serde_json::from_str(&layers).unwrap();
+        assert_eq!(layers, serde_json::to_value(&report.layers).unwrap());
     }
 }
 

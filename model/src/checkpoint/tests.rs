@@ -422,8 +422,23 @@ fn pruning_keeps_the_newest_and_clears_what_crashes_left() {
     fs::remove_file(path(3).join(MANIFEST)).unwrap();
     fs::write(path(5).join(WEIGHTS), "damaged").unwrap();
     fs::create_dir(run.path().join(".tmp-step-00000007")).unwrap();
-    prune(run.path(), 2).unwrap();
+    let mut config = Config::from_preset("micro").unwrap().checkpoint;
+    config.keep = 2;
+    prune(run.path(), &config).unwrap();
     let left: Vec<u64> = steps(run.path()).unwrap().into_iter().map(|(step, _)| step).collect();
     assert_eq!(left, [4, 5, 6]);
     assert_eq!(list(run.path()).unwrap().len(), 3);
+}
+
+#[test]
+fn checkpoints_of_every_so_many_steps_are_kept_for_good() {
+    let run = tempfile::tempdir().unwrap();
+    let mut config = Config::from_preset("micro").unwrap().checkpoint;
+    (config.keep, config.keep_every) = (2, 3);
+    for step in 1..=8 {
+        State::new(step).save(run.path());
+        prune(run.path(), &config).unwrap();
+    }
+    let left: Vec<u64> = steps(run.path()).unwrap().into_iter().map(|(step, _)| step).collect();
+    assert_eq!(left, [3, 6, 7, 8]);
 }

@@ -5,8 +5,10 @@
 //! depends neither on the order in which layers are made nor on how many there are.
 
 mod uniform;
+mod weights;
 
 pub use uniform::UniformRandom;
+pub use weights::{LayerSparsity, LinearWeight, block_weights, linear_weights};
 
 use crate::config::SparsityConfig;
 use crate::error::Error;
@@ -43,26 +45,20 @@ pub fn policy(name: &str) -> Result<&'static dyn MaskPolicy, Error> {
     })
 }
 
-/// The mask of the `[rows, columns]` weight `name`, made of `parts` equal masks on top of each
-/// other, each with its exact number of non-zeros: 3 for a joint query-key-value projection, else 1.
+/// The mask of a weight, made of its parts, each with its exact number of non-zeros.
 /// # Errors
 /// If the policy is unknown or the layer exceeds 32-bit indices.
 /// # Panics
-/// If `parts` does not divide `rows`, or the sparsity lies outside [0, 1].
+/// If the parts do not divide the rows, or the sparsity lies outside [0, 1].
 #[track_caller]
-pub fn layer_mask(
-    config: &SparsityConfig,
-    name: &str,
-    rows: usize,
-    columns: usize,
-    parts: usize,
-) -> Result<SparsePattern, Error> {
+pub fn layer_mask(config: &SparsityConfig, weight: &LinearWeight) -> Result<SparsePattern, Error> {
+    let LinearWeight { name, rows, columns, parts } = weight;
     assert_eq!(rows % parts, 0, "{rows} rows of '{name}' do not split into {parts} parts");
     let policy = policy(&config.init_method)?;
-    let masks: Result<Vec<_>, _> = (0..parts)
+    let masks: Result<Vec<_>, _> = (0..*parts)
         .map(|part| {
             let seed = layer_seed(config.seed, name, part);
-            policy.mask(rows / parts, columns, config.sparsity, seed)
+            policy.mask(rows / parts, *columns, config.of(name), seed)
         })
         .collect();
     masks
@@ -86,14 +82,19 @@ mod tests {
     use mediswift_kernels::sparse::mask::kept;
 
     fn config(seed: u64) -> SparsityConfig {
-        SparsityConfig { sparsity: 0.75, init_method: "random".into(), seed }
+        let groups = Vec::new();
+        SparsityConfig { sparsity: 0.75, init_method: "random".into(), seed, groups }
+    }
+
+    fn weight(name: &str, rows: usize, columns: usize, parts: usize) -> LinearWeight {
+        LinearWeight { name: name.into(), rows, columns, parts }
     }
 
     #[test]
     fn every_policy_keeps_the_exact_number_in_every_part() {
         for policy in POLICIES {
             let config = SparsityConfig { init_method: policy.name().into(), ..config(1) };
-            let pattern = layer_mask(&config, "blocks.0.attn.qkv.weight", 39, 13, 3).unwrap();
+            let pattern = layer_mask(&config, &weight("qkv", 39, 13, 3)).unwrap();
             for part in 0..3 {
                 let count: usize = (part * 13..(part + 1) * 13).map(|r| pattern.row(r).len()).sum();
                 assert_eq!(count, kept(13 * 13, 0.75));
@@ -104,7 +105,7 @@ mod tests {
 
     #[test]
     fn masks_depend_on_seed_and_name_alone() {
-        let mask = |seed, name| layer_mask(&config(seed), name, 16, 16, 1).unwrap();
+        let mask = |seed, name| layer_mask(&config(seed), &weight(name, 16, 16, 1)).unwrap();
         assert_eq!(mask(1, "a"), mask(1, "a"));
         assert_ne!(mask(1, "a"), mask(2, "a"));
         assert_ne!(mask(1, "a"), mask(1, "b"));

@@ -1,4 +1,5 @@
-//! The picture of `bench layer`: realised against theoretical speedup, as SVG and PNG.
+//! Realised against theoretical speedup of sparse layers: the paper's Figure 3, from what
+//! `bench layer --json` prints.
 //!
 //! Both axes are logarithmic and the horizontal one is 1/(1 − s), marked with the sparsities s, so
 //! theory is the diagonal and the distance below it is what is lost.
@@ -9,15 +10,63 @@ use anyhow::anyhow;
 use plotters::coord::Shift;
 use plotters::coord::ranged1d::{DefaultFormatting, KeyPointHint};
 use plotters::prelude::*;
+use serde::Deserialize;
 
-use super::report::Report;
-use crate::chart::{COLOURS, FONT, Picture};
+use super::{COLOURS, FONT, Picture};
+
+/// A measurement, as far as the picture needs it.
+#[derive(Deserialize)]
+pub struct Speedups {
+    cpu: String,
+    isa: String,
+    threads: usize,
+    tokens: usize,
+    mask: String,
+    rows: Vec<Row>,
+    geometric_means: Vec<Mean>,
+}
+
+/// One product of one layer.
+#[derive(Deserialize)]
+struct Row {
+    shape: String,
+    product: String,
+    realised_speedup: f64,
+    theoretical_speedup: f64,
+}
+
+/// One product at one sparsity, over all layers.
+#[derive(Deserialize)]
+struct Mean {
+    product: String,
+    realised_speedup: f64,
+    theoretical_speedup: f64,
+    ceiling_speedup: f64,
+}
 
 /// A curve: (1/(1 − s), speedup) in log₂.
 type Curve = Vec<(f64, f64)>;
 
-impl Picture for Report<'_> {
-    /// Draws the steps of the report, or its first product if there are none.
+impl Speedups {
+    /// One line about machine and work.
+    fn subtitle(&self) -> String {
+        let threads = match self.threads {
+            1 => "1 thread".into(),
+            n => format!("{n} threads"),
+        };
+        let Self { cpu, isa, tokens, mask, .. } = self;
+        format!("{cpu}, {}, {threads}, {tokens} tokens, {mask} mask", isa.to_uppercase())
+    }
+
+    /// The product to draw: the whole step, or the first there is.
+    fn product(&self) -> anyhow::Result<&str> {
+        let products = || self.geometric_means.iter().map(|mean| mean.product.as_str());
+        let step = products().find(|product| *product == "step");
+        step.or_else(|| products().next()).ok_or_else(|| anyhow!("there is no measurement in it"))
+    }
+}
+
+impl Picture for Speedups {
     fn draw<B: DrawingBackend>(
         &self,
         area: &DrawingArea<B, Shift>,
@@ -32,7 +81,7 @@ impl Picture for Report<'_> {
 
 fn draw<B: DrawingBackend>(
     area: &DrawingArea<B, Shift>,
-    report: &Report<'_>,
+    measured: &Speedups,
     scale: u32,
 ) -> anyhow::Result<()>
 where
@@ -42,25 +91,20 @@ where
     let text = |units: u32| (FONT, px(units)).into_font();
     let fail = |error: DrawingAreaErrorKind<B::ErrorType>| anyhow!("cannot be drawn: {error}");
 
-    let means = report.means();
-    let product = means
-        .iter()
-        .map(|mean| mean.product)
-        .find(|product| *product == "step")
-        .unwrap_or(means[0].product);
+    let product = measured.product()?;
     let point = |theory: f64, speedup: f64| (theory.log2(), speedup.log2());
     let mut shapes: Vec<(String, Curve)> = Vec::new();
-    for row in report.rows.iter().filter(|row| row.product == product) {
-        let name = format!("{} × {}", row.rows, row.columns);
-        let point = point(row.theory(), row.speedup());
+    for row in measured.rows.iter().filter(|row| row.product == product) {
+        let name = row.shape.replace('x', " × ");
+        let point = point(row.theoretical_speedup, row.realised_speedup);
         match shapes.iter_mut().find(|(known, _)| *known == name) {
             Some((_, curve)) => curve.push(point),
             None => shapes.push((name, vec![point])),
         }
     }
-    let of_product = || means.iter().filter(|mean| mean.product == product);
-    let mean: Curve = of_product().map(|m| point(m.theoretical, m.realised)).collect();
-    let ceiling: Curve = of_product().map(|m| point(m.theoretical, m.ceiling)).collect();
+    let means = || measured.geometric_means.iter().filter(|mean| mean.product == product);
+    let mean: Curve = means().map(|m| point(m.theoretical_speedup, m.realised_speedup)).collect();
+    let ceiling: Curve = means().map(|m| point(m.theoretical_speedup, m.ceiling_speedup)).collect();
 
     let all = || shapes.iter().flat_map(|(_, curve)| curve).chain(&ceiling);
     let right = all().map(|p| p.0).fold(1.0, f64::max) + 0.15;
@@ -74,7 +118,7 @@ where
     };
     let area = area.margin(px(12), 0, 0, px(8));
     let area = area.titled(&what, text(26)).map_err(fail)?;
-    let area = area.titled(&report.subtitle(), text(17)).map_err(fail)?;
+    let area = area.titled(&measured.subtitle(), text(17)).map_err(fail)?;
     let marks = [0.0, 0.25, 0.5, 0.75, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999];
     let x_marks: Vec<f64> = marks.iter().map(|s: &f64| -(1.0 - s).log2()).collect();
     let y_marks: Vec<f64> = (-4..12).map(f64::from).collect();

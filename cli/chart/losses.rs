@@ -1,0 +1,337 @@
+//! Loss curves of training runs: the paper's Figure 2.
+//!
+//! The same losses against tokens, operations and time; what a sparse run loses per token it may win
+//! back per operation and per hour.
+
+use anyhow::anyhow;
+use mediswift_model::flops::{Convention, Workload};
+use mediswift_model::run::{self, StepMetrics, Validation};
+use plotters::coord::Shift;
+use plotters::prelude::*;
+use plotters::style::text_anchor::{HPos, Pos, VPos};
+use std::path::Path;
+
+use super::{COLOURS, FONT, Picture};
+
+/// No line has more points: nobody sees them.
+const POINTS: usize = 800;
+
+/// Fraction of a run that one point of a smoothed curve looks back on.
+const SMOOTHING: f64 = 0.03;
+
+/// Fraction of a run after which its curve should be in the picture.
+const SHOWN_FROM: f64 = 0.04;
+
+/// What a loss is drawn against.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Axis {
+    /// Tokens trained on
+    Tokens,
+    /// Floating-point operations executed
+    Flops,
+    /// Time spent in training steps
+    Hours,
+}
+
+impl Axis {
+    /// Every axis, in the order of the panels.
+    pub const ALL: [Axis; 3] = [Axis::Tokens, Axis::Flops, Axis::Hours];
+
+    fn of(self, point: &Point) -> f64 {
+        match self {
+            Axis::Tokens => point.tokens,
+            Axis::Flops => point.flops,
+            Axis::Hours => point.hours,
+        }
+    }
+
+    /// The unit in which values up to `most` are easy to read, and what to write below the axis.
+    fn unit(self, most: f64) -> (f64, String) {
+        match self {
+            Axis::Tokens if most >= 1e9 => (1e9, "tokens (billions)".into()),
+            Axis::Tokens if most >= 1e6 => (1e6, "tokens (millions)".into()),
+            Axis::Tokens => (1e3, "tokens (thousands)".into()),
+            Axis::Flops => {
+                let power = most.log10().floor();
+                let digits = power.to_string().chars().map(superscript).collect::<String>();
+                (10f64.powf(power), format!("training operations (10{digits} FLOP)"))
+            }
+            Axis::Hours if most >= 48.0 => (24.0, "training time (days)".into()),
+            Axis::Hours if most >= 2.0 => (1.0, "training time (hours)".into()),
+            Axis::Hours if most >= 2.0 / 60.0 => (1.0 / 60.0, "training time (minutes)".into()),
+            Axis::Hours => (1.0 / 3600.0, "training time (seconds)".into()),
+        }
+    }
+}
+
+fn superscript(digit: char) -> char {
+    digit
+        .to_digit(10)
+        .map_or(digit, |digit| ['⁰', '¹', '²', '³', '⁴', '⁵', '⁶', '⁷', '⁸', '⁹'][digit as usize])
+}
+
+/// A loss, and what it took to get there.
+#[derive(Clone, Copy, Debug)]
+pub struct Point {
+    pub tokens: f64,
+    pub flops: f64,
+    pub hours: f64,
+    pub loss: f64,
+}
+
+/// The curves of one run.
+#[derive(Debug)]
+pub struct Curves {
+    /// What the legend says.
+    pub label: String,
+    /// One point per optimiser step.
+    pub training: Vec<Point>,
+    /// One point per evaluation.
+    pub validation: Vec<Point>,
+}
+
+impl Curves {
+    /// Reads the logs of the run in the folder `run`, finished or not.
+    pub fn read(run: &Path) -> anyhow::Result<Self> {
+        let config = run::read_config(run)?;
+        let steps = run::read_log::<StepMetrics>(run)?;
+        anyhow::ensure!(!steps.is_empty(), "{}: no step is done yet", run.display());
+        let flops = Workload::of_step(&config).flops(Convention::Executed).total;
+        let point = |step: &StepMetrics, loss| Point {
+            tokens: step.tokens as f64,
+            flops: flops * step.step as f64,
+            hours: step.seconds / 3600.0,
+            loss,
+        };
+        let evaluations = run::read_log::<Validation>(run)?;
+        let at = |evaluation: &Validation| {
+            let step = steps.iter().find(|step| step.step == evaluation.step)?;
+            Some(point(step, evaluation.val_loss))
+        };
+        let absolute = std::path::absolute(run)?;
+        let name = absolute.file_name().unwrap_or(absolute.as_os_str()).to_string_lossy();
+        Ok(Self {
+            label: format!("{name}: {}", config.sparsity.describe(&config.model)),
+            training: steps.iter().map(|step| point(step, step.loss)).collect(),
+            validation: evaluations.iter().filter_map(at).collect(),
+        })
+    }
+
+    /// The training losses, smoothed: every point is the mean of those before it, weighted by an
+    /// exponential that forgets a small part of the run.
+    fn smoothed(&self) -> Vec<Point> {
+        let keep = (-1.0 / (SMOOTHING * self.training.len() as f64).max(1.0)).exp();
+        let (mut sum, mut weight) = (0.0, 0.0);
+        let smooth = |point: &Point| {
+            (sum, weight) = (keep * sum + point.loss, keep * weight + 1.0);
+            Point { loss: sum / weight, ..*point }
+        };
+        self.training.iter().map(smooth).collect()
+    }
+}
+
+/// Loss curves of several runs, against one axis or several side by side.
+pub struct Losses {
+    pub runs: Vec<Curves>,
+    pub axes: Vec<Axis>,
+}
+
+impl Losses {
+    /// Losses to show: from below the lowest to where curves are after a small part of their run.
+    fn range(&self) -> (f64, f64) {
+        let (mut low, mut high) = (f64::INFINITY, f64::NEG_INFINITY);
+        for run in &self.runs {
+            let smoothed = run.smoothed();
+            let first = (SHOWN_FROM * smoothed.len() as f64) as usize;
+            for point in smoothed[first..].iter().chain(&run.validation) {
+                low = low.min(point.loss);
+            }
+            high = high.max(smoothed[first].loss);
+        }
+        let margin = 0.05 * (high - low).max(0.01);
+        (low - margin, high + margin)
+    }
+}
+
+impl Picture for Losses {
+    fn size(&self) -> (u32, u32) {
+        match self.axes.len() {
+            1 => (1000, 720),
+            panels => (560 * panels as u32, 640),
+        }
+    }
+
+    fn draw<B: DrawingBackend>(
+        &self,
+        area: &DrawingArea<B, Shift>,
+        scale: u32,
+    ) -> anyhow::Result<()>
+    where
+        B::ErrorType: 'static,
+    {
+        let px = |units: u32| (units * scale) as i32;
+        let fail = |error: DrawingAreaErrorKind<B::ErrorType>| anyhow!("cannot be drawn: {error}");
+        area.fill(&WHITE).map_err(fail)?;
+        let legend = Legend::new(area, self, scale)?;
+        let height = area.dim_in_pixel().1 as i32;
+        let (panels, below) = area.split_vertically(height - legend.height() - px(14));
+        for (index, panel) in panels.split_evenly((1, self.axes.len())).iter().enumerate() {
+            self.panel(panel, self.axes[index], index == 0, scale)?;
+        }
+        legend.draw(&below, self)?;
+        area.present().map_err(fail)
+    }
+}
+
+impl Losses {
+    fn panel<B: DrawingBackend>(
+        &self,
+        area: &DrawingArea<B, Shift>,
+        axis: Axis,
+        named: bool,
+        scale: u32,
+    ) -> anyhow::Result<()>
+    where
+        B::ErrorType: 'static,
+    {
+        let px = |units: u32| (units * scale) as i32;
+        let text = |units: u32| (FONT, px(units)).into_font();
+        let fail = |error: DrawingAreaErrorKind<B::ErrorType>| anyhow!("cannot be drawn: {error}");
+        let lasts = self.runs.iter().filter_map(|run| run.training.last());
+        let most = lasts.map(|point| axis.of(point)).fold(f64::MIN_POSITIVE, f64::max);
+        let (unit, what) = axis.unit(most);
+        let (low, high) = self.range();
+        let place = |point: &Point| (axis.of(point) / unit, point.loss);
+
+        let mut chart = ChartBuilder::on(area)
+            .margin(px(14))
+            .margin_right(px(26))
+            .x_label_area_size(px(56))
+            .y_label_area_size(px(if named { 78 } else { 56 }))
+            .build_cartesian_2d(0.0..1.02 * most / unit, low..high)
+            .map_err(fail)?;
+        let mut mesh = chart.configure_mesh();
+        mesh.light_line_style(WHITE)
+            .bold_line_style(BLACK.mix(0.12).stroke_width(scale))
+            .axis_style(BLACK.stroke_width(scale))
+            .x_labels(6)
+            .y_labels(8)
+            .x_desc(what)
+            .x_label_formatter(&|x| trimmed(*x))
+            .y_label_formatter(&|y| trimmed(*y))
+            .label_style(text(16))
+            .axis_desc_style(text(18));
+        if named {
+            mesh.y_desc("loss (nats per token)");
+        }
+        mesh.draw().map_err(fail)?;
+
+        for (run, colour) in self.runs.iter().zip(COLOURS.iter().cycle()) {
+            let training = visible(run.smoothed().iter().map(place), high);
+            let thin = colour.mix(0.55).stroke_width(scale + scale / 2);
+            chart.draw_series(LineSeries::new(thinned(training), thin)).map_err(fail)?;
+            let validation = visible(run.validation.iter().map(place), high);
+            let thick = colour.stroke_width(2 * scale + scale / 2);
+            chart.draw_series(LineSeries::new(validation.iter().copied(), thick)).map_err(fail)?;
+            let marker = |&at: &(f64, f64)| Circle::new(at, px(4), colour.filled());
+            chart.draw_series(validation.iter().map(marker)).map_err(fail)?;
+        }
+        Ok(())
+    }
+}
+
+/// The part of a curve from where it first comes below `high`.
+fn visible(points: impl Iterator<Item = (f64, f64)>, high: f64) -> Vec<(f64, f64)> {
+    points.skip_while(|point| point.1 > high).map(|(x, loss)| (x, loss.min(high))).collect()
+}
+
+/// Evenly chosen points, the last among them.
+fn thinned(points: Vec<(f64, f64)>) -> Vec<(f64, f64)> {
+    let step = points.len().div_ceil(POINTS).max(1);
+    let last = points.len().wrapping_sub(1);
+    let chosen = |&(index, _): &(usize, (f64, f64))| index % step == 0 || index == last;
+    points.into_iter().enumerate().filter(chosen).map(|(_, point)| point).collect()
+}
+
+/// One entry per run below the panels, in as many lines as they need.
+struct Legend {
+    /// Entry, left edge and line.
+    places: Vec<(i32, i32)>,
+    lines: i32,
+    scale: u32,
+}
+
+impl Legend {
+    const SIZE: u32 = 17;
+    const LINE: u32 = 28;
+    const MARK: u32 = 34;
+    const GAP: u32 = 34;
+    const MARGIN: u32 = 30;
+    const KEY: &str = "thick, with points: validation; thin: training, smoothed";
+
+    /// Lays out the entries of a picture.
+    fn new<B: DrawingBackend>(
+        area: &DrawingArea<B, Shift>,
+        losses: &Losses,
+        scale: u32,
+    ) -> anyhow::Result<Self>
+    where
+        B::ErrorType: 'static,
+    {
+        let px = |units: u32| (units * scale) as i32;
+        let style = TextStyle::from((FONT, px(Self::SIZE)).into_font());
+        let right = area.dim_in_pixel().0 as i32 - px(Self::MARGIN);
+        let (mut x, mut line, mut places) = (px(Self::MARGIN), 0, Vec::new());
+        for run in &losses.runs {
+            let size = area.estimate_text_size(&run.label, &style);
+            let (width, _) = size.map_err(|error| anyhow!("cannot be drawn: {error}"))?;
+            let width = px(Self::MARK) + width as i32;
+            if x + width > right && x > px(Self::MARGIN) {
+                (x, line) = (px(Self::MARGIN), line + 1);
+            }
+            places.push((x, line));
+            x += width + px(Self::GAP);
+        }
+        // The key has a line of its own.
+        Ok(Self { places, lines: line + 2, scale })
+    }
+
+    fn height(&self) -> i32 {
+        self.lines * (Self::LINE * self.scale) as i32
+    }
+
+    fn draw<B: DrawingBackend>(
+        &self,
+        area: &DrawingArea<B, Shift>,
+        losses: &Losses,
+    ) -> anyhow::Result<()>
+    where
+        B::ErrorType: 'static,
+    {
+        let px = |units: u32| (units * self.scale) as i32;
+        let fail = |error: DrawingAreaErrorKind<B::ErrorType>| anyhow!("cannot be drawn: {error}");
+        let style = TextStyle::from((FONT, px(Self::SIZE)).into_font())
+            .pos(Pos::new(HPos::Left, VPos::Center));
+        let middle = |line: i32| line * px(Self::LINE) + px(Self::LINE) / 2;
+        for ((run, colour), &(x, line)) in
+            losses.runs.iter().zip(COLOURS.iter().cycle()).zip(&self.places)
+        {
+            let y = middle(line);
+            let stroke = colour.stroke_width(2 * self.scale + self.scale / 2);
+            area.draw(&PathElement::new([(x, y), (x + px(24), y)], stroke)).map_err(fail)?;
+            area.draw(&Circle::new((x + px(12), y), px(4), colour.filled())).map_err(fail)?;
+            area.draw(&Text::new(run.label.clone(), (x + px(Self::MARK), y), style.clone()))
+                .map_err(fail)?;
+        }
+        let grey = BLACK.mix(0.6);
+        let style = style.color(&grey);
+        let key = Text::new(Self::KEY, (px(Self::MARGIN), middle(self.lines - 1)), style);
+        area.draw(&key).map_err(fail)
+    }
+}
+
+/// A number without needless zeros.
+fn trimmed(value: f64) -> String {
+    let text = format!("{value:.2}");
+    text.trim_end_matches('0').trim_end_matches('.').to_string()
+}

@@ -1,0 +1,112 @@
+//! `mediswift plot`: the paper's figures from this program's results.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use serde_json::{Value, json};
+
+use crate::chart::losses::{Axis, Curves, Losses, Point};
+use crate::chart::speedup::Speedups;
+use crate::chart::{Files, Picture};
+use crate::verb::{Context, Exit, Outcome, Verb};
+
+/// Draw results as SVG and PNG: loss curves of runs, or speedups of layers
+///
+/// Run folders, finished or not, give their loss curves against tokens, operations and time, side by
+/// side (the paper's Figure 2): training losses smoothed, validation losses as they are. A file with
+/// the output of `bench layer --json` gives realised against theoretical speedup (Figure 3).
+#[derive(clap::Args)]
+#[command(after_help = "Examples:
+  mediswift plot dense sparse --out losses.svg
+  mediswift plot runs/* --x hours --out hours.png
+  mediswift bench layer --json > layers.json && mediswift plot layers.json --out speedup.svg")]
+pub struct Plot {
+    /// Run folders, or one file that `bench layer --json` printed
+    #[arg(value_name = "RUN", required = true)]
+    inputs: Vec<PathBuf>,
+
+    /// The picture to write, .svg or .png; the other one is written beside it
+    #[arg(long, value_name = "F", default_value = "plot.svg")]
+    out: PathBuf,
+
+    /// Draw losses against this alone
+    #[arg(long, value_name = "AXIS")]
+    x: Option<Axis>,
+}
+
+impl Verb for Plot {
+    fn run(self, _: &Context) -> anyhow::Result<Outcome> {
+        match &self.inputs[..] {
+            [file] if file.is_file() => {
+                if self.x.is_some() {
+                    return Err(Exit::usage("--x is for the losses of run folders").into());
+                }
+                self.draw(&speedups(file)?, json!({ "figure": "speedup" }), String::new())
+            }
+            inputs => {
+                if let Some(file) = inputs.iter().find(|path| path.is_file()) {
+                    let message = "is a file among several inputs; draw it by itself";
+                    return Err(Exit::usage(format!("{}: {message}", file.display())).into());
+                }
+                self.losses()
+            }
+        }
+    }
+}
+
+impl Plot {
+    fn losses(&self) -> anyhow::Result<Outcome> {
+        let runs: Vec<Curves> =
+            self.inputs.iter().map(|run| Curves::read(run)).collect::<Result<_, _>>()?;
+        let mut text = format!(
+            "{:<32} {:>10} {:>10} {:>8} {:>8} {:>10}\n",
+            "run", "tokens", "FLOPs", "hours", "training", "validation"
+        );
+        let mut rows: Vec<Value> = Vec::new();
+        for (path, run) in self.inputs.iter().zip(&runs) {
+            let last = run.training.last().expect("a run has a step");
+            let val_loss = run.validation.last().map(|point| point.loss);
+            let Point { tokens, flops, hours, loss } = *last;
+            text += &format!(
+                "{:<32} {tokens:>10.3e} {flops:>10.3e} {hours:>8.3} {loss:>8.4} {:>10}\n",
+                run.label,
+                val_loss.map_or("–".into(), |loss| format!("{loss:.4}")),
+            );
+            rows.push(json!({
+                "run": path,
+                "label": run.label,
+                "tokens": tokens,
+                "flops": flops,
+                "hours": hours,
+                "train_loss": loss,
+                "val_loss": val_loss,
+            }));
+        }
+        let axes = self.x.map_or(Axis::ALL.to_vec(), |axis| vec![axis]);
+        self.draw(&Losses { runs, axes }, json!({ "figure": "losses", "runs": rows }), text)
+    }
+
+    /// Draws a picture, and says where.
+    fn draw(
+        &self,
+        picture: &impl Picture,
+        mut json: Value,
+        mut text: String,
+    ) -> anyhow::Result<Outcome> {
+        let files = Files::create(&self.out)?.draw(picture)?;
+        for path in &files {
+            text += &format!("wrote {}\n", path.display());
+        }
+        json["files"] = json!(files);
+        Ok(Outcome::new(json, text))
+    }
+}
+
+/// What `bench layer --json` printed.
+fn speedups(path: &Path) -> anyhow::Result<Speedups> {
+    let bytes = fs::read(path).with_context(|| format!("{}: cannot read", path.display()))?;
+    serde_json::from_slice(&bytes).with_context(|| {
+        format!("{}: neither a run folder nor the output of `bench layer --json`", path.display())
+    })
+}
