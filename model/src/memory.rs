@@ -107,10 +107,11 @@ fn activations(config: &Config, layout: TokenLayout, recompute: bool) -> u64 {
     let (layers, d, heads) = (config.model.layers, config.model.d_model, config.model.heads);
     let block = 18 * d + heads + 4;
     let kept = if recompute { layers * d + block } else { layers * block };
-    // Besides: embedding and last norm; on the way back the gradients of the residual stream, of a
-    // block's output and of both wide values of its MLP, which are the largest that meet.
+    // Besides: embedding and last norm; on the way back gradients of the residual stream and of what
+    // was added to it, of both wide values of the MLP, and of query, key and value: a buffer of
+    // each size stays for the next block.
     let around = 2 * d + 2;
-    let back = 2 * d + 2 * 4 * d;
+    let back = 2 * d + 2 * 4 * d + 3 * d;
     (layout.tiles() * LANES * (kept + around + back)) as u64
 }
 
@@ -161,7 +162,7 @@ mod tests {
             }
             let kept = arena.bytes() as f64;
             let estimate = Memory::of_step(&config, false).activations as f64;
-            assert!((kept / estimate - 1.0).abs() < 0.05, "{layers}: {kept} against {estimate}");
+            assert!((kept / estimate - 1.0).abs() < 0.01, "{layers}: {kept} against {estimate}");
         }
     }
 
