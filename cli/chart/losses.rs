@@ -16,11 +16,12 @@ use super::{COLOURS, FONT, Picture};
 /// No line has more points: nobody sees them.
 const POINTS: usize = 800;
 
-/// Fraction of a run that one point of a smoothed curve looks back on.
+/// Fraction of a run over which a point of a smoothed curve is the mean.
 const SMOOTHING: f64 = 0.03;
 
-/// Fraction of a run after which its curve should be in the picture.
-const SHOWN_FROM: f64 = 0.04;
+/// Fraction of a run from which its whole curve should be in the picture: before, it falls so far
+/// that nothing else would be seen.
+const SHOWN_FROM: f64 = 0.08;
 
 /// What a loss is drawn against.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -117,16 +118,21 @@ impl Curves {
         })
     }
 
-    /// The training losses, smoothed: every point is the mean of those before it, weighted by an
-    /// exponential that forgets a small part of the run.
+    /// The training losses, smoothed: every point is the mean of its neighbourhood, which is as long
+    /// before it as after it and shorter towards both ends, so that curves are not shifted.
     fn smoothed(&self) -> Vec<Point> {
-        let keep = (-1.0 / (SMOOTHING * self.training.len() as f64).max(1.0)).exp();
-        let (mut sum, mut weight) = (0.0, 0.0);
-        let smooth = |point: &Point| {
-            (sum, weight) = (keep * sum + point.loss, keep * weight + 1.0);
-            Point { loss: sum / weight, ..*point }
+        let count = self.training.len();
+        let reach = (0.5 * SMOOTHING * count as f64).round() as usize;
+        let mut sums = vec![0.0];
+        for point in &self.training {
+            sums.push(sums[sums.len() - 1] + point.loss);
+        }
+        let smooth = |(at, point): (usize, &Point)| {
+            let reach = reach.min(at).min(count - 1 - at);
+            let mean = (sums[at + reach + 1] - sums[at - reach]) / (2 * reach + 1) as f64;
+            Point { loss: mean, ..*point }
         };
-        self.training.iter().map(smooth).collect()
+        self.training.iter().enumerate().map(smooth).collect()
     }
 }
 
@@ -214,6 +220,8 @@ impl Losses {
         mesh.light_line_style(WHITE)
             .bold_line_style(BLACK.mix(0.12).stroke_width(scale))
             .axis_style(BLACK.stroke_width(scale))
+            .set_tick_mark_size(LabelAreaPosition::Bottom, px(6))
+            .set_tick_mark_size(LabelAreaPosition::Left, px(6))
             .x_labels(6)
             .y_labels(8)
             .x_desc(what)
@@ -316,10 +324,11 @@ impl Legend {
         for ((run, colour), &(x, line)) in
             losses.runs.iter().zip(COLOURS.iter().cycle()).zip(&self.places)
         {
-            let y = middle(line);
+            // Letters stand a little above the middle of their line.
+            let (y, mark) = (middle(line), middle(line) - px(2));
             let stroke = colour.stroke_width(2 * self.scale + self.scale / 2);
-            area.draw(&PathElement::new([(x, y), (x + px(24), y)], stroke)).map_err(fail)?;
-            area.draw(&Circle::new((x + px(12), y), px(4), colour.filled())).map_err(fail)?;
+            area.draw(&PathElement::new([(x, mark), (x + px(24), mark)], stroke)).map_err(fail)?;
+            area.draw(&Circle::new((x + px(12), mark), px(4), colour.filled())).map_err(fail)?;
             area.draw(&Text::new(run.label.clone(), (x + px(Self::MARK), y), style.clone()))
                 .map_err(fail)?;
         }
@@ -334,4 +343,47 @@ impl Legend {
 fn trimmed(value: f64) -> String {
     let text = format!("{value:.2}");
     text.trim_end_matches('0').trim_end_matches('.').to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn smoothing_keeps_the_place_and_the_ends_of_a_curve() {
+        let point = |step: usize| {
+            let at = step as f64;
+            let noise = if step.is_multiple_of(2) { 0.1 } else { -0.1 };
+            Point { tokens: at, flops: at, hours: at, loss: 10.0 - 0.01 * at + noise }
+        };
+        let training: Vec<Point> = (0..1000).map(point).collect();
+        let run = Curves { label: String::new(), training, validation: Vec::new() };
+        let smoothed = run.smoothed();
+        for (before, after) in run.training.iter().zip(&smoothed) {
+            assert_eq!(before.tokens, after.tokens);
+        }
+        for point in &smoothed[15..985] {
+            assert!((point.loss - (10.0 - 0.01 * point.tokens)).abs() < 0.01, "{point:?}");
+        }
+        assert_eq!(smoothed[0].loss, run.training[0].loss);
+        assert!((smoothed[999].loss - run.training[999].loss).abs() < 1e-9);
+    }
+
+    #[test]
+    fn long_curves_are_thinned_and_high_beginnings_left_out() {
+        let points: Vec<(f64, f64)> = (0..4001).map(|i| (f64::from(i), 1.0)).collect();
+        let thin = thinned(points);
+        assert!(thin.len() <= POINTS + 1 && thin[thin.len() - 1].0 == 4000.0);
+        let shown = visible([(0.0, 9.0), (1.0, 3.0), (2.0, 5.0)].into_iter(), 4.0);
+        assert_eq!(shown, [(1.0, 3.0), (2.0, 4.0)]);
+    }
+
+    #[test]
+    fn units_suit_the_values() {
+        let unit = |axis: Axis, most| axis.unit(most);
+        assert_eq!(unit(Axis::Tokens, 3e7), (1e6, "tokens (millions)".into()));
+        assert_eq!(unit(Axis::Flops, 2.5e14).1, "training operations (10¹⁴ FLOP)");
+        assert_eq!(unit(Axis::Hours, 0.5).1, "training time (minutes)");
+        assert_eq!(unit(Axis::Hours, 100.0), (24.0, "training time (days)".into()));
+    }
 }

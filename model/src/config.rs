@@ -231,6 +231,10 @@ impl Config {
             format!("{} exceeds model.context = {} positions", train.context, model.context)
         })?;
         self.sparsity.validate(model)?;
+        let CheckpointConfig { every, keep_every, .. } = self.checkpoint;
+        require(keep_every.is_multiple_of(every), "checkpoint.keep_every", || {
+            format!("{keep_every} is not a multiple of checkpoint.every = {every}")
+        })?;
         for (key, plan) in &self.kernels.plans {
             let checked = plan.parse::<LayerPlan>().map(|_| ());
             checked
@@ -465,6 +469,7 @@ mod tests {
             ("sparsity.sparsity=nan", "sparsity.sparsity: is NaN"),
             ("sparsity.init_method=topology", "unknown mask policy 'topology'"),
             ("checkpoint.keep=0", "checkpoint.keep: is 0"),
+            ("checkpoint.keep_every=150", "150 is not a multiple of checkpoint.every = 100"),
         ] {
             let mut config = tiny();
             config.set(assignment).unwrap();

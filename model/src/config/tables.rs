@@ -54,7 +54,8 @@ tables! {
         init_method: String,
         /// Seed of the masks.
         seed: u64,
-        /// Exceptions for some layers; the last group that names a weight decides. One of them is
+        /// Exceptions for some layers; the last group that matches a weight decides. One of them, in
+        /// place of the empty list, is
         ///     [[sparsity.groups]]
         ///     param_filter = ["blocks.*.mlp.*"]
         ///     sparsity = 0.9
@@ -115,7 +116,8 @@ tables! {
         every: usize,
         /// Newest checkpoints to keep; at least 1.
         keep: usize,
-        /// Checkpoints of every so many steps are kept for good, besides the newest; 0 keeps none.
+        /// Checkpoints of every so many steps, a multiple of those above, are kept for good besides
+        /// the newest; 0 keeps none.
         keep_every: usize,
     }
 
