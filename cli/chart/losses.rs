@@ -118,8 +118,9 @@ impl Curves {
         })
     }
 
-    /// The training losses, smoothed: every point is the mean of its neighbourhood, which is as long
-    /// before it as after it and shorter towards both ends, so that curves are not shifted.
+    /// The training losses, smoothed: every point is the mean of its neighbourhood, as long before it
+    /// as after it, so that curves are not shifted; only at the end, where they are flat, none is
+    /// left after it.
     fn smoothed(&self) -> Vec<Point> {
         let count = self.training.len();
         let reach = (0.5 * SMOOTHING * count as f64).round() as usize;
@@ -128,8 +129,9 @@ impl Curves {
             sums.push(sums[sums.len() - 1] + point.loss);
         }
         let smooth = |(at, point): (usize, &Point)| {
-            let reach = reach.min(at).min(count - 1 - at);
-            let mean = (sums[at + reach + 1] - sums[at - reach]) / (2 * reach + 1) as f64;
+            let reach = reach.min(at);
+            let (first, end) = (at - reach, count.min(at + reach + 1));
+            let mean = (sums[end] - sums[first]) / (end - first) as f64;
             Point { loss: mean, ..*point }
         };
         self.training.iter().enumerate().map(smooth).collect()
@@ -350,7 +352,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn smoothing_keeps_the_place_and_the_ends_of_a_curve() {
+    fn smoothing_does_not_shift_a_curve() {
         let point = |step: usize| {
             let at = step as f64;
             let noise = if step.is_multiple_of(2) { 0.1 } else { -0.1 };
@@ -366,7 +368,7 @@ mod tests {
             assert!((point.loss - (10.0 - 0.01 * point.tokens)).abs() < 0.01, "{point:?}");
         }
         assert_eq!(smoothed[0].loss, run.training[0].loss);
-        assert!((smoothed[999].loss - run.training[999].loss).abs() < 1e-9);
+        assert!((smoothed[999].loss - 0.08).abs() < 0.02, "{:?}", smoothed[999]);
     }
 
     #[test]
