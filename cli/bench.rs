@@ -1,12 +1,14 @@
 //! `mediswift bench`: measurements.
 
 mod layer;
+mod step;
 
 use crate::verb::{Context, Outcome, Verb, verbs};
 
 verbs! {
     pub enum BenchVerb {
         Layer(layer::Layer),
+        Step(step::Step),
     }
 }
 

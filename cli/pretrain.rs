@@ -104,11 +104,7 @@ impl Pretrain {
         let usage = |error: mediswift_model::Error| Exit::usage(error.to_string());
         let mut config = match (&self.preset, &self.config, &self.out) {
             (Some(preset), ..) => Config::from_preset(preset).map_err(usage)?,
-            (None, Some(file), _) => {
-                let text = std::fs::read_to_string(file)
-                    .with_context(|| format!("{}: cannot read", file.display()))?;
-                Config::from_toml(&text, file)?
-            }
+            (None, Some(file), _) => Config::from_toml(&read(file)?, file)?,
             (None, None, Some(run)) => run::read_config(run)?,
             (None, None, None) => {
                 return Err(Exit::usage("--resume needs --out RUN: which run to go on with").into());
@@ -126,6 +122,11 @@ impl Pretrain {
         config.validate().map_err(usage)?;
         Ok(config)
     }
+}
+
+/// The text of a configuration file.
+pub fn read(file: &Path) -> anyhow::Result<String> {
+    std::fs::read_to_string(file).with_context(|| format!("{}: cannot read", file.display()))
 }
 
 /// Shows a run on a progress bar.

@@ -119,7 +119,7 @@ fn bad_options_are_one_clear_line() {
         ("--isa avx9", 2, "avx9"),
         ("--isa neon,avx2", 2, "neon,avx2"),
         ("--plan fast", 2, "forward/dx/dw"),
-        ("--plan csr/csr/strips-v3-k1-m1", 2, "strips-vV-kK-mM"),
+        ("--plan csr/csr/panels-r3-v4-u1-k1-m1-p1", 2, "panels-rR-vV"),
         ("--mask pruned", 2, "row-skewed"),
         ("--mask missing.smtx", 1, "missing.smtx: cannot be read"),
         ("--mask missing.csv", 1, ".smtx, .mtx or .npz"),

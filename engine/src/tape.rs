@@ -1,6 +1,6 @@
 //! The tape: records operators as they run, then walks them back.
 
-use crate::{Gradients, Parameters, Tiles, TokenLayout};
+use crate::{Gradients, Parameters, Pass, Profile, Tiles, TokenLayout};
 use mediswift_kernels::{AlignedBuffer, LANES};
 use std::collections::HashMap;
 
@@ -106,6 +106,9 @@ impl std::ops::Add for LossSum {
 
 /// The end of a tape: where differentiation starts.
 pub trait Loss {
+    /// Name in profiles and test reports.
+    fn name(&self) -> &'static str;
+
     /// The loss of hidden states `x`.
     fn evaluate(&self, x: &Tiles, parameters: &Parameters) -> LossSum;
 
@@ -122,9 +125,15 @@ pub trait Loss {
     fn cost(&self, layout: TokenLayout) -> Cost;
 }
 
-/// Buffers kept from tape to tape, so that a training step allocates nothing.
+/// What tapes share: buffers kept from one to the next, so that a training step allocates nothing,
+/// and the measurement of their parts.
 #[derive(Default)]
-pub struct Arena(HashMap<usize, Vec<AlignedBuffer>>);
+pub struct Arena {
+    /// Free buffers by length.
+    buffers: HashMap<usize, Vec<AlignedBuffer>>,
+    /// Where the time goes, if somebody wants to know.
+    pub profile: Profile,
+}
 
 impl Arena {
     /// Bytes of all buffers that no tape uses at the moment.
@@ -135,13 +144,13 @@ impl Arena {
 
     fn take(&mut self, layout: TokenLayout, features: usize) -> Tiles {
         let len = layout.tiles() * features * LANES;
-        let kept = self.0.get_mut(&len).and_then(Vec::pop);
+        let kept = self.buffers.get_mut(&len).and_then(Vec::pop);
         Tiles::from_buffer(layout, features, kept.unwrap_or_else(|| AlignedBuffer::zeros(len)))
     }
 
     fn give(&mut self, tiles: Tiles) {
         let buffer = tiles.into_buffer();
-        self.0.entry(buffer.len()).or_default().push(buffer);
+        self.buffers.entry(buffer.len()).or_default().push(buffer);
     }
 }
 
@@ -185,7 +194,10 @@ impl<'a> Tape<'a> {
         let mut value = self.arena.take(self.layout, op.out_features());
         let mut saved = self.arena.take(self.layout, op.saved_features());
         let x: Vec<&Tiles> = inputs.iter().map(|&var| self.value(var)).collect();
+        let clock = self.arena.profile.clock();
         op.forward(&x, parameters, &mut value, &mut saved);
+        let flops = || op.cost(self.layout).forward_flops;
+        self.arena.profile.record(clock, op.name(), Pass::Forward, flops);
         self.nodes.push(Node { op: Box::new(op), inputs: inputs.to_vec(), value, saved });
         Var(self.nodes.len() - 1)
     }
@@ -207,7 +219,11 @@ impl<'a> Tape<'a> {
         let mut grads: Vec<Option<Tiles>> = self.nodes.iter().map(|_| None).collect();
         let hidden = &self.nodes[last.0].value;
         let mut dx = self.arena.take(self.layout, hidden.features());
+        let clock = self.arena.profile.clock();
         let sum = loss.differentiate(hidden, parameters, &mut dx, gradients);
+        let cost = loss.cost(self.layout);
+        let flops = || cost.forward_flops + cost.backward_flops;
+        self.arena.profile.record(clock, loss.name(), Pass::Backward, flops);
         grads[last.0] = Some(dx);
         while let Some(node) = self.nodes.pop() {
             let Some(dy) = grads.pop().flatten() else {
@@ -221,6 +237,7 @@ impl<'a> Tape<'a> {
                 let started = grads[var.0].take();
                 dx.push(started.unwrap_or_else(|| self.arena.take(self.layout, x.features())));
             }
+            let clock = self.arena.profile.clock();
             node.op.backward(Backward {
                 x: &x,
                 y: &node.value,
@@ -231,6 +248,8 @@ impl<'a> Tape<'a> {
                 parameters,
                 gradients,
             });
+            let flops = || node.op.cost(self.layout).backward_flops;
+            self.arena.profile.record(clock, node.op.name(), Pass::Backward, flops);
             for (var, dx) in node.inputs.iter().zip(dx) {
                 grads[var.0] = Some(dx);
             }

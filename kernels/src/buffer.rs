@@ -19,7 +19,8 @@ pub struct AlignedBuffer {
 impl AlignedBuffer {
     /// A buffer of `len` zeros (pages come zeroed from the system, so large ones cost nothing yet).
     pub fn zeros(len: usize) -> Self {
-        let lines = bytemuck::zeroed_vec(len.div_ceil(LANES));
+        let mut lines = bytemuck::zeroed_vec(len.div_ceil(LANES));
+        ask_for_huge_pages(&mut lines);
         Self { lines, len }
     }
 
@@ -30,6 +31,26 @@ impl AlignedBuffer {
         buffer
     }
 }
+
+/// Has the system back a large buffer by huge pages, if it will: kernels walk over many tiles at once,
+/// each on pages of its own, and would wait for translations (3 to 4 % of their time when measured).
+#[cfg(target_os = "linux")]
+fn ask_for_huge_pages(lines: &mut [Line]) {
+    use rustix::mm::{Advice, madvise};
+    const HUGE: usize = 2 << 20;
+    let range = lines.as_mut_ptr_range();
+    let first = (range.start as usize).next_multiple_of(HUGE);
+    let end = range.end as usize / HUGE * HUGE;
+    if first < end {
+        let pages = range.start.wrapping_byte_add(first - range.start as usize);
+        // SAFETY: the pages lie inside the buffer, and this advice changes no content. A system that
+        // knows no huge pages refuses, which changes nothing.
+        let _ = unsafe { madvise(pages.cast(), end - first, Advice::LinuxHugepage) };
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn ask_for_huge_pages(_: &mut [Line]) {}
 
 impl Deref for AlignedBuffer {
     type Target = [f32];

@@ -4,6 +4,7 @@
 
 use crate::isa::{Isa, IsaKind, Kernel};
 use crate::{AlignedBuffer, LANES};
+use std::sync::OnceLock;
 use std::time::Instant;
 
 /// Limits of the machine, over all threads of the pool.
@@ -27,6 +28,21 @@ const DRAM_BYTES: usize = 512 << 20;
 
 /// Repetitions of a probe; the best counts, because a limit is what nothing got in the way of.
 const ROUNDS: usize = 5;
+
+/// Bytes of a core's L1 data cache, as the system tells, or 32 KB where it does not.
+pub fn l1_bytes() -> usize {
+    static BYTES: OnceLock<usize> = OnceLock::new();
+    *BYTES.get_or_init(|| {
+        let of_index = |index: usize| -> Option<usize> {
+            let cache = format!("/sys/devices/system/cpu/cpu0/cache/index{index}");
+            let read = |file: &str| std::fs::read_to_string(format!("{cache}/{file}")).ok();
+            let is_l1 = read("level")?.trim() == "1" && read("type")?.trim() == "Data";
+            let kilobytes = || read("size")?.trim().strip_suffix('K')?.parse::<usize>().ok();
+            is_l1.then(kilobytes)?.map(|kilobytes| kilobytes << 10)
+        };
+        (0..4).find_map(of_index).unwrap_or(32 << 10)
+    })
+}
 
 /// Measures the limits; takes about a second.
 pub fn measure(isa: IsaKind) -> Limits {

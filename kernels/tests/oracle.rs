@@ -3,11 +3,8 @@
 
 use mediswift_kernels::isa::IsaKind;
 use mediswift_kernels::ops::plan::Blocking;
-use mediswift_kernels::ops::sddmm::StripBlocking;
 use mediswift_kernels::ops::spmm::Start;
-use mediswift_kernels::ops::{
-    KERNELS, LayerPlan, Product, SddmmStrategy, SparseLayer, SpmmStrategy,
-};
+use mediswift_kernels::ops::{KERNELS, LayerPlan, Product, SparseLayer, Strategy};
 use mediswift_kernels::sparse::mask::uniform_random;
 use mediswift_kernels::{CsrMatrix, LANES, SparsePattern};
 use std::sync::Arc;
@@ -136,16 +133,19 @@ fn layers_start_from_bias_and_accumulate_for_all_tile_sizes() {
     }
     let mut plans = vec![LayerPlan::CSR, "dense/dense/dense".parse().unwrap()];
     for panel_rows in [1, 2, 4] {
-        for vectors in [1, 2, 4] {
+        for vectors in [1, 2, 4, 8].into_iter().filter(|v| panel_rows < 4 || *v < 8) {
             for k_pass in [1, 3] {
-                let panels = Blocking { panel_rows, vectors, k_block: 64, row_block: 48, k_pass };
-                let panels = SpmmStrategy::Panels(panels);
-                let vectors = 2 * vectors;
-                let strips = StripBlocking { vectors, column_block: 50, row_block: 40 };
+                let unroll = if panel_rows * vectors <= 4 { 2 } else { 1 };
+                let (k_block, row_block) = (64, 48);
+                let forward = Blocking { panel_rows, vectors, unroll, k_block, row_block, k_pass };
+                let input_gradient = Blocking { unroll: 1, ..forward };
+                // Once the plan of the forward product, once its own.
+                let weight_gradient =
+                    if k_pass == 1 { forward } else { Blocking { k_block: 50, ..forward } };
                 plans.push(LayerPlan {
-                    forward: panels,
-                    input_gradient: panels,
-                    weight_gradient: SddmmStrategy::Strips(strips),
+                    forward: Strategy::Panels(forward),
+                    input_gradient: Strategy::Panels(input_gradient),
+                    weight_gradient: Strategy::Panels(weight_gradient),
                 });
             }
         }
@@ -168,7 +168,7 @@ fn thread_counts_do_not_change_a_bit() {
     let uniform = random(300, 500, 0.75);
     let plans = ["csr/csr/csr", "dense/dense/dense"].map(|plan| plan.parse().unwrap());
     for w in [&uniform, &uneven()] {
-        for plan in plans.into_iter().chain([LayerPlan::estimate(0.25, 32)]) {
+        for plan in plans.into_iter().chain([LayerPlan::estimate(0.25, 32, 48 << 10)]) {
             let run = |threads| {
                 let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
                 pool.install(|| {

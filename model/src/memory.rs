@@ -8,7 +8,7 @@
 //! | weights | P |
 //! | moments | 2 P |
 //! | gradients | (⌊log₂ n⌋ + 1) P for n micro-batches: the levels of [`crate::gradient_tree`] |
-//! | plans | 30 bytes per non-zero: its column (4); column, origin and packed value in both products (2 × 10); column and origin in the weight gradient (6) |
+//! | plans | 26 bytes per non-zero: its column (4); column, origin and packed value in both products (2 × 10), with zeros that pad patterns |
 //! | activations | T · (L · (18 d + heads + 4) + 2 d + 2) of the forward pass, and what travels back |
 //! | head | the logits of one chunk, and the packed token table V · d |
 //!
@@ -32,7 +32,7 @@ use mediswift_kernels::LANES;
 const VALUE: u64 = 4;
 
 /// Bytes that a non-zero takes in patterns and plans.
-const PLANS: u64 = 30;
+const PLANS: u64 = 26;
 
 /// Bytes that a training step holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -6,7 +6,7 @@ use crate::error::Error;
 use crate::gpt::{Gpt, TokenBatch};
 use crate::gradient_tree::GradientTree;
 use crate::schedule::Schedule;
-use mediswift_engine::{Arena, Gradients, LossSum};
+use mediswift_engine::{Arena, Gradients, LossSum, Pass, Profile};
 
 /// A model, its optimiser, and the buffers that steps share.
 pub struct Optimisation {
@@ -58,6 +58,11 @@ impl Optimisation {
         &self.adamw
     }
 
+    /// Where the time of steps goes: off until it is started.
+    pub fn profile(&mut self) -> &mut Profile {
+        &mut self.arena.profile
+    }
+
     /// Optimiser steps done.
     pub fn steps_done(&self) -> usize {
         self.adamw.updates() as usize
@@ -71,7 +76,9 @@ impl Optimisation {
     pub fn step(&mut self, micro_batches: &[TokenBatch]) -> Result<StepResult, Error> {
         let step = self.steps_done();
         let outcome = self.gradients(micro_batches).and_then(|(loss, gradients)| {
+            let clock = self.arena.profile.clock();
             let grad_norm = global_norm(self.gpt.parameters(), &gradients)?;
+            self.arena.profile.record(clock, "gradient norm", Pass::Update, || 0);
             Ok((loss, grad_norm, gradients))
         });
         let (loss, grad_norm, gradients) = outcome.map_err(|source| {
@@ -80,8 +87,12 @@ impl Optimisation {
         })?;
         let lr = self.schedule.learning_rate(step);
         let scale = clip_scale(grad_norm, self.clip_norm);
+        let clock = self.arena.profile.clock();
         self.adamw.step(self.gpt.parameters_mut(), &gradients, lr, scale);
+        self.arena.profile.record(clock, "AdamW", Pass::Update, || 0);
+        let clock = self.arena.profile.clock();
         self.gpt.refresh();
+        self.arena.profile.record(clock, "packing", Pass::Update, || 0);
         self.tree.recycle(gradients);
         Ok(StepResult { loss, grad_norm, lr })
     }
@@ -94,10 +105,14 @@ impl Optimisation {
         }
         let mut loss = LossSum::default();
         for (index, batch) in micro_batches.iter().enumerate() {
+            let clock = self.arena.profile.clock();
             let mut gradients = self.tree.zeros(self.gpt.parameters());
+            self.arena.profile.record(clock, "gradient sums", Pass::Update, || 0);
             let part =
                 self.gpt.loss_and_gradients(batch, weight, &mut gradients, &mut self.arena)?;
+            let clock = self.arena.profile.clock();
             self.tree.push(gradients);
+            self.arena.profile.record(clock, "gradient sums", Pass::Update, || 0);
             if !part.sum.is_finite() {
                 return Err(Error::NonFinite {
                     what: "loss",

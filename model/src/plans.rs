@@ -65,7 +65,7 @@ impl<'a> Planner<'a> {
                 })?
             }
             (None, None) if self.config.tune => tune::measure(self.isa, pattern, TUNING_TOKENS).0,
-            (None, None) => LayerPlan::estimate(pattern.density(), self.isa.registers()),
+            (None, None) => LayerPlan::of(pattern.density(), self.isa),
         };
         self.found.insert(key, plan);
         Ok(SparseLayer::with_plan(self.isa, pattern.clone(), plan))
@@ -80,7 +80,7 @@ mod tests {
     #[test]
     fn listed_plans_come_first() {
         let pattern = Arc::new(uniform_random(20, 30, 0.5, 1).unwrap());
-        let name = "csr/dense/strips-v4-k16-m8";
+        let name = "csr/dense/panels-r1-v4-u2-k16-m8-p1";
         let mut config = KernelsConfig::default();
         config.plans.insert(key(&pattern), name.into());
         let layer = Planner::new(&config).unwrap().layer(&pattern).unwrap();

@@ -8,7 +8,7 @@ use mediswift_kernels::isa::IsaKind;
 use mediswift_kernels::ops::gemm::{Left, OutLayout, gemm_on, transpose_tiles};
 use mediswift_kernels::ops::spmm::Start;
 use mediswift_kernels::ops::spmv::{gemv_on, spmv_on};
-use mediswift_kernels::ops::{LayerPlan, SddmmStrategy, SparseLayer, SpmmStrategy, tune};
+use mediswift_kernels::ops::{LayerPlan, SparseLayer, Strategy, tune};
 use mediswift_kernels::probe::{self, Limits};
 use mediswift_kernels::{AlignedBuffer, LANES, SparsePattern};
 
@@ -117,7 +117,7 @@ impl Bench {
             return Vec::new();
         }
         let plan = match planning {
-            Planning::Estimate => LayerPlan::estimate(pattern.density(), self.isa.registers()),
+            Planning::Estimate => LayerPlan::of(pattern.density(), self.isa),
             Planning::Tuned => tune::measure(self.isa, pattern, TUNING_TOKENS).0,
             Planning::Fixed(plan) => plan,
         };
@@ -238,9 +238,9 @@ impl Bench {
         let work = |dense: bool| if dense { weights } else { pattern.nnz() as f64 };
         let flops = 2.0 * self.tokens as f64;
         let parts = [
-            ("forward", plan.forward.to_string(), plan.forward == SpmmStrategy::Dense),
-            ("dx", plan.input_gradient.to_string(), plan.input_gradient == SpmmStrategy::Dense),
-            ("dw", plan.weight_gradient.to_string(), plan.weight_gradient == SddmmStrategy::Dense),
+            ("forward", plan.forward.to_string(), plan.forward == Strategy::Dense),
+            ("dx", plan.input_gradient.to_string(), plan.input_gradient == Strategy::Dense),
+            ("dw", plan.weight_gradient.to_string(), plan.weight_gradient == Strategy::Dense),
         ];
         let ceilings: Vec<f64> = parts
             .iter()

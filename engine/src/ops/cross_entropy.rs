@@ -201,6 +201,10 @@ impl CrossEntropy<'_> {
 }
 
 impl Loss for CrossEntropy<'_> {
+    fn name(&self) -> &'static str {
+        "output head"
+    }
+
     #[track_caller]
     fn evaluate(&self, x: &Tiles, parameters: &Parameters) -> LossSum {
         self.weighted_sum(&self.for_each_chunk(x, parameters, |_, _, _| {}))

@@ -133,20 +133,36 @@ impl Isa for Avx2 {
         out
     }
     #[inline(always)]
-    unsafe fn store_folded(self, to: *mut f32, v: Pair) {
-        // SAFETY: the caller guarantees eight writable `f32`; `self` proves the feature.
-        unsafe { _mm256_storeu_ps(to, _mm256_add_ps(v[0], v[1])) }
+    fn sum_within_quarters(self, v: [Pair; 4]) -> Pair {
+        let mut sums = v[0];
+        for (half, sum) in sums.iter_mut().enumerate() {
+            let [a, b, c, d] = [v[0][half], v[1][half], v[2][half], v[3][half]];
+            *sum = op!({
+                let x = _mm256_add_ps(_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b));
+                let y = _mm256_add_ps(_mm256_unpacklo_ps(c, d), _mm256_unpackhi_ps(c, d));
+                _mm256_add_ps(
+                    _mm256_shuffle_ps::<0b01_00_01_00>(x, y),
+                    _mm256_shuffle_ps::<0b11_10_11_10>(x, y),
+                )
+            });
+        }
+        sums
     }
     #[inline(always)]
-    unsafe fn sum_each_folded(self, from: *const f32) -> Pair {
-        // SAFETY: the caller guarantees 16 × 8 readable `f32`; `self` proves the feature.
-        unsafe {
-            let mut halves = [[_mm256_setzero_ps(); 8]; 2];
-            for j in 0..LANES {
-                halves[j / 8][j % 8] = _mm256_loadu_ps(from.add(j * 8));
+    fn sum_over_quarters(self, v: [Pair; 4]) -> Pair {
+        let mut sums = v[0];
+        for (i, sum) in sums.iter_mut().enumerate() {
+            let (x, y) = (v[2 * i], v[2 * i + 1]);
+            let mut halves = x;
+            for (half, of_both) in halves.iter_mut().enumerate() {
+                *of_both = op!(_mm256_add_ps(
+                    _mm256_permute2f128_ps::<0x20>(x[half], y[half]),
+                    _mm256_permute2f128_ps::<0x31>(x[half], y[half]),
+                ));
             }
-            [self.sum_each8(halves[0]), self.sum_each8(halves[1])]
+            *sum = op!(_mm256_add_ps(halves[0], halves[1]));
         }
+        sums
     }
     #[inline(always)]
     fn sum_each(self, vs: [Pair; LANES]) -> Pair {

@@ -150,55 +150,6 @@ impl Isa for Avx512 {
                     _mm512_shuffle_f32x4::<0b11_10_11_10>(x, y),
                 );
             }
-            self.sum_each_pair(a)
-        })
-    }
-    #[inline(always)]
-    unsafe fn store_folded(self, to: *mut f32, v: __m512) {
-        // SAFETY: the caller guarantees eight writable `f32`; `self` proves the features.
-        unsafe {
-            let high = _mm512_extractf32x8_ps::<1>(v);
-            _mm256_storeu_ps(to, _mm256_add_ps(_mm512_castps512_ps256(v), high));
-        }
-    }
-    #[inline(always)]
-    unsafe fn sum_each_folded(self, from: *const f32) -> __m512 {
-        // SAFETY: the caller guarantees 16 × 8 readable `f32`; `self` proves the features.
-        unsafe {
-            let mut pairs = [_mm512_setzero_ps(); 8];
-            for (j, pair) in pairs.iter_mut().enumerate() {
-                *pair = _mm512_loadu_ps(from.add(j * LANES));
-            }
-            // Vectors 2j and 2j + 1 came as the pair that `sum_each` makes of ORDER[j] and
-            // ORDER[j + 8]: take the lanes back from there.
-            let mut lanes = [0; LANES];
-            for j in 0..8 {
-                lanes[2 * j] = ORDER[j] as i32;
-                lanes[2 * j + 1] = ORDER[j + 8] as i32;
-            }
-            let lanes = _mm512_loadu_si512(lanes.as_ptr().cast());
-            _mm512_permutexvar_ps(lanes, self.sum_each_pair(pairs))
-        }
-    }
-    #[inline(always)]
-    fn run<K: Kernel>(self, kernel: K) -> K::Output {
-        #[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,avx2,fma")]
-        fn compiled<K: Kernel>(isa: Avx512, kernel: K) -> K::Output {
-            kernel.run(isa)
-        }
-        // SAFETY: `self` proves that the CPU has the features.
-        unsafe { compiled(self, kernel) }
-    }
-}
-
-/// The order in which vectors enter the tree of [`Isa::sum_each`].
-const ORDER: [usize; LANES] = [0, 2, 1, 3, 8, 10, 9, 11, 4, 6, 5, 7, 12, 14, 13, 15];
-
-impl Avx512 {
-    /// The levels of [`Isa::sum_each`] after the first, on registers that hold two folded vectors.
-    #[inline(always)]
-    fn sum_each_pair(self, a: [__m512; 8]) -> __m512 {
-        op!({
             let mut b = [_mm512_setzero_ps(); 4];
             for j in 0..4 {
                 let (x, y) = (a[j], a[j + 4]);
@@ -221,4 +172,43 @@ impl Avx512 {
             )
         })
     }
+    #[inline(always)]
+    fn sum_within_quarters(self, v: [__m512; 4]) -> __m512 {
+        op!({
+            let x = _mm512_add_ps(_mm512_unpacklo_ps(v[0], v[1]), _mm512_unpackhi_ps(v[0], v[1]));
+            let y = _mm512_add_ps(_mm512_unpacklo_ps(v[2], v[3]), _mm512_unpackhi_ps(v[2], v[3]));
+            _mm512_add_ps(
+                _mm512_shuffle_ps::<0b01_00_01_00>(x, y),
+                _mm512_shuffle_ps::<0b11_10_11_10>(x, y),
+            )
+        })
+    }
+    #[inline(always)]
+    fn sum_over_quarters(self, v: [__m512; 4]) -> __m512 {
+        op!({
+            let mut halves = [v[0]; 2];
+            for (i, half) in halves.iter_mut().enumerate() {
+                *half = _mm512_add_ps(
+                    _mm512_shuffle_f32x4::<0b10_00_10_00>(v[2 * i], v[2 * i + 1]),
+                    _mm512_shuffle_f32x4::<0b11_01_11_01>(v[2 * i], v[2 * i + 1]),
+                );
+            }
+            _mm512_add_ps(
+                _mm512_shuffle_f32x4::<0b10_00_10_00>(halves[0], halves[1]),
+                _mm512_shuffle_f32x4::<0b11_01_11_01>(halves[0], halves[1]),
+            )
+        })
+    }
+    #[inline(always)]
+    fn run<K: Kernel>(self, kernel: K) -> K::Output {
+        #[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,avx2,fma")]
+        fn compiled<K: Kernel>(isa: Avx512, kernel: K) -> K::Output {
+            kernel.run(isa)
+        }
+        // SAFETY: `self` proves that the CPU has the features.
+        unsafe { compiled(self, kernel) }
+    }
 }
+
+/// The order in which vectors enter the tree of [`Isa::sum_each`].
+const ORDER: [usize; LANES] = [0, 2, 1, 3, 8, 10, 9, 11, 4, 6, 5, 7, 12, 14, 13, 15];

@@ -105,36 +105,31 @@ pub trait Isa: Copy + Send + Sync + 'static {
         // SAFETY: `sums` holds sixteen `f32`.
         unsafe { self.load(sums.as_ptr()) }
     }
-    /// Writes the eight sums of lane i and lane i + 8: the first level of [`Isa::sum`].
-    /// # Safety
-    /// `to` must be valid for writing eight `f32`; no alignment is needed.
+    /// Sums inside quarters of four lanes: lane `4 q + j` of the result is the sum over quarter `q` of
+    /// `vs[j]`, as (lane 0 + lane 2) + (lane 1 + lane 3).
     #[inline(always)]
-    unsafe fn store_folded(self, to: *mut f32, v: Self::V) {
-        let lanes = self.to_array(v);
-        for i in 0..LANES / 2 {
-            // SAFETY: the caller vouches for eight `f32`.
-            unsafe { *to.add(i) = lanes[i] + lanes[i + LANES / 2] };
-        }
-    }
-    /// Sums sixteen vectors that [`Isa::store_folded`] wrote one after the other: lane `j` of the
-    /// result is what [`Isa::sum`] gives for the j-th of them.
-    /// # Safety
-    /// `from` must be valid for reading 16 × 8 `f32`; no alignment is needed.
-    #[inline(always)]
-    unsafe fn sum_each_folded(self, from: *const f32) -> Self::V {
+    fn sum_within_quarters(self, vs: [Self::V; 4]) -> Self::V {
         let mut sums = [0.0; LANES];
-        for (j, sum) in sums.iter_mut().enumerate() {
-            let mut lanes = [0.0; LANES / 2];
-            for (i, lane) in lanes.iter_mut().enumerate() {
-                // SAFETY: the caller vouches for 16 × 8 `f32`.
-                *lane = unsafe { *from.add(j * LANES / 2 + i) };
+        for (j, v) in vs.into_iter().enumerate() {
+            let v = self.to_array(v);
+            for (q, v) in v.chunks_exact(4).enumerate() {
+                sums[4 * q + j] = (v[0] + v[2]) + (v[1] + v[3]);
             }
-            for half in [4, 2, 1] {
-                for i in 0..half {
-                    lanes[i] += lanes[i + half];
-                }
+        }
+        // SAFETY: `sums` holds sixteen `f32`.
+        unsafe { self.load(sums.as_ptr()) }
+    }
+    /// Sums over quarters of four lanes: lane `4 g + j` of the result is the sum of lane `j` of the
+    /// quarters of `vs[g]`, as (0 + 1) + (2 + 3). After [`Isa::sum_within_quarters`] it completes the
+    /// sums of sixteen vectors.
+    #[inline(always)]
+    fn sum_over_quarters(self, vs: [Self::V; 4]) -> Self::V {
+        let mut sums = [0.0; LANES];
+        for (g, v) in vs.into_iter().enumerate() {
+            let v = self.to_array(v);
+            for j in 0..4 {
+                sums[4 * g + j] = (v[j] + v[4 + j]) + (v[8 + j] + v[12 + j]);
             }
-            *sum = lanes[0];
         }
         // SAFETY: `sums` holds sixteen `f32`.
         unsafe { self.load(sums.as_ptr()) }

@@ -37,7 +37,7 @@ impl Kernel for Everything {
             ("tanh", lanes(math::tanh(isa, a))),
             ("sum", vec![isa.sum(a)]),
             ("sum_each", lanes(isa.sum_each(square))),
-            ("sum_each_folded", lanes(folded(isa, square))),
+            ("sum_each by quarters", lanes(by_quarters(isa, square))),
             ("transpose", isa.transpose(square).into_iter().flat_map(lanes).collect()),
         ];
         for n in 0..=LANES + 1 {
@@ -58,16 +58,13 @@ fn every_isa_agrees_with_scalar_bit_for_bit() {
     }
 }
 
-/// The sums of `vs` by way of [`Isa::store_folded`].
+/// The sums of `vs` by way of quarters.
 #[inline(always)]
-fn folded<I: Isa>(isa: I, vs: [I::V; LANES]) -> I::V {
-    let mut scratch = [0.0; LANES * LANES / 2];
-    for (v, to) in vs.into_iter().zip(scratch.chunks_exact_mut(LANES / 2)) {
-        // SAFETY: the chunk holds eight `f32`.
-        unsafe { isa.store_folded(to.as_mut_ptr(), v) };
-    }
-    // SAFETY: the scratch holds 16 × 8 `f32`.
-    unsafe { isa.sum_each_folded(scratch.as_ptr()) }
+fn by_quarters<I: Isa>(isa: I, vs: [I::V; LANES]) -> I::V {
+    let within = std::array::from_fn(|g| {
+        isa.sum_within_quarters([vs[4 * g], vs[4 * g + 1], vs[4 * g + 2], vs[4 * g + 3]])
+    });
+    isa.sum_over_quarters(within)
 }
 
 #[test]

@@ -3,9 +3,9 @@
 use super::csr::{sddmm_csr, spmm_csr};
 use super::gemm::{Left, OutLayout, gemm_on, transpose_tiles};
 use super::plan::PanelPlan;
-use super::sddmm::{StripPlan, sddmm};
+use super::sddmm::sddmm;
 use super::spmm::{Start, spmm};
-use super::strategy::{LayerPlan, SddmmStrategy, SpmmStrategy};
+use super::strategy::{LayerPlan, Strategy};
 use crate::isa::IsaKind;
 use crate::parallel::{SharedMut, for_each_block};
 use crate::{AlignedBuffer, LANES, Scratch, SparsePattern};
@@ -34,7 +34,7 @@ pub struct SparseLayer {
 #[derive(Clone, Debug)]
 enum Spmm {
     Csr { pattern: Arc<SparsePattern>, source: Vec<u32>, values: AlignedBuffer },
-    Panels { plan: PanelPlan, values: AlignedBuffer },
+    Panels { plan: Arc<PanelPlan>, values: AlignedBuffer },
     Dense,
 }
 
@@ -42,20 +42,23 @@ enum Spmm {
 #[derive(Clone, Debug)]
 enum Sddmm {
     Csr,
-    Strips(StripPlan),
+    Panels(Arc<PanelPlan>),
     Dense,
 }
 
 impl Spmm {
     /// Plans products with a matrix whose value i is the layer's value `positions[i]`.
-    fn new(strategy: SpmmStrategy, pattern: &Arc<SparsePattern>, positions: Vec<u32>) -> Self {
-        let values = AlignedBuffer::zeros(pattern.nnz());
+    fn new(strategy: Strategy, pattern: &Arc<SparsePattern>, positions: Vec<u32>) -> Self {
         match strategy {
-            SpmmStrategy::Csr => Self::Csr { pattern: pattern.clone(), source: positions, values },
-            SpmmStrategy::Panels(blocking) => {
-                Self::Panels { plan: PanelPlan::new(pattern, blocking).compose(&positions), values }
+            Strategy::Csr => {
+                let values = AlignedBuffer::zeros(pattern.nnz());
+                Self::Csr { pattern: pattern.clone(), source: positions, values }
             }
-            SpmmStrategy::Dense => Self::Dense,
+            Strategy::Panels(blocking) => {
+                let plan = Arc::new(PanelPlan::new(pattern, blocking).compose(&positions));
+                Self::Panels { values: AlignedBuffer::zeros(plan.packed_len()), plan }
+            }
+            Strategy::Dense => Self::Dense,
         }
     }
 
@@ -98,7 +101,7 @@ impl SparseLayer {
     #[track_caller]
     pub fn new(pattern: Arc<SparsePattern>) -> Self {
         let isa = IsaKind::active().unwrap_or_else(|e| panic!("{e}"));
-        let plan = LayerPlan::estimate(pattern.density(), isa.registers());
+        let plan = LayerPlan::of(pattern.density(), isa);
         Self::with_plan(isa, pattern, plan)
     }
 
@@ -106,18 +109,25 @@ impl SparseLayer {
     #[track_caller]
     pub fn with_plan(isa: IsaKind, pattern: Arc<SparsePattern>, plan: LayerPlan) -> Self {
         let (twin, positions) = pattern.transpose();
-        let gradient = match plan.weight_gradient {
-            SddmmStrategy::Csr => Sddmm::Csr,
-            SddmmStrategy::Strips(blocking) => Sddmm::Strips(StripPlan::new(&pattern, blocking)),
-            SddmmStrategy::Dense => Sddmm::Dense,
+        let forward = Spmm::new(plan.forward, &pattern, (0..pattern.nnz() as u32).collect());
+        let gradient = match (plan.weight_gradient, &forward) {
+            (Strategy::Csr, _) => Sddmm::Csr,
+            (Strategy::Panels(blocking), Spmm::Panels { plan, .. })
+                if blocking == plan.blocking() =>
+            {
+                Sddmm::Panels(plan.clone())
+            }
+            (Strategy::Panels(blocking), _) => {
+                Sddmm::Panels(Arc::new(PanelPlan::new(&pattern, blocking)))
+            }
+            (Strategy::Dense, _) => Sddmm::Dense,
         };
-        let keeps_dense =
-            plan.forward == SpmmStrategy::Dense || plan.input_gradient == SpmmStrategy::Dense;
+        let keeps_dense = plan.forward == Strategy::Dense || plan.input_gradient == Strategy::Dense;
         let dense = if keeps_dense { pattern.rows() * pattern.columns() } else { 0 };
         Self {
             isa,
             plan,
-            forward: Spmm::new(plan.forward, &pattern, (0..pattern.nnz() as u32).collect()),
+            forward,
             transposed: Spmm::new(plan.input_gradient, &Arc::new(twin), positions),
             gradient,
             dense: AlignedBuffer::zeros(dense),
@@ -169,7 +179,7 @@ impl SparseLayer {
     pub fn weight_gradient(&self, dy: &[f32], x: &[f32], dw: &mut [f32]) {
         match &self.gradient {
             Sddmm::Csr => sddmm_csr(self.isa, &self.pattern, dy, x, dw),
-            Sddmm::Strips(plan) => sddmm(self.isa, plan, dy, x, dw),
+            Sddmm::Panels(plan) => sddmm(self.isa, plan, dy, x, dw),
             Sddmm::Dense => sampled_gemm(self.isa, &self.pattern, dy, x, dw),
         }
     }
@@ -219,7 +229,7 @@ fn gather(values: &[f32], source: &[u32], packed: &mut [f32]) {
         // SAFETY: the blocks are disjoint ranges of the packed values.
         let packed = unsafe { shared.slice(from, REFRESH_BLOCK.min(len - from)) };
         for (packed, &at) in packed.iter_mut().zip(&source[from..]) {
-            *packed = values[at as usize];
+            *packed = values.get(at as usize).copied().unwrap_or(0.0);
         }
     });
 }

@@ -3,10 +3,10 @@
 
 use super::layer::SparseLayer;
 use super::plan::Blocking;
-use super::sddmm::{self, StripBlocking};
+use super::sddmm;
 use super::spmm::{self, Start};
 use super::spmv;
-use super::strategy::{LayerPlan, SddmmStrategy, SpmmStrategy};
+use super::strategy::{LayerPlan, Strategy};
 use crate::isa::IsaKind;
 use crate::{CsrMatrix, LANES};
 
@@ -97,21 +97,9 @@ pub const KERNELS: &[KernelSpec] = &[
     KernelSpec { name: "panel4", product: Product::InputGradient, prepare: |i, w| twin(i, w, 4) },
     KernelSpec { name: "gemm", product: Product::InputGradient, prepare: |i, w| dense(i, w, dx) },
     KernelSpec { name: "csr", product: Product::WeightGradient, prepare: |i, w| csr(i, w, dw) },
-    KernelSpec {
-        name: "strip2",
-        product: Product::WeightGradient,
-        prepare: |i, w| strips(i, w, 2),
-    },
-    KernelSpec {
-        name: "strip4",
-        product: Product::WeightGradient,
-        prepare: |i, w| strips(i, w, 4),
-    },
-    KernelSpec {
-        name: "strip8",
-        product: Product::WeightGradient,
-        prepare: |i, w| strips(i, w, 8),
-    },
+    KernelSpec { name: "panel1", product: Product::WeightGradient, prepare: |i, w| dw_of(i, w, 1) },
+    KernelSpec { name: "panel2", product: Product::WeightGradient, prepare: |i, w| dw_of(i, w, 2) },
+    KernelSpec { name: "panel4", product: Product::WeightGradient, prepare: |i, w| dw_of(i, w, 4) },
     KernelSpec { name: "gemm", product: Product::WeightGradient, prepare: |i, w| dense(i, w, dw) },
     KernelSpec { name: "spmv", product: Product::OneToken, prepare: one_token },
     KernelSpec { name: "gemv", product: Product::OneToken, prepare: dense_one_token },
@@ -145,9 +133,9 @@ fn csr(isa: IsaKind, w: &CsrMatrix, run: Run) -> Prepared {
 
 fn dense(isa: IsaKind, w: &CsrMatrix, run: Run) -> Prepared {
     let plan = LayerPlan {
-        forward: SpmmStrategy::Dense,
-        input_gradient: SpmmStrategy::Dense,
-        weight_gradient: SddmmStrategy::Dense,
+        forward: Strategy::Dense,
+        input_gradient: Strategy::Dense,
+        weight_gradient: Strategy::Dense,
     };
     prepared(isa, w, plan, run)
 }
@@ -156,9 +144,10 @@ fn dense(isa: IsaKind, w: &CsrMatrix, run: Run) -> Prepared {
 fn panel_plan(isa: IsaKind, panel_rows: usize) -> LayerPlan {
     let vectors = if isa.registers() >= 32 { 4 } else { (4 / panel_rows).max(1) };
     let k_block = 512 / vectors;
-    let blocking = Blocking { panel_rows, vectors, k_block, row_block: 1024, k_pass: 4 };
-    let panels = SpmmStrategy::Panels(blocking);
-    LayerPlan { forward: panels, input_gradient: panels, ..LayerPlan::CSR }
+    let unroll = if panel_rows * vectors <= 4 { 2 } else { 1 };
+    let blocking = Blocking { panel_rows, vectors, unroll, k_block, row_block: 1024, k_pass: 4 };
+    let panels = Strategy::Panels(blocking);
+    LayerPlan { forward: panels, input_gradient: panels, weight_gradient: panels }
 }
 
 fn panels(isa: IsaKind, w: &CsrMatrix, panel_rows: usize) -> Prepared {
@@ -169,10 +158,8 @@ fn twin(isa: IsaKind, w: &CsrMatrix, panel_rows: usize) -> Prepared {
     prepared(isa, w, panel_plan(isa, panel_rows), dx)
 }
 
-fn strips(isa: IsaKind, w: &CsrMatrix, vectors: usize) -> Prepared {
-    let blocking = StripBlocking { vectors, column_block: 512 / vectors, row_block: 1024 };
-    let plan = LayerPlan { weight_gradient: SddmmStrategy::Strips(blocking), ..LayerPlan::CSR };
-    prepared(isa, w, plan, dw)
+fn dw_of(isa: IsaKind, w: &CsrMatrix, panel_rows: usize) -> Prepared {
+    prepared(isa, w, panel_plan(isa, panel_rows), dw)
 }
 
 fn one_token(isa: IsaKind, w: &CsrMatrix) -> Prepared {

@@ -14,4 +14,4 @@ pub mod tune;
 
 pub use layer::SparseLayer;
 pub use list::{KERNELS, KernelSpec, Prepared, Product};
-pub use strategy::{LayerPlan, SddmmStrategy, SpmmStrategy, StrategyError};
+pub use strategy::{LayerPlan, Strategy, StrategyError};

@@ -16,7 +16,7 @@
 //! one element of Y always runs in the plan's order, on one thread.
 
 use super::gather::gather_tiles;
-use super::plan::PanelPlan;
+use super::plan::{Blocking, GROUP, PanelPlan};
 use crate::isa::{Isa, IsaKind, Kernel};
 use crate::parallel::{SharedMut, for_each_block};
 use crate::{CsrMatrix, LANES, Scratch};
@@ -56,7 +56,7 @@ pub fn spmm(
     start: Start<'_>,
 ) {
     let (rows, columns) = (plan.rows(), plan.columns());
-    assert_eq!(values.len(), plan.nnz(), "packed values and plan disagree");
+    assert_eq!(values.len(), plan.packed_len(), "packed values and plan disagree");
     if rows == 0 {
         return;
     }
@@ -108,17 +108,7 @@ impl Kernel for Task<'_> {
                 let left = self.tiles.end - tile;
                 let mut step = 0;
                 for k_block in first..(first + pass).min(self.plan.k_blocks()) {
-                    step = match (self.plan.panel_rows(), self.plan.vectors().min(left)) {
-                        (1, 4..) => self.group::<I, 1, 4>(isa, k_block, tile, &mut lines),
-                        (1, 2..4) => self.group::<I, 1, 2>(isa, k_block, tile, &mut lines),
-                        (1, _) => self.group::<I, 1, 1>(isa, k_block, tile, &mut lines),
-                        (2, 4..) => self.group::<I, 2, 4>(isa, k_block, tile, &mut lines),
-                        (2, 2..4) => self.group::<I, 2, 2>(isa, k_block, tile, &mut lines),
-                        (2, _) => self.group::<I, 2, 1>(isa, k_block, tile, &mut lines),
-                        (_, 4..) => self.group::<I, 4, 4>(isa, k_block, tile, &mut lines),
-                        (_, 2..4) => self.group::<I, 4, 2>(isa, k_block, tile, &mut lines),
-                        (_, _) => self.group::<I, 4, 1>(isa, k_block, tile, &mut lines),
-                    };
+                    step = self.sized(isa, k_block, tile, left, &mut lines);
                 }
                 tile += step;
             }
@@ -127,9 +117,41 @@ impl Kernel for Task<'_> {
 }
 
 impl Task<'_> {
+    /// One K block on as many tiles of `left` as the plan takes at once; returns how many.
+    #[inline(always)]
+    fn sized<I: Isa>(
+        &self,
+        isa: I,
+        k_block: usize,
+        tile: usize,
+        left: usize,
+        lines: &mut [f32],
+    ) -> usize {
+        let Blocking { panel_rows, vectors, unroll, .. } = self.plan.blocking();
+        match (panel_rows, vectors.min(left), unroll) {
+            (1, 8.., _) => self.group::<I, 1, 8, 1>(isa, k_block, tile, lines),
+            (2, 8.., _) => self.group::<I, 2, 8, 1>(isa, k_block, tile, lines),
+            (1, 4.., 2) => self.group::<I, 1, 4, 2>(isa, k_block, tile, lines),
+            (1, 2..4, 2) => self.group::<I, 1, 2, 2>(isa, k_block, tile, lines),
+            (1, _, 2) => self.group::<I, 1, 1, 2>(isa, k_block, tile, lines),
+            (1, 4.., _) => self.group::<I, 1, 4, 1>(isa, k_block, tile, lines),
+            (1, 2..4, _) => self.group::<I, 1, 2, 1>(isa, k_block, tile, lines),
+            (1, _, _) => self.group::<I, 1, 1, 1>(isa, k_block, tile, lines),
+            (2, 2..4, 2) => self.group::<I, 2, 2, 2>(isa, k_block, tile, lines),
+            (2, ..2, 2) => self.group::<I, 2, 1, 2>(isa, k_block, tile, lines),
+            (2, 4.., _) => self.group::<I, 2, 4, 1>(isa, k_block, tile, lines),
+            (2, 2..4, _) => self.group::<I, 2, 2, 1>(isa, k_block, tile, lines),
+            (2, _, _) => self.group::<I, 2, 1, 1>(isa, k_block, tile, lines),
+            (_, ..2, 2) => self.group::<I, 4, 1, 2>(isa, k_block, tile, lines),
+            (_, 4.., _) => self.group::<I, 4, 4, 1>(isa, k_block, tile, lines),
+            (_, 2..4, _) => self.group::<I, 4, 2, 1>(isa, k_block, tile, lines),
+            (_, _, _) => self.group::<I, 4, 1, 1>(isa, k_block, tile, lines),
+        }
+    }
+
     /// All panels of this row block and K block on `V` tiles from `tile`; returns V.
     #[inline(always)]
-    fn group<I: Isa, const R: usize, const V: usize>(
+    fn group<I: Isa, const R: usize, const V: usize, const U: usize>(
         &self,
         isa: I,
         k_block: usize,
@@ -148,7 +170,8 @@ impl Task<'_> {
         let fresh = k_block == 0 && !matches!(self.start, Start::Accumulate);
         for panel in 0..block.panels() {
             let rows = &block.rows[panel * R..(panel + 1) * R];
-            let counts = &block.counts[panel * ((1 << R) - 1)..(panel + 1) * ((1 << R) - 1)];
+            let patterns = block.patterns();
+            let counts = &block.counts[panel * patterns..(panel + 1) * patterns];
             let mut acc = [[isa.splat(0.0); V]; R];
             // SAFETY: the plan names rows below `rows()`, columns below the block's width and as
             // many columns and values as the counts say; tiles tile..tile + V exist. Row blocks
@@ -177,30 +200,23 @@ impl Task<'_> {
                 }
                 let mut cursor = Cursor { columns, values, x };
                 match R {
-                    1 => cursor.run::<I, R, V, 1>(isa, counts, &mut acc),
-                    2 => {
-                        cursor.run::<I, R, V, 3>(isa, counts, &mut acc);
-                        cursor.run::<I, R, V, 1>(isa, counts, &mut acc);
-                        cursor.run::<I, R, V, 2>(isa, counts, &mut acc);
-                    }
+                    1 => {}
+                    2 => cursor.run::<I, R, V, 3>(isa, counts, 0, &mut acc),
                     _ => {
-                        cursor.run::<I, R, V, 15>(isa, counts, &mut acc);
-                        cursor.run::<I, R, V, 7>(isa, counts, &mut acc);
-                        cursor.run::<I, R, V, 11>(isa, counts, &mut acc);
-                        cursor.run::<I, R, V, 13>(isa, counts, &mut acc);
-                        cursor.run::<I, R, V, 14>(isa, counts, &mut acc);
-                        cursor.run::<I, R, V, 3>(isa, counts, &mut acc);
-                        cursor.run::<I, R, V, 12>(isa, counts, &mut acc);
-                        cursor.run::<I, R, V, 5>(isa, counts, &mut acc);
-                        cursor.run::<I, R, V, 10>(isa, counts, &mut acc);
-                        cursor.run::<I, R, V, 9>(isa, counts, &mut acc);
-                        cursor.run::<I, R, V, 6>(isa, counts, &mut acc);
-                        cursor.run::<I, R, V, 1>(isa, counts, &mut acc);
-                        cursor.run::<I, R, V, 2>(isa, counts, &mut acc);
-                        cursor.run::<I, R, V, 4>(isa, counts, &mut acc);
-                        cursor.run::<I, R, V, 8>(isa, counts, &mut acc);
+                        cursor.run::<I, R, V, 15>(isa, counts, 0, &mut acc);
+                        cursor.run::<I, R, V, 7>(isa, counts, 1, &mut acc);
+                        cursor.run::<I, R, V, 11>(isa, counts, 2, &mut acc);
+                        cursor.run::<I, R, V, 13>(isa, counts, 3, &mut acc);
+                        cursor.run::<I, R, V, 14>(isa, counts, 4, &mut acc);
+                        cursor.run::<I, R, V, 3>(isa, counts, 5, &mut acc);
+                        cursor.run::<I, R, V, 12>(isa, counts, 6, &mut acc);
+                        cursor.run::<I, R, V, 5>(isa, counts, 7, &mut acc);
+                        cursor.run::<I, R, V, 10>(isa, counts, 8, &mut acc);
+                        cursor.run::<I, R, V, 9>(isa, counts, 9, &mut acc);
+                        cursor.run::<I, R, V, 6>(isa, counts, 10, &mut acc);
                     }
                 }
+                cursor.run_singles::<I, R, V, U>(isa, counts[patterns - 1], &mut acc);
                 (columns, values) = (cursor.columns, cursor.values);
                 for (acc, &row) in acc.iter().zip(rows) {
                     if row != PanelPlan::NO_ROW {
@@ -229,6 +245,7 @@ impl Cursor {
         &mut self,
         isa: I,
         counts: &[u16],
+        pattern: usize,
         acc: &mut [[I::V; V]; R],
     ) {
         if P >= 1 << R {
@@ -236,7 +253,7 @@ impl Cursor {
         }
         // SAFETY: the caller vouches for counts, columns, values and X.
         unsafe {
-            for _ in 0..*counts.get_unchecked(P - 1) {
+            for _ in 0..*counts.get_unchecked(pattern) {
                 let lines = self.x.add(usize::from(*self.columns) * V * LANES);
                 self.columns = self.columns.add(1);
                 let mut x = [isa.splat(0.0); V];
@@ -251,6 +268,45 @@ impl Cursor {
                             *acc = isa.fma(w, x, *acc);
                         }
                     }
+                }
+            }
+        }
+    }
+}
+
+impl Cursor {
+    /// Every round is a group of columns of single rows, in turn; `U` sums of each row take turns.
+    #[inline(always)]
+    unsafe fn run_singles<I: Isa, const R: usize, const V: usize, const U: usize>(
+        &mut self,
+        isa: I,
+        rounds: u16,
+        acc: &mut [[I::V; V]; R],
+    ) {
+        let mut sums = [[[isa.splat(0.0); V]; R]; U];
+        sums[0] = *acc;
+        // SAFETY: the caller vouches for rounds, columns, values and X.
+        unsafe {
+            for _ in 0..rounds {
+                // One load for the columns of a round, for loads are what this loop waits for.
+                let columns = self.columns.cast::<u64>().read_unaligned().to_le();
+                for at in 0..GROUP {
+                    let column = (columns >> (16 * at)) as u16;
+                    let line = self.x.add(usize::from(column) * V * LANES);
+                    let w = isa.splat(*self.values.add(at));
+                    for (v, sum) in sums[at / R % U][at % R].iter_mut().enumerate() {
+                        *sum = isa.fma(w, isa.load(line.add(v * LANES)), *sum);
+                    }
+                }
+                self.columns = self.columns.add(GROUP);
+                self.values = self.values.add(GROUP);
+            }
+        }
+        *acc = sums[0];
+        for other in &sums[1..] {
+            for (acc, other) in acc.iter_mut().zip(other) {
+                for (acc, &other) in acc.iter_mut().zip(other) {
+                    *acc = isa.add(*acc, other);
                 }
             }
         }

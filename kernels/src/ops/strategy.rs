@@ -1,34 +1,24 @@
 //! Strategies: which kernel computes a product of a sparse layer, with which tile sizes.
 //!
-//! A strategy has a name that says everything (`panels-r4-v4-k128-m1024-p2`), so it can be chosen
+//! A strategy has a name that says everything (`panels-r4-v4-u1-k128-m1024-p2`), so it can be chosen
 //! on the command line, stored in a checkpoint and read back. **The strategy decides the order of
 //! the sums**, and with it the last bits of a result; the number of threads does not.
 
 use super::plan::Blocking;
-use super::sddmm::StripBlocking;
+use crate::isa::IsaKind;
+use crate::probe;
 use std::fmt;
 use std::str::FromStr;
 
-/// How Y = W · X is computed, and dX = Wᵀ · dY.
+/// How a product of a sparse layer is computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SpmmStrategy {
+pub enum Strategy {
     /// The textbook loop over CSR ([`csr`](super::csr)).
     Csr,
-    /// Pattern-sorted panels ([`spmm`](super::spmm)).
+    /// Pattern-sorted panels ([`spmm`](super::spmm), [`sddmm`](super::sddmm)).
     Panels(Blocking),
-    /// A dense copy of W and the dense product ([`gemm`](super::gemm)): below the break-even
-    /// sparsity.
-    Dense,
-}
-
-/// How dW is computed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SddmmStrategy {
-    /// The textbook loop over CSR ([`csr`](super::csr)).
-    Csr,
-    /// Register strips over cache-resident blocks ([`sddmm`](super::sddmm)).
-    Strips(StripBlocking),
-    /// The whole dense gradient, of which the elements at the non-zeros are kept.
+    /// Dense code: below the break-even sparsity. Products with W take a dense copy of it; of the
+    /// weight gradient the elements at the non-zeros are kept.
     Dense,
 }
 
@@ -36,91 +26,88 @@ pub enum SddmmStrategy {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LayerPlan {
     /// Of Y = W · X.
-    pub forward: SpmmStrategy,
+    pub forward: Strategy,
     /// Of dX = Wᵀ · dY.
-    pub input_gradient: SpmmStrategy,
+    pub input_gradient: Strategy,
     /// Of dW.
-    pub weight_gradient: SddmmStrategy,
+    pub weight_gradient: Strategy,
 }
 
-impl SpmmStrategy {
-    /// The default of the cost model. Measured on AVX-512 and AVX2 (see *Studying the kernels*):
-    ///
-    /// * From nine in ten non-zeros on, the dense product wins.
-    /// * While the rows of a panel share many columns, many rows per panel save loads of X; with
-    ///   few registers, more tiles per row do better than more rows.
-    /// * Reading and writing Y once per K block is what very sparse rows pay for, so K blocks grow
-    ///   and tiles shrink: V · K lines of X still fit in L1.
-    pub fn estimate(density: f64, registers: usize) -> Self {
-        let panels = |panel_rows, vectors, k_block, k_pass| {
-            Self::Panels(Blocking { panel_rows, vectors, k_block, row_block: 1024, k_pass })
-        };
-        match (density, registers) {
-            (0.88.., _) => Self::Dense,
-            (0.15.., 32..) => panels(4, 4, 128, 2),
-            (0.15.., _) => panels(1, 4, 128, 4),
-            (0.02.., _) => panels(2, 2, 256, 8),
-            _ => panels(2, 2, 1024, 8),
-        }
-    }
+/// Panels by rows, tiles, columns of a K block, rows of a row block and K blocks of a pass.
+fn panels(
+    registers: usize,
+    (panel_rows, vectors, k_block, row_block, k_pass): (usize, usize, usize, usize, usize),
+) -> Strategy {
+    // Two FMAs a cycle of four cycles each: eight independent sums, if there are registers for them.
+    let unroll = if registers >= 32 && panel_rows * vectors <= 4 { 2 } else { 1 };
+    Strategy::Panels(Blocking { panel_rows, vectors, unroll, k_block, row_block, k_pass })
+}
 
+impl Strategy {
     /// What the autotuner tries.
     pub fn candidates(registers: usize) -> Vec<Self> {
-        let shapes: &[(usize, usize, usize, usize)] = if registers >= 32 {
+        let shapes: &[(usize, usize, usize, usize, usize)] = if registers >= 32 {
             &[
-                (4, 4, 96, 2),
-                (4, 4, 128, 2),
-                (4, 4, 192, 2),
-                (2, 4, 96, 4),
-                (2, 4, 192, 8),
-                (2, 2, 256, 8),
-                (1, 4, 192, 8),
-                (2, 2, 384, 8),
-                (2, 2, 1024, 8),
+                (4, 4, 128, 1024, 2),
+                (4, 4, 160, 1024, 2),
+                (2, 4, 128, 1024, 4),
+                (2, 4, 160, 1024, 4),
+                (2, 4, 192, 2048, 8),
+                (1, 8, 80, 1024, 4),
+                (2, 2, 320, 2048, 8),
+                (2, 2, 512, 2048, 8),
+                (2, 2, 1024, 2048, 8),
             ]
         } else {
-            &[(1, 4, 96, 4), (1, 4, 128, 4), (2, 2, 128, 2), (2, 2, 256, 8), (2, 2, 1024, 8)]
+            &[
+                (1, 4, 128, 1024, 4),
+                (1, 4, 160, 1024, 4),
+                (2, 2, 128, 1024, 2),
+                (2, 2, 256, 1024, 4),
+                (2, 2, 384, 1024, 4),
+                (2, 2, 1024, 2048, 8),
+            ]
         };
-        let panels = shapes.iter().map(|&(panel_rows, vectors, k_block, k_pass)| {
-            Self::Panels(Blocking { panel_rows, vectors, k_block, row_block: 1024, k_pass })
-        });
+        let panels = shapes.iter().map(|&shape| panels(registers, shape));
         panels.chain([Self::Csr, Self::Dense]).collect()
     }
 }
 
-impl SddmmStrategy {
-    /// The default of the cost model: a dot product has no row to share its loads with, so only
-    /// the break-even decides.
-    pub fn estimate(density: f64, registers: usize) -> Self {
-        if density > 0.85 {
-            Self::Dense
-        } else {
-            Self::Strips(StripBlocking::estimate(density, registers))
-        }
-    }
-
-    /// What the autotuner tries.
-    pub fn candidates(registers: usize) -> Vec<Self> {
-        let shapes: &[(usize, usize, usize)] = if registers >= 32 {
-            &[(8, 64, 1024), (8, 96, 2048), (8, 128, 2048), (4, 128, 1024)]
-        } else {
-            &[(4, 128, 1024), (4, 192, 2048), (8, 64, 1024), (2, 256, 1024)]
-        };
-        let strips = shapes.iter().map(|&(vectors, column_block, row_block)| {
-            Self::Strips(StripBlocking { vectors, column_block, row_block })
-        });
-        strips.chain([Self::Csr, Self::Dense]).collect()
-    }
-}
-
 impl LayerPlan {
-    /// The default of the cost model for a density in [0, 1] and
-    /// [registers](crate::isa::Isa::REGISTERS).
-    pub fn estimate(density: f64, registers: usize) -> Self {
-        Self {
-            forward: SpmmStrategy::estimate(density, registers),
-            input_gradient: SpmmStrategy::estimate(density, registers),
-            weight_gradient: SddmmStrategy::estimate(density, registers),
+    /// The default of the cost model for a density in [0, 1] on this machine's caches.
+    pub fn of(density: f64, isa: IsaKind) -> Self {
+        Self::estimate(density, isa.registers(), probe::l1_bytes())
+    }
+
+    /// The default of the cost model for a density in [0, 1],
+    /// [registers](crate::isa::Isa::REGISTERS) and the bytes of a core's L1 data cache. Measured on
+    /// AVX-512 and AVX2 (see *Studying the kernels*):
+    ///
+    /// * From nine in ten non-zeros on, dense products win.
+    /// * Panels of more rows save loads of X, but need registers, and padding where rows share few
+    ///   columns.
+    /// * Reading and writing Y once per K block is what very sparse rows pay for, so K blocks grow
+    ///   and tiles shrink: V · K lines of X still fit in L1, with room for a panel's other lines.
+    /// * The weight gradient reads the plan of the forward product.
+    pub fn estimate(density: f64, registers: usize, l1: usize) -> Self {
+        let lines = if l1 >= 48 << 10 { 640 } else { 512 };
+        let all = |strategy| Self {
+            forward: strategy,
+            input_gradient: strategy,
+            weight_gradient: strategy,
+        };
+        match (density, registers) {
+            (0.87.., _) => all(Strategy::Dense),
+            (0.35.., 32..) => all(panels(registers, (4, 4, lines / 4, 1024, 2))),
+            (0.2.., 32..) => all(panels(registers, (2, 4, lines / 4, 1024, 4))),
+            (0.07.., 32..) => all(panels(registers, (2, 4, lines / 4, 2048, 8))),
+            (0.35.., _) => Self {
+                weight_gradient: panels(registers, (1, 4, 128, 1024, 4)),
+                ..all(panels(registers, (2, 2, 256, 1024, 4)))
+            },
+            (0.07.., _) => all(panels(registers, (2, 2, 256, 1024, 4))),
+            (0.02.., _) => all(panels(registers, (2, 2, 512, 2048, 8))),
+            _ => all(panels(registers, (2, 2, 1024, 2048, 8))),
         }
     }
 
@@ -131,38 +118,29 @@ impl LayerPlan {
 
     /// Textbook CSR for all three products.
     pub const CSR: Self = Self {
-        forward: SpmmStrategy::Csr,
-        input_gradient: SpmmStrategy::Csr,
-        weight_gradient: SddmmStrategy::Csr,
+        forward: Strategy::Csr,
+        input_gradient: Strategy::Csr,
+        weight_gradient: Strategy::Csr,
     };
 
     /// Whether any product falls back to dense code.
     pub fn has_fallback(&self) -> bool {
-        self.forward == SpmmStrategy::Dense
-            || self.input_gradient == SpmmStrategy::Dense
-            || self.weight_gradient == SddmmStrategy::Dense
+        self.forward == Strategy::Dense
+            || self.input_gradient == Strategy::Dense
+            || self.weight_gradient == Strategy::Dense
     }
 }
 
-impl fmt::Display for SpmmStrategy {
+impl fmt::Display for Strategy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Csr => f.write_str("csr"),
             Self::Dense => f.write_str("dense"),
-            Self::Panels(Blocking { panel_rows, vectors, k_block, row_block, k_pass }) => {
-                write!(f, "panels-r{panel_rows}-v{vectors}-k{k_block}-m{row_block}-p{k_pass}")
-            }
-        }
-    }
-}
-
-impl fmt::Display for SddmmStrategy {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Csr => f.write_str("csr"),
-            Self::Dense => f.write_str("dense"),
-            Self::Strips(StripBlocking { vectors, column_block, row_block }) => {
-                write!(f, "strips-v{vectors}-k{column_block}-m{row_block}")
+            Self::Panels(Blocking { panel_rows, vectors, unroll, k_block, row_block, k_pass }) => {
+                write!(
+                    f,
+                    "panels-r{panel_rows}-v{vectors}-u{unroll}-k{k_block}-m{row_block}-p{k_pass}"
+                )
             }
         }
     }
@@ -197,15 +175,15 @@ fn numbers<const N: usize>(name: &str, kind: &str, letters: [&str; N]) -> Option
     parts.next().is_none().then_some(found)
 }
 
-impl FromStr for SpmmStrategy {
+impl FromStr for Strategy {
     type Err = StrategyError;
 
     fn from_str(name: &str) -> Result<Self, StrategyError> {
         let panels = || {
-            let letters = ["r", "v", "k", "m", "p"];
-            let [panel_rows, vectors, k_block, row_block, k_pass] =
+            let letters = ["r", "v", "u", "k", "m", "p"];
+            let [panel_rows, vectors, unroll, k_block, row_block, k_pass] =
                 numbers(name, "panels", letters)?;
-            let blocking = Blocking { panel_rows, vectors, k_block, row_block, k_pass };
+            let blocking = Blocking { panel_rows, vectors, unroll, k_block, row_block, k_pass };
             blocking.is_valid().then_some(Self::Panels(blocking))
         };
         match name {
@@ -213,31 +191,9 @@ impl FromStr for SpmmStrategy {
             "dense" => Ok(Self::Dense),
             _ => panels().ok_or_else(|| StrategyError {
                 name: name.into(),
-                kind: "strategy of a sparse product",
-                expected: "csr, dense or panels-rR-vV-kK-mM-pP with R and V of 1, 2, 4, \
-                           K up to 65536, M and P above 0",
-            }),
-        }
-    }
-}
-
-impl FromStr for SddmmStrategy {
-    type Err = StrategyError;
-
-    fn from_str(name: &str) -> Result<Self, StrategyError> {
-        let strips = || {
-            let [vectors, column_block, row_block] = numbers(name, "strips", ["v", "k", "m"])?;
-            let blocking = StripBlocking { vectors, column_block, row_block };
-            blocking.is_valid().then_some(Self::Strips(blocking))
-        };
-        match name {
-            "csr" => Ok(Self::Csr),
-            "dense" => Ok(Self::Dense),
-            _ => strips().ok_or_else(|| StrategyError {
-                name: name.into(),
-                kind: "strategy of a weight gradient",
-                expected: "csr, dense or strips-vV-kK-mM with V of 2, 4, 8, K up to 65536, \
-                           M above 0",
+                kind: "strategy of a product",
+                expected: "csr, dense or panels-rR-vV-uU-kK-mM-pP with R and V of 1, 2, 4, \
+                           U of 1, or of 2 where R × V ≤ 4, K up to 65536, M and P above 0",
             }),
         }
     }
@@ -271,14 +227,11 @@ mod tests {
     fn names_come_back_as_the_same_plan() {
         for registers in [8, 32] {
             for density in [1.0, 0.8, 0.5, 0.25, 0.05, 0.001] {
-                let plan = LayerPlan::estimate(density, registers);
+                let plan = LayerPlan::estimate(density, registers, 32 << 10);
                 assert_eq!(plan.to_string().parse(), Ok(plan));
             }
-            for spmm in SpmmStrategy::candidates(registers) {
-                assert_eq!(spmm.to_string().parse(), Ok(spmm));
-            }
-            for sddmm in SddmmStrategy::candidates(registers) {
-                assert_eq!(sddmm.to_string().parse(), Ok(sddmm));
+            for strategy in Strategy::candidates(registers) {
+                assert_eq!(strategy.to_string().parse(), Ok(strategy));
             }
         }
         assert_eq!(LayerPlan::CSR.to_string(), "csr/csr/csr");
@@ -286,14 +239,14 @@ mod tests {
 
     #[test]
     fn other_names_are_refused() {
-        for name in ["", "csr", "csr/csr", "csr/csr/csr/csr", "csr/csr/panels-r4-v4-k1-m1-p1"] {
+        for name in ["", "csr", "csr/csr", "csr/csr/csr/csr", "csr/csr/panels-r4-v4-u2-k1-m1-p1"] {
             assert!(name.parse::<LayerPlan>().is_err(), "{name}");
         }
-        for name in ["panels", "panels-r3-v4-k128-m1024-p2", "panels-r4-v4-k0-m1-p1"] {
-            let error = name.parse::<SpmmStrategy>().unwrap_err().to_string();
+        for name in ["panels", "panels-r3-v4-u1-k128-m1024-p2", "panels-r4-v4-u1-k0-m1-p1"] {
+            let error = name.parse::<Strategy>().unwrap_err().to_string();
             assert!(error.contains(name) && error.contains("panels-rR-vV"), "{error}");
         }
-        assert!("strips-v8-k64-m512-x".parse::<SddmmStrategy>().is_err());
-        assert!("strips-v8-k99999-m512".parse::<SddmmStrategy>().is_err());
+        assert!("panels-r4-v4-u1-k128-m1024-p2-x".parse::<Strategy>().is_err());
+        assert!("panels-r4-v4-u1-k99999-m1024-p2".parse::<Strategy>().is_err());
     }
 }

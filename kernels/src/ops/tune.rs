@@ -6,7 +6,7 @@
 
 use super::layer::SparseLayer;
 use super::spmm::Start;
-use super::strategy::{LayerPlan, SddmmStrategy, SpmmStrategy};
+use super::strategy::{LayerPlan, Strategy};
 use crate::isa::IsaKind;
 use crate::{AlignedBuffer, LANES, SparsePattern};
 use std::sync::Arc;
@@ -35,7 +35,7 @@ pub fn measure(
     pattern: &Arc<SparsePattern>,
     tokens: usize,
 ) -> (LayerPlan, Vec<Timing>) {
-    let mut plan = LayerPlan::estimate(pattern.density(), isa.registers());
+    let mut plan = LayerPlan::of(pattern.density(), isa);
     let mut timings = Vec::new();
     let tiles = tokens.div_ceil(LANES).max(1);
     let numbers = |len: usize| -> AlignedBuffer {
@@ -55,28 +55,29 @@ pub fn measure(
         });
         planned.collect()
     };
-    let spmm = SpmmStrategy::candidates(isa.registers());
+    let candidates = Strategy::candidates(isa.registers());
 
-    let plans = spmm.iter().map(|&forward| LayerPlan { forward, ..LayerPlan::CSR }).collect();
+    let plans = candidates.iter().map(|&forward| LayerPlan { forward, ..LayerPlan::CSR }).collect();
     let (best, medians) = race(&layers(plans), |layer| layer.forward(&x, &mut y, Start::Zero));
-    plan.forward = spmm[best];
-    timings.extend(report("forward", &spmm, &medians));
+    plan.forward = candidates[best];
+    timings.extend(report("forward", &candidates, &medians));
 
-    let plans =
-        spmm.iter().map(|&input_gradient| LayerPlan { input_gradient, ..LayerPlan::CSR }).collect();
+    let plans = candidates
+        .iter()
+        .map(|&input_gradient| LayerPlan { input_gradient, ..LayerPlan::CSR })
+        .collect();
     let (best, medians) =
         race(&layers(plans), |layer| layer.input_gradient(&dy, &mut dx, Start::Zero));
-    plan.input_gradient = spmm[best];
-    timings.extend(report("dx", &spmm, &medians));
+    plan.input_gradient = candidates[best];
+    timings.extend(report("dx", &candidates, &medians));
 
-    let sddmm = SddmmStrategy::candidates(isa.registers());
-    let plans = sddmm
+    let plans = candidates
         .iter()
         .map(|&weight_gradient| LayerPlan { weight_gradient, ..LayerPlan::CSR })
         .collect();
     let (best, medians) = race(&layers(plans), |layer| layer.weight_gradient(&dy, &x, &mut dw));
-    plan.weight_gradient = sddmm[best];
-    timings.extend(report("dw", &sddmm, &medians));
+    plan.weight_gradient = candidates[best];
+    timings.extend(report("dw", &candidates, &medians));
     (plan, timings)
 }
 
@@ -131,8 +132,7 @@ mod tests {
             assert_eq!(plan.forward.to_string(), fastest("forward"));
             assert_eq!(plan.input_gradient.to_string(), fastest("dx"));
             assert_eq!(plan.weight_gradient.to_string(), fastest("dw"));
-            let candidates = 2 * SpmmStrategy::candidates(isa.registers()).len()
-                + SddmmStrategy::candidates(isa.registers()).len();
+            let candidates = 3 * Strategy::candidates(isa.registers()).len();
             assert_eq!(timings.len(), candidates);
         }
     }

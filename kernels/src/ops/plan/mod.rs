@@ -1,0 +1,265 @@
+//! Execution plans for [`spmm`](super::spmm) and [`sddmm`](super::sddmm): the non-zeros of a matrix in
+//! the order in which the kernels meet them.
+
+mod panel;
+
+use self::panel::{Panel, panels};
+use crate::SparsePattern;
+use rayon::prelude::*;
+use std::ops::Range;
+
+/// Tile sizes of a plan. They are data: chosen by
+/// [`LayerPlan::estimate`](super::LayerPlan::estimate) or by measurement.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Blocking {
+    /// Rows of a panel: 1, 2 or 4.
+    pub panel_rows: usize,
+    /// Tiles that a micro-kernel works on at once: 1, 2 or 4.
+    pub vectors: usize,
+    /// Sums of each row that single-row columns go to in turn: 1, or 2 where rows × vectors alone are
+    /// too few independent sums to hide the latency of an FMA.
+    pub unroll: usize,
+    /// Columns of a K block, at most 65,536.
+    pub k_block: usize,
+    /// Rows of a row block, the unit of parallel work.
+    pub row_block: usize,
+    /// K blocks that one group of tiles meets before the next group does: many keep Y in L2, few
+    /// keep W there.
+    pub k_pass: usize,
+}
+
+/// Packed values come in groups of so many: the weight gradient reduces as many sums together.
+pub(super) const GROUP: usize = 4;
+
+/// Columns of a pattern that make whole groups of values.
+pub(super) const fn whole_groups(pattern: usize) -> usize {
+    match pattern.count_ones() {
+        4 => 1,
+        2 => 2,
+        _ => 4,
+    }
+}
+
+/// The order of execution of one sparse matrix.
+#[derive(Clone, Debug)]
+pub struct PanelPlan {
+    rows: usize,
+    columns: usize,
+    nnz: usize,
+    blocking: Blocking,
+    k_blocks: usize,
+    /// Row of every panel slot, [`PanelPlan::NO_ROW`] where the last panel of a block is short.
+    panel_rows: Vec<u32>,
+    /// For every panel the number of columns of each shared pattern in their order, whole groups each,
+    /// then the number of rounds: groups of columns of single rows, as many of each row.
+    counts: Vec<u16>,
+    /// Column inside the K block of every step.
+    column_steps: Vec<u16>,
+    /// CSR position of every packed value.
+    source: Vec<u32>,
+    /// One entry per (row block, K block), and one at the end.
+    starts: Vec<BlockStart>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct BlockStart {
+    panel: usize,
+    column: usize,
+    value: usize,
+}
+
+/// The part of a plan for one row block and K block.
+pub(super) struct Block<'a> {
+    columns: Range<usize>,
+    pub(super) rows: &'a [u32],
+    pub(super) counts: &'a [u16],
+    pub(super) steps: &'a [u16],
+    pub(super) values: Range<usize>,
+    panels: usize,
+    patterns: usize,
+}
+
+impl Block<'_> {
+    /// The matrix columns of the K block.
+    #[inline(always)]
+    pub(super) fn columns(&self) -> Range<usize> {
+        self.columns.clone()
+    }
+
+    #[inline(always)]
+    pub(super) fn panels(&self) -> usize {
+        self.panels
+    }
+
+    /// Counts of each panel.
+    #[inline(always)]
+    pub(super) fn patterns(&self) -> usize {
+        self.patterns
+    }
+}
+
+impl PanelPlan {
+    /// In the place of a CSR position: a zero that is no value of the matrix.
+    pub const ZERO: u32 = u32::MAX;
+
+    /// Marks a slot of a panel that has no row.
+    pub const NO_ROW: u32 = u32::MAX;
+
+    /// Plans the products with a matrix of that pattern.
+    /// # Panics
+    /// If `blocking` is out of range.
+    #[track_caller]
+    pub fn new(pattern: &SparsePattern, blocking: Blocking) -> Self {
+        let Blocking { k_block, row_block, .. } = blocking;
+        assert!(blocking.is_valid(), "{blocking:?}");
+        let k_blocks = pattern.columns().div_ceil(k_block).max(1);
+        let mut plan = Self {
+            rows: pattern.rows(),
+            columns: pattern.columns(),
+            nnz: pattern.nnz(),
+            blocking,
+            k_blocks,
+            panel_rows: Vec::new(),
+            counts: Vec::new(),
+            column_steps: Vec::with_capacity(pattern.nnz()),
+            source: Vec::with_capacity(pattern.nnz()),
+            starts: Vec::new(),
+        };
+        for first_row in (0..pattern.rows()).step_by(row_block) {
+            let rows = first_row..(first_row + row_block).min(pattern.rows());
+            let blocks: Vec<Vec<Panel>> = (0..k_blocks)
+                .into_par_iter()
+                .map(|k| panels(pattern, blocking, rows.clone(), k * k_block))
+                .collect();
+            for panels in blocks {
+                plan.starts.push(plan.here());
+                panels.iter().for_each(|panel| plan.add_panel(panel));
+            }
+        }
+        plan.starts.push(plan.here());
+        plan
+    }
+
+    fn here(&self) -> BlockStart {
+        BlockStart {
+            panel: self.panel_rows.len() / self.blocking.panel_rows,
+            column: self.column_steps.len(),
+            value: self.source.len(),
+        }
+    }
+
+    fn add_panel(&mut self, panel: &Panel) {
+        let panel_rows = self.blocking.panel_rows;
+        let row = |slot| panel.rows.get(slot).map_or(Self::NO_ROW, |&row| row as u32);
+        self.panel_rows.extend((0..panel_rows).map(row));
+        for &bits in self.blocking.shared() {
+            self.counts.push(panel.columns[bits].len() as u16);
+            for step in &panel.columns[bits] {
+                self.column_steps.push(step.column);
+                let rows = (0..panel_rows).filter(|row| bits >> row & 1 == 1);
+                self.source.extend(rows.map(|row| step.source[row]));
+            }
+        }
+        self.counts.push((panel.columns[1].len() * panel_rows / GROUP) as u16);
+        for at in 0..panel.columns[1].len() {
+            for row in 0..panel_rows {
+                let step = &panel.columns[1 << row][at];
+                self.column_steps.push(step.column);
+                self.source.push(step.source[row]);
+            }
+        }
+    }
+
+    /// Rows of the matrix.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Columns of the matrix.
+    pub fn columns(&self) -> usize {
+        self.columns
+    }
+
+    /// Non-zeros of the matrix.
+    pub fn nnz(&self) -> usize {
+        self.nnz
+    }
+
+    /// Packed values: the non-zeros of the matrix and the zeros that pad patterns.
+    pub fn packed_len(&self) -> usize {
+        self.source.len()
+    }
+
+    /// Tile sizes of the plan.
+    pub fn blocking(&self) -> Blocking {
+        self.blocking
+    }
+
+    pub(super) fn vectors(&self) -> usize {
+        self.blocking.vectors
+    }
+
+    pub(super) fn row_blocks(&self) -> usize {
+        self.rows.div_ceil(self.blocking.row_block)
+    }
+
+    pub(super) fn k_blocks(&self) -> usize {
+        self.k_blocks
+    }
+
+    #[inline(always)]
+    pub(super) fn block(&self, row_block: usize, k_block: usize) -> Block<'_> {
+        let at = row_block * self.k_blocks + k_block;
+        let (from, to) = (self.starts[at], self.starts[at + 1]);
+        let r = self.blocking.panel_rows;
+        let patterns = self.blocking.shared().len() + 1;
+        let first = k_block * self.blocking.k_block;
+        Block {
+            columns: first..(first + self.blocking.k_block).min(self.columns),
+            rows: &self.panel_rows[from.panel * r..to.panel * r],
+            counts: &self.counts[from.panel * patterns..to.panel * patterns],
+            steps: &self.column_steps[from.column..to.column],
+            values: from.value..to.value,
+            panels: to.panel - from.panel,
+            patterns,
+        }
+    }
+
+    /// CSR position of every packed value, or [`PanelPlan::ZERO`], in the order of execution.
+    pub fn source(&self) -> &[u32] {
+        &self.source
+    }
+
+    /// The same plan for values that lie elsewhere: packed value i is then at `positions[source[i]]`.
+    pub fn compose(mut self, positions: &[u32]) -> Self {
+        for source in &mut self.source {
+            // A padding zero stays one.
+            if let Some(&position) = positions.get(*source as usize) {
+                *source = position;
+            }
+        }
+        self
+    }
+}
+
+impl Blocking {
+    /// Whether the kernel can run it.
+    pub fn is_valid(&self) -> bool {
+        matches!(self.panel_rows, 1 | 2 | 4)
+            && (matches!(self.vectors, 1 | 2 | 4) || self.vectors == 8 && self.panel_rows <= 2)
+            && (self.unroll == 1 || self.unroll == 2 && self.panel_rows * self.vectors <= 4)
+            && (1..=1 << 16).contains(&self.k_block)
+            && self.row_block > 0
+            && self.k_pass > 0
+    }
+
+    /// Patterns of several rows, in the order in which the kernels run them; columns of a single row
+    /// come last.
+    fn shared(&self) -> &'static [usize] {
+        match self.panel_rows {
+            1 => &[],
+            2 => &[3],
+            _ => &[15, 7, 11, 13, 14, 3, 12, 5, 10, 9, 6],
+        }
+    }
+}

@@ -1,0 +1,220 @@
+//! Panels of one block: which rows go together, and their columns by pattern.
+//!
+//! Rows of a panel share the loads of the columns that they have in common, so rows are put together
+//! that share many: each panel starts with the sparsest row that is left and takes the rows, among
+//! some of about as many non-zeros, that share most columns with it ([`group`]). Then the columns are made to
+//! come in the same numbers in every panel of the block, so that the trip counts of the kernels' loops
+//! are foreseeable: surplus columns of a shared pattern are *demoted* to two smaller patterns, missing
+//! ones *promoted* from a smaller one, with a zero in the place of the value that is not there.
+
+use super::{Blocking, GROUP, PanelPlan, whole_groups};
+use crate::SparsePattern;
+use std::ops::Range;
+
+/// Rows that are looked at for a place in a panel.
+const CANDIDATES: usize = 256;
+
+/// A row of a block: its number, and where its non-zeros of the block lie in CSR order.
+type Segment = (usize, Range<usize>);
+
+/// The panels of some rows and a K block.
+pub(super) fn panels(
+    pattern: &SparsePattern,
+    blocking: Blocking,
+    rows: Range<usize>,
+    first_column: usize,
+) -> Vec<Panel> {
+    let end_column = first_column + blocking.k_block;
+    let mut segments: Vec<Segment> = rows
+        .map(|row| {
+            let all = pattern.row_range(row);
+            let columns = &pattern.column_indices()[all.clone()];
+            let before = |end: usize| columns.partition_point(|&c| (c as usize) < end);
+            (row, all.start + before(first_column)..all.start + before(end_column))
+        })
+        .collect();
+    // Stable, so that the plan is a function of the pattern alone.
+    segments.sort_by_key(|(_, segment)| segment.len());
+    let mut panels: Vec<Panel> = match blocking.panel_rows {
+        1 => segments.chunks(1).map(|row| Panel::new(pattern, row, first_column)).collect(),
+        rows => group(pattern, segments, rows, first_column, blocking.k_block)
+            .iter()
+            .map(|rows| Panel::new(pattern, rows, first_column))
+            .collect(),
+    };
+    let shared = blocking.shared();
+    let targets = targets(&panels, shared);
+    for panel in &mut panels {
+        panel.share(shared, &targets);
+        panel.level_singles(blocking.panel_rows);
+    }
+    panels
+}
+
+/// Puts rows together that have many columns in common.
+fn group(
+    pattern: &SparsePattern,
+    segments: Vec<Segment>,
+    panel_rows: usize,
+    first_column: usize,
+    k_block: usize,
+) -> Vec<Vec<Segment>> {
+    let words = k_block.div_ceil(64);
+    let mut sets = vec![0u64; segments.len() * words];
+    for (set, (_, segment)) in sets.chunks_exact_mut(words).zip(&segments) {
+        for &column in &pattern.column_indices()[segment.clone()] {
+            let column = column as usize - first_column;
+            set[column / 64] |= 1 << (column % 64);
+        }
+    }
+    let set = |row: usize| &sets[row * words..(row + 1) * words];
+    let length = |row: usize| segments[row].1.len();
+    // Rows that are left, in the order of their counts.
+    let mut left: Vec<usize> = (0..segments.len()).collect();
+    let mut groups = Vec::with_capacity(segments.len().div_ceil(panel_rows));
+    let mut union = vec![0u64; words];
+    while !left.is_empty() {
+        let mut rows = vec![left.remove(0)];
+        union.copy_from_slice(set(rows[0]));
+        while rows.len() < panel_rows && !left.is_empty() {
+            // A column in common saves a load; one that the shorter rows lack is padded in each.
+            let gain = |row: usize| -> i64 {
+                let both = set(row).iter().zip(&union).map(|(a, b)| (a & b).count_ones());
+                i64::from(both.sum::<u32>()) - (length(row) - length(rows[0])) as i64
+            };
+            let candidates = left.iter().take(CANDIDATES).enumerate();
+            // The first of equals: last in reverse.
+            let best = candidates.rev().max_by_key(|&(_, &row)| gain(row));
+            let row = left.remove(best.map_or(0, |(place, _)| place));
+            union.iter_mut().zip(set(row)).for_each(|(union, set)| *union |= set);
+            rows.push(row);
+        }
+        groups.push(rows.into_iter().map(|row| segments[row].clone()).collect());
+    }
+    groups
+}
+
+/// One column of a panel: its place in the K block and the CSR position of each row's non-zero.
+#[derive(Clone, Copy)]
+pub(super) struct Step {
+    pub column: u16,
+    pub source: [u32; 4],
+}
+
+impl Step {
+    /// Zeros in the first column of the block.
+    const PADDING: Step = Step { column: 0, source: [PanelPlan::ZERO; 4] };
+
+    /// The part of the column in the rows of `bits`.
+    fn only(self, bits: usize) -> Step {
+        let source = std::array::from_fn(|row| match bits >> row & 1 {
+            1 => self.source[row],
+            _ => PanelPlan::ZERO,
+        });
+        Step { source, ..self }
+    }
+}
+
+/// A panel: columns by pattern.
+pub(super) struct Panel {
+    /// At most four rows of the matrix.
+    pub rows: Vec<usize>,
+    /// By the bits of the pattern.
+    pub columns: Vec<Vec<Step>>,
+}
+
+impl Panel {
+    fn new(pattern: &SparsePattern, segments: &[Segment], first_column: usize) -> Self {
+        let mut columns = vec![Vec::new(); 16];
+        let mut heads: Vec<Range<usize>> =
+            segments.iter().map(|(_, range)| range.clone()).collect();
+        loop {
+            let column_of = |at: usize| pattern.column_indices()[at];
+            let left = heads.iter().filter(|h| !h.is_empty());
+            let Some(column) = left.map(|h| column_of(h.start)).min() else { break };
+            let column_step = (column as usize - first_column) as u16;
+            let mut step = Step { column: column_step, source: [PanelPlan::ZERO; 4] };
+            let mut bits = 0;
+            for (row, head) in heads.iter_mut().enumerate() {
+                if head.start < head.end && pattern.column_indices()[head.start] == column {
+                    step.source[row] = head.start as u32;
+                    bits |= 1 << row;
+                    head.start += 1;
+                }
+            }
+            columns[bits].push(step);
+        }
+        Self { rows: segments.iter().map(|&(row, _)| row).collect(), columns }
+    }
+
+    /// Gives every shared pattern exactly its target of columns: surplus ones are demoted to two
+    /// smaller patterns, and missing ones promoted from a smaller pattern, with a zero for the row
+    /// that has no non-zero there.
+    fn share(&mut self, shared: &[usize], targets: &[usize; 16]) {
+        for &bits in shared {
+            let kept = self.columns[bits].len().min(targets[bits]);
+            let surplus = self.columns[bits].split_off(kept);
+            let (a, b) = split(bits);
+            for step in surplus {
+                self.columns[a].push(step.only(a));
+                self.columns[b].push(step.only(b));
+            }
+            while self.columns[bits].len() < targets[bits] {
+                let smaller = (1..bits).filter(|part| {
+                    part & bits == *part && part.count_ones() + 1 == bits.count_ones()
+                });
+                // The one with most columns; the first of equals, for the plan must be a function.
+                let from = smaller.rev().max_by_key(|&part| self.columns[part].len());
+                let step = from.and_then(|part| self.columns[part].pop());
+                self.columns[bits].push(step.unwrap_or(Step::PADDING));
+            }
+        }
+    }
+
+    /// Pads the single-row patterns to the same number of columns, in whole groups.
+    fn level_singles(&mut self, panel_rows: usize) {
+        let singles = (0..panel_rows).map(|row| self.columns[1 << row].len());
+        let most = singles.max().unwrap_or(0).next_multiple_of(GROUP / panel_rows);
+        for row in 0..panel_rows {
+            self.columns[1 << row].resize(most, Step::PADDING);
+        }
+    }
+}
+
+/// How many columns each shared pattern gets: what half of the panels have, after the demotions from
+/// above, in whole groups.
+fn targets(panels: &[Panel], shared: &[usize]) -> [usize; 16] {
+    let mut targets = [0; 16];
+    let mut counts: Vec<[usize; 16]> =
+        panels.iter().map(|p| std::array::from_fn(|bits| p.columns[bits].len())).collect();
+    for &bits in shared {
+        let mut sorted: Vec<usize> = counts.iter().map(|c| c[bits]).collect();
+        sorted.sort_unstable();
+        let median = sorted.get(sorted.len() / 2).copied().unwrap_or(0);
+        let whole = whole_groups(bits);
+        // A loop of one round costs more than what it saves.
+        targets[bits] = if median < 2 { 0 } else { (median + whole / 2) / whole * whole };
+        let (a, b) = split(bits);
+        for counts in &mut counts {
+            let surplus = counts[bits].saturating_sub(targets[bits]);
+            counts[a] += surplus;
+            counts[b] += surplus;
+        }
+    }
+    targets
+}
+
+/// Where a multi-row pattern goes when its column is demoted: two smaller patterns.
+fn split(pattern: usize) -> (usize, usize) {
+    match pattern {
+        15 => (3, 12),
+        7 => (3, 4),
+        11 => (3, 8),
+        13 => (12, 1),
+        14 => (12, 2),
+        _ => {
+            let low = pattern & pattern.wrapping_neg();
+            (low, pattern ^ low)
+        }
+    }
+}
