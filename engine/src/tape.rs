@@ -138,7 +138,7 @@ pub struct Arena {
 impl Arena {
     /// Bytes of all buffers that no tape uses at the moment.
     pub fn bytes(&self) -> usize {
-        let buffers = self.0.iter().map(|(len, buffers)| len * buffers.len());
+        let buffers = self.buffers.iter().map(|(len, buffers)| len * buffers.len());
         size_of::<f32>() * buffers.sum::<usize>()
     }
 

@@ -16,7 +16,7 @@
 
 use crate::config::TrainConfig;
 use crate::error::Error;
-use mediswift_engine::{Gradients, Parameters};
+use mediswift_engine::{Gradients, ParamId, Parameters};
 use mediswift_kernels::LANES;
 use mediswift_kernels::isa::{Isa, Kernel, dispatch};
 use rayon::prelude::*;
@@ -64,13 +64,15 @@ impl AdamW {
         &self.second
     }
 
-    /// Makes one update from `scale · gradients`.
+    /// Makes one update from `scale · gradients`. `updated` is told of every tensor while its new values
+    /// are still in the caches.
     pub fn step(
         &mut self,
         parameters: &mut Parameters,
         gradients: &Gradients,
         learning_rate: f64,
         scale: f64,
+        mut updated: impl FnMut(ParamId, &[f32]),
     ) {
         self.updates += 1;
         let correction = |beta: f64| 1.0 - beta.powf(self.updates as f64);
@@ -87,16 +89,16 @@ impl AdamW {
         };
         let decayed = Rates { keep: (1.0 - learning_rate * self.weight_decay) as f32, ..rates };
         let tensors = parameters.iter_mut().zip(self.first.iter_mut()).zip(self.second.iter_mut());
-        let blocks: Vec<Update<'_>> = tensors
-            .flat_map(|(((id, parameter), (_, m)), (_, v))| {
-                let rates = if parameter.shape.is_matrix() { decayed } else { rates };
-                let w = parameter.values.chunks_mut(BLOCK);
-                let g = gradients[id].chunks(BLOCK);
-                let moments = m.chunks_mut(BLOCK).zip(v.chunks_mut(BLOCK));
-                w.zip(g).zip(moments).map(move |((w, g), (m, v))| Update { rates, w, g, m, v })
-            })
-            .collect();
-        blocks.into_par_iter().with_max_len(1).for_each(dispatch);
+        for (((id, parameter), (_, m)), (_, v)) in tensors {
+            let rates = if parameter.shape.is_matrix() { decayed } else { rates };
+            let w = parameter.values.par_chunks_mut(BLOCK);
+            let g = gradients[id].par_chunks(BLOCK);
+            let moments = m.par_chunks_mut(BLOCK).zip(v.par_chunks_mut(BLOCK));
+            w.zip(g)
+                .zip(moments)
+                .for_each(|((w, g), (m, v))| dispatch(Update { rates, w, g, m, v }));
+            updated(id, &parameter.values);
+        }
     }
 }
 
@@ -231,7 +233,7 @@ mod tests {
         let mut adamw = AdamW::new(&config, &parameters);
         let (rates, scale) = ([1e-2, 3e-3, 1e-2], 0.7);
         for rate in rates {
-            adamw.step(&mut parameters, &gradients, rate, scale);
+            adamw.step(&mut parameters, &gradients, rate, scale, |_, _| {});
         }
         for (id, parameter) in before.iter() {
             let decay = if parameter.shape.is_matrix() { config.weight_decay } else { 0.0 };
@@ -286,7 +288,7 @@ mod tests {
                 let (mut parameters, gradients) = model();
                 let norm = global_norm(&parameters, &gradients).unwrap();
                 let mut adamw = AdamW::new(&config(), &parameters);
-                adamw.step(&mut parameters, &gradients, 1e-2, clip_scale(norm, 1.0));
+                adamw.step(&mut parameters, &gradients, 1e-2, clip_scale(norm, 1.0), |_, _| {});
                 let bits =
                     parameters.iter().flat_map(|(_, p)| p.values.iter().map(|x| x.to_bits()));
                 (norm.to_bits(), bits.collect::<Vec<_>>())

@@ -229,15 +229,15 @@ impl Gpt {
         self.linear_weights().map(layer).collect()
     }
 
+    /// The parameters to change, and the packed weights to bring up to date with them.
+    pub fn parameters_and_packed(&mut self) -> (&mut Parameters, PackedWeights<'_>) {
+        (&mut self.parameters, PackedWeights { blocks: &mut self.blocks })
+    }
+
     /// Brings the packed weights of sparse layers up to date with the parameters.
     pub fn refresh(&mut self) {
-        for block in &mut self.blocks {
-            for linear in [&mut block.qkv, &mut block.proj, &mut block.up, &mut block.down] {
-                if let Linear::Sparse { layer, weight, .. } = linear {
-                    layer.refresh(&self.parameters[*weight]);
-                }
-            }
-        }
+        let (parameters, mut packed) = self.parameters_and_packed();
+        parameters.iter().for_each(|(id, parameter)| packed.refresh(id, &parameter.values));
     }
 
     /// The network up to the hidden states that the output head reads: `[features]` per token.
@@ -357,6 +357,25 @@ impl Gpt {
         match ids.iter().position(|&id| id as usize >= vocabulary) {
             Some(position) => Err(Error::Token { position, id: ids[position], vocabulary }),
             None => Ok(()),
+        }
+    }
+}
+
+/// Copies of sparse weights in the orders of their products.
+pub struct PackedWeights<'a> {
+    blocks: &'a mut [Block],
+}
+
+impl PackedWeights<'_> {
+    /// Packs the new values of parameter `id`, if it is a sparse weight.
+    pub fn refresh(&mut self, id: ParamId, values: &[f32]) {
+        let linears = self.blocks.iter_mut();
+        let linears = linears.flat_map(|b| [&mut b.qkv, &mut b.proj, &mut b.up, &mut b.down]);
+        for linear in linears {
+            match linear {
+                Linear::Sparse { layer, weight, .. } if *weight == id => layer.refresh(values),
+                _ => {}
+            }
         }
     }
 }

@@ -87,12 +87,16 @@ impl Optimisation {
         })?;
         let lr = self.schedule.learning_rate(step);
         let scale = clip_scale(grad_norm, self.clip_norm);
-        let clock = self.arena.profile.clock();
-        self.adamw.step(self.gpt.parameters_mut(), &gradients, lr, scale);
-        self.arena.profile.record(clock, "AdamW", Pass::Update, || 0);
-        let clock = self.arena.profile.clock();
-        self.gpt.refresh();
-        self.arena.profile.record(clock, "packing", Pass::Update, || 0);
+        let profile = &mut self.arena.profile;
+        let (parameters, mut packed) = self.gpt.parameters_and_packed();
+        let mut clock = profile.clock();
+        self.adamw.step(parameters, &gradients, lr, scale, |id, values| {
+            profile.record(clock, "AdamW", Pass::Update, || 0);
+            clock = profile.clock();
+            packed.refresh(id, values);
+            profile.record(clock, "packing", Pass::Update, || 0);
+            clock = profile.clock();
+        });
         self.tree.recycle(gradients);
         Ok(StepResult { loss, grad_norm, lr })
     }

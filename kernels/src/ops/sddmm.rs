@@ -234,11 +234,13 @@ impl Walk {
                     *product = isa.mul(g[at % R][0], isa.load(line(at)));
                 }
                 // Neighbouring FMAs belong to different products: none waits for the one before.
-                for v in 1..V {
+                let mut v = 1;
+                while v < V {
                     for (at, product) in products.iter_mut().enumerate() {
-                        *product =
-                            isa.fma(g[at % R][v], isa.load(line(at).add(v * LANES)), *product);
+                        let x = isa.load(line(at).add(v * LANES));
+                        *product = isa.fma(g[at % R][v], x, *product);
                     }
+                    v += 1;
                 }
                 self.add(isa, products);
             }
@@ -262,8 +264,8 @@ impl Walk {
 #[inline(always)]
 fn dot<I: Isa, const V: usize>(isa: I, g: &[I::V; V], x: &[I::V; V]) -> I::V {
     let mut sum = isa.mul(g[0], x[0]);
-    for v in 1..V {
-        sum = isa.fma(g[v], x[v], sum);
+    for (g, x) in g.iter().zip(x).skip(1) {
+        sum = isa.fma(*g, *x, sum);
     }
     sum
 }

@@ -38,7 +38,7 @@ impl State {
             for (_, g) in gradients.iter_mut() {
                 g.copy_from_slice(&noise(g.len(), seed as usize));
             }
-            optimiser.step(&mut parameters, &gradients, 1e-2, 1.0);
+            optimiser.step(&mut parameters, &gradients, 1e-2, 1.0, |_, _| {});
         }
         Self { config, parameters, optimiser }
     }

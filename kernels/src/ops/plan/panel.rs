@@ -193,7 +193,7 @@ fn targets(panels: &[Panel], shared: &[usize]) -> [usize; 16] {
         let median = sorted.get(sorted.len() / 2).copied().unwrap_or(0);
         let whole = whole_groups(bits);
         // A loop of one round costs more than what it saves.
-        targets[bits] = if median < 2 { 0 } else { (median + whole / 2) / whole * whole };
+        targets[bits] = if median < 2 { 0 } else { median / whole * whole };
         let (a, b) = split(bits);
         for counts in &mut counts {
             let surplus = counts[bits].saturating_sub(targets[bits]);
