@@ -139,7 +139,7 @@ mod tests {
                 assert_eq!(memory.weights, 4 * gpt.parameters().count() as u64);
                 let layers = gpt.layer_sparsity(&config.sparsity);
                 let sparse = layers.iter().filter(|layer| layer.target > 0.0);
-                assert_eq!(memory.plans, 30 * sparse.map(|layer| layer.nnz as u64).sum::<u64>());
+                assert_eq!(memory.plans, PLANS * sparse.map(|layer| layer.nnz as u64).sum::<u64>());
                 assert_eq!(memory.moments, 2 * memory.weights);
             }
         }
