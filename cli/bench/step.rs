@@ -75,7 +75,7 @@ impl Verb for Step {
     fn run(self, context: &Context) -> anyhow::Result<Outcome> {
         let configs: Vec<Config> =
             self.sparsity.iter().map(|&s| self.config(s)).collect::<anyhow::Result<_>>()?;
-        let needed: u64 = configs.iter().map(|config| Memory::of_step(config, false).total()).sum();
+        let needed: u64 = configs.iter().map(|config| Memory::of_step(config).total()).sum();
         let machine = Machine::look()?;
         if !machine.has_room_for(needed) && !self.anyway {
             anyhow::bail!(

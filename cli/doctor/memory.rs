@@ -19,9 +19,9 @@ impl Need {
     pub fn of_presets() -> anyhow::Result<Vec<Self>> {
         let of_preset = |preset: &Preset| {
             let mut config = Config::from_preset(preset.name)?;
-            let dense = Memory::of_step(&config, false).total();
+            let dense = Memory::of_step(&config).total();
             config.sparsity.sparsity = 0.75;
-            let sparse = Memory::of_step(&config, false).total();
+            let sparse = Memory::of_step(&config).total();
             Ok(Self { preset: preset.name, dense, sparse })
         };
         PRESETS.iter().map(of_preset).collect()

@@ -3,6 +3,7 @@
 use crate::{Gradients, Parameters, Pass, Profile, Tiles, TokenLayout};
 use mediswift_kernels::{AlignedBuffer, LANES};
 use std::collections::HashMap;
+use std::ops::Range;
 
 /// A value on the tape.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -157,6 +158,11 @@ impl Arena {
 struct Node<'a> {
     op: Box<dyn Op + 'a>,
     inputs: Vec<Var>,
+    /// Output and what is saved; none while forgotten.
+    kept: Option<Kept>,
+}
+
+struct Kept {
     value: Tiles,
     saved: Tiles,
 }
@@ -166,12 +172,14 @@ pub struct Tape<'a> {
     layout: TokenLayout,
     arena: &'a mut Arena,
     nodes: Vec<Node<'a>>,
+    /// First and one past the last node of stretches that were forgotten, in order.
+    forgotten: Vec<Range<usize>>,
 }
 
 impl<'a> Tape<'a> {
     /// An empty tape for batches of `layout`.
     pub fn new(layout: TokenLayout, arena: &'a mut Arena) -> Self {
-        Self { layout, arena, nodes: Vec::new() }
+        Self { layout, arena, nodes: Vec::new(), forgotten: Vec::new() }
     }
 
     /// The token layout of every value.
@@ -180,8 +188,34 @@ impl<'a> Tape<'a> {
     }
 
     /// A value computed so far.
+    /// # Panics
+    /// If it was forgotten.
+    #[track_caller]
     pub fn value(&self, var: Var) -> &Tiles {
-        &self.nodes[var.0].value
+        value_of(&self.nodes, var)
+    }
+
+    /// Frees all values between `from` and `to`, two values whose stretch reads nothing earlier than
+    /// `from`. The backward pass computes them again when it comes to `to`: memory for time, and the
+    /// same bits.
+    pub fn forget(&mut self, from: Var, to: Var) {
+        let stretch = from.0 + 1..to.0;
+        for at in stretch.clone() {
+            if let Some(kept) = self.nodes[at].kept.take() {
+                self.recycle(kept);
+            }
+        }
+        self.forgotten.push(stretch);
+    }
+
+    /// Computes the values of a stretch again.
+    fn recall(&mut self, stretch: Range<usize>, parameters: &Parameters) {
+        for at in stretch {
+            let (before, rest) = self.nodes.split_at_mut(at);
+            let node = &mut rest[0];
+            node.kept =
+                Some(run(&*node.op, &node.inputs, before, self.layout, self.arena, parameters));
+        }
     }
 
     /// Runs `op` on earlier values and records it.
@@ -191,14 +225,8 @@ impl<'a> Tape<'a> {
     pub fn apply(&mut self, op: impl Op + 'a, inputs: &[Var], parameters: &Parameters) -> Var {
         let twice = inputs.iter().enumerate().any(|(i, var)| inputs[..i].contains(var));
         assert!(!twice, "an operator cannot take the same value twice");
-        let mut value = self.arena.take(self.layout, op.out_features());
-        let mut saved = self.arena.take(self.layout, op.saved_features());
-        let x: Vec<&Tiles> = inputs.iter().map(|&var| self.value(var)).collect();
-        let clock = self.arena.profile.clock();
-        op.forward(&x, parameters, &mut value, &mut saved);
-        let flops = || op.cost(self.layout).forward_flops;
-        self.arena.profile.record(clock, op.name(), Pass::Forward, flops);
-        self.nodes.push(Node { op: Box::new(op), inputs: inputs.to_vec(), value, saved });
+        let kept = run(&op, inputs, &self.nodes, self.layout, self.arena, parameters);
+        self.nodes.push(Node { op: Box::new(op), inputs: inputs.to_vec(), kept: Some(kept) });
         Var(self.nodes.len() - 1)
     }
 
@@ -217,21 +245,27 @@ impl<'a> Tape<'a> {
         gradients: &mut Gradients,
     ) -> LossSum {
         let mut grads: Vec<Option<Tiles>> = self.nodes.iter().map(|_| None).collect();
-        let hidden = &self.nodes[last.0].value;
-        let mut dx = self.arena.take(self.layout, hidden.features());
+        let features = self.value(last).features();
+        let mut dx = self.arena.take(self.layout, features);
         let clock = self.arena.profile.clock();
-        let sum = loss.differentiate(hidden, parameters, &mut dx, gradients);
+        let sum = loss.differentiate(self.value(last), parameters, &mut dx, gradients);
         let cost = loss.cost(self.layout);
         let flops = || cost.forward_flops + cost.backward_flops;
         self.arena.profile.record(clock, loss.name(), Pass::Backward, flops);
         grads[last.0] = Some(dx);
         while let Some(node) = self.nodes.pop() {
+            if let Some(stretch) = self.forgotten.pop_if(|stretch| stretch.end == self.nodes.len())
+            {
+                self.recall(stretch, parameters);
+            }
+            let kept = node.kept.expect("forgotten values were computed again");
             let Some(dy) = grads.pop().flatten() else {
-                self.recycle(node);
+                self.recycle(kept);
                 continue;
             };
             let accumulate: Vec<bool> = node.inputs.iter().map(|v| grads[v.0].is_some()).collect();
-            let x: Vec<&Tiles> = node.inputs.iter().map(|&var| &self.nodes[var.0].value).collect();
+            let x: Vec<&Tiles> =
+                node.inputs.iter().map(|&var| value_of(&self.nodes, var)).collect();
             let mut dx: Vec<Tiles> = Vec::with_capacity(x.len());
             for (var, x) in node.inputs.iter().zip(&x) {
                 let started = grads[var.0].take();
@@ -240,8 +274,8 @@ impl<'a> Tape<'a> {
             let clock = self.arena.profile.clock();
             node.op.backward(Backward {
                 x: &x,
-                y: &node.value,
-                saved: &node.saved,
+                y: &kept.value,
+                saved: &kept.saved,
                 dy: &dy,
                 dx: &mut dx,
                 accumulate: &accumulate,
@@ -254,21 +288,47 @@ impl<'a> Tape<'a> {
                 grads[var.0] = Some(dx);
             }
             self.arena.give(dy);
-            self.recycle(node);
+            self.recycle(kept);
         }
         sum
     }
 
-    fn recycle(&mut self, node: Node<'a>) {
-        self.arena.give(node.value);
-        self.arena.give(node.saved);
+    fn recycle(&mut self, kept: Kept) {
+        self.arena.give(kept.value);
+        self.arena.give(kept.saved);
     }
+}
+
+#[track_caller]
+fn value_of<'n>(nodes: &'n [Node<'_>], var: Var) -> &'n Tiles {
+    &nodes[var.0].kept.as_ref().expect("a value that is kept").value
+}
+
+/// Runs an operator on values of `nodes`.
+#[track_caller]
+fn run(
+    op: &dyn Op,
+    inputs: &[Var],
+    nodes: &[Node<'_>],
+    layout: TokenLayout,
+    arena: &mut Arena,
+    parameters: &Parameters,
+) -> Kept {
+    let mut value = arena.take(layout, op.out_features());
+    let mut saved = arena.take(layout, op.saved_features());
+    let x: Vec<&Tiles> = inputs.iter().map(|&var| value_of(nodes, var)).collect();
+    let clock = arena.profile.clock();
+    op.forward(&x, parameters, &mut value, &mut saved);
+    arena.profile.record(clock, op.name(), Pass::Forward, || op.cost(layout).forward_flops);
+    Kept { value, saved }
 }
 
 impl Drop for Tape<'_> {
     fn drop(&mut self) {
         while let Some(node) = self.nodes.pop() {
-            self.recycle(node);
+            if let Some(kept) = node.kept {
+                self.recycle(kept);
+            }
         }
     }
 }

@@ -38,6 +38,8 @@ pub struct Gpt {
     pub(crate) pos_embed: ParamId,
     pub(crate) blocks: Vec<Block>,
     pub(crate) ln_final: Norm,
+    /// Whether the backward pass computes the inside of blocks again.
+    recompute: bool,
 }
 
 /// One transformer block.
@@ -176,7 +178,8 @@ impl Gpt {
         let blocks = (0..size.layers).map(block).collect::<Result<_, Error>>()?;
         let (tok_embed, pos_embed) = (find("tok_embed.weight"), find("pos_embed.weight"));
         let ln_final = norm("ln_final");
-        let mut gpt = Self { size, parameters, tok_embed, pos_embed, blocks, ln_final };
+        let recompute = config.train.recompute;
+        let mut gpt = Self { size, parameters, tok_embed, pos_embed, blocks, ln_final, recompute };
         gpt.refresh();
         Ok(gpt)
     }
@@ -246,6 +249,7 @@ impl Gpt {
         let (features, heads) = (self.size.d_model, self.size.heads);
         let mut x = r.apply(Embedding { tokens, positions, ids, features }, &[]);
         for block in &self.blocks {
+            let input = x;
             let h = block.ln1.apply(features, x, r);
             let h = block.qkv.apply(h, r);
             let h = r.apply(CausalAttention { heads, features }, &[h]);
@@ -257,12 +261,14 @@ impl Gpt {
             let h = r.apply(Gelu { features: 4 * features }, &[h]);
             let h = block.down.apply(h, r);
             x = r.apply(Add { features }, &[x, h]);
+            r.end_of_block(input, x);
         }
         self.ln_final.apply(features, x, r)
     }
 
-    fn record<'a>(&'a self, ids: &'a [u32], tape: &mut Tape<'a>) -> Var {
-        self.forward(ids, &mut Recording { tape, parameters: &self.parameters })
+    /// Runs the network on a tape; with `forget`, only the values between blocks are kept.
+    fn record<'a>(&'a self, ids: &'a [u32], tape: &mut Tape<'a>, forget: bool) -> Var {
+        self.forward(ids, &mut Recording { tape, parameters: &self.parameters, forget })
     }
 
     /// The output head with the loss of `batch`; gradients are scaled by `scale`.
@@ -290,7 +296,7 @@ impl Gpt {
     ) -> Result<LossSum, Error> {
         self.check(batch)?;
         let mut tape = Tape::new(batch.layout, arena);
-        let last = self.record(&batch.ids, &mut tape);
+        let last = self.record(&batch.ids, &mut tape, self.recompute);
         let loss = self.loss(batch, (1.0 / normaliser) as f32);
         Ok(tape.backward(&loss, last, &self.parameters, gradients))
     }
@@ -301,7 +307,7 @@ impl Gpt {
     pub fn evaluate(&self, batch: &TokenBatch, arena: &mut Arena) -> Result<LossSum, Error> {
         self.check(batch)?;
         let mut tape = Tape::new(batch.layout, arena);
-        let last = self.record(&batch.ids, &mut tape);
+        let last = self.record(&batch.ids, &mut tape, true);
         Ok(self.loss(batch, 1.0).evaluate(tape.value(last), &self.parameters))
     }
 
@@ -314,7 +320,7 @@ impl Gpt {
         self.check_tokens(ids)?;
         let mut arena = Arena::default();
         let mut tape = Tape::new(layout, &mut arena);
-        let last = self.record(ids, &mut tape);
+        let last = self.record(ids, &mut tape, true);
         let (vocabulary, features) = (self.size.vocabulary, self.size.d_model);
         let head = Left::row_major(&self.parameters[self.tok_embed], vocabulary, features);
         let mut logits = Tiles::zeros(layout, vocabulary);
@@ -409,18 +415,26 @@ impl Linear {
 trait Recorder<'a> {
     type Value: Copy;
     fn apply(&mut self, op: impl Op + 'a, inputs: &[Self::Value]) -> Self::Value;
+    /// What lies between these two values is needed no more in the forward pass.
+    fn end_of_block(&mut self, input: Self::Value, output: Self::Value);
 }
 
 /// Runs every operator on a tape.
 struct Recording<'t, 'a> {
     tape: &'t mut Tape<'a>,
     parameters: &'a Parameters,
+    forget: bool,
 }
 
 impl<'a> Recorder<'a> for Recording<'_, 'a> {
     type Value = Var;
     fn apply(&mut self, op: impl Op + 'a, inputs: &[Var]) -> Var {
         self.tape.apply(op, inputs, self.parameters)
+    }
+    fn end_of_block(&mut self, input: Var, output: Var) {
+        if self.forget {
+            self.tape.forget(input, output);
+        }
     }
 }
 
@@ -435,6 +449,7 @@ impl<'a> Recorder<'a> for Ledger {
     fn apply(&mut self, op: impl Op + 'a, _: &[()]) {
         self.cost = self.cost + op.cost(self.layout);
     }
+    fn end_of_block(&mut self, _: (), _: ()) {}
 }
 
 /// Place of one tensor in a model.

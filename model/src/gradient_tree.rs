@@ -1,21 +1,31 @@
 //! [`GradientTree`]: the sum of micro-batch gradients, in an order that is part of the definition.
 //!
-//! Floating-point sums depend on their order, so the order is fixed: with g₀ … gₙ₋₁ the gradients of
-//! the micro-batches of one optimiser step,
+//! Floating-point sums depend on their order, so the order is fixed. Some micro-batches in a row
+//! ([`leaf`]) add to one buffer, one after the other: a leaf. With g₀ … gₙ₋₁ the leaves of one optimiser
+//! step,
 //!
 //! ```text
 //! sum(g₀ … gₙ₋₁) = sum(g₀ … gₖ₋₁) + sum(gₖ … gₙ₋₁),   k the largest power of two below n
 //! ```
 //!
-//! The sum of every aligned run of 2ʲ micro-batches is a node of this tree whoever computes it:
-//! ranks that share the micro-batches and add their nodes get the bits of one process alone.
+//! The sum of every aligned run of 2ʲ leaves is a node of this tree whoever computes it: ranks that
+//! share the leaves and add their nodes get the bits of one process alone.
 //!
-//! Micro-batches arrive one by one and meet like the bits of a counter that is incremented: two
-//! sums of 2ʲ make one of 2ʲ⁺¹. At most ⌊log₂ n⌋ + 1 gradients are held besides the arriving one,
-//! and their buffers serve the following steps.
+//! Leaves arrive one by one and meet like the bits of a counter that is incremented: two sums of 2ʲ
+//! make one of 2ʲ⁺¹. At most ⌊log₂ n⌋ + 1 gradients are held, and their buffers serve the following
+//! steps.
 
 use mediswift_engine::{Gradients, Parameters};
 use rayon::prelude::*;
+
+/// What up to eight ranks need to share a step; every doubling would cost the memory of another set of
+/// gradients.
+const MOST_LEAVES: usize = 8;
+
+/// Micro-batches of a leaf: as many, a power of two, as make at most eight leaves.
+pub fn leaf(micro_batches: usize) -> usize {
+    micro_batches.div_ceil(MOST_LEAVES).next_power_of_two()
+}
 
 /// Values per parallel task.
 const BLOCK: usize = 1 << 14;
@@ -23,9 +33,9 @@ const BLOCK: usize = 1 << 14;
 /// Gradients added so far, as a binary counter.
 #[derive(Debug, Default)]
 pub struct GradientTree {
-    /// Sums of 2ʲ micro-batches, j falling; one for every bit of `leaves`.
+    /// Sums of 2ʲ leaves, j falling; one for every bit of `leaves`.
     sums: Vec<Gradients>,
-    /// Micro-batches added.
+    /// Leaves added.
     leaves: usize,
     /// Buffers without a use at the moment.
     spare: Vec<Gradients>,
@@ -37,7 +47,7 @@ impl GradientTree {
         Self::default()
     }
 
-    /// Zeros to accumulate the next micro-batch in, a buffer used before if there is one.
+    /// Zeros to accumulate the next leaf in, a buffer used before if there is one.
     /// `parameters` must be the same at every call.
     pub fn zeros(&mut self, parameters: &Parameters) -> Gradients {
         let Some(mut gradients) = self.spare.pop() else {
@@ -49,7 +59,7 @@ impl GradientTree {
         gradients
     }
 
-    /// Adds the gradient of the next micro-batch.
+    /// Adds the gradient of the next leaf.
     pub fn push(&mut self, mut gradient: Gradients) {
         for _ in 0..self.leaves.trailing_ones() {
             gradient = self.join_last(gradient);
@@ -98,6 +108,13 @@ fn add(left: &mut Gradients, right: &Gradients) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn leaves_are_few_and_whole_powers_of_two() {
+        for (micro_batches, expected) in [(1, 1), (8, 1), (9, 2), (16, 2), (17, 4), (512, 64)] {
+            assert_eq!(leaf(micro_batches), expected);
+        }
+    }
     use mediswift_engine::Shape;
     use mediswift_kernels::AlignedBuffer;
 

@@ -7,7 +7,7 @@
 //! |---|---|
 //! | weights | P |
 //! | moments | 2 P |
-//! | gradients | (⌊log₂ n⌋ + 1) P for n micro-batches: the levels of [`crate::gradient_tree`] |
+//! | gradients | (⌊log₂ n⌋ + 1) P for n leaves of the [`crate::gradient_tree`], at most 4 P |
 //! | plans | 26 bytes per non-zero: its column (4); column, origin and packed value in both products (2 × 10), with zeros that pad patterns |
 //! | activations | T · (L · (18 d + heads + 4) + 2 d + 2) of the forward pass, and what travels back |
 //! | head | the logits of one chunk, and the packed token table V · d |
@@ -22,6 +22,7 @@
 //! sparsity).
 
 use crate::config::Config;
+use crate::gradient_tree::leaf;
 use crate::presets::PAPER_VOCABULARY;
 use crate::sparsity::linear_weights;
 use mediswift_engine::TokenLayout;
@@ -52,9 +53,8 @@ pub struct Memory {
 }
 
 impl Memory {
-    /// Of a training step as `config` describes it; `recompute` says whether blocks are computed
-    /// again in the backward pass. Without a vocabulary yet, the paper's is assumed.
-    pub fn of_step(config: &Config, recompute: bool) -> Self {
+    /// Of a training step as `config` describes it. Without a vocabulary yet, the paper's is assumed.
+    pub fn of_step(config: &Config) -> Self {
         let (model, train) = (&config.model, &config.train);
         let vocabulary = if model.vocabulary == 0 { PAPER_VOCABULARY } else { model.vocabulary };
         let sparsity = &config.sparsity;
@@ -68,7 +68,8 @@ impl Memory {
             }
         }
         let weights = VALUE * (dense + sparse) as u64;
-        let levels = u64::from(config.micro_batches().ilog2()) + 1;
+        let micro_batches = config.micro_batches();
+        let levels = u64::from(micro_batches.div_ceil(leaf(micro_batches)).ilog2()) + 1;
 
         let sequences = train.micro_batch.min(train.batch);
         let layout = TokenLayout { sequences, context: train.context };
@@ -79,7 +80,7 @@ impl Memory {
             moments: 2 * weights,
             gradients: levels * weights,
             plans: PLANS * sparse as u64,
-            activations: VALUE * activations(config, layout, recompute),
+            activations: VALUE * activations(config, layout),
             head: VALUE * (chunk * vocabulary as u64 + table),
         }
     }
@@ -103,14 +104,15 @@ impl Memory {
 }
 
 /// Values on the tape and on the way back.
-fn activations(config: &Config, layout: TokenLayout, recompute: bool) -> u64 {
+fn activations(config: &Config, layout: TokenLayout) -> u64 {
     let (layers, d, heads) = (config.model.layers, config.model.d_model, config.model.heads);
     let block = 18 * d + heads + 4;
-    let kept = if recompute { layers * d + block } else { layers * block };
+    let kept = if config.train.recompute { layers * d + block } else { layers * block };
     // Besides: embedding and last norm; on the way back gradients of the residual stream and of what
     // was added to it, of both wide values of the MLP, and of query, key and value: a buffer of
     // each size stays for the next block.
-    let around = 2 * d + 2;
+    // The last norm finds free buffers where blocks were forgotten.
+    let around = if config.train.recompute { d } else { 2 * d + 2 };
     let back = 2 * d + 2 * 4 * d + 3 * d;
     (layout.tiles() * LANES * (kept + around + back)) as u64
 }
@@ -134,7 +136,7 @@ mod tests {
             for sparsity in [0.0, 0.3, 0.75] {
                 let mut config = config(sparsity);
                 config.set(&format!("sparsity.groups={groups}")).unwrap();
-                let memory = Memory::of_step(&config, false);
+                let memory = Memory::of_step(&config);
                 let gpt = Gpt::new(&config).unwrap();
                 assert_eq!(memory.weights, 4 * gpt.parameters().count() as u64);
                 let layers = gpt.layer_sparsity(&config.sparsity);
@@ -147,9 +149,12 @@ mod tests {
 
     #[test]
     fn activations_are_those_that_a_step_keeps() {
-        for (layers, sequences, micro_batch) in [(1, 1, 1), (2, 3, 3), (4, 4, 2)] {
+        for (layers, sequences, micro_batch, recompute) in
+            [(1, 1, 1, false), (2, 3, 3, false), (4, 4, 2, false), (4, 4, 2, true)]
+        {
             let mut config = config(0.5);
             config.model.layers = layers;
+            config.train.recompute = recompute;
             (config.train.batch, config.train.micro_batch) = (sequences, micro_batch);
             let layout = TokenLayout { sequences: micro_batch, context: 33 };
             let ids = vec![1; layout.tokens()];
@@ -161,22 +166,25 @@ mod tests {
                 gpt.loss_and_gradients(&batch, 1.0, &mut gradients, &mut arena).unwrap();
             }
             let kept = arena.bytes() as f64;
-            let estimate = Memory::of_step(&config, false).activations as f64;
+            let estimate = Memory::of_step(&config).activations as f64;
             assert!((kept / estimate - 1.0).abs() < 0.01, "{layers}: {kept} against {estimate}");
         }
     }
 
     #[test]
-    fn accumulation_costs_a_gradient_for_every_doubling_and_recomputation_saves() {
+    fn accumulation_costs_few_gradients_and_recomputation_saves() {
         let mut config = config(0.5);
         config.train.micro_batch = 1;
-        for (batch, levels) in [(1, 1), (2, 2), (3, 2), (4, 3), (512, 10)] {
+        for (batch, levels) in [(1, 1), (2, 2), (3, 2), (4, 3), (8, 4), (9, 3), (512, 4)] {
             config.train.batch = batch;
-            let memory = Memory::of_step(&config, false);
+            let memory = Memory::of_step(&config);
             assert_eq!(memory.gradients, levels * memory.weights, "{batch}");
         }
         config.model.layers = 24;
-        let [whole, again] = [false, true].map(|recompute| Memory::of_step(&config, recompute));
+        let [whole, again] = [false, true].map(|recompute| {
+            config.train.recompute = recompute;
+            Memory::of_step(&config)
+        });
         assert!(5 * again.activations < whole.activations);
         assert_eq!(again.total() - again.activations, whole.total() - whole.activations);
         assert!(Memory { plans: 0, ..whole }.total() < whole.total());
@@ -186,8 +194,8 @@ mod tests {
     fn the_largest_model_fits_20_gigabytes_sparse_alone() {
         let mut config = Config::from_preset("xl").unwrap();
         (config.train.batch, config.train.micro_batch) = (1, 1);
-        let dense = Memory::of_step(&config, false).total();
+        let dense = Memory::of_step(&config).total();
         config.sparsity.sparsity = 0.75;
-        assert!(Memory::of_step(&config, false).total() < 20_000_000_000 && dense > 20_000_000_000);
+        assert!(Memory::of_step(&config).total() < 20_000_000_000 && dense > 20_000_000_000);
     }
 }

@@ -4,7 +4,7 @@ use crate::adamw::{AdamW, clip_scale, global_norm};
 use crate::config::Config;
 use crate::error::Error;
 use crate::gpt::{Gpt, TokenBatch};
-use crate::gradient_tree::GradientTree;
+use crate::gradient_tree::{GradientTree, leaf};
 use crate::schedule::Schedule;
 use mediswift_engine::{Arena, Gradients, LossSum, Pass, Profile};
 
@@ -108,24 +108,27 @@ impl Optimisation {
             return Err(Error::config("batch", "no target token has a weight: nothing to learn"));
         }
         let mut loss = LossSum::default();
-        for (index, batch) in micro_batches.iter().enumerate() {
+        let leaf = leaf(micro_batches.len());
+        for (first, batches) in micro_batches.chunks(leaf).enumerate() {
             let clock = self.arena.profile.clock();
             let mut gradients = self.tree.zeros(self.gpt.parameters());
             self.arena.profile.record(clock, "gradient sums", Pass::Update, || 0);
-            let part =
-                self.gpt.loss_and_gradients(batch, weight, &mut gradients, &mut self.arena)?;
+            for (index, batch) in batches.iter().enumerate() {
+                let part =
+                    self.gpt.loss_and_gradients(batch, weight, &mut gradients, &mut self.arena)?;
+                if !part.sum.is_finite() {
+                    return Err(Error::NonFinite {
+                        what: "loss",
+                        name: "micro-batch".into(),
+                        position: first * leaf + index,
+                        value: part.sum as f32,
+                    });
+                }
+                loss = loss + part;
+            }
             let clock = self.arena.profile.clock();
             self.tree.push(gradients);
             self.arena.profile.record(clock, "gradient sums", Pass::Update, || 0);
-            if !part.sum.is_finite() {
-                return Err(Error::NonFinite {
-                    what: "loss",
-                    name: "micro-batch".into(),
-                    position: index,
-                    value: part.sum as f32,
-                });
-            }
-            loss = loss + part;
         }
         Ok((loss, self.tree.finish().expect("a batch with weight has a micro-batch")))
     }

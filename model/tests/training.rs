@@ -313,3 +313,17 @@ fn a_damaged_checkpoint_is_passed_over_and_none_is_an_error() {
     assert!(error.contains("no checkpoint can be used"), "{error}");
     assert!(run::load_model(&out).err().unwrap().to_string().contains("no complete checkpoint"));
 }
+
+#[test]
+fn recomputation_changes_no_bit_and_may_change_on_resume() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = dataset(folder.path(), 1);
+    let kept = config(0.75);
+    let expected = train(&kept, &data, &folder.path().join("kept"));
+    let mut again = kept.clone();
+    again.set("train.recompute=true").unwrap();
+    let found = train(&again, &data, &folder.path().join("again"));
+    assert_eq!(found.weights_hash, expected.weights_hash);
+    assert_eq!(found.val_loss.to_bits(), expected.val_loss.to_bits());
+    assert!(kept.differences(&again).is_empty());
+}

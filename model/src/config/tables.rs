@@ -80,6 +80,9 @@ tables! {
         /// Sequences per forward and backward pass, at most: smaller takes less memory. A batch is
         /// accumulated over such passes, the last of which takes what is left.
         micro_batch: usize,
+        /// Keep only what passes between blocks, and compute their insides again in the backward
+        /// pass: less memory, a third more work, the same bits. May differ when a run is resumed.
+        recompute: bool,
         /// Tokens per sequence, at most model.context.
         context: usize,
         /// Seed of initial weights and of the order of the data.
