@@ -234,13 +234,12 @@ impl Walk {
                     *product = isa.mul(g[at % R][0], isa.load(line(at)));
                 }
                 // Neighbouring FMAs belong to different products: none waits for the one before.
-                let mut v = 1;
-                while v < V {
+                #[expect(clippy::needless_range_loop, reason = "unrolled, g stays in registers")]
+                for v in 1..V {
                     for (at, product) in products.iter_mut().enumerate() {
                         let x = isa.load(line(at).add(v * LANES));
                         *product = isa.fma(g[at % R][v], x, *product);
                     }
-                    v += 1;
                 }
                 self.add(isa, products);
             }
@@ -264,8 +263,8 @@ impl Walk {
 #[inline(always)]
 fn dot<I: Isa, const V: usize>(isa: I, g: &[I::V; V], x: &[I::V; V]) -> I::V {
     let mut sum = isa.mul(g[0], x[0]);
-    for (g, x) in g.iter().zip(x).skip(1) {
-        sum = isa.fma(*g, *x, sum);
+    for v in 1..V {
+        sum = isa.fma(g[v], x[v], sum);
     }
     sum
 }
