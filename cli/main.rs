@@ -9,8 +9,10 @@ mod data;
 mod demo;
 mod doctor;
 mod eval;
+mod export;
 mod flops;
 mod generate;
+mod import;
 mod output;
 mod plot;
 mod pretrain;
@@ -35,6 +37,8 @@ verb::verbs! {
         Pretrain(pretrain::Pretrain),
         Eval(eval::Eval),
         Generate(generate::Generate),
+        Export(export::Export),
+        Import(import::Import),
         Flops(flops::Flops),
         Bench(bench::Bench),
         Plot(plot::Plot),

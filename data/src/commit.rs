@@ -1,8 +1,8 @@
-//! Files that are either absent or whole.
+//! Files and folders that are either absent or whole.
 //!
 //! A file is written under a temporary name in its own folder, synced, renamed, and the folder is
 //! synced: after a crash the name holds the old bytes or the new ones, and after the call returns
-//! it holds the new ones even through a power cut.
+//! it holds the new ones even through a power cut. A folder is made likewise.
 
 use std::fs::{self, File};
 use std::io::{BufWriter, Write};
@@ -43,6 +43,62 @@ pub fn write_atomically_with(
         let _ = fs::remove_file(&temporary);
     }
     outcome
+}
+
+/// Makes the folder `path` of what `fill` writes into a temporary folder beside it; a folder that
+/// is there already is replaced. `fill` syncs its files.
+///
+/// # Errors
+/// The error of `fill`, or that of the file system; `path` is then as it was.
+pub fn write_folder_atomically<T, E: From<DataError>>(
+    path: &Path,
+    fill: impl FnOnce(&Path) -> Result<T, E>,
+) -> Result<T, E> {
+    if path.file_name().is_none() {
+        let problem = "not a folder that can be made";
+        return Err(DataError::file(path, problem, "name a new folder").into());
+    }
+    let temporary = temporary_name(path);
+    fs::create_dir_all(parent(path)).map_err(|e| DataError::io("create", parent(path), e))?;
+    if temporary.exists() {
+        // Left by a process that was killed.
+        fs::remove_dir_all(&temporary).map_err(|e| DataError::io("remove", &temporary, e))?;
+    }
+    fs::create_dir(&temporary).map_err(|e| DataError::io("create", &temporary, e))?;
+    let outcome = fill(&temporary).and_then(|filled| {
+        replace_folder(&temporary, path)?;
+        Ok(filled)
+    });
+    if outcome.is_err() {
+        // The first error is the one to report; a leftover that cannot be removed is harmless.
+        let _ = fs::remove_dir_all(&temporary);
+    }
+    outcome
+}
+
+/// Gives the folder `new`, whose files are synced, the name `path`; a folder of that name goes.
+pub(crate) fn replace_folder(new: &Path, path: &Path) -> Result<(), DataError> {
+    sync_folder(new)?;
+    let old =
+        temporary_name(&path.with_file_name(format!(
+            "{}.old",
+            path.file_name().unwrap_or_default().to_string_lossy()
+        )));
+    let replaced = fs::symlink_metadata(path).is_ok();
+    if replaced {
+        fs::rename(path, &old).map_err(|e| DataError::io("move aside", path, e))?;
+    }
+    if let Err(error) = publish(new, path) {
+        if replaced {
+            // Back to how it was; the error to report is the first.
+            let _ = fs::rename(&old, path);
+        }
+        return Err(error);
+    }
+    if replaced {
+        fs::remove_dir_all(&old).map_err(|e| DataError::io("remove", &old, e))?;
+    }
+    Ok(())
 }
 
 /// The name under which `path` is written before it is whole.
@@ -95,5 +151,28 @@ mod tests {
         assert_eq!(fs::read_dir(folder.path()).expect("list").count(), 1);
         write_atomically(&path, b"new").expect("write");
         assert_eq!(fs::read(&path).expect("read"), b"new");
+    }
+
+    #[test]
+    fn a_folder_is_the_old_one_or_the_new_one() {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let path = folder.path().join("folder");
+        let write = |text: &'static str, outcome: Result<(), DataError>| {
+            write_folder_atomically(&path, |temporary| {
+                write_atomically(&temporary.join(text), text.as_bytes())?;
+                outcome
+            })
+        };
+        let names = |path: &Path| -> Vec<String> {
+            let entries = fs::read_dir(path).expect("list").map(|entry| entry.expect("entry"));
+            entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+        };
+        write("old", Ok(())).expect("write");
+        assert!(write("new", Err(DataError::Interrupted)).is_err());
+        assert_eq!(names(&path), ["old"]);
+        write("new", Ok(())).expect("replace");
+        assert_eq!(names(&path), ["new"]);
+        assert_eq!(names(folder.path()), ["folder"]);
+        assert!(write_folder_atomically(Path::new(".."), |_| Ok::<_, DataError>(())).is_err());
     }
 }

@@ -33,7 +33,7 @@ pub mod synth;
 pub mod tokenizer;
 
 pub use batches::{Batches, Dataset, Position, Sequence, Split, sequential};
-pub use commit::{write_atomically, write_atomically_with};
+pub use commit::{write_atomically, write_atomically_with, write_folder_atomically};
 pub use error::DataError;
 pub use prepare::prepare;
 pub use tokenizer::Tokenizer;

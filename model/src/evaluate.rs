@@ -78,7 +78,7 @@ pub fn validation_tokens(dataset: &Dataset) -> Result<u64, Error> {
 /// # Errors
 /// If the run cannot be read or the data were made with another tokenizer than its own.
 pub fn evaluate_run(path: &Path, dataset: &Dataset) -> Result<Evaluation, Error> {
-    let Loaded { config, gpt, skipped } = run::load_model(path)?;
+    let Loaded { config, gpt, skipped, .. } = run::load_model(path)?;
     let tokenizer = Tokenizer::load(&run::tokenizer_path(path))?;
     if tokenizer.hash().to_hex().as_str() != dataset.tokenizer_hash() {
         let problem = "its tokenizer is not the run's: prepare the data with that of the run";

@@ -26,8 +26,8 @@ use mediswift_engine::{
     Arena, Cost, Gradients, Loss, LossSum, Op, ParamId, Parameter, Parameters, Shape, Tape, Tiles,
     TokenLayout, Var,
 };
-use mediswift_kernels::SparseLayer;
 use mediswift_kernels::ops::gemm::{Left, OutLayout, gemm};
+use mediswift_kernels::{AlignedBuffer, CsrMatrix, SparseLayer};
 use std::sync::Arc;
 
 /// A GPT: its parameters and the execution plans of its sparse layers.
@@ -111,8 +111,9 @@ impl Gpt {
     pub fn new(config: &Config) -> Result<Self, Error> {
         let mut parameters = Parameters::default();
         for slot in slots(&config.model) {
-            let shape = slot.new_shape(config)?;
-            let values = slot.init.values(&slot.name, &shape, config.train.seed);
+            let (rows, columns) = (slot.extents[0], slot.extents.get(1).copied().unwrap_or(1));
+            let values = slot.init.values(&slot.name, rows, columns, config.train.seed);
+            let (shape, values) = slot.sparsify(config, values)?;
             parameters.add(slot.name, shape, values);
         }
         Self::assemble(config, parameters)
@@ -453,17 +454,17 @@ impl<'a> Recorder<'a> for Ledger {
 }
 
 /// Place of one tensor in a model.
-struct Slot {
-    name: String,
+pub(crate) struct Slot {
+    pub(crate) name: String,
     /// `[n]` or `[rows, columns]`.
-    extents: Vec<usize>,
+    pub(crate) extents: Vec<usize>,
     /// Where sparsity applies.
     linear: Option<LinearWeight>,
     init: Init,
 }
 
 /// Every tensor of a model of that size, in order.
-fn slots(size: &ModelConfig) -> Vec<Slot> {
+pub(crate) fn slots(size: &ModelConfig) -> Vec<Slot> {
     let d = size.d_model;
     let (weight, residual) = (Init::Normal(STD), Init::residual(size.layers));
     let dense = |name: String, extents: &[usize], init| Slot {
@@ -499,21 +500,36 @@ fn slots(size: &ModelConfig) -> Vec<Slot> {
 }
 
 impl Slot {
+    /// Whether sparsity applies to the weight.
+    pub(crate) fn can_be_sparse(&self) -> bool {
+        self.linear.is_some()
+    }
+
     /// The sparsity that the tensor is to have; without one it is dense.
-    fn sparsity(&self, config: &Config) -> Option<f64> {
+    pub(crate) fn sparsity(&self, config: &Config) -> Option<f64> {
         let weight = self.linear.as_ref()?;
         Some(config.sparsity.of(&weight.name)).filter(|&sparsity| sparsity > 0.0)
     }
 
-    /// The shape in a new model.
-    fn new_shape(&self, config: &Config) -> Result<Shape, Error> {
-        Ok(match (&self.extents[..], &self.linear) {
+    /// The weights that the mask policy of `config` keeps of the dense `values`.
+    /// # Errors
+    /// If the policy is unknown or the layer is too large for 32-bit indices.
+    pub(crate) fn sparsify(
+        &self,
+        config: &Config,
+        values: AlignedBuffer,
+    ) -> Result<(Shape, AlignedBuffer), Error> {
+        let shape = match (&self.extents[..], &self.linear) {
             (_, Some(weight)) if self.sparsity(config).is_some() => {
-                Shape::Sparse(Arc::new(layer_mask(&config.sparsity, weight)?))
+                let mask = Arc::new(layer_mask(&config.sparsity, weight, &values)?);
+                let kept = CsrMatrix::from_dense(Arc::clone(&mask), &values)
+                    .map_err(|source| Error::Mask { layer: self.name.clone(), source })?;
+                return Ok((Shape::Sparse(mask), AlignedBuffer::from_slice(kept.values())));
             }
             (&[n], _) => Shape::Vector(n),
             (extents, _) => Shape::Matrix(extents[0], extents[1]),
-        })
+        };
+        Ok((shape, values))
     }
 
     /// Checks a tensor from outside.

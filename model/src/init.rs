@@ -4,12 +4,10 @@
 //! (`attn.proj`, `mlp.down`) from N(0, STD² / 2L), so that the sum of 2L of them keeps its variance.
 //! Biases start at 0, LayerNorm gains at 1.
 //!
-//! A value depends only on the seed, the tensor's name and its place in the **dense** matrix: every
-//! row has a random stream of its own, which draws all columns whether a mask keeps them or not.
-//! Sparse and dense twins of one seed therefore start from the same weights where both have them,
-//! and rows are drawn in parallel.
+//! A value depends only on the seed, the tensor's name and its place in the **dense** matrix, of
+//! which a sparse layer keeps a part: sparse and dense twins of one seed start from the same weights
+//! where both have them. Every row has a random stream of its own, so rows are drawn in parallel.
 
-use mediswift_engine::Shape;
 use mediswift_kernels::AlignedBuffer;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
@@ -35,41 +33,21 @@ impl Init {
         Self::Normal(STD / (2.0 * layers as f64).sqrt())
     }
 
-    /// The initial values of the tensor `name`.
-    pub fn values(self, name: &str, shape: &Shape, seed: u64) -> AlignedBuffer {
+    /// The initial values of the dense tensor `name` of `rows · columns` elements.
+    pub fn values(self, name: &str, rows: usize, columns: usize, seed: u64) -> AlignedBuffer {
         let std = match self {
-            Init::Zeros => return AlignedBuffer::zeros(shape.len()),
-            Init::Ones => return std::iter::repeat_n(1.0, shape.len()).collect(),
+            Init::Zeros => return AlignedBuffer::zeros(rows * columns),
+            Init::Ones => return std::iter::repeat_n(1.0, rows * columns).collect(),
             Init::Normal(std) => std,
         };
         let mut hasher = blake3::Hasher::new();
         hasher.update(b"mediswift initial weights").update(&seed.to_le_bytes());
         hasher.update(name.as_bytes());
         let key = *hasher.finalize().as_bytes();
-        let (rows, columns) = match shape {
-            Shape::Vector(n) => (1, *n),
-            Shape::Matrix(rows, columns) => (*rows, *columns),
-            Shape::Sparse(pattern) => (pattern.rows(), pattern.columns()),
-        };
-        let kept: Vec<Vec<f32>> = (0..rows)
-            .into_par_iter()
-            .map(|row| {
-                let dense = normal_row(key, row, columns, std);
-                match shape {
-                    Shape::Sparse(pattern) => {
-                        pattern.row(row).iter().map(|&column| dense[column as usize]).collect()
-                    }
-                    _ => dense,
-                }
-            })
-            .collect();
-        let mut values = AlignedBuffer::zeros(shape.len());
-        let mut rest = &mut values[..];
-        for row in kept {
-            let (to, tail) = rest.split_at_mut(row.len());
-            to.copy_from_slice(&row);
-            rest = tail;
-        }
+        let mut values = AlignedBuffer::zeros(rows * columns);
+        values.par_chunks_exact_mut(columns.max(1)).enumerate().for_each(|(row, to)| {
+            to.copy_from_slice(&normal_row(key, row, columns, std));
+        });
         values
     }
 }
@@ -92,26 +70,19 @@ fn normal_row(key: [u8; 32], row: usize, columns: usize, std: f64) -> Vec<f32> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use mediswift_kernels::sparse::mask;
-    use std::sync::Arc;
 
     #[test]
-    fn sparse_and_dense_twins_start_from_the_same_weights() {
-        let dense = Init::Normal(STD).values("w", &Shape::Matrix(9, 31), 7);
-        let pattern = Arc::new(mask::uniform_random(9, 31, 0.5, 3).unwrap());
-        let sparse = Init::Normal(STD).values("w", &Shape::Sparse(pattern.clone()), 7);
-        for row in 0..9 {
-            for (at, &column) in pattern.row_range(row).zip(pattern.row(row)) {
-                assert_eq!(sparse[at], dense[row * 31 + column as usize]);
-            }
-        }
-        assert_ne!(dense[..], Init::Normal(STD).values("w", &Shape::Matrix(9, 31), 8)[..]);
-        assert_ne!(dense[..], Init::Normal(STD).values("v", &Shape::Matrix(9, 31), 7)[..]);
+    fn weights_depend_on_seed_name_and_place() {
+        let values = |name, rows, seed| Init::Normal(STD).values(name, rows, 31, seed);
+        assert_eq!(values("w", 9, 7)[..], values("w", 10, 7)[..9 * 31]);
+        assert_ne!(values("w", 9, 7)[..], values("w", 9, 8)[..]);
+        assert_ne!(values("w", 9, 7)[..], values("v", 9, 7)[..]);
+        assert_ne!(values("w", 9, 7)[..31], values("w", 9, 7)[31..62]);
     }
 
     #[test]
     fn weights_have_the_moments_of_a_normal_distribution() {
-        let values = Init::residual(2).values("w", &Shape::Matrix(100, 501), 1);
+        let values = Init::residual(2).values("w", 100, 501, 1);
         let moment = |power: i32| {
             values.iter().map(|&x| (f64::from(x) / 0.01).powi(power)).sum::<f64>()
                 / values.len() as f64

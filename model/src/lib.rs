@@ -7,6 +7,7 @@
 //!   [`run`] folder with [`tensorboard`] events; [`evaluate`]: its validation loss.
 //! * [`adamw`], [`schedule`], [`gradient_tree`]: the optimiser, its learning rate, and the sum of
 //!   micro-batch gradients; [`checkpoint`]: all of a run's state on the disk.
+//! * [`interchange`]: runs as Hugging Face folders and GGUF files, and back.
 //! * [`error`]: what can go wrong with what comes from outside.
 #![warn(missing_docs)]
 
@@ -21,6 +22,7 @@ pub mod generate;
 pub mod gpt;
 pub mod gradient_tree;
 pub mod init;
+pub mod interchange;
 pub mod memory;
 pub mod optimisation;
 pub mod plans;

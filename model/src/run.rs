@@ -6,6 +6,7 @@
 //!     environment.json  processor, instruction set, threads, version of the last start
 //!     sparsity.json     target and actual sparsity of every linear layer
 //!     tokenizer.json    copy of the data's tokenizer
+//!     origin.json       where the first weights come from, in an imported run
 //!     MODEL_CARD.md     what the model is and is not for
 //!     metrics.jsonl     one line per optimiser step
 //!     validation.jsonl  one line per evaluation
@@ -15,18 +16,24 @@
 //!     LOCK              held by the process that writes
 //! ```
 //!
+//! An imported run has no data yet, and a checkpoint of step 0: it can be evaluated, sampled and
+//! exported at once; resuming it on a dataset trains it on.
+//!
 //! Small files are written whole or not at all. The `.jsonl` logs are appended to, so a killed run
 //! may leave a torn last line, which readers skip; a resumed run cuts them at its checkpoint's step,
 //! so that no step appears twice or never.
 
-use crate::checkpoint::{self, Latest};
+use crate::adamw::AdamW;
+use crate::checkpoint::{self, DataState, Latest, Snapshot, weights_hash};
 use crate::config::Config;
 use crate::error::Error;
 use crate::gpt::Gpt;
 use crate::sparsity::LayerSparsity;
 use crate::tensorboard::Events;
 use crate::trainer::Report;
-use mediswift_data::{Dataset, Split, tokenizer, write_atomically};
+use mediswift_data::{
+    Dataset, Split, Tokenizer, tokenizer, write_atomically, write_folder_atomically,
+};
 use mediswift_kernels::isa::IsaKind;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -38,6 +45,7 @@ use std::path::{Path, PathBuf};
 const CONFIG: &str = "config.toml";
 const DATA: &str = "data.json";
 const CARD: &str = "MODEL_CARD.md";
+const ORIGIN: &str = "origin.json";
 const LOCK: &str = "LOCK";
 
 /// The folder of one run, locked for writing.
@@ -71,6 +79,15 @@ impl DataIdentity {
             validation_tokens: dataset.tokens(Split::Validation),
         }
     }
+}
+
+/// Where the first weights of a run come from that did not draw them: `origin.json`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Origin {
+    /// In words that complete "imported from".
+    pub source: String,
+    /// [`weights_hash`] of the first weights.
+    pub weights_hash: String,
 }
 
 /// One line of `metrics.jsonl`: an optimiser step.
@@ -176,6 +193,7 @@ impl RunFolder {
         fs::create_dir_all(self.checkpoints()).map_err(Error::io("create", self.checkpoints()))?;
         let (data, identity) = (path(DATA), DataIdentity::of(dataset));
         if !data.exists() {
+            self.check_tokenizer(&identity)?;
             write_atomically(&data, to_json(&identity).as_bytes())?;
         } else if read_json::<DataIdentity>(&data)? != identity {
             return Err(problem(&data, "the run was started on other data: resume it on those"));
@@ -184,10 +202,22 @@ impl RunFolder {
             dataset.tokenizer()?.save(&path(tokenizer::FILE_NAME))?;
         }
         if !path(CARD).exists() {
-            write_atomically(&path(CARD), model_card(config, None).as_bytes())?;
+            let card = model_card(config, None, NOT_FINISHED);
+            write_atomically(&path(CARD), card.as_bytes())?;
         }
         let environment = to_json(&Environment::of_this_process());
         Ok(write_atomically(&path("environment.json"), environment.as_bytes())?)
+    }
+
+    /// An imported run brings its tokenizer: the data must have been made with it.
+    fn check_tokenizer(&self, data: &DataIdentity) -> Result<(), Error> {
+        let path = tokenizer_path(&self.path);
+        if path.exists() && Tokenizer::load(&path)?.hash().to_hex().as_str() != data.tokenizer_hash
+        {
+            let advice = "the data were made with another tokenizer: prepare them with this one";
+            return Err(problem(&path, advice));
+        }
+        Ok(())
     }
 
     /// The folder.
@@ -236,14 +266,47 @@ impl RunFolder {
     /// If they cannot be written.
     pub fn finish(&self, config: &Config, report: &Report) -> Result<(), Error> {
         write_atomically(&self.path.join("report.json"), to_json(report).as_bytes())?;
-        let card = model_card(config, Some(report));
+        let card = model_card(config, read_origin(&self.path)?.as_ref(), &result(report));
         Ok(write_atomically(&self.path.join(CARD), card.as_bytes())?)
     }
 }
 
+/// Makes a run of a model from elsewhere, in a folder that must not exist or be empty: the settings
+/// of `config`, `tokenizer`, and the parameters of `gpt` as the checkpoint of step 0. The run appears
+/// when it is complete.
+/// # Errors
+/// If the folder holds anything or cannot be written.
+pub fn import(
+    path: &Path,
+    config: &Config,
+    gpt: &Gpt,
+    tokenizer: &Tokenizer,
+    source: impl Into<String>,
+) -> Result<Origin, Error> {
+    if path.exists() {
+        check_unused(path)?;
+    }
+    let parameters = gpt.parameters();
+    let origin = Origin { source: source.into(), weights_hash: weights_hash(parameters) };
+    let data = DataState { tokenizer: tokenizer.hash().to_hex().to_string(), ..Default::default() };
+    let optimiser = AdamW::new(&config.train, parameters);
+    write_folder_atomically(path, |folder| {
+        write_atomically(&folder.join(CONFIG), config.to_toml().as_bytes())?;
+        tokenizer.save(&tokenizer_path(folder))?;
+        write_atomically(&folder.join(ORIGIN), to_json(&origin).as_bytes())?;
+        let card = model_card(config, Some(&origin), NOT_TRAINED_ON);
+        write_atomically(&folder.join(CARD), card.as_bytes())?;
+        let snapshot = Snapshot { config, parameters, optimiser: &optimiser, data };
+        checkpoint::save(&checkpoints(folder), &snapshot)?;
+        Ok(origin)
+    })
+}
+
 /// Checks that a folder holds nothing but what a start leaves that was killed before it had a
 /// configuration.
-fn check_unused(path: &Path) -> Result<(), Error> {
+/// # Errors
+/// If it holds something, or cannot be listed.
+pub fn check_unused(path: &Path) -> Result<(), Error> {
     if path.join(CONFIG).exists() {
         let advice = "continue it with --resume, or choose another folder";
         return Err(problem(path, format!("holds a run already: {advice}")));
@@ -283,10 +346,20 @@ pub fn read_config(path: &Path) -> Result<Config, Error> {
     }
 }
 
+/// Where the first weights of the run in `path` come from, if it was imported.
+/// # Errors
+/// If the file cannot be read.
+pub fn read_origin(path: &Path) -> Result<Option<Origin>, Error> {
+    let file = path.join(ORIGIN);
+    if file.exists() { read_json(&file).map(Some) } else { Ok(None) }
+}
+
 /// The model of a run's newest complete checkpoint.
 pub struct Loaded {
     /// Settings of the run.
     pub config: Config,
+    /// Optimiser steps before the checkpoint.
+    pub step: u64,
     /// The model.
     pub gpt: Gpt,
     /// One warning for each newer checkpoint that was passed over because it cannot be used.
@@ -304,7 +377,8 @@ pub fn load_model(path: &Path) -> Result<Loaded, Error> {
         return Err(problem(path, format!("holds no complete checkpoint (found: {found})")));
     };
     let gpt = Gpt::from_parameters(&checkpoint.config, checkpoint.parameters()?)?;
-    Ok(Loaded { config: checkpoint.config, gpt, skipped })
+    let step = checkpoint.manifest.step;
+    Ok(Loaded { config: checkpoint.config, step, gpt, skipped })
 }
 
 /// A log of the run in `path`, without a torn last line.
@@ -375,29 +449,36 @@ impl Environment {
     }
 }
 
-fn model_card(config: &Config, report: Option<&Report>) -> String {
+const NOT_FINISHED: &str = "The run has not finished.";
+const NOT_TRAINED_ON: &str = "It has not been trained further.";
+
+/// A sentence on how a run ended.
+fn result(report: &Report) -> String {
+    format!(
+        "After {} steps: training loss {:.4}, validation loss {:.4} nats per token. {} stored \
+         parameters, weights hash `{}`.",
+        report.step, report.train_loss, report.val_loss, report.parameters, report.weights_hash
+    )
+}
+
+/// The card of a model, in Markdown, with `result` as what came out.
+pub(crate) fn model_card(config: &Config, origin: Option<&Origin>, result: &str) -> String {
     let model = &config.model;
+    let start = match origin {
+        Some(Origin { source, weights_hash }) => {
+            format!("imported from {source} (weights hash `{weights_hash}`)")
+        }
+        None => "trained from scratch to predict the next token".to_string(),
+    };
+    let how = match config.sparsity.init_method.as_str() {
+        "random" => "at random".to_string(),
+        method => format!("by {method}"),
+    };
+    let when = if origin.is_some() { "" } else { " before training (arXiv 2403.00952)" };
     let kind = match config.sparsity.describe(model).as_str() {
         "dense" => "It is dense.".to_string(),
-        sparse => format!(
-            "Its linear layers are {sparse}: weights were left out at random before training \
-             (arXiv 2403.00952)."
-        ),
+        sparse => format!("Its linear layers are {sparse}: weights were left out {how}{when}."),
     };
-    let result = report.map_or_else(
-        || "The run has not finished.".to_string(),
-        |report| {
-            format!(
-                "After {} steps: training loss {:.4}, validation loss {:.4} nats per token. \
-                 {} stored parameters, weights hash `{}`.",
-                report.step,
-                report.train_loss,
-                report.val_loss,
-                report.parameters,
-                report.weights_hash
-            )
-        },
-    );
     format!(
         "# MediSwift {preset}\n\n\
          **For research only. Not for clinical use:** this model has not been evaluated for any \
@@ -405,8 +486,7 @@ fn model_card(config: &Config, report: Option<&Report>) -> String {
          care of anyone.\n\n\
          ## Model\n\n\
          A GPT with {layers} layers of width {d_model}, {heads} heads, {context} positions and a \
-         vocabulary of {vocabulary} tokens, trained from scratch to predict the next token. \
-         {kind}\n\n\
+         vocabulary of {vocabulary} tokens, {start}. {kind}\n\n\
          ## Training\n\n```toml\n{toml}```\n\n\
          ## Result\n\n{result}\n",
         preset = model.preset,

@@ -5,13 +5,15 @@
 //! ```
 //!
 //! Numbers are little-endian. Nothing but the header is ever held twice: tensors go from their
-//! buffers to the disk and from the disk into their buffers. A reader knows beforehand how long the
-//! file is and what its hash is; it never allocates more than the file is long.
+//! buffers to the disk and from the disk into their buffers. The reader of a checkpoint knows
+//! beforehand how long the file is and what its hash is; no reader allocates more than the file is
+//! long.
 
 use crate::error::Error;
 use safetensors::tensor::{Metadata, TensorInfo};
 use safetensors::{Dtype, SafeTensorError};
 use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::io::{BufReader, BufWriter, Read, Write};
@@ -41,13 +43,16 @@ pub(crate) struct TensorView<'a> {
 pub(crate) enum Elements<'a> {
     F32(&'a [f32]),
     U32(&'a [u32]),
+    /// Bytes that are made when their turn comes, as many as type and shape say.
+    Made(Dtype, Box<dyn Fn() -> Vec<u8> + 'a>),
 }
 
 impl Elements<'_> {
-    fn bytes(&self) -> &[u8] {
+    fn bytes(&self) -> Cow<'_, [u8]> {
         match self {
-            Elements::F32(values) => bytemuck::cast_slice(values),
-            Elements::U32(values) => bytemuck::cast_slice(values),
+            Elements::F32(values) => Cow::Borrowed(bytemuck::cast_slice(values)),
+            Elements::U32(values) => Cow::Borrowed(bytemuck::cast_slice(values)),
+            Elements::Made(_, make) => Cow::Owned(make()),
         }
     }
 
@@ -55,6 +60,7 @@ impl Elements<'_> {
         match self {
             Elements::F32(_) => Dtype::F32,
             Elements::U32(_) => Dtype::U32,
+            Elements::Made(dtype, _) => *dtype,
         }
     }
 }
@@ -72,8 +78,8 @@ pub(crate) fn write(
     let mut end = 0;
     for tensor in tensors {
         let start = end;
-        end += tensor.elements.bytes().len();
         let (dtype, shape) = (tensor.elements.dtype(), tensor.shape.clone());
+        end += shape.iter().product::<usize>() * dtype.bitsize() / 8;
         let info = TensorInfo { dtype, shape, data_offsets: (start, end) };
         header.insert(tensor.name.clone(), serde_json::json!(info));
     }
@@ -85,7 +91,7 @@ pub(crate) fn write(
         file.write_all(&(header.len() as u64).to_le_bytes())?;
         file.write_all(&header)?;
         for tensor in tensors {
-            file.write_all(tensor.elements.bytes())?;
+            file.write_all(&tensor.elements.bytes())?;
         }
         file.flush()?;
         file.stream.get_ref().sync_all()?;
@@ -118,10 +124,32 @@ pub(crate) fn read(
     outcome
 }
 
+/// Reads a file that was made elsewhere; otherwise like [`read`].
+/// # Errors
+/// If the file is missing or no safetensors file, or `visit` fails.
+pub(crate) fn read_foreign(
+    path: &Path,
+    visit: &mut Visit<'_>,
+) -> Result<HashMap<String, String>, Error> {
+    let bytes = length(path)?;
+    let file = File::open(path).map_err(Error::io("open", path))?;
+    read_tensors(path, bytes, &mut BufReader::with_capacity(1 << 20, file.take(bytes)), visit)
+}
+
 /// Checks that `path` is a file of the expected length.
 /// # Errors
 /// If it is missing, not a regular file or of another length.
 pub(crate) fn check_length(path: &Path, expected: &FileSummary) -> Result<(), Error> {
+    let found = length(path)?;
+    if found != expected.bytes {
+        let problem = format!("it has {found} bytes, but the manifest says {}", expected.bytes);
+        return Err(unusable(path, problem));
+    }
+    Ok(())
+}
+
+/// Length of a regular file.
+fn length(path: &Path) -> Result<u64, Error> {
     let metadata = match std::fs::metadata(path) {
         Ok(metadata) => metadata,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
@@ -132,12 +160,7 @@ pub(crate) fn check_length(path: &Path, expected: &FileSummary) -> Result<(), Er
     if !metadata.is_file() {
         return Err(unusable(path, "it is not a regular file"));
     }
-    if metadata.len() != expected.bytes {
-        let problem =
-            format!("it has {} bytes, but the manifest says {}", metadata.len(), expected.bytes);
-        return Err(unusable(path, problem));
-    }
-    Ok(())
+    Ok(metadata.len())
 }
 
 fn read_tensors(

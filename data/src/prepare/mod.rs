@@ -41,7 +41,7 @@ use self::extract::{Report, Unit};
 use self::resolve::Fates;
 use self::segment::Segment;
 use crate::clean::{Cleaning, DropReason};
-use crate::commit::{parent, publish, sync_folder, temporary_name};
+use crate::commit::{parent, replace_folder, temporary_name};
 use crate::manifest::{self, InputManifest, Manifest};
 use crate::{DataError, Split, Tokenizer, source, tokenizer, write_atomically};
 
@@ -471,25 +471,7 @@ impl Building {
     }
 
     fn move_to(&self, out: &Path) -> Result<(), DataError> {
-        sync_folder(&self.dataset)?;
-        let old = temporary_name(&out.with_file_name(format!(
-            "{}.old",
-            out.file_name().unwrap_or_default().to_string_lossy()
-        )));
-        let replaced = fs::symlink_metadata(out).is_ok();
-        if replaced {
-            fs::rename(out, &old).map_err(|e| DataError::io("move aside", out, e))?;
-        }
-        if let Err(error) = publish(&self.dataset, out) {
-            if replaced {
-                // Back to how it was; the error to report is the first.
-                let _ = fs::rename(&old, out);
-            }
-            return Err(error);
-        }
-        if replaced {
-            fs::remove_dir_all(&old).map_err(|e| DataError::io("remove", &old, e))?;
-        }
+        replace_folder(&self.dataset, out)?;
         fs::remove_dir_all(&self.folder).map_err(|e| DataError::io("remove", &self.folder, e))
     }
 }

@@ -341,6 +341,11 @@ impl Tokenizer {
         ids.iter().enumerate().map(token).collect()
     }
 
+    /// Pairs of token strings to join, in order of rank.
+    pub fn merges(&self) -> &[(String, String)] {
+        &self.parts.merges
+    }
+
     /// The text of `ids`. The token between documents appears as itself; bytes that do not form
     /// UTF-8, as when a character is cut between tokens, appear as U+FFFD. With moses-bpe, blanks
     /// are set by [`moses::detokenize`].

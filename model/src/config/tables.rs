@@ -50,7 +50,8 @@ tables! {
     ["sparsity"] SparsityConfig {
         /// Fraction of the weights of every linear layer that is left out, in [0, 1); 0 is dense.
         sparsity: f64,
-        /// How the masks are drawn: random (uniformly, once, before training).
+        /// How the masks are made, once, before training: random (uniformly), or magnitude (the
+        /// largest of the first weights stay).
         init_method: String,
         /// Seed of the masks.
         seed: u64,

@@ -4,9 +4,11 @@
 //! draws from a seed of its own, derived from the configured seed and the layer's name, so a mask
 //! depends neither on the order in which layers are made nor on how many there are.
 
+mod magnitude;
 mod uniform;
 mod weights;
 
+pub use magnitude::Magnitude;
 pub use uniform::UniformRandom;
 pub use weights::{LayerSparsity, LinearWeight, block_weights, linear_weights};
 
@@ -20,7 +22,7 @@ pub trait MaskPolicy: Sync {
     fn name(&self) -> &'static str;
 
     /// A `[rows, columns]` mask with exactly `kept(rows · columns, sparsity)` non-zeros, the same
-    /// for the same seed.
+    /// for the same seed and the same dense `values`, row by row.
     /// # Errors
     /// If the extents exceed 32-bit indices.
     fn mask(
@@ -29,11 +31,12 @@ pub trait MaskPolicy: Sync {
         columns: usize,
         sparsity: f64,
         seed: u64,
+        values: &[f32],
     ) -> Result<SparsePattern, PatternError>;
 }
 
 /// Every policy.
-pub const POLICIES: &[&dyn MaskPolicy] = &[&UniformRandom];
+pub const POLICIES: &[&dyn MaskPolicy] = &[&UniformRandom, &Magnitude];
 
 /// The policy of that name.
 /// # Errors
@@ -45,20 +48,29 @@ pub fn policy(name: &str) -> Result<&'static dyn MaskPolicy, Error> {
     })
 }
 
-/// The mask of a weight, made of its parts, each with its exact number of non-zeros.
+/// The mask of a weight, made of its parts, each with its exact number of non-zeros. `values` are its
+/// dense values, row by row.
 /// # Errors
 /// If the policy is unknown or the layer exceeds 32-bit indices.
 /// # Panics
-/// If the parts do not divide the rows, or the sparsity lies outside [0, 1].
+/// If the parts do not divide the rows, there is not one value per place, or the sparsity lies outside
+/// [0, 1].
 #[track_caller]
-pub fn layer_mask(config: &SparsityConfig, weight: &LinearWeight) -> Result<SparsePattern, Error> {
-    let LinearWeight { name, rows, columns, parts } = weight;
+pub fn layer_mask(
+    config: &SparsityConfig,
+    weight: &LinearWeight,
+    values: &[f32],
+) -> Result<SparsePattern, Error> {
+    let &LinearWeight { ref name, rows, columns, parts } = weight;
     assert_eq!(rows % parts, 0, "{rows} rows of '{name}' do not split into {parts} parts");
+    assert_eq!(values.len(), rows * columns, "values and extents of '{name}' disagree");
     let policy = policy(&config.init_method)?;
-    let masks: Result<Vec<_>, _> = (0..*parts)
+    let masks: Result<Vec<_>, _> = (0..parts)
         .map(|part| {
             let seed = layer_seed(config.seed, name, part);
-            policy.mask(rows / parts, *columns, config.of(name), seed)
+            let count = rows / parts * columns;
+            let values = &values[part * count..][..count];
+            policy.mask(rows / parts, columns, config.of(name), seed, values)
         })
         .collect();
     masks
@@ -94,7 +106,8 @@ mod tests {
     fn every_policy_keeps_the_exact_number_in_every_part() {
         for policy in POLICIES {
             let config = SparsityConfig { init_method: policy.name().into(), ..config(1) };
-            let pattern = layer_mask(&config, &weight("qkv", 39, 13, 3)).unwrap();
+            let values: Vec<f32> = (0..39 * 13).map(|i| (i * 37 % 101) as f32 - 50.0).collect();
+            let pattern = layer_mask(&config, &weight("qkv", 39, 13, 3), &values).unwrap();
             for part in 0..3 {
                 let count: usize = (part * 13..(part + 1) * 13).map(|r| pattern.row(r).len()).sum();
                 assert_eq!(count, kept(13 * 13, 0.75));
@@ -105,7 +118,8 @@ mod tests {
 
     #[test]
     fn masks_depend_on_seed_and_name_alone() {
-        let mask = |seed, name| layer_mask(&config(seed), &weight(name, 16, 16, 1)).unwrap();
+        let mask =
+            |seed, name| layer_mask(&config(seed), &weight(name, 16, 16, 1), &[0.0; 256]).unwrap();
         assert_eq!(mask(1, "a"), mask(1, "a"));
         assert_ne!(mask(1, "a"), mask(2, "a"));
         assert_ne!(mask(1, "a"), mask(1, "b"));

@@ -18,6 +18,7 @@ impl MaskPolicy for UniformRandom {
         columns: usize,
         sparsity: f64,
         seed: u64,
+        _: &[f32],
     ) -> Result<SparsePattern, PatternError> {
         uniform_random(rows, columns, sparsity, seed)
     }

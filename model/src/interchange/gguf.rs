@@ -1,0 +1,268 @@
+//! GGUF version 3: the one file that llama.cpp and its kin load.
+//!
+//! ```text
+//! "GGUF" | u32 version | u64 tensors | u64 pairs
+//! pairs:    string key | u32 type | value
+//! tensors:  string name | u32 dimensions | u64 each, fastest first | u32 type | u64 offset
+//! zeros up to a multiple of 32
+//! tensor data, each followed by zeros up to a multiple of 32
+//! ```
+//!
+//! Numbers are little-endian, a string is u64 length and UTF-8. The architecture is `gpt2`; matrices
+//! are `[out, in]` row by row as here, which GGUF writes as the dimensions `in, out`. The output head
+//! is the token embedding, so there is no `output.weight`.
+
+use super::names::Names;
+use super::{Exported, Source, dense, refused};
+use crate::error::Error;
+use half::f16;
+use half::slice::HalfFloatSliceExt;
+use mediswift_data::tokenizer::Kind;
+use mediswift_data::{DataError, Tokenizer, write_atomically_with};
+use mediswift_engine::ops::EPSILON;
+use mediswift_engine::{Parameter, Shape};
+use std::borrow::Cow;
+use std::path::Path;
+
+const VERSION: u32 = 3;
+const ALIGNMENT: u64 = 32;
+
+/// How matrices are stored; vectors and the position embedding are always f32.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Precision {
+    /// 32 bits: exactly the model's weights.
+    F32,
+    /// 16 bits, rounded to nearest.
+    F16,
+}
+
+/// Numbers that stand for types in the format.
+mod code {
+    pub(super) const F32_TENSOR: u32 = 0;
+    pub(super) const F16_TENSOR: u32 = 1;
+    pub(super) const U32: u32 = 4;
+    pub(super) const I32: u32 = 5;
+    pub(super) const F32: u32 = 6;
+    pub(super) const STRING: u32 = 8;
+    pub(super) const ARRAY: u32 = 9;
+    /// Kinds of tokens.
+    pub(super) const NORMAL: i32 = 1;
+    pub(super) const CONTROL: i32 = 3;
+    pub(super) const UNUSED: i32 = 5;
+}
+
+/// Writes the newest complete checkpoint of the run in `run` to the file `out`, whole or not at all;
+/// a file of that name is replaced.
+///
+/// GGUF has no Moses tokenizer: a moses-bpe model goes without its tokenizer, as one that reads and
+/// writes token ids.
+/// # Errors
+/// If the run cannot be read, the file cannot be written, or a weight is too large for 16 bits.
+pub fn export(run: &Path, out: &Path, precision: Precision) -> Result<Exported, Error> {
+    let source = Source::load(run)?;
+    let tensors: Vec<Tensor<'_>> =
+        source.gpt.parameters().iter().map(|(_, p)| Tensor::new(p, precision)).collect();
+    if let Some(tensor) = tensors.iter().find(|tensor| tensor.overflows()) {
+        let problem = format!("'{}' has a weight too large for 16 bits", tensor.parameter.name);
+        return Err(refused(run, format!("{problem}: export it with 32")));
+    }
+    let header = header(&source, precision, &tensors);
+    let mut bytes = header.0.len() as u64;
+    write_atomically_with(out, |file| {
+        let mut write = |bytes: &[u8]| {
+            file.write_all(bytes).map_err(|source| DataError::Io {
+                action: "write",
+                path: out.to_path_buf(),
+                source,
+            })
+        };
+        write(&header.0)?;
+        for tensor in &tensors {
+            let data = tensor.data();
+            write(&data)?;
+            write(&vec![0; padding(data.len() as u64) as usize])?;
+            bytes += padded(data.len() as u64);
+        }
+        Ok(())
+    })?;
+    let (tensors, step) = (tensors.len(), source.step);
+    Ok(Exported { tensors, masks: 0, bytes, step, skipped: source.skipped })
+}
+
+/// Everything before the tensors' data.
+fn header(source: &Source, precision: Precision, tensors: &[Tensor<'_>]) -> Bytes {
+    let (model, tokenizer) = (&source.config.model, &source.tokenizer);
+    let mut pairs = Pairs::default();
+    pairs.string("general.architecture", "gpt2");
+    pairs.string("general.name", &format!("MediSwift {}", model.preset));
+    pairs.string("general.description", "For research only. Not for clinical use.");
+    pairs.u32("general.alignment", ALIGNMENT as u32);
+    pairs.u32("general.file_type", u32::from(precision == Precision::F16));
+    pairs.u32("gpt2.context_length", model.context as u32);
+    pairs.u32("gpt2.embedding_length", model.d_model as u32);
+    pairs.u32("gpt2.block_count", model.layers as u32);
+    pairs.u32("gpt2.feed_forward_length", 4 * model.d_model as u32);
+    pairs.u32("gpt2.attention.head_count", model.heads as u32);
+    pairs.f32("gpt2.attention.layer_norm_epsilon", EPSILON);
+    pairs.u32("gpt2.vocab_size", model.vocabulary as u32);
+    match tokenizer.kind() {
+        Kind::ByteBpe => describe_tokenizer(&mut pairs, tokenizer, model.vocabulary),
+        Kind::MosesBpe(_) => pairs.string("tokenizer.ggml.model", "none"),
+    }
+    let end = tokenizer.end_of_text();
+    pairs.u32("tokenizer.ggml.bos_token_id", end);
+    pairs.u32("tokenizer.ggml.eos_token_id", end);
+
+    let mut header = Bytes(b"GGUF".to_vec());
+    header.u32(VERSION);
+    header.u64(tensors.len() as u64);
+    header.u64(pairs.count);
+    header.0.extend(pairs.bytes.0);
+    let mut offset = 0;
+    for tensor in tensors {
+        header.string(&tensor.name);
+        let extents = tensor.parameter.shape.extents();
+        header.u32(extents.len() as u32);
+        extents.iter().rev().for_each(|&extent| header.u64(extent as u64));
+        header.u32(if tensor.is_half { code::F16_TENSOR } else { code::F32_TENSOR });
+        header.u64(offset);
+        offset += padded(tensor.byte_len());
+    }
+    header.0.resize(padded(header.0.len() as u64) as usize, 0);
+    header
+}
+
+/// A byte-level BPE, with a name for every row of the embedding.
+fn describe_tokenizer(pairs: &mut Pairs, tokenizer: &Tokenizer, vocabulary: usize) {
+    let known = tokenizer.vocab_size();
+    let ids: Vec<u32> = (0..known as u32).collect();
+    let tokens = tokenizer.tokens(&ids).expect("every id is below the number of tokens");
+    let unused = (known..vocabulary).map(|id| Cow::Owned(format!("[PAD{id}]")));
+    let tokens = tokens.into_iter().map(Cow::Borrowed).chain(unused);
+    let kind = |id: usize| match id {
+        id if id >= known => code::UNUSED,
+        id if id == tokenizer.end_of_text() as usize => code::CONTROL,
+        _ => code::NORMAL,
+    };
+    let merges = tokenizer.merges().iter().map(|(left, right)| format!("{left} {right}"));
+    pairs.string("tokenizer.ggml.model", "gpt2");
+    pairs.string("tokenizer.ggml.pre", "gpt-2");
+    pairs.strings("tokenizer.ggml.tokens", vocabulary, tokens);
+    pairs.i32s("tokenizer.ggml.token_type", vocabulary, (0..vocabulary).map(kind));
+    pairs.strings("tokenizer.ggml.merges", tokenizer.merges().len(), merges);
+}
+
+/// One tensor of the file.
+struct Tensor<'a> {
+    name: String,
+    parameter: &'a Parameter,
+    is_half: bool,
+}
+
+impl<'a> Tensor<'a> {
+    fn new(parameter: &'a Parameter, precision: Precision) -> Self {
+        let is_position = parameter.name.starts_with("pos_embed");
+        let is_half = precision == Precision::F16 && parameter.shape.is_matrix() && !is_position;
+        Self { name: Names::of(&parameter.name).gguf, parameter, is_half }
+    }
+
+    fn byte_len(&self) -> u64 {
+        let count: usize = self.parameter.shape.extents().iter().product();
+        count as u64 * if self.is_half { 2 } else { 4 }
+    }
+
+    /// Whether a weight would become infinite.
+    fn overflows(&self) -> bool {
+        self.is_half && self.parameter.values.iter().any(|&x| f16::from_f32(x).is_infinite())
+    }
+
+    fn data(&self) -> Cow<'a, [u8]> {
+        let values = match self.parameter.shape {
+            Shape::Sparse(_) => Cow::Owned(dense(self.parameter)),
+            _ => Cow::Borrowed(&self.parameter.values[..]),
+        };
+        match (self.is_half, values) {
+            (true, values) => {
+                let mut halves = vec![f16::ZERO; values.len()];
+                halves.convert_from_f32_slice(&values);
+                Cow::Owned(bytemuck::cast_slice(&halves).to_vec())
+            }
+            (false, Cow::Borrowed(values)) => Cow::Borrowed(bytemuck::cast_slice(values)),
+            (false, Cow::Owned(values)) => Cow::Owned(bytemuck::cast_slice(&values).to_vec()),
+        }
+    }
+}
+
+/// Bytes from `len` to the next multiple of the alignment.
+fn padding(len: u64) -> u64 {
+    padded(len) - len
+}
+
+fn padded(len: u64) -> u64 {
+    len.next_multiple_of(ALIGNMENT)
+}
+
+/// Little-endian numbers and strings, one after another.
+#[derive(Default)]
+struct Bytes(Vec<u8>);
+
+impl Bytes {
+    fn u32(&mut self, value: u32) {
+        self.0.extend(value.to_le_bytes());
+    }
+
+    fn u64(&mut self, value: u64) {
+        self.0.extend(value.to_le_bytes());
+    }
+
+    fn string(&mut self, value: &str) {
+        self.u64(value.len() as u64);
+        self.0.extend(value.as_bytes());
+    }
+}
+
+/// Keys with typed values.
+#[derive(Default)]
+struct Pairs {
+    bytes: Bytes,
+    count: u64,
+}
+
+impl Pairs {
+    fn key(&mut self, key: &str, kind: u32) {
+        self.count += 1;
+        self.bytes.string(key);
+        self.bytes.u32(kind);
+    }
+
+    fn u32(&mut self, key: &str, value: u32) {
+        self.key(key, code::U32);
+        self.bytes.u32(value);
+    }
+
+    fn f32(&mut self, key: &str, value: f32) {
+        self.key(key, code::F32);
+        self.bytes.u32(value.to_bits());
+    }
+
+    fn string(&mut self, key: &str, value: &str) {
+        self.key(key, code::STRING);
+        self.bytes.string(value);
+    }
+
+    fn array(&mut self, key: &str, kind: u32, len: usize) {
+        self.key(key, code::ARRAY);
+        self.bytes.u32(kind);
+        self.bytes.u64(len as u64);
+    }
+
+    fn strings(&mut self, key: &str, len: usize, values: impl Iterator<Item = impl AsRef<str>>) {
+        self.array(key, code::STRING, len);
+        values.for_each(|value| self.bytes.string(value.as_ref()));
+    }
+
+    fn i32s(&mut self, key: &str, len: usize, values: impl Iterator<Item = i32>) {
+        self.array(key, code::I32, len);
+        values.for_each(|value| self.bytes.u32(value.cast_unsigned()));
+    }
+}

@@ -1,0 +1,127 @@
+//! A run as a Hugging Face folder.
+
+use super::super::names::Names;
+use super::super::{Exported, Source, dense, refused, transposed};
+use super::{CARD, CONFIG, GENERATION, MASKS, PREFIX, WEIGHTS, config, masks};
+use crate::checkpoint::weights_hash;
+use crate::error::Error;
+use crate::run::model_card;
+use crate::tensor_file::{self, Elements, TensorView};
+use mediswift_data::{write_atomically, write_folder_atomically};
+use mediswift_engine::{Parameters, Shape};
+use safetensors::Dtype;
+use std::collections::BTreeMap;
+use std::path::Path;
+
+/// Everything that an export writes, and so may replace.
+const FILES: [&str; 9] = [
+    CONFIG,
+    WEIGHTS,
+    MASKS,
+    GENERATION,
+    CARD,
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.json",
+    "merges.txt",
+];
+
+/// Writes the newest complete checkpoint of the run in `run` to the folder `out`, which appears when
+/// it is complete. `out` must not exist or be empty; `force` replaces an earlier export.
+/// # Errors
+/// If the run cannot be read, or `out` cannot be written or holds anything else.
+pub fn export(run: &Path, out: &Path, force: bool) -> Result<Exported, Error> {
+    check_destination(out, force)?;
+    let source = Source::load(run)?;
+    let (tensors, (masks, bytes)) = write_folder_atomically(out, |folder| {
+        let parameters = source.gpt.parameters();
+        let mut bytes = write_weights(&folder.join(WEIGHTS), parameters)?;
+        let mut mask_count = 0;
+        if is_sparse(&source) {
+            let (count, length) = masks::write(folder, &source.config.sparsity, parameters)?;
+            (mask_count, bytes) = (count, bytes + length);
+        }
+        source.tokenizer.export(folder)?;
+        for (name, value) in [
+            (CONFIG, config::describe(&source.config.model, &source.tokenizer)),
+            (GENERATION, config::special_ids(&source.tokenizer)),
+        ] {
+            let text = format!("{value:#}\n");
+            write_atomically(&folder.join(name), text.as_bytes())?;
+        }
+        write_atomically(&folder.join(CARD), card(&source).as_bytes())?;
+        Ok::<_, Error>((parameters.iter().len(), (mask_count, bytes)))
+    })?;
+    Ok(Exported { tensors, masks, bytes, step: source.step, skipped: source.skipped })
+}
+
+/// Refuses a destination that would lose something nobody asked to lose.
+fn check_destination(out: &Path, force: bool) -> Result<(), Error> {
+    let Ok(kind) = out.symlink_metadata() else { return Ok(()) };
+    if !kind.is_dir() {
+        return Err(refused(out, "not a folder: choose another --out"));
+    }
+    let mut holds_export = false;
+    for entry in out.read_dir().map_err(Error::io("list", out))? {
+        let name = entry.map_err(Error::io("list", out))?.file_name();
+        let name = name.to_string_lossy();
+        if !FILES.contains(&name.as_ref()) {
+            let problem = format!("holds '{name}', which no export writes: choose another --out");
+            return Err(refused(out, problem));
+        }
+        holds_export = true;
+    }
+    if holds_export && !force {
+        let advice = "choose another --out, or replace it with --force";
+        return Err(refused(out, format!("holds an export already: {advice}")));
+    }
+    Ok(())
+}
+
+/// Returns the length of the file.
+fn write_weights(path: &Path, parameters: &Parameters) -> Result<u64, Error> {
+    let notes = BTreeMap::from([("format".to_string(), "pt".to_string())]);
+    let tensors: Vec<TensorView<'_>> = parameters
+        .iter()
+        .map(|(_, parameter)| {
+            let names = Names::of(&parameter.name);
+            let mut shape = parameter.shape.extents();
+            let elements = if names.is_conv1d {
+                shape.reverse();
+                let (columns, rows) = (shape[0], shape[1]);
+                let make = move || {
+                    let turned = transposed(&dense(parameter), rows, columns);
+                    bytemuck::cast_slice(&turned).to_vec()
+                };
+                Elements::Made(Dtype::F32, Box::new(make))
+            } else {
+                Elements::F32(&parameter.values)
+            };
+            TensorView { name: format!("{PREFIX}{}", names.hf), shape, elements }
+        })
+        .collect();
+    Ok(tensor_file::write(path, &notes, &tensors)?.bytes)
+}
+
+fn is_sparse(source: &Source) -> bool {
+    source.gpt.linear_weights().any(|weight| matches!(weight.shape, Shape::Sparse(_)))
+}
+
+/// The run's model card with what Hugging Face wants to know and what the files are.
+fn card(source: &Source) -> String {
+    let hash = weights_hash(source.gpt.parameters());
+    let result = format!("Exported after {} optimiser steps; weights hash `{hash}`.", source.step);
+    let card = model_card(&source.config, source.origin.as_ref(), &result);
+    let masks = if is_sparse(source) {
+        "\n`masks.safetensors` says which weights exist: a boolean tensor for every sparse weight, \
+         under its name and in its shape. Weights that do not exist are 0 in `model.safetensors`; \
+         multiply by the masks after each step to keep them so when training further.\n"
+    } else {
+        ""
+    };
+    format!(
+        "---\nlibrary_name: transformers\npipeline_tag: text-generation\ntags:\n- gpt2\n\
+         - biomedical\n---\n\n{card}\n## Files\n\n`GPT2LMHeadModel.from_pretrained` loads this \
+         folder.\n{masks}"
+    )
+}

@@ -1,0 +1,327 @@
+//! A Hugging Face folder as a run.
+
+use super::super::names::Names;
+use super::super::{check_vocabulary, refused, transposed};
+use super::config::{Architecture, read_object};
+use super::masks::{self, Masks};
+use super::{HEAD, INDEX, MASKS, PREFIX, WEIGHTS};
+use crate::config::Config;
+use crate::error::Error;
+use crate::gpt::{Gpt, Slot, slots};
+use crate::run;
+use crate::tensor_file;
+use half::slice::HalfFloatSliceExt;
+use half::{bf16, f16};
+use mediswift_data::{Tokenizer, tokenizer};
+use mediswift_engine::{Parameters, Shape};
+use mediswift_kernels::{AlignedBuffer, CsrMatrix, SparsePattern};
+use safetensors::Dtype;
+use safetensors::tensor::TensorInfo;
+use serde_json::Value;
+use std::collections::{BTreeSet, HashMap};
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// How to import a checkpoint.
+#[derive(Clone, Debug, Default)]
+pub struct Import {
+    /// A tokenizer file, if not that of the folder.
+    pub tokenizer: Option<PathBuf>,
+    /// Settings to change, as `table.key=value`: of training, and which weights to leave out of a
+    /// checkpoint without masks. Without any, all stay.
+    pub set: Vec<String>,
+}
+
+/// What was imported.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Imported {
+    /// Settings of the run.
+    pub config: Config,
+    /// Tensors of weights.
+    pub tensors: usize,
+    /// Stored parameters.
+    pub parameters: usize,
+    /// BLAKE3 over all parameters in name order.
+    pub weights_hash: String,
+    /// Whether the masks came with the checkpoint.
+    pub has_masks: bool,
+}
+
+/// Makes the checkpoint in `folder` a run in `out`, which must not exist or be empty.
+/// # Errors
+/// If the folder is damaged, its network is not one that the engine has, its tokenizer cannot be
+/// used, or the run cannot be written; `out` is then as it was.
+pub fn import(folder: &Path, out: &Path, options: &Import) -> Result<Imported, Error> {
+    if out.exists() {
+        run::check_unused(out)?;
+    }
+    let architecture = Architecture::read(folder)?;
+    let mut config = settings(&architecture, &options.set)?;
+    let places = slots(&config.model).into_iter();
+    let places: HashMap<String, Slot> = places.map(|s| (Names::of(&s.name).hf, s)).collect();
+    let masks = masks::read(folder, &places)?;
+    if let Some(Masks { sparsity, patterns }) = &masks {
+        if places.values().any(|slot| slot.sparsity(&config).is_some()) {
+            let problem = "the checkpoint has masks: ask for no sparsity, or move them away";
+            return Err(refused(&folder.join(MASKS), problem));
+        }
+        config.sparsity = sparsity.clone();
+        config.validate()?;
+        let missing = places.iter().find(|(_, slot)| {
+            slot.sparsity(&config).is_some() && !patterns.contains_key(&slot.name)
+        });
+        if let Some((name, _)) = missing {
+            let problem = format!("the mask of '{PREFIX}{name}' is missing");
+            return Err(refused(&folder.join(MASKS), problem));
+        }
+    }
+    let tokenizer = read_tokenizer(folder, options.tokenizer.as_deref(), config.model.vocabulary)?;
+
+    let has_masks = masks.is_some();
+    let patterns = masks.map(|masks| masks.patterns);
+    let mut reader =
+        Reader { config: &config, places, patterns, head: None, parameters: Parameters::default() };
+    for file in weight_files(folder)? {
+        let mut visit = |name: &str, info: &TensorInfo, stream: &mut dyn Read| {
+            reader.receive(&file, name, info, stream)
+        };
+        tensor_file::read_foreign(&file, &mut visit)?;
+    }
+    let parameters = reader.finish(folder, architecture.is_tied)?;
+    let gpt = Gpt::from_parameters(&config, parameters)?;
+    config.kernels.plans = gpt.plans();
+    let name = folder.canonicalize().ok();
+    let name = name.as_deref().unwrap_or(folder).file_name().unwrap_or_default();
+    let source = format!("the Hugging Face checkpoint `{}`", name.to_string_lossy());
+    let origin = run::import(out, &config, &gpt, &tokenizer, source)?;
+    Ok(Imported {
+        config,
+        tensors: gpt.parameters().iter().len(),
+        parameters: gpt.parameters().count(),
+        weights_hash: origin.weights_hash,
+        has_masks,
+    })
+}
+
+/// The settings of the run: sizes of the checkpoint, defaults of the most similar preset, changes.
+fn settings(architecture: &Architecture, changes: &[String]) -> Result<Config, Error> {
+    let mut config = Config::from_preset(&architecture.model.preset)?;
+    config.model = architecture.model.clone();
+    config.train.context = config.model.context;
+    for assignment in changes {
+        config.set(assignment)?;
+        if config.model != architecture.model {
+            let problem = "the checkpoint decides the model: it cannot be changed";
+            return Err(Error::config(format!("--set {assignment}"), problem));
+        }
+    }
+    config.validate()?;
+    Ok(config)
+}
+
+fn read_tokenizer(
+    folder: &Path,
+    given: Option<&Path>,
+    vocabulary: usize,
+) -> Result<Tokenizer, Error> {
+    let (json, vocab, merges) = (
+        given.map_or_else(|| folder.join(tokenizer::FILE_NAME), Path::to_path_buf),
+        folder.join("vocab.json"),
+        folder.join("merges.txt"),
+    );
+    let (path, tokenizer) = if given.is_some() || json.exists() {
+        let tokenizer = Tokenizer::load(&json)?;
+        (json, tokenizer)
+    } else if vocab.exists() && merges.exists() {
+        let tokenizer = Tokenizer::import(&vocab, &merges)?;
+        (vocab, tokenizer)
+    } else {
+        let problem = "has no tokenizer (tokenizer.json, or vocab.json and merges.txt)";
+        return Err(refused(folder, format!("{problem}: name one with --tokenizer")));
+    };
+    check_vocabulary(&tokenizer, vocabulary, &path)?;
+    Ok(tokenizer)
+}
+
+/// The files that hold the weights.
+fn weight_files(folder: &Path) -> Result<Vec<PathBuf>, Error> {
+    let single = folder.join(WEIGHTS);
+    if single.exists() {
+        return Ok(vec![single]);
+    }
+    let index = folder.join(INDEX);
+    if !index.exists() {
+        let problem = format!("has no {WEIGHTS}: save the model as safetensors");
+        return Err(refused(folder, problem));
+    }
+    let object = read_object(&index)?;
+    let map = object.get("weight_map").and_then(Value::as_object);
+    let map = map.ok_or_else(|| refused(&index, "it has no object 'weight_map'"))?;
+    let mut files = BTreeSet::new();
+    for (tensor, file) in map {
+        let name = file.as_str().filter(|name| is_plain(name));
+        let name = name.ok_or_else(|| {
+            refused(
+                &index,
+                format!("'{tensor}' is in {file}, which is no name of a file beside it"),
+            )
+        })?;
+        files.insert(folder.join(name));
+    }
+    Ok(files.into_iter().collect())
+}
+
+/// Whether a name leads nowhere but into its own folder.
+fn is_plain(name: &str) -> bool {
+    Path::new(name).file_name().is_some_and(|file| file == name) && !name.contains(['/', '\\'])
+}
+
+/// Collects the tensors of a checkpoint.
+struct Reader<'a> {
+    config: &'a Config,
+    /// By their names in the checkpoint; those found are taken out.
+    places: HashMap<String, Slot>,
+    /// Masks that came with the checkpoint, by our names.
+    patterns: Option<HashMap<String, SparsePattern>>,
+    /// The output head, if it is written out.
+    head: Option<AlignedBuffer>,
+    parameters: Parameters,
+}
+
+impl Reader<'_> {
+    fn receive(
+        &mut self,
+        path: &Path,
+        name: &str,
+        info: &TensorInfo,
+        stream: &mut dyn Read,
+    ) -> Result<(), Error> {
+        let short = name.strip_prefix(PREFIX).unwrap_or(name);
+        if is_constant(short) {
+            let length = (info.data_offsets.1 - info.data_offsets.0) as u64;
+            let copied = std::io::copy(&mut stream.take(length), &mut std::io::sink());
+            return copied.map(drop).map_err(Error::io("read", path));
+        }
+        if short == HEAD {
+            let model = &self.config.model;
+            check_shape(path, name, &info.shape, &[model.vocabulary, model.d_model])?;
+            self.head = Some(read_floats(path, name, info, stream)?);
+            return Ok(());
+        }
+        let Some(slot) = self.places.remove(short) else {
+            let layers = self.config.model.layers;
+            let problem = format!(
+                "tensor '{name}' comes twice or has no place in a GPT-2 of {layers} layers"
+            );
+            return Err(refused(path, problem));
+        };
+        let is_conv1d = Names::of(&slot.name).is_conv1d;
+        let mut extents = slot.extents.clone();
+        if is_conv1d {
+            extents.reverse();
+        }
+        check_shape(path, name, &info.shape, &extents)?;
+        let mut values = read_floats(path, name, info, stream)?;
+        if is_conv1d {
+            values = AlignedBuffer::from_slice(&transposed(&values, extents[0], extents[1]));
+        }
+        let pattern = self.patterns.as_mut().and_then(|patterns| patterns.remove(&slot.name));
+        let (shape, values) = match pattern {
+            Some(pattern) => masked(path, name, pattern, &values)?,
+            // The settings decide; they make no mask where all masks came with the checkpoint.
+            None => slot.sparsify(self.config, values)?,
+        };
+        self.parameters.add(slot.name, shape, values);
+        Ok(())
+    }
+
+    /// All tensors, once every file is read.
+    fn finish(self, folder: &Path, is_tied: bool) -> Result<Parameters, Error> {
+        if let Some(name) = self.places.keys().min() {
+            return Err(refused(folder, format!("tensor '{PREFIX}{name}' is missing")));
+        }
+        let embedding = self.parameters.find("tok_embed.weight").expect("every place is filled");
+        match &self.head {
+            Some(head) if head[..] != self.parameters[embedding] => {
+                let problem = format!("'{HEAD}' differs from the token embedding");
+                Err(refused(folder, format!("{problem}: the engine's output head is tied to it")))
+            }
+            None if !is_tied => {
+                let problem = format!("tensor '{HEAD}' is missing, and it is not tied");
+                Err(refused(folder, problem))
+            }
+            _ => Ok(self.parameters),
+        }
+    }
+}
+
+/// Whether a tensor is no weight: the causal mask and its fill value, of older checkpoints.
+fn is_constant(name: &str) -> bool {
+    let buffer = |name: &str| matches!(name, "attn.bias" | "attn.masked_bias");
+    name.strip_prefix("h.").and_then(|rest| rest.split_once('.')).is_some_and(|(_, n)| buffer(n))
+}
+
+fn check_shape(path: &Path, name: &str, found: &[usize], needed: &[usize]) -> Result<(), Error> {
+    if found != needed {
+        let problem = format!("has shape {found:?}, but config.json asks for {needed:?}");
+        return Err(refused(path, format!("tensor '{name}' {problem}")));
+    }
+    Ok(())
+}
+
+/// Reads finite numbers of any floating-point type of up to 32 bits.
+fn read_floats(
+    path: &Path,
+    name: &str,
+    info: &TensorInfo,
+    stream: &mut dyn Read,
+) -> Result<AlignedBuffer, Error> {
+    let count = info.shape.iter().product();
+    let mut values = AlignedBuffer::zeros(count);
+    let mut fill = |bytes: &mut [u8]| stream.read_exact(bytes).map_err(Error::io("read", path));
+    match info.dtype {
+        Dtype::F32 => fill(bytemuck::cast_slice_mut(&mut values))?,
+        Dtype::F16 => {
+            let mut halves = vec![f16::ZERO; count];
+            fill(bytemuck::cast_slice_mut(&mut halves))?;
+            halves.convert_to_f32_slice(&mut values);
+        }
+        Dtype::BF16 => {
+            let mut halves = vec![bf16::ZERO; count];
+            fill(bytemuck::cast_slice_mut(&mut halves))?;
+            halves.convert_to_f32_slice(&mut values);
+        }
+        other => {
+            let problem = format!("tensor '{name}' has type {other}: expected F32, F16 or BF16");
+            return Err(refused(path, problem));
+        }
+    }
+    match values.iter().position(|value| !value.is_finite()) {
+        Some(at) => {
+            let problem = format!("tensor '{name}' is {} at element {at}", values[at]);
+            Err(refused(path, problem))
+        }
+        None => Ok(values),
+    }
+}
+
+/// The weights that `pattern` keeps; the others must be 0.
+fn masked(
+    path: &Path,
+    name: &str,
+    pattern: SparsePattern,
+    dense: &[f32],
+) -> Result<(Shape, AlignedBuffer), Error> {
+    let kept = CsrMatrix::from_dense(Arc::new(pattern), dense)
+        .map_err(|source| Error::Mask { layer: name.to_string(), source })?;
+    let non_zeros = |values: &[f32]| values.iter().filter(|&&value| value != 0.0).count();
+    let (all, inside) = (non_zeros(dense), non_zeros(kept.values()));
+    if all != inside {
+        let problem =
+            format!("tensor '{name}' has {} weights where its mask has none", all - inside);
+        let advice = "move masks.safetensors away to import it dense";
+        return Err(refused(path, format!("{problem}: {advice}")));
+    }
+    Ok((Shape::Sparse(kept.pattern().clone()), AlignedBuffer::from_slice(kept.values())))
+}

@@ -1,0 +1,37 @@
+//! The folder of a GPT-2 model as Hugging Face's `transformers` writes and loads it.
+//!
+//! ```text
+//! config.json              sizes and the variant of the architecture
+//! model.safetensors        weights; or several files and model.safetensors.index.json
+//! masks.safetensors        which weights exist: ours, if the model is sparse
+//! tokenizer.json, …        the tokenizer, as `Tokenizer::export` writes it
+//! generation_config.json   where a text ends
+//! README.md                the model card
+//! ```
+//!
+//! Linear layers are Conv1D: `[in, out]`, so weights are transposed on the way; `c_attn` has q, k and
+//! v side by side, as columns. The output head is the token embedding.
+//!
+//! `masks.safetensors` has, under the name of every sparse weight and in its shape, a BOOL tensor:
+//! which weights exist. The others are 0 in `model.safetensors`. Its `__metadata__` is
+//! `format: mediswift-masks`, `version: 1` and `sparsity`: the run's settings `[sparsity]` as JSON.
+
+mod config;
+mod export;
+mod import;
+mod masks;
+
+pub use export::export;
+pub use import::{Import, Imported, import};
+
+const CONFIG: &str = "config.json";
+const WEIGHTS: &str = "model.safetensors";
+const INDEX: &str = "model.safetensors.index.json";
+const MASKS: &str = "masks.safetensors";
+const GENERATION: &str = "generation_config.json";
+const CARD: &str = "README.md";
+
+/// Where Hugging Face's GPT-2 with a head has its tensors.
+const PREFIX: &str = "transformer.";
+/// The output head, if it is written out.
+const HEAD: &str = "lm_head.weight";

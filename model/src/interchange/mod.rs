@@ -1,0 +1,96 @@
+//! Interchange: models as other programs keep them.
+//!
+//! * [`hf`]: the folder of a GPT-2 that Hugging Face's `transformers` loads, both ways;
+//! * [`gguf`]: the one file that llama.cpp and its kin load, one way.
+//!
+//! The network is GPT-2's, so only names, order and orientation of the numbers differ: [`names`] has
+//! the names. Both formats are dense; the masks of a sparse model travel in a file of their own.
+
+pub mod gguf;
+pub mod hf;
+mod names;
+
+use crate::config::Config;
+use crate::error::Error;
+use crate::gpt::Gpt;
+use crate::run::{self, Loaded, Origin};
+use mediswift_data::Tokenizer;
+use mediswift_engine::{Parameter, Shape};
+use std::path::Path;
+
+/// What an export wrote.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Exported {
+    /// Tensors of weights.
+    pub tensors: usize,
+    /// Tensors of masks; a dense model has none.
+    pub masks: usize,
+    /// Bytes of all files.
+    pub bytes: u64,
+    /// Optimiser steps before the checkpoint that was exported.
+    pub step: u64,
+    /// Warnings about newer checkpoints that were passed over.
+    pub skipped: Vec<String>,
+}
+
+/// All that an export needs of a run.
+struct Source {
+    config: Config,
+    step: u64,
+    gpt: Gpt,
+    tokenizer: Tokenizer,
+    origin: Option<Origin>,
+    skipped: Vec<String>,
+}
+
+impl Source {
+    /// # Errors
+    /// If there is no run or no complete checkpoint, or a file of theirs is damaged.
+    fn load(path: &Path) -> Result<Self, Error> {
+        let Loaded { config, step, gpt, skipped } = run::load_model(path)?;
+        let tokenizer = Tokenizer::load(&run::tokenizer_path(path))?;
+        check_vocabulary(&tokenizer, config.model.vocabulary, &run::tokenizer_path(path))?;
+        Ok(Self { config, step, gpt, tokenizer, origin: run::read_origin(path)?, skipped })
+    }
+}
+
+/// Every token needs an embedding; there may be room for more.
+fn check_vocabulary(tokenizer: &Tokenizer, vocabulary: usize, path: &Path) -> Result<(), Error> {
+    let tokens = tokenizer.vocab_size();
+    if tokens > vocabulary {
+        let problem = format!("it has {tokens} tokens, but the model has room for {vocabulary}");
+        return Err(refused(path, format!("{problem}: they do not belong together")));
+    }
+    Ok(())
+}
+
+/// The elements of a matrix with its zeros, row by row.
+fn dense(parameter: &Parameter) -> Vec<f32> {
+    let Shape::Sparse(pattern) = &parameter.shape else { return parameter.values.to_vec() };
+    let columns = pattern.columns();
+    let mut dense = vec![0.0; pattern.rows() * columns];
+    for row in 0..pattern.rows() {
+        for (&column, &value) in
+            pattern.row(row).iter().zip(&parameter.values[pattern.row_range(row)])
+        {
+            dense[row * columns + column as usize] = value;
+        }
+    }
+    dense
+}
+
+/// A `[rows, columns]` matrix as `[columns, rows]`.
+fn transposed<T: Copy + Default>(matrix: &[T], rows: usize, columns: usize) -> Vec<T> {
+    let mut turned = vec![T::default(); matrix.len()];
+    for (row, elements) in matrix.chunks_exact(columns).enumerate() {
+        for (column, &element) in elements.iter().enumerate() {
+            turned[column * rows + row] = element;
+        }
+    }
+    turned
+}
+
+/// Something at `path` that cannot be taken over or overwritten.
+fn refused(path: &Path, problem: impl Into<String>) -> Error {
+    Error::config(path.display().to_string(), problem)
+}

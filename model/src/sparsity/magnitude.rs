@@ -1,0 +1,65 @@
+//! Magnitude pruning: the largest weights stay. Of a model that was trained elsewhere, these carry
+//! most of what it learnt; of initial weights, it is Cerebras' `topk`.
+
+use super::MaskPolicy;
+use mediswift_kernels::sparse::mask::kept;
+use mediswift_kernels::{PatternError, SparsePattern};
+
+/// The weights of largest magnitude; of equal ones, those that come first.
+pub struct Magnitude;
+
+impl MaskPolicy for Magnitude {
+    fn name(&self) -> &'static str {
+        "magnitude"
+    }
+
+    fn mask(
+        &self,
+        rows: usize,
+        columns: usize,
+        sparsity: f64,
+        _: u64,
+        weights: &[f32],
+    ) -> Result<SparsePattern, PatternError> {
+        let count = kept(weights.len(), sparsity);
+        // Without their signs, the bits of floating-point numbers are ordered as the numbers are.
+        let magnitude = |weight: &f32| weight.abs().to_bits();
+        let mut magnitudes: Vec<u32> = weights.iter().map(magnitude).collect();
+        let smallest_kept = match count {
+            0 => u32::MAX,
+            count => *magnitudes.select_nth_unstable_by(count - 1, |a, b| b.cmp(a)).1,
+        };
+        let larger = weights.iter().filter(|weight| magnitude(weight) > smallest_kept).count();
+        let mut equal = count - larger;
+        let (mut row_offsets, mut column_indices) = (vec![0], Vec::with_capacity(count));
+        for row in 0..rows {
+            for (column, weight) in weights[row * columns..][..columns].iter().enumerate() {
+                let is_equal = magnitude(weight) == smallest_kept && equal > 0;
+                if magnitude(weight) > smallest_kept || is_equal {
+                    column_indices.push(column as u32);
+                    equal -= usize::from(is_equal);
+                }
+            }
+            row_offsets.push(column_indices.len() as u32);
+        }
+        SparsePattern::new(rows, columns, row_offsets, column_indices)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_largest_stay_and_ties_go_to_the_first() {
+        let weights = [1.0, -3.0, 0.5, -1.0, 1.0, 2.0];
+        let kept_at = |sparsity| {
+            let mask = Magnitude.mask(2, 3, sparsity, 1, &weights).unwrap();
+            (0..2).flat_map(|r| mask.row(r).iter().map(move |&c| r * 3 + c as usize)).collect()
+        };
+        let all: Vec<Vec<usize>> = [1.0, 0.83, 0.66, 0.5, 0.33, 0.17, 0.0].map(kept_at).into();
+        let expected: [&[usize]; 7] =
+            [&[], &[1], &[1, 5], &[0, 1, 5], &[0, 1, 3, 5], &[0, 1, 3, 4, 5], &[0, 1, 2, 3, 4, 5]];
+        assert_eq!(all, expected);
+    }
+}
