@@ -19,8 +19,8 @@ use serde_json::{Value, json};
 
 use self::twins::{Ended, Trained, Twin};
 use crate::data::stage_name;
-use crate::generate::DISCLAIMER;
 use crate::signals::{StopSignal, exit_code};
+use crate::trained::DISCLAIMER;
 use crate::verb::{Context, Outcome, Verb};
 use crate::{output, progress};
 

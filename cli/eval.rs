@@ -5,29 +5,42 @@ use std::path::PathBuf;
 use indicatif::HumanCount;
 use mediswift_data::Dataset;
 use mediswift_model::evaluate::evaluate_run;
+use mediswift_model::score::evaluate_texts;
 use serde_json::json;
 
 use crate::output;
+use crate::trained::{Trained, documents};
 use crate::verb::{Context, Outcome, Verb};
 
 /// Measure the loss of a trained model on held-out data
 ///
-/// Reads the newest complete checkpoint of the run and all of the dataset's validation split.
+/// Reads the newest complete checkpoint of the run. Of a dataset folder, all of the validation split
+/// is read, as one stream of tokens. Of a file, each document is read by itself, cleaned as `data
+/// prepare` cleans it, its first token predicted after the end of another document; documents
+/// longer than the model's positions are read in windows that overlap by half.
 #[derive(clap::Args)]
-#[command(after_help = "Example:
-  mediswift eval run --data dataset")]
+#[command(after_help = "Examples:
+  mediswift eval run --data dataset
+  mediswift eval run --data abstracts.jsonl.gz")]
 pub struct Eval {
     /// The run folder, made by `pretrain`
     #[arg(value_name = "RUN")]
     run: PathBuf,
 
-    /// A dataset folder, made by `data prepare` with the run's tokenizer
+    /// A dataset folder, made by `data prepare` with the run's tokenizer, or a file: JSONL (`text`,
+    /// or `title` and `abstract`), text or PubMed XML, plain, .gz or .zst
     #[arg(long, value_name = "D")]
     data: PathBuf,
 }
 
 impl Verb for Eval {
     fn run(self, _: &Context) -> anyhow::Result<Outcome> {
+        if self.data.is_file() { self.on_file() } else { self.on_dataset() }
+    }
+}
+
+impl Eval {
+    fn on_dataset(self) -> anyhow::Result<Outcome> {
         let found = evaluate_run(&self.run, &Dataset::open(&self.data)?)?;
         found.skipped.iter().for_each(|warning| output::warning(warning));
         let text = format!(
@@ -35,6 +48,29 @@ impl Verb for Eval {
             found.val_loss,
             found.perplexity,
             HumanCount(found.tokens),
+        );
+        Ok(Outcome::new(json!(found), text))
+    }
+
+    fn on_file(self) -> anyhow::Result<Outcome> {
+        let Trained { gpt, tokenizer } = Trained::load(&self.run)?;
+        let path = self.data.display();
+        let texts = documents(self.data.clone());
+        let texts = texts.map(|document| anyhow::Ok(document?.text));
+        let found = evaluate_texts(&gpt, &tokenizer, texts)?;
+        anyhow::ensure!(found.tokens > 0, "{path}: it holds no text to measure the loss on");
+        let text = format!(
+            "loss {:.4} (mean over documents {:.4}), perplexity {:.2}, {:.4} bits per byte
+  over {} documents, {} tokens; {} documents longer than the model's {} positions, {} without text\n",
+            found.val_loss,
+            found.document_loss,
+            found.perplexity,
+            found.bits_per_byte,
+            HumanCount(found.documents),
+            HumanCount(found.tokens),
+            HumanCount(found.cut),
+            gpt.size().context,
+            HumanCount(found.empty),
         );
         Ok(Outcome::new(json!(found), text))
     }

@@ -2,35 +2,38 @@
 
 use std::path::PathBuf;
 
+use std::time::Instant;
+
 use clap::builder::NonEmptyStringValueParser;
-use mediswift_data::Tokenizer;
 use mediswift_model::Error;
-use mediswift_model::generate::{GenerateOptions, generate};
-use mediswift_model::run::{self, Loaded};
-use serde_json::json;
+use mediswift_model::generate::{GenerateOptions, Generation, generate_many};
+use serde_json::{Value, json};
 
 use crate::output;
+use crate::trained::{DISCLAIMER, Trained};
 use crate::verb::{Context, Exit, Outcome, Verb};
-
-/// What every generated text comes with.
-pub const DISCLAIMER: &str = "note: for research only, not for clinical use: the text may be \
-                              wrong or harmful and must not inform the care of anyone";
 
 /// Continue a text with a trained model
 ///
-/// For research only, not for clinical use. The same seed gives the same text.
+/// For research only, not for clinical use. The same seed gives the same text, whatever else is
+/// generated beside it.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   mediswift generate run --prompt \"Aspirin\"
-  mediswift generate run --prompt \"We compared\" --greedy --stop . --max-tokens 60")]
+  mediswift generate run --prompt \"We compared\" --greedy --stop . --max-tokens 60
+  mediswift generate run --prompt \"Aspirin\" --prompt \"Insulin\" --samples 4 --json")]
 pub struct Generate {
     /// The run folder, made by `pretrain`
     #[arg(value_name = "RUN")]
     run: PathBuf,
 
-    /// The text to continue; an empty one starts a new document
-    #[arg(long, value_name = "T", allow_hyphen_values = true)]
-    prompt: String,
+    /// The text to continue; an empty one starts a new document; may be repeated
+    #[arg(long, value_name = "T", required = true, allow_hyphen_values = true)]
+    prompt: Vec<String>,
+
+    /// Continue each prompt in this many ways
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = samples)]
+    samples: usize,
 
     /// Stop after this many tokens
     #[arg(long, value_name = "N", default_value_t = 100)]
@@ -66,16 +69,18 @@ pub struct Generate {
     greedy: bool,
 }
 
+/// The value of `--samples`.
+fn samples(text: &str) -> Result<usize, String> {
+    const MOST: usize = 10_000;
+    match text.parse() {
+        Ok(samples) if (1..=MOST).contains(&samples) => Ok(samples),
+        _ => Err(format!("choose a number of samples from 1 to {MOST}")),
+    }
+}
+
 impl Verb for Generate {
     fn run(self, _: &Context) -> anyhow::Result<Outcome> {
-        let Loaded { gpt, skipped, .. } = run::load_model(&self.run)?;
-        skipped.iter().for_each(|warning| output::warning(warning));
-        let tokenizer = Tokenizer::load(&run::tokenizer_path(&self.run))?;
-        let mut prompt = tokenizer.encode(&self.prompt);
-        if prompt.is_empty() {
-            // The end of one document is where the next begins.
-            prompt.push(tokenizer.end_of_text());
-        }
+        let Trained { gpt, tokenizer } = Trained::load(&self.run)?;
         let options = GenerateOptions {
             temperature: if self.greedy { 0.0 } else { self.temperature },
             top_k: self.top_k,
@@ -84,18 +89,44 @@ impl Verb for Generate {
             max_tokens: self.max_tokens,
             end_token: Some(tokenizer.end_of_text()),
             stop: self.stop,
+            top_logprobs: None,
         };
-        let generation = generate(&gpt, &prompt, &options, &tokenizer).map_err(|error| {
-            match error {
-                // Options out of range.
-                Error::Config { .. } => Exit::usage(error.to_string()).into(),
-                other => anyhow::Error::from(other),
-            }
-        })?;
+        let started = Instant::now();
+        let mut prompts = tokenizer.encode_batch(&self.prompt);
+        for ids in prompts.iter_mut().filter(|ids| ids.is_empty()) {
+            // The end of one document is where the next begins.
+            ids.push(tokenizer.end_of_text());
+        }
+        let made =
+            generate_many(&gpt, &prompts, self.samples, &options, &tokenizer).map_err(|error| {
+                match error {
+                    // Options out of range.
+                    Error::Config { .. } => Exit::usage(error.to_string()).into(),
+                    other => anyhow::Error::from(other),
+                }
+            })?;
+        let prompts = self.prompt.iter().flat_map(|prompt| vec![prompt.as_str(); self.samples]);
+        let made: Vec<(&str, Generation)> = prompts.zip(made).collect();
         output::note(DISCLAIMER);
-        let text = format!("{}{}\n", self.prompt, generation.text);
-        let mut json = json!(generation);
-        json["prompt"] = json!(self.prompt);
-        Ok(Outcome::new(json, text))
+        Ok(describe(&made, started.elapsed().as_secs_f64()))
     }
+}
+
+/// One generation alone; of several the first, the speed of all together, and the list.
+fn describe(made: &[(&str, Generation)], seconds: f64) -> Outcome {
+    let object = |(prompt, generation): &(&str, Generation)| {
+        let mut object = json!(generation);
+        object["prompt"] = json!(prompt);
+        object
+    };
+    let text = |(prompt, generation): &(&str, Generation)| format!("{prompt}{}\n", generation.text);
+    let texts: Vec<String> = made.iter().map(text).collect();
+    let objects: Vec<Value> = made.iter().map(object).collect();
+    let mut json = objects[0].clone();
+    if made.len() > 1 {
+        let tokens: usize = made.iter().map(|(_, generation)| generation.ids.len()).sum();
+        json["tokens_per_second"] = json!(tokens as f64 / seconds.max(f64::MIN_POSITIVE));
+        json["generations"] = json!(objects);
+    }
+    Outcome::new(json, texts.join("\n"))
 }

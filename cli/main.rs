@@ -17,8 +17,11 @@ mod output;
 mod plot;
 mod pretrain;
 mod progress;
+mod score;
+mod serve;
 mod signals;
 mod tokenizer;
+mod trained;
 mod verb;
 
 use std::process::ExitCode;
@@ -36,9 +39,11 @@ verb::verbs! {
         Tokenizer(tokenizer::Tokenizer),
         Pretrain(pretrain::Pretrain),
         Eval(eval::Eval),
+        Score(score::Score),
         Generate(generate::Generate),
         Export(export::Export),
         Import(import::Import),
+        Serve(serve::Serve),
         Flops(flops::Flops),
         Bench(bench::Bench),
         Plot(plot::Plot),

@@ -17,7 +17,10 @@ pub fn finish(done: anyhow::Result<Outcome>, json: bool) -> ExitCode {
             return ExitCode::from(error.downcast_ref::<Exit>().map_or(1, |exit| exit.code));
         }
     };
-    let printed = if json { format!("{}\n", outcome.json) } else { outcome.text };
+    let printed = match json && !outcome.json.is_null() {
+        true => format!("{}\n", outcome.json),
+        false => outcome.text,
+    };
     match print(&printed) {
         Ok(()) => ExitCode::from(outcome.exit),
         Err(error) => {

@@ -59,7 +59,8 @@ impl Context {
 
 /// What a verb has to say.
 pub struct Outcome {
-    /// For programs: one object, printed with `--json`.
+    /// For programs: one object, printed with `--json`; null from a verb that has printed its
+    /// object already.
     pub json: Value,
     /// For people: printed as it is otherwise, so it brings its own final newline.
     pub text: String,

@@ -3,21 +3,27 @@
 //! The same network as [`crate::gpt`] in plain vectors: linear layers go through SpMV and GEMV,
 //! at the speed at which the weights stream from memory. Keys are cached as `[feature][position]`
 //! and values as `[position][feature]`, so that both loops of attention run along contiguous memory.
+//! A prompt is read in one pass through the network on tiles, which fills the cache.
 
 use crate::error::Error;
 use crate::gpt::{Gpt, Linear, Norm};
 use mediswift_engine::ops::EPSILON;
+use mediswift_engine::{Arena, Tape, Tiles, TokenLayout};
+use mediswift_kernels::LANES;
 use mediswift_kernels::ops::spmv::{gemv, spmv};
 
-/// Reads tokens and predicts the next one.
+/// Reads tokens and predicts the next one. A clone goes on from the same place.
+#[derive(Clone)]
 pub struct Decoder<'a> {
     gpt: &'a Gpt,
     caches: Vec<Cache>,
     position: usize,
+    /// What the output head reads.
     hidden: Vec<f32>,
 }
 
 /// Keys and values of one block.
+#[derive(Clone)]
 struct Cache {
     /// `[feature][position]`.
     keys: Vec<f32>,
@@ -48,6 +54,33 @@ impl<'a> Decoder<'a> {
         self.position == self.gpt.size.context
     }
 
+    /// Reads tokens: those that come first in one pass.
+    /// # Errors
+    /// If one is not in the vocabulary or the model has too few positions left; then none is read.
+    pub fn read(&mut self, ids: &[u32]) -> Result<(), Error> {
+        let size = &self.gpt.size;
+        if self.position + ids.len() > size.context {
+            let (tokens, positions) = (self.position + ids.len(), size.context);
+            return Err(Error::SequenceTooLong { tokens, positions });
+        }
+        self.gpt.check_tokens(ids)?;
+        if self.position > 0 || ids.len() < 2 {
+            return ids.iter().try_for_each(|&id| self.feed(id));
+        }
+        let layout = TokenLayout { sequences: 1, context: ids.len() };
+        let mut arena = Arena::default();
+        let mut tape = Tape::new(layout, &mut arena);
+        let mut caches = self.caches.iter_mut();
+        let last = self.gpt.infer(ids, &mut tape, &mut |qkv| {
+            caches.next().expect("one cache per block").fill(qkv, size.context);
+        });
+        let (tile, lane) = ((ids.len() - 1) / LANES, (ids.len() - 1) % LANES);
+        let tile = tape.value(last).tile(tile).chunks_exact(LANES);
+        self.hidden = tile.map(|line| line[lane]).collect();
+        self.position = ids.len();
+        Ok(())
+    }
+
     /// Reads one token.
     /// # Errors
     /// If the token is not in the vocabulary or the model has no position left.
@@ -70,7 +103,7 @@ impl<'a> Decoder<'a> {
             h.iter_mut().for_each(|x| *x = gelu(*x));
             add(&mut x, &linear(gpt, &block.down, &h));
         }
-        self.hidden = x;
+        self.hidden = norm(gpt, &gpt.ln_final, &x);
         self.position += 1;
         Ok(())
     }
@@ -78,13 +111,31 @@ impl<'a> Decoder<'a> {
     /// Logits `[vocabulary]` of the token after those read.
     pub fn logits(&self) -> Vec<f32> {
         let mut logits = vec![0.0; self.gpt.size.vocabulary];
-        let x = norm(self.gpt, &self.gpt.ln_final, &self.hidden);
-        gemv(&self.gpt.parameters[self.gpt.tok_embed], &x, &mut logits);
+        gemv(&self.gpt.parameters[self.gpt.tok_embed], &self.hidden, &mut logits);
         logits
     }
 }
 
 impl Cache {
+    /// Takes keys and values from the first tokens' `qkv` `[3 · features]`.
+    fn fill(&mut self, qkv: &Tiles, context: usize) {
+        let d = qkv.features() / 3;
+        for tile in 0..qkv.layout().tiles() {
+            let (first, count) = (tile * LANES, qkv.layout().tokens_in_tile(tile));
+            let (_, kv) = qkv.tile(tile).split_at(d * LANES);
+            let (k, v) = kv.split_at(d * LANES);
+            let keys = self.keys.chunks_exact_mut(context).zip(k.chunks_exact(LANES));
+            for (keys, line) in keys {
+                keys[first..first + count].copy_from_slice(&line[..count]);
+            }
+            for (feature, line) in v.chunks_exact(LANES).enumerate() {
+                for (lane, &value) in line[..count].iter().enumerate() {
+                    self.values[(first + lane) * d + feature] = value;
+                }
+            }
+        }
+    }
+
     /// Appends key and value of `qkv` `[3 · features]` at `position`, and attends from its query
     /// to all positions so far: softmax(q · k / √d_head) · v for every head.
     fn attend(&mut self, qkv: &[f32], position: usize, heads: usize, context: usize) -> Vec<f32> {

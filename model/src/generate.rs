@@ -1,12 +1,18 @@
-//! Sampling: continues a prompt token by token.
+//! Sampling: continues prompts token by token.
+//!
+//! Every continuation draws from a random stream of its own, given by seed and sample: it depends
+//! neither on the prompts and samples made beside it nor on the number of threads.
 
 use crate::decode::Decoder;
 use crate::error::Error;
 use crate::gpt::Gpt;
 use mediswift_data::Tokenizer;
+use mediswift_engine::ops::Prediction;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
+use std::ops::ControlFlow;
 use std::time::Instant;
 
 /// How the next token is chosen and when to stop.
@@ -26,6 +32,8 @@ pub struct GenerateOptions {
     pub end_token: Option<u32>,
     /// Texts before which to stop.
     pub stop: Vec<String>,
+    /// Whether to keep the log-likelihood of every token taken, with this many of the likeliest.
+    pub top_logprobs: Option<usize>,
 }
 
 impl Default for GenerateOptions {
@@ -38,6 +46,7 @@ impl Default for GenerateOptions {
             max_tokens: 100,
             end_token: None,
             stop: Vec::new(),
+            top_logprobs: None,
         }
     }
 }
@@ -54,6 +63,8 @@ pub enum Finish {
     StopString,
     /// The model has no positions left.
     ContextFull,
+    /// Whoever listened wanted no more.
+    Cancelled,
 }
 
 /// A continuation.
@@ -67,7 +78,14 @@ pub struct Generation {
     pub finish: Finish,
     /// Tokens added per second; reading the prompt is not counted.
     pub tokens_per_second: f64,
+    /// Log-likelihoods under the model itself, whatever the temperature, of every token taken: the
+    /// end token too. Empty unless asked for.
+    #[serde(skip)]
+    pub predictions: Vec<Prediction>,
 }
+
+/// Is told a text piece by piece, and says whether it wants more.
+pub type Listener<'a> = &'a mut dyn FnMut(&str) -> ControlFlow<()>;
 
 /// Continues `prompt`.
 /// # Errors
@@ -79,67 +97,151 @@ pub fn generate(
     options: &GenerateOptions,
     tokenizer: &Tokenizer,
 ) -> Result<Generation, Error> {
-    let mut sampler = Sampler::new(options)?;
-    let mut decoder = Decoder::new(gpt);
+    let mut sampler = Sampler::new(options, 0)?;
+    Ok(proceed(read(gpt, prompt)?, &mut sampler, tokenizer, None))
+}
+
+/// Continues each of `prompts` in several ways, `samples` of them, the first of which is that of
+/// [`generate`]: `[prompt][sample]`. As many as there are threads are computed at the same time.
+/// # Errors
+/// As for [`generate`].
+pub fn generate_many(
+    gpt: &Gpt,
+    prompts: &[Vec<u32>],
+    samples: usize,
+    options: &GenerateOptions,
+    tokenizer: &Tokenizer,
+) -> Result<Vec<Generation>, Error> {
+    let count = prompts.len() * samples;
+    let mut made = Vec::with_capacity(count);
+    // Not all at once: a decoder holds the keys and values of all positions.
+    while made.len() < count {
+        let jobs = made.len()..count.min(made.len() + rayon::current_num_threads());
+        let job = |job: usize| {
+            let mut sampler = Sampler::new(options, (job % samples) as u64)?;
+            Ok(proceed(read(gpt, &prompts[job / samples])?, &mut sampler, tokenizer, None))
+        };
+        made.extend(jobs.into_par_iter().map(job).collect::<Result<Vec<_>, Error>>()?);
+    }
+    Ok(made)
+}
+
+/// Sample number `sample` of `prompt`, whose text is handed to `listen` piece by piece as soon as
+/// no later token can change it.
+/// # Errors
+/// As for [`generate`].
+pub fn generate_aloud(
+    gpt: &Gpt,
+    prompt: &[u32],
+    sample: u64,
+    options: &GenerateOptions,
+    tokenizer: &Tokenizer,
+    listen: Listener<'_>,
+) -> Result<Generation, Error> {
+    let mut sampler = Sampler::new(options, sample)?;
+    Ok(proceed(read(gpt, prompt)?, &mut sampler, tokenizer, Some(listen)))
+}
+
+/// A decoder that has read `prompt`.
+fn read<'a>(gpt: &'a Gpt, prompt: &[u32]) -> Result<Decoder<'a>, Error> {
     if prompt.is_empty() {
         return Err(Error::config("prompt", "it has no token to continue"));
     }
-    if prompt.len() > gpt.size().context {
-        let (tokens, positions) = (prompt.len(), gpt.size().context);
-        return Err(Error::SequenceTooLong { tokens, positions });
-    }
-    gpt.check_tokens(prompt)?;
-    for &id in prompt {
-        decoder.feed(id)?;
-    }
+    let mut decoder = Decoder::new(gpt);
+    decoder.read(prompt)?;
+    Ok(decoder)
+}
 
+/// Takes tokens until there is a reason to stop.
+fn proceed(
+    mut decoder: Decoder<'_>,
+    sampler: &mut Sampler<'_>,
+    tokenizer: &Tokenizer,
+    mut listen: Option<Listener<'_>>,
+) -> Generation {
+    let options = sampler.options;
+    let decode =
+        |ids: &[u32]| tokenizer.decode(ids).expect("only the tokenizer's tokens are taken");
     let started = Instant::now();
-    let mut ids = Vec::new();
+    let (mut ids, mut predictions, mut told) = (Vec::new(), Vec::new(), 0);
     let (finish, end) = loop {
         if ids.len() == options.max_tokens {
             break (Finish::MaxTokens, None);
         }
-        let mut logits = decoder.logits();
+        let logits = decoder.logits();
         // A model may have room for more tokens than its tokenizer knows.
-        logits.truncate(tokenizer.vocab_size());
-        let id = sampler.choose(&logits);
+        let known = &logits[..logits.len().min(tokenizer.vocab_size())];
+        let id = sampler.choose(known);
+        if let Some(top) = options.top_logprobs {
+            predictions.push(prediction(&logits, id, top, known.len()));
+        }
         if Some(id) == options.end_token {
             break (Finish::EndToken, None);
         }
         ids.push(id);
-        if !options.stop.is_empty() {
-            let text = tokenizer.decode(&ids)?;
+        if !options.stop.is_empty() || listen.is_some() {
+            let text = decode(&ids);
             if let Some(end) = options.stop.iter().filter_map(|stop| text.find(stop)).min() {
                 break (Finish::StopString, Some(end));
+            }
+            if let Some(listen) = &mut listen {
+                let settled = settled(&text, &options.stop);
+                if let Some(news) = text.get(told..settled).filter(|news| !news.is_empty()) {
+                    told = settled;
+                    if listen(news).is_break() {
+                        break (Finish::Cancelled, None);
+                    }
+                }
             }
         }
         if decoder.is_full() {
             break (Finish::ContextFull, None);
         }
-        decoder.feed(id)?;
+        decoder.feed(id).expect("a token of the vocabulary, and there is room for it");
     };
     let seconds = started.elapsed().as_secs_f64().max(f64::MIN_POSITIVE);
     let tokens_per_second = ids.len() as f64 / seconds;
-    let mut text = tokenizer.decode(&ids)?;
+    let mut text = decode(&ids);
     text.truncate(end.unwrap_or(text.len()));
-    Ok(Generation { ids, text, finish, tokens_per_second })
+    let rest = text.get(told..).filter(|rest| !rest.is_empty() && finish != Finish::Cancelled);
+    if let (Some(listen), Some(rest)) = (listen, rest) {
+        // Nothing is left to be cancelled.
+        let _ = listen(rest);
+    }
+    Generation { ids, text, finish, tokens_per_second, predictions }
 }
 
-/// The log-likelihood in nats of every token of `ids` but the first, given those before it.
-/// # Errors
-/// If there are more tokens than the model has positions, or one is outside the vocabulary.
-pub fn token_logprobs(gpt: &Gpt, ids: &[u32]) -> Result<Vec<f64>, Error> {
-    gpt.check_tokens(ids)?;
-    let mut decoder = Decoder::new(gpt);
-    ids.windows(2)
-        .map(|pair| {
-            decoder.feed(pair[0])?;
-            let logits = decoder.logits();
-            let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-            let total: f64 = logits.iter().map(|&x| f64::from(x - largest).exp()).sum();
-            Ok(f64::from(logits[pair[1] as usize] - largest) - total.ln())
-        })
-        .collect()
+/// How much of `text` no later token changes: not a cut character at its end, nor what may become
+/// a stop string.
+fn settled(text: &str, stop: &[String]) -> usize {
+    let whole = text.trim_end_matches(char::REPLACEMENT_CHARACTER);
+    let begins = |at: &usize| stop.iter().any(|stop| stop.starts_with(&whole[*at..]));
+    let longest = stop.iter().map(String::len).max().unwrap_or(0);
+    let from = whole.ceil_char_boundary(whole.len().saturating_sub(longest));
+    let places = whole[from..].char_indices().map(|(at, _)| from + at);
+    places.into_iter().find(begins).unwrap_or(whole.len())
+}
+
+/// What a model with these logits thinks of `id` and of the `top` likeliest tokens below `known`.
+fn prediction(logits: &[f32], id: u32, top: usize, known: usize) -> Prediction {
+    let largest = f64::from(logits.iter().copied().fold(f32::NEG_INFINITY, f32::max));
+    let total: f64 = logits.iter().map(|&x| (f64::from(x) - largest).exp()).sum();
+    let logprob = |id: u32| f64::from(logits[id as usize]) - largest - total.ln();
+    let ranked = rank(&logits[..known], top);
+    Prediction { logprob: logprob(id), top: ranked.into_iter().map(|t| (t, logprob(t))).collect() }
+}
+
+/// The ids of the `most` largest logits, largest first; of equal ones, lower ids come first.
+fn rank(logits: &[f32], most: usize) -> Vec<u32> {
+    let mut ranked: Vec<u32> = (0..logits.len() as u32).collect();
+    let logit = |id: u32| logits[id as usize];
+    let order = |&a: &u32, &b: &u32| logit(b).total_cmp(&logit(a)).then(a.cmp(&b));
+    if most < ranked.len() {
+        ranked.select_nth_unstable_by(most, order);
+        ranked.truncate(most);
+    }
+    ranked.sort_unstable_by(order);
+    ranked
 }
 
 /// Draws tokens from logits.
@@ -149,7 +251,7 @@ struct Sampler<'a> {
 }
 
 impl<'a> Sampler<'a> {
-    fn new(options: &'a GenerateOptions) -> Result<Self, Error> {
+    fn new(options: &'a GenerateOptions, sample: u64) -> Result<Self, Error> {
         let GenerateOptions { temperature, top_k, top_p, .. } = options;
         if !temperature.is_finite() || *temperature < 0.0 {
             let problem = format!("{temperature} is not a finite number from 0");
@@ -161,21 +263,22 @@ impl<'a> Sampler<'a> {
         if !(*top_p > 0.0 && *top_p <= 1.0) {
             return Err(Error::config("top_p", format!("{top_p} lies outside (0, 1]")));
         }
-        Ok(Self { options, rng: ChaCha8Rng::seed_from_u64(options.seed) })
+        let mut rng = ChaCha8Rng::seed_from_u64(options.seed);
+        rng.set_stream(sample);
+        Ok(Self { options, rng })
     }
 
     /// One token; of equally likely ones, lower ids come first.
     fn choose(&mut self, logits: &[f32]) -> u32 {
-        let mut ranked: Vec<u32> = (0..logits.len() as u32).collect();
-        let logit = |id: u32| logits[id as usize];
-        ranked.sort_unstable_by(|&a, &b| logit(b).total_cmp(&logit(a)).then(a.cmp(&b)));
-        if self.options.temperature == 0.0 {
+        let GenerateOptions { temperature, top_k, .. } = *self.options;
+        let most = if temperature == 0.0 { 1 } else { top_k.unwrap_or(logits.len()) };
+        let ranked = rank(logits, most);
+        if temperature == 0.0 {
             return ranked[0];
         }
-        ranked.truncate(self.options.top_k.unwrap_or(usize::MAX));
+        let logit = |id: u32| logits[id as usize];
         let largest = f64::from(logit(ranked[0]));
-        let weight =
-            |&id: &u32| ((f64::from(logit(id)) - largest) / self.options.temperature).exp();
+        let weight = |&id: &u32| ((f64::from(logit(id)) - largest) / temperature).exp();
         let mut cumulative: Vec<f64> = ranked
             .iter()
             .map(weight)
@@ -201,7 +304,7 @@ mod tests {
 
     /// How often each of N tokens is drawn.
     fn counts<const N: usize>(options: &GenerateOptions, logits: &[f32; N]) -> [u32; N] {
-        let mut sampler = Sampler::new(options).unwrap();
+        let mut sampler = Sampler::new(options, 0).unwrap();
         let mut counts = [0; N];
         (0..4000).for_each(|_| counts[sampler.choose(logits) as usize] += 1);
         counts
@@ -232,6 +335,27 @@ mod tests {
     }
 
     #[test]
+    fn text_is_settled_before_what_may_become_a_stop_string() {
+        let stop = ["\n\n".to_string(), "end".to_string()];
+        for (text, count) in [("", 0), ("a", 1), ("a\n", 1), ("a e", 2), ("a en", 2), ("a ex", 4)] {
+            assert_eq!(settled(text, &stop), count, "{text:?}");
+        }
+        assert_eq!(settled("né\u{fffd}", &[]), "né".len());
+    }
+
+    #[test]
+    fn samples_draw_from_streams_of_their_own() {
+        let options = GenerateOptions::default();
+        let logits = [0.0; 100];
+        let draws = |sample| {
+            let mut sampler = Sampler::new(&options, sample).unwrap();
+            (0..20).map(|_| sampler.choose(&logits)).collect::<Vec<_>>()
+        };
+        assert_eq!(draws(0), draws(0));
+        assert_ne!(draws(0), draws(1));
+    }
+
+    #[test]
     fn impossible_options_are_refused() {
         for options in [
             GenerateOptions { temperature: -1.0, ..Default::default() },
@@ -240,7 +364,7 @@ mod tests {
             GenerateOptions { top_p: 0.0, ..Default::default() },
             GenerateOptions { top_p: f64::NAN, ..Default::default() },
         ] {
-            assert!(Sampler::new(&options).is_err(), "{options:?}");
+            assert!(Sampler::new(&options, 0).is_err(), "{options:?}");
         }
     }
 }

@@ -245,15 +245,15 @@ impl Gpt {
     }
 
     /// The network up to the hidden states that the output head reads: `[features]` per token.
-    fn forward<'a, R: Recorder<'a>>(&'a self, ids: &'a [u32], r: &mut R) -> R::Value {
+    pub(crate) fn forward<'a, R: Recorder<'a>>(&'a self, ids: &'a [u32], r: &mut R) -> R::Value {
         let (tokens, positions) = (self.tok_embed, self.pos_embed);
         let (features, heads) = (self.size.d_model, self.size.heads);
         let mut x = r.apply(Embedding { tokens, positions, ids, features }, &[]);
         for block in &self.blocks {
             let input = x;
             let h = block.ln1.apply(features, x, r);
-            let h = block.qkv.apply(h, r);
-            let h = r.apply(CausalAttention { heads, features }, &[h]);
+            let qkv = block.qkv.apply(h, r);
+            let h = r.apply(CausalAttention { heads, features }, &[qkv]);
             let h = block.proj.apply(h, r);
             x = r.apply(Add { features }, &[x, h]);
 
@@ -262,18 +262,18 @@ impl Gpt {
             let h = r.apply(Gelu { features: 4 * features }, &[h]);
             let h = block.down.apply(h, r);
             x = r.apply(Add { features }, &[x, h]);
-            r.end_of_block(input, x);
+            r.end_of_block(input, qkv, x);
         }
         self.ln_final.apply(features, x, r)
     }
 
     /// Runs the network on a tape; with `forget`, only the values between blocks are kept.
-    fn record<'a>(&'a self, ids: &'a [u32], tape: &mut Tape<'a>, forget: bool) -> Var {
+    pub(crate) fn record<'a>(&'a self, ids: &'a [u32], tape: &mut Tape<'a>, forget: bool) -> Var {
         self.forward(ids, &mut Recording { tape, parameters: &self.parameters, forget })
     }
 
     /// The output head with the loss of `batch`; gradients are scaled by `scale`.
-    fn loss<'a>(&self, batch: &'a TokenBatch, scale: f32) -> CrossEntropy<'a> {
+    pub(crate) fn loss<'a>(&self, batch: &'a TokenBatch, scale: f32) -> CrossEntropy<'a> {
         CrossEntropy {
             weight: self.tok_embed,
             vocabulary: self.size.vocabulary,
@@ -338,7 +338,9 @@ impl Gpt {
         ledger.cost + self.loss(&batch, 1.0).cost(layout)
     }
 
-    fn check(&self, batch: &TokenBatch) -> Result<(), Error> {
+    /// # Errors
+    /// If a token is not in the vocabulary or the sequences are longer than the model's positions.
+    pub(crate) fn check(&self, batch: &TokenBatch) -> Result<(), Error> {
         self.check_layout(batch.layout, batch.ids.len())?;
         self.check_layout(batch.layout, batch.targets.len())?;
         if let Some(weights) = &batch.weights {
@@ -413,11 +415,12 @@ impl Linear {
 }
 
 /// What the forward pass hands its operators to.
-trait Recorder<'a> {
+pub(crate) trait Recorder<'a> {
     type Value: Copy;
     fn apply(&mut self, op: impl Op + 'a, inputs: &[Self::Value]) -> Self::Value;
-    /// What lies between these two values is needed no more in the forward pass.
-    fn end_of_block(&mut self, input: Self::Value, output: Self::Value);
+    /// What lies between a block's input and output is needed no more in the forward pass; `qkv` are
+    /// its queries, keys and values.
+    fn end_of_block(&mut self, input: Self::Value, qkv: Self::Value, output: Self::Value);
 }
 
 /// Runs every operator on a tape.
@@ -432,7 +435,7 @@ impl<'a> Recorder<'a> for Recording<'_, 'a> {
     fn apply(&mut self, op: impl Op + 'a, inputs: &[Var]) -> Var {
         self.tape.apply(op, inputs, self.parameters)
     }
-    fn end_of_block(&mut self, input: Var, output: Var) {
+    fn end_of_block(&mut self, input: Var, _: Var, output: Var) {
         if self.forget {
             self.tape.forget(input, output);
         }
@@ -450,7 +453,7 @@ impl<'a> Recorder<'a> for Ledger {
     fn apply(&mut self, op: impl Op + 'a, _: &[()]) {
         self.cost = self.cost + op.cost(self.layout);
     }
-    fn end_of_block(&mut self, _: (), _: ()) {}
+    fn end_of_block(&mut self, _: (), _: (), _: ()) {}
 }
 
 /// Place of one tensor in a model.

@@ -2,7 +2,8 @@
 //!
 //! * [`config`]: a run as TOML; [`presets`]: model sizes with their defaults.
 //! * [`sparsity`]: which weights exist; [`flops`] and [`memory`]: the work and the memory they cost.
-//! * [`gpt`]: the network; [`init`]: its first weights; [`decode`] and [`generate`]: text from it.
+//! * [`gpt`]: the network; [`init`]: its first weights; [`inference`]: forward passes alone;
+//!   [`score`]: log-likelihoods of texts; [`decode`] and [`generate`]: text from it.
 //! * [`optimisation`]: one optimiser step; [`trainer`]: a whole run, which lives in a
 //!   [`run`] folder with [`tensorboard`] events; [`evaluate`]: its validation loss.
 //! * [`adamw`], [`schedule`], [`gradient_tree`]: the optimiser, its learning rate, and the sum of
@@ -21,6 +22,7 @@ pub mod flops;
 pub mod generate;
 pub mod gpt;
 pub mod gradient_tree;
+pub mod inference;
 pub mod init;
 pub mod interchange;
 pub mod memory;
@@ -29,6 +31,7 @@ pub mod plans;
 pub mod presets;
 pub mod run;
 pub mod schedule;
+pub mod score;
 pub mod sparsity;
 mod tensor_file;
 pub mod tensorboard;

@@ -6,7 +6,8 @@ use mediswift_data::tokenizer::END_OF_TEXT;
 use mediswift_engine::{Arena, Gradients, Parameters, Shape, TokenLayout};
 use mediswift_kernels::AlignedBuffer;
 use mediswift_model::decode::Decoder;
-use mediswift_model::generate::{Finish, GenerateOptions, generate, token_logprobs};
+use mediswift_model::generate::{Finish, GenerateOptions, generate, generate_aloud, generate_many};
+use mediswift_model::score::{Query, encode_pair, evaluate_texts, score};
 use mediswift_model::{Config, Gpt, TokenBatch};
 
 const LAYOUT: TokenLayout = TokenLayout { sequences: 2, context: 19 };
@@ -27,6 +28,19 @@ fn model(sparsity: f64) -> Gpt {
 
 fn ids(count: usize) -> Vec<u32> {
     (0..count as u32).map(|i| i * i * 7 % 300).collect()
+}
+
+/// The log-likelihood of every token but the first, token by token, and whether it is the likeliest.
+fn token_by_token(gpt: &Gpt, ids: &[u32]) -> Vec<(f64, bool)> {
+    let mut decoder = Decoder::new(gpt);
+    let pair = |pair: &[u32]| {
+        decoder.feed(pair[0]).unwrap();
+        let logits = decoder.logits();
+        let total: f64 = logits.iter().map(|&x| f64::from(x).exp()).sum();
+        let own = logits[pair[1] as usize];
+        (f64::from(own) - total.ln(), logits.iter().all(|&other| other <= own))
+    };
+    ids.windows(2).map(pair).collect()
 }
 
 fn batch() -> TokenBatch {
@@ -65,7 +79,7 @@ fn losses_are_the_negative_log_likelihoods_of_the_targets() {
         let range = sequence * LAYOUT.context..(sequence + 1) * LAYOUT.context;
         let mut ids = batch.ids[range.clone()].to_vec();
         ids.push(batch.targets[range.end - 1]);
-        expected -= token_logprobs(&gpt, &ids).unwrap().iter().sum::<f64>();
+        expected -= token_by_token(&gpt, &ids).iter().map(|token| token.0).sum::<f64>();
     }
     assert!((loss.sum / expected - 1.0).abs() < 1e-5, "{} is not {expected}", loss.sum);
     assert_eq!(loss.weight, LAYOUT.tokens() as f64);
@@ -74,6 +88,115 @@ fn losses_are_the_negative_log_likelihoods_of_the_targets() {
     let trained =
         gpt.loss_and_gradients(&batch, loss.weight, &mut gradients, &mut Arena::default()).unwrap();
     assert!((trained.sum / loss.sum - 1.0).abs() < 1e-6);
+}
+
+#[test]
+fn texts_in_batches_score_as_token_by_token() {
+    for sparsity in [0.0, 0.75] {
+        let gpt = model(sparsity);
+        let all = ids(33);
+        let texts: Vec<&[u32]> = (0..=33).map(|len| &all[..len]).collect();
+        let queries: Vec<Query<'_>> = texts.iter().map(|ids| Query::all(ids)).collect();
+        let scores = score(&gpt, &queries, 3).unwrap();
+        for (ids, found) in texts.iter().zip(&scores) {
+            let expected = token_by_token(&gpt, ids);
+            assert_eq!(found.tokens.len(), expected.len());
+            assert!(!found.cut);
+            for (found, (logprob, likeliest)) in found.tokens.iter().zip(&expected) {
+                assert!((found.logprob - logprob).abs() < 1e-4, "{found:?} is not {logprob}");
+                assert_eq!(found.top.len(), 3);
+                assert_eq!(found.top[0].1 == found.logprob, *likeliest);
+            }
+            assert_eq!(found.is_greedy, expected.iter().all(|token| token.1));
+            // Neither its company in the batch nor the number of threads changes a bit.
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(3).build().unwrap();
+            let alone = pool.install(|| score(&gpt, &[Query::all(ids)], 3).unwrap());
+            assert_eq!(alone[0], *found);
+        }
+        // The token after the last.
+        let next = score(&gpt, &[Query { ids: &all[..32], from: 32, next: true }], 2).unwrap();
+        assert!(next[0].tokens.is_empty() && next[0].next.len() == 2);
+        let mut decoder = Decoder::new(&gpt);
+        decoder.read(&all[..32]).unwrap();
+        let logits = decoder.logits();
+        let best = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        assert_eq!(logits[next[0].next[0].0 as usize], best);
+    }
+    let gpt = model(0.75);
+    let error = score(&gpt, &[Query::all(&[1, 300])], 1).unwrap_err().to_string();
+    assert!(error.contains("token 300 at position 1"), "{error}");
+}
+
+#[test]
+fn long_texts_are_scored_in_windows() {
+    let gpt = model(0.75);
+    let ids = ids(100);
+    let queries = [Query::all(&ids), Query { ids: &ids, from: 90, next: false }];
+    let [whole, end] = &score(&gpt, &queries, 1).unwrap()[..] else { panic!("two queries") };
+    assert!(whole.cut && end.cut);
+    assert_eq!((whole.tokens.len(), end.tokens.len()), (99, 10));
+    // Full at first, then half the positions at a time.
+    for (from, wanted, to) in [(0, 0, 32), (16, 32, 48), (32, 48, 64), (67, 96, 99)] {
+        let expected = token_by_token(&gpt, &ids[from..=to]);
+        for token in wanted..to {
+            let difference = whole.tokens[token].logprob - expected[token - from].0;
+            assert!(difference.abs() < 1e-4, "token {token} is off by {difference}");
+        }
+    }
+    let expected = token_by_token(&gpt, &ids[100 - 33..]);
+    for (found, expected) in end.tokens.iter().zip(&expected[22..]) {
+        assert!((found.logprob - expected.0).abs() < 1e-4);
+    }
+}
+
+#[test]
+fn documents_are_evaluated_after_the_end_of_another() {
+    let folder = tempfile::tempdir().unwrap();
+    let tokenizer = support::dataset(folder.path(), 1).tokenizer().unwrap();
+    let gpt = model(0.75);
+    let texts = ["patients", "", "with"];
+    let given = texts.iter().map(|text| Ok::<_, mediswift_model::Error>(text.to_string()));
+    let found = evaluate_texts(&gpt, &tokenizer, given).unwrap();
+    let (mut sum, mut means, mut tokens) = (0.0, 0.0, 0);
+    for text in texts.iter().filter(|text| !text.is_empty()) {
+        let (ids, from) = encode_pair(&tokenizer, "", text);
+        assert_eq!((ids[0], from), (tokenizer.end_of_text(), 1));
+        let loss: f64 = -token_by_token(&gpt, &ids).iter().map(|token| token.0).sum::<f64>();
+        (sum, means) = (sum + loss, means + loss / (ids.len() - 1) as f64);
+        tokens += ids.len() as u64 - 1;
+    }
+    assert_eq!((found.tokens, found.documents, found.empty, found.bytes), (tokens, 2, 1, 12));
+    assert!((found.val_loss - sum / tokens as f64).abs() < 1e-5);
+    assert!((found.document_loss - means / 2.0).abs() < 1e-5);
+    assert!((found.bits_per_byte - sum / 12.0 / 2f64.ln()).abs() < 1e-5);
+
+    // White space between a context and its continuation belongs to the continuation.
+    let (ids, from) = encode_pair(&tokenizer, "patients ", "with");
+    assert_eq!(tokenizer.decode(&ids[..from]).unwrap(), "patients");
+    assert_eq!(tokenizer.decode(&ids[from..]).unwrap(), " with");
+}
+
+#[test]
+fn a_prompt_is_read_at_once_as_token_by_token() {
+    let gpt = model(0.75);
+    for len in [1, 2, 15, 16, 17, 32] {
+        let ids = ids(len + 1);
+        let (mut fed, mut read) = (Decoder::new(&gpt), Decoder::new(&gpt));
+        ids[..len].iter().for_each(|&id| fed.feed(id).unwrap());
+        read.read(&ids[..len]).unwrap();
+        assert_eq!(fed.position(), read.position());
+        for more in [false, true] {
+            if more && !fed.is_full() {
+                fed.feed(ids[len]).unwrap();
+                read.feed(ids[len]).unwrap();
+            }
+            for (a, b) in fed.logits().iter().zip(read.logits()) {
+                assert!((a - b).abs() < 1e-4, "{b} is not {a} after {len} tokens");
+            }
+        }
+    }
+    let error = Decoder::new(&gpt).read(&ids(33)).unwrap_err().to_string();
+    assert!(error.contains("33 tokens exceeds the model's 32"), "{error}");
 }
 
 #[test]
@@ -115,6 +238,38 @@ fn generation_stops_where_it_is_told_to() {
     let random = GenerateOptions { temperature: 1.0, seed: 7, ..greedy.clone() };
     let again = generate(&gpt, &prompt, &random, &tokenizer).unwrap().ids;
     assert_eq!(again, generate(&gpt, &prompt, &random, &tokenizer).unwrap().ids);
+
+    // Samples differ, and do not depend on each other; what is told piece by piece is the text.
+    let samples =
+        generate_many(&gpt, &[prompt.clone(), vec![1], prompt.clone()], 3, &random, &tokenizer)
+            .unwrap();
+    assert_eq!(samples[0].ids, again);
+    assert_eq!(samples.len(), 9);
+    assert!(samples[..3].iter().zip(&samples[6..]).all(|(a, b)| a.ids == b.ids));
+    assert!(samples[1].ids != again && samples[1].ids != samples[2].ids);
+    let mut told = Vec::new();
+    let aloud = generate_aloud(&gpt, &prompt, 1, &random, &tokenizer, &mut |piece| {
+        told.push(piece.to_string());
+        std::ops::ControlFlow::Continue(())
+    });
+    assert_eq!(told.concat(), samples[1].text);
+    assert_eq!(aloud.unwrap().ids, samples[1].ids);
+    let mut cancel = |_: &str| std::ops::ControlFlow::Break(());
+    let cut = generate_aloud(&gpt, &prompt, 1, &random, &tokenizer, &mut cancel).unwrap();
+    assert!(cut.finish == Finish::Cancelled && cut.ids.len() < 5, "{cut:?}");
+
+    // Predictions are those of scoring; the end token has one too.
+    let end = GenerateOptions { end_token: Some(first.ids[4]), ..greedy.clone() };
+    let with = GenerateOptions { top_logprobs: Some(2), ..end };
+    let found = generate(&gpt, &prompt, &with, &tokenizer).unwrap();
+    assert_eq!((found.finish, found.predictions.len()), (Finish::EndToken, found.ids.len() + 1));
+    let all: Vec<u32> = prompt.iter().chain(&found.ids).chain(&first.ids[4..]).copied().collect();
+    let query = Query { ids: &all, from: prompt.len(), next: false };
+    for (a, b) in found.predictions.iter().zip(&score(&gpt, &[query], 2).unwrap()[0].tokens) {
+        assert!((a.logprob - b.logprob).abs() < 1e-4);
+        assert_eq!((a.top[0].0, a.top[1].0), (b.top[0].0, b.top[1].0));
+        assert_eq!(a.top[0].1, a.logprob);
+    }
 
     let long = tokenizer.encode(&END_OF_TEXT.repeat(10));
     let error = generate(&gpt, &long, &greedy, &tokenizer).unwrap_err().to_string();

@@ -111,25 +111,29 @@ impl Default for Cleaning {
     }
 }
 
+/// The text of a record as a document has it: title and paragraphs, a line each, cleaned.
+pub fn text_of(record: &Record) -> String {
+    let mut text = normalise(&record.title);
+    for paragraph in record.paragraphs.iter().flat_map(|p| p.split('\n')) {
+        let paragraph = normalise(paragraph);
+        if !paragraph.is_empty() {
+            if !text.is_empty() {
+                text.push('\n');
+            }
+            text.push_str(&paragraph);
+        }
+    }
+    text
+}
+
 impl Cleaning {
     /// The document of a record, or the first reason against it.
     pub fn clean(&self, record: Record) -> Result<Document, DropReason> {
-        let title = normalise(&record.title);
-        let mut text = title;
-        let title_length = text.len();
-        for paragraph in record.paragraphs.iter().flat_map(|p| p.split('\n')) {
-            let paragraph = normalise(paragraph);
-            if !paragraph.is_empty() {
-                if !text.is_empty() {
-                    text.push('\n');
-                }
-                text.push_str(&paragraph);
-            }
-        }
+        let text = text_of(&record);
         let unwanted = |language: &String| !self.languages.contains(&two_letters(language));
         if text.is_empty() {
             Err(DropReason::Empty)
-        } else if text.len() == title_length {
+        } else if text.len() == normalise(&record.title).len() {
             Err(DropReason::TitleOnly)
         } else if !self.languages.is_empty()
             && !record.languages.is_empty()

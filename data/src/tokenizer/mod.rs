@@ -346,6 +346,21 @@ impl Tokenizer {
         &self.parts.merges
     }
 
+    /// What each of `ids` adds to a text, in bytes: a character may be cut between tokens. With
+    /// moses-bpe a word's last token ends in a blank, for [`moses::detokenize`] to set.
+    ///
+    /// # Errors
+    /// When an id is not below [`vocab_size`](Self::vocab_size).
+    pub fn pieces(&self, ids: &[u32]) -> Result<Vec<Vec<u8>>, DataError> {
+        let piece = |token: &str| match self.parts.kind {
+            Kind::ByteBpe => {
+                byte_level::bytes_of(token).unwrap_or_else(|| token.as_bytes().to_vec())
+            }
+            Kind::MosesBpe(_) => token.replace(END_OF_WORD, " ").into_bytes(),
+        };
+        Ok(self.tokens(ids)?.into_iter().map(piece).collect())
+    }
+
     /// The text of `ids`. The token between documents appears as itself; bytes that do not form
     /// UTF-8, as when a character is cut between tokens, appear as U+FFFD. With moses-bpe, blanks
     /// are set by [`moses::detokenize`].
@@ -353,16 +368,10 @@ impl Tokenizer {
     /// # Errors
     /// When an id is not below [`vocab_size`](Self::vocab_size).
     pub fn decode(&self, ids: &[u32]) -> Result<String, DataError> {
-        let tokens = self.tokens(ids)?;
         Ok(match self.parts.kind {
-            Kind::ByteBpe => {
-                let bytes: Vec<u8> = tokens
-                    .into_iter()
-                    .flat_map(|t| byte_level::bytes_of(t).unwrap_or_else(|| t.as_bytes().to_vec()))
-                    .collect();
-                String::from_utf8_lossy(&bytes).into_owned()
-            }
+            Kind::ByteBpe => String::from_utf8_lossy(&self.pieces(ids)?.concat()).into_owned(),
             Kind::MosesBpe(_) => {
+                let tokens = self.tokens(ids)?;
                 let documents = tokens.split(|token| *token == "</s>");
                 let texts =
                     documents.map(|d| moses::detokenize(&d.concat().replace(END_OF_WORD, " ")));

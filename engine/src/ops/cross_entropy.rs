@@ -50,6 +50,15 @@ pub struct CrossEntropy<'a> {
     pub scale: f32,
 }
 
+/// What a model thought of a token.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Prediction {
+    /// ln p(target), in nats.
+    pub logprob: f64,
+    /// The likeliest words with their ln p, likeliest first; of equal ones, the lower comes first.
+    pub top: Vec<(u32, f64)>,
+}
+
 /// What the loss knows about one tile: a lane per token.
 struct TileTokens {
     /// Row of the target in the logits; none in padding lanes.
@@ -68,6 +77,28 @@ impl CrossEntropy<'_> {
     pub fn token_losses(&self, x: &Tiles, parameters: &Parameters) -> Vec<f32> {
         let losses = self.for_each_chunk(x, parameters, |_, _, _| {});
         losses.into_iter().map(|loss| loss as f32).collect()
+    }
+
+    /// ln p(target) of every token, `[sequence][token]`, with the `top` likeliest words in its
+    /// place. The likeliest are found chunk by chunk too.
+    #[track_caller]
+    pub fn predictions(&self, x: &Tiles, parameters: &Parameters, top: usize) -> Vec<Prediction> {
+        let mut predictions = Vec::with_capacity(x.layout().tokens());
+        let losses = self.for_each_chunk(x, parameters, |first, logits, tiles| {
+            let tile_len = self.vocabulary * LANES;
+            let tile = |(tile, (logits, tokens)): (usize, (&mut [f32], &TileTokens))| {
+                let mut best = likeliest(lines(logits), top);
+                best.truncate(x.layout().tokens_in_tile(first + tile));
+                for (best, lse) in best.iter_mut().zip(tokens.lse) {
+                    best.iter_mut().for_each(|(_, value)| *value -= lse);
+                }
+                best
+            };
+            let tiles = logits.par_chunks_mut(tile_len).zip(tiles).enumerate().map(tile);
+            predictions.extend(tiles.collect::<Vec<_>>().into_iter().flatten());
+        });
+        let prediction = |(loss, top): (f64, _)| Prediction { logprob: -loss, top };
+        losses.into_iter().zip(predictions).map(prediction).collect()
     }
 
     /// The logits as rows `[sequence][token][vocabulary]`. Holds all of them: for tests and small
@@ -256,6 +287,34 @@ impl Loss for CrossEntropy<'_> {
     }
 }
 
+/// The `top` largest logits of every lane of a tile, with their words, largest first.
+fn likeliest(logits: &[Line], top: usize) -> Vec<Vec<(u32, f64)>> {
+    let top = top.min(logits.len());
+    let mut best: Vec<Vec<(u32, f64)>> = vec![Vec::new(); LANES];
+    if top == 0 {
+        return best;
+    }
+    // A logit enters where it is larger than the smallest of a full list.
+    let mut bar = [f32::NEG_INFINITY; LANES];
+    for (word, line) in (0u32..).zip(logits) {
+        if !line.iter().zip(&bar).any(|(logit, bar)| logit > bar) {
+            continue;
+        }
+        for ((best, bar), &logit) in best.iter_mut().zip(&mut bar).zip(line) {
+            if logit > *bar {
+                let value = f64::from(logit);
+                let place = best.partition_point(|&(_, other)| other >= value);
+                best.insert(place, (word, value));
+                best.truncate(top);
+                if best.len() == top {
+                    *bar = best[top - 1].1 as f32;
+                }
+            }
+        }
+    }
+    best
+}
+
 /// Largest logit and Σ exp(logit − largest) of some words, lane by lane.
 struct MaxAndSum<'a> {
     logits: &'a [Line],
@@ -397,6 +456,34 @@ mod tests {
         let LossSum { sum, weight } = loss.evaluate(&x, &parameters);
         assert_eq!(weight, LAYOUT.tokens() as f64);
         assert!((sum - losses.iter().map(|&l| f64::from(l)).sum::<f64>()).abs() < 1e-5);
+    }
+
+    #[test]
+    fn predictions_rank_the_words_of_every_token() {
+        let (x, parameters) = hidden_states_and_parameters();
+        let targets: Vec<u32> = (0..LAYOUT.tokens()).map(case_target::<7>).collect();
+        let loss = loss(&parameters, &targets);
+        let losses = loss.token_losses(&x, &parameters);
+        let logits = loss.logits(&x, &parameters);
+        for top in [0, 1, 3, 100] {
+            let predictions = loss.predictions(&x, &parameters, top);
+            assert_eq!(predictions.len(), LAYOUT.tokens());
+            let rows = logits.chunks_exact(7).zip(&losses).zip(&targets);
+            for (((row, &loss), &target), found) in rows.zip(predictions) {
+                assert_eq!(found.logprob as f32, -loss);
+                let mut ranked: Vec<u32> = (0..7).collect();
+                ranked
+                    .sort_by(|&a, &b| row[b as usize].total_cmp(&row[a as usize]).then(a.cmp(&b)));
+                ranked.truncate(top);
+                assert_eq!(found.top.iter().map(|&(word, _)| word).collect::<Vec<_>>(), ranked);
+                for &(word, logprob) in &found.top {
+                    // The target's own value, to the last bit.
+                    assert!(word != target || logprob == found.logprob);
+                    let difference = f64::from(row[word as usize] - row[target as usize]);
+                    assert!((logprob - found.logprob - difference).abs() < 1e-6);
+                }
+            }
+        }
     }
 
     #[test]

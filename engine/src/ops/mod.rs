@@ -23,7 +23,7 @@ mod lines;
 
 pub use add::Add;
 pub use attention::CausalAttention;
-pub use cross_entropy::{CHUNK_TILES, CrossEntropy};
+pub use cross_entropy::{CHUNK_TILES, CrossEntropy, Prediction};
 pub use embedding::Embedding;
 pub use gelu::Gelu;
 pub use layer_norm::{EPSILON, LayerNorm};

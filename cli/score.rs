@@ -1,0 +1,181 @@
+//! `mediswift score`.
+
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+use indicatif::HumanCount;
+use mediswift_data::{DataError, write_atomically_with};
+use mediswift_model::score::{Query, Score as Scored, encode_pair, score};
+use serde_json::{Value, json};
+
+use crate::trained::{Document, Trained, documents};
+use crate::verb::{Context, Outcome, Verb, refuse_to_overwrite};
+
+/// Texts that are scored together.
+const GROUP: usize = 1024;
+
+/// Measure how likely a trained model finds a text
+///
+/// Prints the log-likelihood of every token, in nats, given those before it. The first token of a
+/// text has nothing before it: its place is null. With --context, the text is taken as what comes
+/// after it, and only the text's tokens are listed; --context "" stands for the end of another
+/// document. Texts longer than the model's positions are read in windows that overlap by half
+/// (`cut` is then true); of a context that is too long, the end is read.
+#[derive(clap::Args)]
+#[command(after_help = "Examples:
+  mediswift score run --text \"Aspirin inhibits platelets.\"
+  mediswift score run --context \"Aspirin inhibits\" --text \" platelets.\"
+  mediswift score run --file abstracts.jsonl.gz --context \"\" --out scores.jsonl")]
+pub struct Score {
+    /// The run folder, made by `pretrain`
+    #[arg(value_name = "RUN")]
+    run: PathBuf,
+
+    /// The text to score
+    #[arg(long, value_name = "T", allow_hyphen_values = true)]
+    #[arg(required_unless_present = "file", conflicts_with = "file")]
+    text: Option<String>,
+
+    /// Score every document of a file: JSONL (`text`, or `title` and `abstract`), text or PubMed
+    /// XML, plain, .gz or .zst
+    #[arg(long, value_name = "FILE")]
+    file: Option<PathBuf>,
+
+    /// What comes before each text
+    #[arg(long, value_name = "C", allow_hyphen_values = true)]
+    context: Option<String>,
+
+    /// Write one JSON line per document to this file
+    #[arg(long, value_name = "FILE", conflicts_with = "text")]
+    out: Option<PathBuf>,
+
+    /// Replace --out if it exists
+    #[arg(long, requires = "out")]
+    force: bool,
+}
+
+impl Verb for Score {
+    fn run(self, _: &Context) -> anyhow::Result<Outcome> {
+        if let Some(out) = &self.out {
+            refuse_to_overwrite(out, self.force)?;
+        }
+        let model = Trained::load(&self.run)?;
+        let Some(file) = &self.file else {
+            let text = self.text.clone().unwrap_or_default();
+            let document = Document { identity: None, text };
+            let [line] = self.score(&model, &[document])?.try_into().expect("one line a text");
+            let text = for_people(&line);
+            return Ok(Outcome::new(line, text));
+        };
+        let (mut lines, mut count, mut nats) = (Vec::new(), 0, 0.0);
+        let mut documents = documents(file.clone());
+        let mut for_each_group = |take: &mut dyn FnMut(Vec<Value>) -> anyhow::Result<()>| {
+            loop {
+                let group: Vec<Document> =
+                    documents.by_ref().take(GROUP).collect::<Result<_, _>>()?;
+                if group.is_empty() {
+                    return anyhow::Ok(());
+                }
+                let group = self.score(&model, &group)?;
+                count += group.len() as u64;
+                nats += group.iter().filter_map(|line| line["loglikelihood"].as_f64()).sum::<f64>();
+                take(group)?;
+            }
+        };
+        let Some(out) = &self.out else {
+            for_each_group(&mut |group| {
+                lines.extend(group);
+                Ok(())
+            })?;
+            let text = lines.iter().map(|line| format!("{line}\n")).collect::<String>();
+            return Ok(Outcome::new(json!({ "scores": lines }), text));
+        };
+        let mut failed = None;
+        let written = write_atomically_with(out, |to| {
+            let done = for_each_group(&mut |group| {
+                let lines = group.iter().try_for_each(|line| writeln!(to, "{line}"));
+                lines.with_context(|| format!("cannot write {}", out.display()))
+            });
+            done.map_err(|error| {
+                failed = Some(error);
+                DataError::Interrupted
+            })
+        });
+        if let Some(error) = failed {
+            return Err(error);
+        }
+        written?;
+        let json = json!({ "documents": count, "loglikelihood": nats, "path": out });
+        let text = format!(
+            "{}: {} documents, log-likelihood {nats:.4}\n",
+            out.display(),
+            HumanCount(count)
+        );
+        Ok(Outcome::new(json, text))
+    }
+}
+
+impl Score {
+    /// One JSON object per text.
+    fn score(&self, model: &Trained, documents: &[Document]) -> anyhow::Result<Vec<Value>> {
+        let Trained { gpt, tokenizer } = model;
+        let encoded: Vec<(Vec<u32>, usize)> = match &self.context {
+            Some(context) => {
+                let pair = |d: &Document| encode_pair(tokenizer, context, &d.text);
+                documents.iter().map(pair).collect()
+            }
+            None => {
+                let texts: Vec<&str> = documents.iter().map(|d| d.text.as_str()).collect();
+                tokenizer.encode_batch(&texts).into_iter().map(|ids| (ids, 0)).collect()
+            }
+        };
+        // The first token of all has nothing before it.
+        let queries: Vec<Query<'_>> = encoded
+            .iter()
+            .map(|(ids, from)| Query { ids, from: (*from).max(1), next: false })
+            .collect();
+        let scores = score(gpt, &queries, 1)?;
+        let texts = documents.iter().zip(&encoded).zip(&scores);
+        texts
+            .map(|((document, (ids, from)), score)| line(model, document, &ids[*from..], score))
+            .collect()
+    }
+}
+
+/// The JSON object of a text whose tokens are `ids`; the first has no score if one is missing.
+fn line(
+    model: &Trained,
+    document: &Document,
+    ids: &[u32],
+    score: &Scored,
+) -> anyhow::Result<Value> {
+    let unknown = ids.len() - score.tokens.len();
+    let logprobs = score.tokens.iter().map(|token| Some(token.logprob));
+    let logprobs: Vec<Option<f64>> = vec![None; unknown].into_iter().chain(logprobs).collect();
+    let mut json = json!({
+        "ids": ids,
+        "tokens": model.tokenizer.tokens(ids)?,
+        "token_logprobs": logprobs,
+        "loglikelihood": score.loglikelihood(),
+        "is_greedy": score.is_greedy,
+        "cut": score.cut,
+    });
+    if let Some(identity) = &document.identity {
+        json["id"] = json!(identity);
+    }
+    Ok(json)
+}
+
+/// A line for every token, and the sum.
+fn for_people(line: &Value) -> String {
+    let list = |key: &str| line[key].as_array().cloned().unwrap_or_default();
+    let tokens = list("tokens").into_iter().zip(list("token_logprobs"));
+    let mut text: String = tokens
+        .map(|(token, logprob)| {
+            let value = logprob.as_f64().map_or("-".into(), |value| format!("{value:.4}"));
+            format!("{value:>10}  {}\n", token.as_str().unwrap_or_default())
+        })
+        .collect();
+    text += &format!("{:>10.4}  in all\n", line["loglikelihood"].as_f64().unwrap_or_default());
+    text
+}
