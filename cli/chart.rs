@@ -1,6 +1,7 @@
 //! Pictures as SVG and PNG.
 
 pub mod losses;
+pub mod sizes;
 pub mod speedup;
 
 use std::fs;

@@ -1,10 +1,12 @@
 //! `mediswift demo`: the whole method on one machine, offline, in minutes.
 
+mod tuning;
 mod twins;
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use anyhow::Context as _;
 use indicatif::HumanCount;
@@ -12,6 +14,7 @@ use mediswift_data::clean::Cleaning;
 use mediswift_data::prepare::{Options, Stage, TokenizerSource};
 use mediswift_data::{Dataset, Split, Tokenizer, write_atomically};
 use mediswift_kernels::isa::IsaKind;
+use mediswift_model::finetune::report::Report;
 use mediswift_model::flops::{Convention, Workload};
 use mediswift_model::generate::{GenerateOptions, Generation, generate};
 use mediswift_model::{Config, run};
@@ -28,13 +31,15 @@ use crate::{output, progress};
 const SPARSITY: f64 = 0.75;
 
 /// What a demo leaves in its folder.
-const PARTS: [&str; 5] = ["corpus.jsonl", "dataset", "dense", "sparse", "demo.json"];
+const PARTS: [&str; 7] =
+    ["corpus.jsonl", "dataset", "dense", "sparse", "questions", "tuned", "demo.json"];
 
 /// Train a dense and a 75 % sparse GPT side by side, offline, in minutes
 ///
 /// Makes a synthetic corpus of abstracts, trains a tokenizer and two small GPTs on the same data
 /// from the same initial weights, one dense and one with three quarters of the weights left out,
-/// step by step in turn; then compares losses, speed and theory, and lets the sparse one write.
+/// step by step in turn; then compares losses, speed and theory, lets the sparse one write, and
+/// fine-tunes it, dense and with a soft prompt, to answer questions with yes, no or maybe.
 /// The run folders stay, for `eval` and `generate`.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
@@ -61,6 +66,8 @@ struct Size {
     documents: u64,
     vocab_size: usize,
     settings: &'static [&'static str],
+    questions: usize,
+    tuning: &'static [&'static str],
 }
 
 const FULL: Size = Size {
@@ -68,13 +75,23 @@ const FULL: Size = Size {
     documents: 2_500,
     vocab_size: 2_048,
     settings: &["train.steps=146", "train.batch=8", "train.lr=1e-3"],
+    questions: 240,
+    tuning: &["finetune.epochs=5", "finetune.batch=8", "finetune.lr=1e-3"],
 };
 
 const QUICK: Size = Size {
     preset: "micro",
     documents: 150,
     vocab_size: 400,
-    settings: &["train.steps=20", "train.batch=4", "train.micro_batch=4"],
+    settings: &[
+        "model.context=192",
+        "train.context=64",
+        "train.steps=20",
+        "train.batch=4",
+        "train.micro_batch=4",
+    ],
+    questions: 40,
+    tuning: &["finetune.epochs=1", "finetune.batch=8", "finetune.lr=1e-3"],
 };
 
 impl Verb for Demo {
@@ -97,12 +114,17 @@ impl Verb for Demo {
         };
 
         let (prompt, sample) = sample(&twins[1].out, &dataset)?;
+        let Some(tuned) = tuning::tune(&twins[1].out, out, size.questions, size.tuning, &signals)?
+        else {
+            return Ok(interrupted(out, signals.flag().load(Ordering::Relaxed)));
+        };
         let report = Comparison {
             config: run::read_config(&twins[1].out)?,
             dense,
             sparse,
             prompt,
             sample,
+            tuned,
             isa: IsaKind::active()?,
             threads: context.threads,
             out,
@@ -220,6 +242,7 @@ struct Comparison<'a> {
     sparse: Trained,
     prompt: String,
     sample: Generation,
+    tuned: Report,
     isa: IsaKind,
     threads: usize,
     out: &'a Path,
@@ -268,10 +291,37 @@ impl Comparison<'_> {
             "steps": self.config.train.steps,
             "prompt": self.prompt,
             "sample": self.sample.text,
+            "finetune": {
+                "metric": self.tuned.metric,
+                "value": self.tuned.value,
+                "likelihood": self.tuned.likelihood[0].mean,
+                "baselines": self.tuned.baselines,
+                "split": self.tuned.split,
+                "path": self.out.join("tuned"),
+            },
             "isa": self.isa.name(),
             "threads": self.threads,
             "data": self.out.join("dataset"),
         })
+    }
+
+    /// What fine-tuning came to.
+    fn tuned(&self) -> String {
+        let tuned = &self.tuned;
+        let mut text = format!(
+            "Made dense and fine-tuned with {} prompt tokens, it answers questions about trials with \
+             yes, no or maybe\n({}):\n\n",
+            tuned.settings.finetune.prompt_tokens, tuned.split
+        );
+        let mut row = |name: &str, value: f64| {
+            text += &format!("  {name:<26} {:>10.1} % right\n", 100.0 * value);
+        };
+        row("by what it writes", tuned.generation[0].mean);
+        row("by likelihood", tuned.likelihood[0].mean);
+        for baseline in &tuned.baselines {
+            row(&baseline.name, baseline.scores[0].value);
+        }
+        text
     }
 
     fn text(&self) -> String {
@@ -306,6 +356,7 @@ A model that has learnt nothing has a loss of {:.3}. Given the beginning of a he
 \"{}\", the sparse model writes:
 
 {}
+{}
 Go on with:
   mediswift eval {out}/sparse --data {out}/dataset
   mediswift generate {out}/sparse --prompt \"{}\"
@@ -315,6 +366,7 @@ Go on with:
             self.ignorance(),
             self.prompt.trim(),
             wrapped(&self.sample.text),
+            self.tuned(),
             self.prompt.trim().replace('"', ""),
             out = self.out.display(),
         );

@@ -5,11 +5,13 @@
 
 mod bench;
 mod chart;
+mod compare;
 mod data;
 mod demo;
 mod doctor;
 mod eval;
 mod export;
+mod finetune;
 mod flops;
 mod generate;
 mod import;
@@ -40,6 +42,8 @@ verb::verbs! {
         Pretrain(pretrain::Pretrain),
         Eval(eval::Eval),
         Score(score::Score),
+        Finetune(finetune::Finetune),
+        Compare(compare::Compare),
         Generate(generate::Generate),
         Export(export::Export),
         Import(import::Import),

@@ -11,6 +11,8 @@
 //! Facts belong to the seed, document `i` to (seed, `i`): any part of the corpus can be made
 //! alone, and the same seed always gives the same bytes. All medicine here is invented.
 
+mod questions;
+
 use std::io::Write;
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -21,6 +23,8 @@ use serde::Serialize;
 
 use crate::source::{self, Compression};
 use crate::{DataError, write_atomically_with};
+
+pub use questions::{SynthQuestion, questions, write_questions};
 
 /// How many documents to write between two calls of the progress callback.
 const REPORT_EVERY: u64 = 1000;

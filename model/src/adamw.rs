@@ -34,6 +34,8 @@ pub struct AdamW {
     updates: u64,
     first: Gradients,
     second: Gradients,
+    /// What the learning rate of each tensor is multiplied with; 1 beyond the end.
+    factors: Vec<f64>,
 }
 
 impl AdamW {
@@ -46,7 +48,18 @@ impl AdamW {
     /// An optimiser that has made `updates` updates, with the first and second moments it had then.
     pub fn resume(config: &TrainConfig, updates: u64, first: Gradients, second: Gradients) -> Self {
         let &TrainConfig { beta1, beta2, epsilon, weight_decay, .. } = config;
-        Self { beta1, beta2, epsilon, weight_decay, updates, first, second }
+        let factors = Vec::new();
+        Self { beta1, beta2, epsilon, weight_decay, updates, first, second, factors }
+    }
+
+    /// Multiplies the learning rate of each tensor, in order; tensors with 0 are frozen.
+    pub fn with_factors(self, factors: Vec<f64>) -> Self {
+        Self { factors, ..self }
+    }
+
+    /// Learning rates of the tensors relative to the schedule's.
+    pub fn factors(&self) -> impl Iterator<Item = f64> {
+        self.factors.iter().copied().chain(std::iter::repeat(1.0))
     }
 
     /// Updates made.
@@ -76,21 +89,25 @@ impl AdamW {
     ) {
         self.updates += 1;
         let correction = |beta: f64| 1.0 - beta.powf(self.updates as f64);
-        let rates = Rates {
+        let rates = |factor: f64, decay: f64| Rates {
             scale: scale as f32,
             beta1: self.beta1 as f32,
             beta2: self.beta2 as f32,
             gain1: (1.0 - self.beta1) as f32,
             gain2: (1.0 - self.beta2) as f32,
-            step: (learning_rate / correction(self.beta1)) as f32,
+            step: (factor * learning_rate / correction(self.beta1)) as f32,
             root: (1.0 / correction(self.beta2).sqrt()) as f32,
             epsilon: self.epsilon as f32,
-            keep: 1.0,
+            keep: (1.0 - factor * learning_rate * decay) as f32,
         };
-        let decayed = Rates { keep: (1.0 - learning_rate * self.weight_decay) as f32, ..rates };
+        let factors = self.factors.iter().copied().chain(std::iter::repeat(1.0));
         let tensors = parameters.iter_mut().zip(self.first.iter_mut()).zip(self.second.iter_mut());
-        for (((id, parameter), (_, m)), (_, v)) in tensors {
-            let rates = if parameter.shape.is_matrix() { decayed } else { rates };
+        for ((((id, parameter), (_, m)), (_, v)), factor) in tensors.zip(factors) {
+            if factor == 0.0 {
+                continue;
+            }
+            let decay = if parameter.shape.is_matrix() { self.weight_decay } else { 0.0 };
+            let rates = rates(factor, decay);
             let w = parameter.values.par_chunks_mut(BLOCK);
             let g = gradients[id].par_chunks(BLOCK);
             let moments = m.par_chunks_mut(BLOCK).zip(v.par_chunks_mut(BLOCK));

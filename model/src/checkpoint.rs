@@ -538,7 +538,7 @@ fn discard(path: &Path) -> Result<(), Error> {
 }
 
 /// Removes a file or a folder, if it exists.
-fn remove(path: &Path) -> Result<(), Error> {
+pub(crate) fn remove(path: &Path) -> Result<(), Error> {
     let removed = match fs::symlink_metadata(path) {
         Ok(metadata) if metadata.is_dir() => fs::remove_dir_all(path),
         Ok(_) => fs::remove_file(path),

@@ -13,6 +13,7 @@ pub use tables::{
 use crate::error::Error;
 use crate::presets::{PRESETS, preset};
 use mediswift_kernels::ops::LayerPlan;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -115,46 +116,17 @@ impl Config {
     /// If the assignment is malformed, the key unknown or the value of the wrong type.
     pub fn set(&mut self, assignment: &str) -> Result<(), Error> {
         let place = format!("--set {assignment}");
-        let malformed = || Error::config(&place, "expected table.key=value, as in train.lr=1e-3");
-        let (key, value) = assignment.split_once('=').ok_or_else(malformed)?;
-        let (table, key) = key.trim().split_once('.').ok_or_else(malformed)?;
-        if (table, key) == ("model", "preset") {
+        let over = parse_assignment(assignment)?;
+        if over.get("model").is_some_and(|model| model.get("preset").is_some()) {
             return Err(Error::config(place, "the preset is chosen by --preset or a file"));
         }
-        let value = value.trim();
-        let value = match format!("value = {value}").parse::<Table>() {
-            Ok(mut parsed) if parsed.len() == 1 => parsed.remove("value").ok_or_else(malformed)?,
-            _ => Value::String(value.to_string()),
-        };
-        let keys = Table::from_iter([(key.to_string(), value)]);
-        let over = Table::from_iter([(table.to_string(), Value::Table(keys))]);
         *self = self.clone().overlaid(over, &place)?;
         Ok(())
     }
 
     /// This configuration with the keys of `over` changed.
     fn overlaid(self, over: Table, place: &str) -> Result<Self, Error> {
-        let mut base = self.to_table();
-        for (name, table) in over {
-            let tables: Vec<String> = base.keys().cloned().collect();
-            let Some(keys) = base.get_mut(&name).and_then(Value::as_table_mut) else {
-                let known = tables.iter().map(String::as_str);
-                return Err(Error::unknown(place, "table", &name, known));
-            };
-            let Value::Table(table) = table else {
-                return Err(wrong_type(place, &name, "table", &table));
-            };
-            for (key, value) in table {
-                let path = format!("{name}.{key}");
-                let Some(old) = keys.get(&key) else {
-                    let known = keys.keys().map(String::as_str);
-                    return Err(Error::unknown(format!("{place}: [{name}]"), "key", &key, known));
-                };
-                let value = like(old, value, &path, place)?;
-                keys.insert(key, value);
-            }
-        }
-        base.try_into().map_err(|error: toml::de::Error| Error::config(place, error.message()))
+        overlay(self.to_table(), over, place)
     }
 
     fn to_table(&self) -> Table {
@@ -294,6 +266,53 @@ impl Config {
         }
         differences
     }
+}
+
+/// `table.key=value` as a table of tables; a value that is not TOML is a string.
+/// # Errors
+/// If the assignment is malformed.
+pub(crate) fn parse_assignment(assignment: &str) -> Result<Table, Error> {
+    let place = format!("--set {assignment}");
+    let malformed = || Error::config(&place, "expected table.key=value, as in train.lr=1e-3");
+    let (key, value) = assignment.split_once('=').ok_or_else(malformed)?;
+    let (table, key) = key.trim().split_once('.').ok_or_else(malformed)?;
+    let value = value.trim();
+    let value = match format!("value = {value}").parse::<Table>() {
+        Ok(mut parsed) if parsed.len() == 1 => parsed.remove("value").ok_or_else(malformed)?,
+        _ => Value::String(value.to_string()),
+    };
+    let keys = Table::from_iter([(key.to_string(), value)]);
+    Ok(Table::from_iter([(table.to_string(), Value::Table(keys))]))
+}
+
+/// Settings with the keys of `over` changed.
+/// # Errors
+/// If a key is unknown or a value has the wrong type.
+pub(crate) fn overlay<T: DeserializeOwned>(
+    mut base: Table,
+    over: Table,
+    place: &str,
+) -> Result<T, Error> {
+    for (name, table) in over {
+        let tables: Vec<String> = base.keys().cloned().collect();
+        let Some(keys) = base.get_mut(&name).and_then(Value::as_table_mut) else {
+            let known = tables.iter().map(String::as_str);
+            return Err(Error::unknown(place, "table", &name, known));
+        };
+        let Value::Table(table) = table else {
+            return Err(wrong_type(place, &name, "table", &table));
+        };
+        for (key, value) in table {
+            let path = format!("{name}.{key}");
+            let Some(old) = keys.get(&key) else {
+                let known = keys.keys().map(String::as_str);
+                return Err(Error::unknown(format!("{place}: [{name}]"), "key", &key, known));
+            };
+            let value = like(old, value, &path, place)?;
+            keys.insert(key, value);
+        }
+    }
+    base.try_into().map_err(|error: toml::de::Error| Error::config(place, error.message()))
 }
 
 /// An error about `key` unless something `holds`.

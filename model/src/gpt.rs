@@ -20,7 +20,8 @@ use crate::plans::{self, Planner, Plans};
 use crate::sparsity::{LayerSparsity, LinearWeight, block_weights, layer_mask};
 use mediswift_data::Sequence;
 use mediswift_engine::ops::{
-    Add, CausalAttention, CrossEntropy, DenseLinear, Embedding, Gelu, LayerNorm, SparseLinear,
+    Add, CausalAttention, CrossEntropy, DenseLinear, Embedding, Gelu, LayerNorm, Prediction,
+    SparseLinear,
 };
 use mediswift_engine::{
     Arena, Cost, Gradients, Loss, LossSum, Op, ParamId, Parameter, Parameters, Shape, Tape, Tiles,
@@ -30,12 +31,17 @@ use mediswift_kernels::ops::gemm::{Left, OutLayout, gemm};
 use mediswift_kernels::{AlignedBuffer, CsrMatrix, SparseLayer};
 use std::sync::Arc;
 
+/// Name of the soft prompt among the parameters.
+pub const PROMPT: &str = "prompt.weight";
+
 /// A GPT: its parameters and the execution plans of its sparse layers.
 pub struct Gpt {
     pub(crate) size: ModelConfig,
     pub(crate) parameters: Parameters,
     pub(crate) tok_embed: ParamId,
     pub(crate) pos_embed: ParamId,
+    /// Vectors of virtual tokens, if the model has a soft prompt.
+    pub(crate) prompt: Option<ParamId>,
     pub(crate) blocks: Vec<Block>,
     pub(crate) ln_final: Norm,
     /// Whether the backward pass computes the inside of blocks again.
@@ -119,12 +125,14 @@ impl Gpt {
         Self::assemble(config, parameters)
     }
 
-    /// A model of the size that `config` says with given weights, in any order.
+    /// A model of the size that `config` says with given weights, in any order; a soft prompt
+    /// (`prompt.weight`, one row per virtual token) may be among them.
     /// # Errors
     /// If a tensor is missing, superfluous, of the wrong shape or not finite, if a sparse model
     /// lacks a mask or a dense one has some.
     pub fn from_parameters(config: &Config, mut given: Parameters) -> Result<Self, Error> {
-        let slots = slots(&config.model);
+        let mut slots = slots(&config.model);
+        slots.extend(prompt_slot(config, &given));
         let extra = given.iter().find(|(_, p)| slots.iter().all(|slot| slot.name != p.name));
         if let Some((_, extra)) = extra {
             return Err(Error::ExtraTensor { name: extra.name.clone() });
@@ -178,9 +186,10 @@ impl Gpt {
         };
         let blocks = (0..size.layers).map(block).collect::<Result<_, Error>>()?;
         let (tok_embed, pos_embed) = (find("tok_embed.weight"), find("pos_embed.weight"));
-        let ln_final = norm("ln_final");
+        let (prompt, ln_final) = (parameters.find(PROMPT), norm("ln_final"));
         let recompute = config.train.recompute;
-        let mut gpt = Self { size, parameters, tok_embed, pos_embed, blocks, ln_final, recompute };
+        let mut gpt =
+            Self { size, parameters, tok_embed, pos_embed, prompt, blocks, ln_final, recompute };
         gpt.refresh();
         Ok(gpt)
     }
@@ -201,6 +210,11 @@ impl Gpt {
     /// Depth, width, heads, positions and vocabulary.
     pub fn size(&self) -> &ModelConfig {
         &self.size
+    }
+
+    /// Virtual tokens of the soft prompt; their ids follow the vocabulary's.
+    pub fn prompt_tokens(&self) -> usize {
+        self.prompt.map_or(0, |prompt| self.parameters[prompt].len() / self.size.d_model)
     }
 
     /// All trainable tensors.
@@ -246,9 +260,9 @@ impl Gpt {
 
     /// The network up to the hidden states that the output head reads: `[features]` per token.
     pub(crate) fn forward<'a, R: Recorder<'a>>(&'a self, ids: &'a [u32], r: &mut R) -> R::Value {
-        let (tokens, positions) = (self.tok_embed, self.pos_embed);
+        let (tokens, positions, prompt) = (self.tok_embed, self.pos_embed, self.prompt);
         let (features, heads) = (self.size.d_model, self.size.heads);
-        let mut x = r.apply(Embedding { tokens, positions, ids, features }, &[]);
+        let mut x = r.apply(Embedding { tokens, positions, prompt, ids, features }, &[]);
         for block in &self.blocks {
             let input = x;
             let h = block.ln1.apply(features, x, r);
@@ -312,13 +326,28 @@ impl Gpt {
         Ok(self.loss(batch, 1.0).evaluate(tape.value(last), &self.parameters))
     }
 
+    /// What the model thinks of every target of `batch`, with the `top` likeliest tokens instead.
+    /// # Errors
+    /// As for [`Gpt::loss_and_gradients`].
+    pub fn predictions(
+        &self,
+        batch: &TokenBatch,
+        top: usize,
+        arena: &mut Arena,
+    ) -> Result<Vec<Prediction>, Error> {
+        self.check(batch)?;
+        let mut tape = Tape::new(batch.layout, arena);
+        let last = self.record(&batch.ids, &mut tape, true);
+        Ok(self.loss(batch, 1.0).predictions(tape.value(last), &self.parameters, top))
+    }
+
     /// Logits `[sequence][position][vocabulary]`: for tests and small inputs, since training never
     /// holds them all.
     /// # Errors
     /// As for [`Gpt::loss_and_gradients`].
     pub fn logits(&self, ids: &[u32], layout: TokenLayout) -> Result<Vec<f32>, Error> {
         self.check_layout(layout, ids.len())?;
-        self.check_tokens(ids)?;
+        self.check_inputs(ids)?;
         let mut arena = Arena::default();
         let mut tape = Tape::new(layout, &mut arena);
         let last = self.record(ids, &mut tape, true);
@@ -346,7 +375,7 @@ impl Gpt {
         if let Some(weights) = &batch.weights {
             self.check_layout(batch.layout, weights.len())?;
         }
-        self.check_tokens(&batch.ids)?;
+        self.check_inputs(&batch.ids)?;
         self.check_tokens(&batch.targets)
     }
 
@@ -357,6 +386,17 @@ impl Gpt {
         }
         assert_eq!(tokens, layout.tokens(), "tokens and layout disagree");
         Ok(())
+    }
+
+    /// # Errors
+    /// If an id is neither in the vocabulary nor virtual.
+    fn check_inputs(&self, ids: &[u32]) -> Result<(), Error> {
+        match ids.iter().max() {
+            Some(&id) if id as usize >= self.size.vocabulary + self.prompt_tokens() => {
+                self.check_tokens(ids)
+            }
+            _ => Ok(()),
+        }
     }
 
     /// # Errors
@@ -500,6 +540,13 @@ pub(crate) fn slots(size: &ModelConfig) -> Vec<Slot> {
     }
     slots.extend(norm("ln_final".into()));
     slots
+}
+
+/// The place of a soft prompt, if `given` has one.
+fn prompt_slot(config: &Config, given: &Parameters) -> Option<Slot> {
+    let rows = given.get(given.find(PROMPT)?).shape.extents()[0];
+    let extents = vec![rows, config.model.d_model];
+    Some(Slot { name: PROMPT.into(), extents, linear: None, init: Init::Normal(STD) })
 }
 
 impl Slot {

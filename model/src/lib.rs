@@ -9,6 +9,7 @@
 //! * [`adamw`], [`schedule`], [`gradient_tree`]: the optimiser, its learning rate, and the sum of
 //!   micro-batch gradients; [`checkpoint`]: all of a run's state on the disk.
 //! * [`interchange`]: runs as Hugging Face folders and GGUF files, and back.
+//! * [`tasks`]: what to fine-tune for; [`finetune`]: dense fine-tuning and soft prompts.
 //! * [`error`]: what can go wrong with what comes from outside.
 #![warn(missing_docs)]
 
@@ -18,6 +19,7 @@ pub mod config;
 pub mod decode;
 pub mod error;
 pub mod evaluate;
+pub mod finetune;
 pub mod flops;
 pub mod generate;
 pub mod gpt;
@@ -33,6 +35,7 @@ pub mod run;
 pub mod schedule;
 pub mod score;
 pub mod sparsity;
+pub mod tasks;
 mod tensor_file;
 pub mod tensorboard;
 pub mod trainer;

@@ -76,6 +76,10 @@ impl Optimisation {
     pub fn step(&mut self, micro_batches: &[TokenBatch]) -> Result<StepResult, Error> {
         let step = self.steps_done();
         let outcome = self.gradients(micro_batches).and_then(|(loss, gradients)| {
+            let mut gradients = gradients;
+            // What is frozen takes no part in clipping.
+            let frozen = gradients.iter_mut().zip(self.adamw.factors());
+            frozen.filter(|(_, f)| *f == 0.0).for_each(|((_, g), _)| g.fill(0.0));
             let clock = self.arena.profile.clock();
             let grad_norm = global_norm(self.gpt.parameters(), &gradients)?;
             self.arena.profile.record(clock, "gradient norm", Pass::Update, || 0);

@@ -171,20 +171,7 @@ impl RunFolder {
     }
 
     fn lock(path: &Path) -> Result<Self, Error> {
-        let file = path.join(LOCK);
-        let lock = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .open(&file)
-            .map_err(Error::io("open", &file))?;
-        match lock.try_lock() {
-            Ok(()) => Ok(Self { path: path.to_path_buf(), _lock: lock }),
-            Err(fs::TryLockError::WouldBlock) => {
-                Err(problem(path, "another process is writing this run: wait for it or stop it"))
-            }
-            Err(fs::TryLockError::Error(source)) => Err(Error::io("lock", file)(source)),
-        }
+        Ok(Self { path: path.to_path_buf(), _lock: lock(path)? })
     }
 
     /// Writes the small files that describe the run, where they are not there yet.
@@ -300,6 +287,26 @@ pub fn import(
         checkpoint::save(&checkpoints(folder), &snapshot)?;
         Ok(origin)
     })
+}
+
+/// Locks a run folder for writing, until the file is dropped.
+/// # Errors
+/// If another process writes it.
+pub(crate) fn lock(path: &Path) -> Result<File, Error> {
+    let file = path.join(LOCK);
+    let lock = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&file)
+        .map_err(Error::io("open", &file))?;
+    match lock.try_lock() {
+        Ok(()) => Ok(lock),
+        Err(fs::TryLockError::WouldBlock) => {
+            Err(problem(path, "another process is writing this run: wait for it or stop it"))
+        }
+        Err(fs::TryLockError::Error(source)) => Err(Error::io("lock", file)(source)),
+    }
 }
 
 /// Checks that a folder holds nothing but what a start leaves that was killed before it had a
@@ -503,7 +510,7 @@ fn problem(path: &Path, problem: impl Into<String>) -> Error {
     Error::config(path.display().to_string(), problem)
 }
 
-fn to_json(value: &impl Serialize) -> String {
+pub(crate) fn to_json(value: &impl Serialize) -> String {
     serde_json::to_string_pretty(value).expect("plain data") + "\n"
 }
 
@@ -511,7 +518,7 @@ fn to_line(line: &impl Serialize) -> String {
     serde_json::to_string(line).expect("plain data") + "\n"
 }
 
-fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, Error> {
+pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, Error> {
     let text = fs::read(path).map_err(Error::io("read", path))?;
     serde_json::from_slice(&text).map_err(|error| problem(path, error.to_string()))
 }

@@ -6,9 +6,11 @@
 //!           dpositions[p_t]  += dy[t]                             2 FLOPs per element
 //! ```
 //!
-//! p_t is the place of token t in its sequence. The tables are row-major, so 16 tokens × 16 features
-//! are transposed in registers. The backward pass is parallel over features: each task walks all
-//! tokens in order and owns sixteen columns of both tables, so rows met twice need no atomics.
+//! p_t is the place of token t in its sequence. With V rows of tokens, an id of V + i is virtual: its
+//! vector is row i of a table of prompts (soft prompting, MediSwift §2.3). The tables are row-major,
+//! so 16 tokens × 16 features are transposed in registers. The backward pass is parallel over
+//! features: each task walks all tokens in order and owns sixteen columns of all tables, so rows met
+//! twice need no atomics.
 
 use super::OpCase;
 use super::lines::{add_part, lines, lines_mut, load, load_part, store};
@@ -25,7 +27,9 @@ pub struct Embedding<'a> {
     pub tokens: ParamId,
     /// Position table `[at least the context, features]`.
     pub positions: ParamId,
-    /// Token ids, `[sequence][token]` row-major; every one below the vocabulary.
+    /// Prompt table `[virtual tokens, features]`: the rows of the ids after the vocabulary.
+    pub prompt: Option<ParamId>,
+    /// Token ids, `[sequence][token]` row-major; every one below the vocabulary, or virtual.
     pub ids: &'a [u32],
     /// Features of the output.
     pub features: usize,
@@ -33,11 +37,12 @@ pub struct Embedding<'a> {
 
 impl Embedding<'_> {
     #[track_caller]
-    fn check(&self, layout: TokenLayout, tokens: &[f32], positions: &[f32]) {
+    fn check(&self, layout: TokenLayout, tokens: &[f32], prompt: &[f32], positions: &[f32]) {
         assert_eq!(self.ids.len(), layout.tokens(), "one id per token is needed");
         let vocabulary = tokens.len() / self.features;
-        if let Some(id) = self.ids.iter().find(|&&id| id as usize >= vocabulary) {
-            panic!("token id {id} is outside the vocabulary of {vocabulary}");
+        let rows = vocabulary + prompt.len() / self.features;
+        if let Some(id) = self.ids.iter().find(|&&id| id as usize >= rows) {
+            panic!("token id {id} is outside the vocabulary of {vocabulary} and its prompt");
         }
         let places = positions.len() / self.features;
         assert!(layout.context <= places, "context {} > {places} positions", layout.context);
@@ -64,24 +69,32 @@ impl Op for Embedding<'_> {
     fn forward(&self, _: &[&Tiles], parameters: &Parameters, y: &mut Tiles, _: &mut Tiles) {
         let (layout, features) = (y.layout(), self.features);
         let (tokens, positions) = (&parameters[self.tokens], &parameters[self.positions]);
-        self.check(layout, tokens, positions);
+        let prompt = self.prompt.map_or(&[][..], |prompt| &parameters[prompt]);
+        self.check(layout, tokens, prompt, positions);
         let tile_len = y.tile_len();
         y.data_mut().par_chunks_mut(tile_len).enumerate().for_each(|(tile, y)| {
             let (ids, place) = tile_ids(self.ids, layout, tile);
-            dispatch(Gather { tokens, positions, ids, place, features, y });
+            dispatch(Gather { tokens, prompt, positions, ids, place, features, y });
         });
     }
 
     fn backward(&self, pass: Backward<'_>) {
-        assert_ne!(self.tokens, self.positions, "tokens and positions need tables of their own");
+        let prompt = self.prompt;
+        let own = self.tokens != self.positions
+            && prompt.is_none_or(|id| id != self.tokens && id != self.positions);
+        assert!(own, "tokens, prompts and positions need tables of their own");
         let (layout, gradients) = (pass.dy.layout(), pass.gradients);
         assert_eq!(pass.dy.features(), self.features, "shapes disagree");
-        self.check(layout, &gradients[self.tokens], &gradients[self.positions]);
+        let of_prompt = prompt.map_or(&[][..], |prompt| &gradients[prompt]);
+        self.check(layout, &gradients[self.tokens], of_prompt, &gradients[self.positions]);
+        let vocabulary = gradients[self.tokens].len() / self.features;
         let tokens = SharedMut::new(&mut gradients[self.tokens]);
+        let prompt = prompt.map_or(tokens, |prompt| SharedMut::new(&mut gradients[prompt]));
         let positions = SharedMut::new(&mut gradients[self.positions]);
         for_each_block(self.features.div_ceil(LANES), |block| {
             let first = block * LANES;
-            dispatch(Scatter { ids: self.ids, dy: pass.dy, tokens, positions, first });
+            let tables = Tables { tokens, vocabulary, prompt, positions };
+            dispatch(Scatter { ids: self.ids, dy: pass.dy, tables, first });
         });
     }
 
@@ -98,6 +111,7 @@ impl Op for Embedding<'_> {
 
 struct Gather<'a> {
     tokens: &'a [f32],
+    prompt: &'a [f32],
     positions: &'a [f32],
     ids: &'a [u32],
     place: usize,
@@ -117,7 +131,10 @@ impl Kernel for Gather<'_> {
             };
             let mut rows = [isa.splat(0.0); LANES];
             for (lane, (row, &id)) in rows.iter_mut().zip(self.ids).enumerate() {
-                let token = part(self.tokens, id as usize);
+                let token = match (id as usize).checked_sub(self.tokens.len() / self.features) {
+                    None => part(self.tokens, id as usize),
+                    Some(place) => part(self.prompt, place),
+                };
                 *row = isa.add(token, part(self.positions, self.place + lane));
             }
             for (y, v) in y.iter_mut().zip(isa.transpose(rows)) {
@@ -127,12 +144,20 @@ impl Kernel for Gather<'_> {
     }
 }
 
+/// Gradients of the tables.
+#[derive(Clone, Copy)]
+struct Tables {
+    tokens: SharedMut,
+    vocabulary: usize,
+    prompt: SharedMut,
+    positions: SharedMut,
+}
+
 /// Up to sixteen features, from `first`, of all tokens.
 struct Scatter<'a> {
     ids: &'a [u32],
     dy: &'a Tiles,
-    tokens: SharedMut,
-    positions: SharedMut,
+    tables: Tables,
     first: usize,
 }
 
@@ -151,7 +176,12 @@ impl Kernel for Scatter<'_> {
             }
             let (ids, place) = tile_ids(self.ids, layout, tile);
             for ((lane, &id), row) in ids.iter().enumerate().zip(isa.transpose(block)) {
-                for (table, at) in [(self.tokens, id as usize), (self.positions, place + lane)] {
+                let Tables { tokens, vocabulary, prompt, positions } = self.tables;
+                let token = match (id as usize).checked_sub(vocabulary) {
+                    None => (tokens, id as usize),
+                    Some(place) => (prompt, place),
+                };
+                for (table, at) in [token, (positions, place + lane)] {
                     // SAFETY: ids and positions are checked against the tables before; the columns
                     // first..first + width belong to this task alone.
                     let part = unsafe { table.slice(at * features + self.first, width) };
@@ -182,17 +212,43 @@ pub const CASE: OpCase = OpCase {
     with_op: |parameters, check| {
         let find = |name| parameters.find(name).expect("a parameter of this case");
         let (tokens, positions) = (find("tokens"), find("positions"));
-        check(&Embedding { tokens, positions, ids: &IDS, features: 21 });
+        check(&Embedding { tokens, positions, prompt: None, ids: &IDS, features: 21 });
     },
-    reference: |layout, _, parameters| {
-        let row = |table: usize, row: usize| &parameters[table][row * 21..(row + 1) * 21];
-        let sum = |(t, &id): (usize, &u32)| {
-            let position = row(1, t % layout.context);
-            row(0, id as usize).iter().zip(position).map(|(a, b)| a + b).collect::<Vec<f64>>()
-        };
-        IDS.iter().enumerate().flat_map(sum).collect()
-    },
+    reference,
 };
+
+/// The same ids with a vocabulary of 3: 3 and 4 are virtual.
+pub const PROMPT_CASE: OpCase = OpCase {
+    name: "embedding with a soft prompt",
+    parameters: || {
+        let mut parameters = Parameters::default();
+        parameters.add("tokens", Shape::Matrix(3, 21), numbers(3 * 21, 1));
+        parameters.add("positions", Shape::Matrix(20, 21), numbers(20 * 21, 2));
+        parameters.add("prompt", Shape::Matrix(2, 21), numbers(2 * 21, 3));
+        parameters
+    },
+    with_op: |parameters, check| {
+        let find = |name| parameters.find(name).expect("a parameter of this case");
+        let (tokens, positions) = (find("tokens"), find("positions"));
+        let prompt = Some(find("prompt"));
+        check(&Embedding { tokens, positions, prompt, ids: &IDS, features: 21 });
+    },
+    ..CASE
+};
+
+fn reference(layout: TokenLayout, _: &[Vec<f64>], parameters: &[Vec<f64>]) -> Vec<f64> {
+    let row = |table: usize, row: usize| &parameters[table][row * 21..(row + 1) * 21];
+    let vocabulary = parameters[0].len() / 21;
+    let sum = |(t, &id): (usize, &u32)| {
+        let token = match (id as usize).checked_sub(vocabulary) {
+            None => row(0, id as usize),
+            Some(place) => row(2, place),
+        };
+        let position = row(1, t % layout.context);
+        token.iter().zip(position).map(|(a, b)| a + b).collect::<Vec<f64>>()
+    };
+    IDS.iter().enumerate().flat_map(sum).collect()
+}
 
 #[cfg(test)]
 mod tests {
@@ -204,7 +260,7 @@ mod tests {
         let parameters = (CASE.parameters)();
         let find = |name| parameters.find(name).unwrap();
         let (tokens, positions) = (find("tokens"), find("positions"));
-        let op = Embedding { tokens, positions, ids: &[0, 5], features: 21 };
+        let op = Embedding { tokens, positions, prompt: None, ids: &[0, 5], features: 21 };
         let layout = TokenLayout { sequences: 1, context: 2 };
         let (mut y, mut saved) = (Tiles::zeros(layout, 21), Tiles::zeros(layout, 0));
         op.forward(&[], &parameters, &mut y, &mut saved);

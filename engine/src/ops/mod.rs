@@ -79,6 +79,7 @@ pub struct LossCase {
 /// The test case of every operator.
 pub const OPS: &[OpCase] = &[
     embedding::CASE,
+    embedding::PROMPT_CASE,
     linear_dense::CASE,
     linear_sparse::CASE,
     layer_norm::CASE,

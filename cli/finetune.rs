@@ -1,0 +1,209 @@
+//! `mediswift finetune`.
+
+use std::path::PathBuf;
+
+use indicatif::ProgressBar;
+use mediswift_model::finetune::folder::read_settings;
+use mediswift_model::finetune::report::Report;
+use mediswift_model::finetune::settings::Settings;
+use mediswift_model::finetune::train::{Cell, Epoch};
+use mediswift_model::finetune::{self, Job, Observer, Progress};
+use mediswift_model::tasks::{Task, task};
+use serde_json::json;
+
+use crate::chart::Files;
+use crate::chart::sizes::Sizes;
+use crate::generate::DISCLAIMER;
+use crate::signals::{StopSignal, exit_code};
+use crate::verb::{Context, Exit, Outcome, Verb};
+use crate::{output, progress};
+
+/// Fine-tune a pre-trained model for a task, and judge it
+///
+/// The mask of a sparse model falls: its missing weights come back as zeros, and all weights train,
+/// together with a soft prompt. A grid of batch sizes and learning rates is searched on dev; the
+/// best is trained with several seeds and judged on test, by what it generates and by likelihood.
+/// A signal (SIGINT, SIGTERM, SIGUSR1) stops after the step under way; --resume repeats no finished
+/// training. For research only, not for clinical use.
+#[derive(clap::Args)]
+#[command(after_help = "Examples:
+  mediswift finetune pubmedqa --from run --data pubmedqa --out tuned
+  mediswift finetune hoc --from run --data hoc --out tuned --set finetune.lr=[1e-3,5e-4]
+  mediswift finetune pubmedqa --from run --data pubmedqa --out prompt --set finetune.weights=frozen
+  mediswift finetune pubmedqa --from run --data pubmedqa --out tuned --resume
+  mediswift finetune hoc --print-config > hoc.toml")]
+pub struct Finetune {
+    /// The task: pubmedqa or hoc
+    #[arg(value_name = "TASK")]
+    task: String,
+
+    /// The run folder of the pre-trained model
+    #[arg(long, value_name = "RUN", required_unless_present = "print_config")]
+    from: Option<PathBuf>,
+
+    /// The folder with the task's files
+    #[arg(long, value_name = "D", required_unless_present = "print_config")]
+    data: Option<PathBuf>,
+
+    /// Another folder to look for files in, such as those of earlier stages; may be repeated
+    #[arg(long, value_name = "D")]
+    also: Vec<PathBuf>,
+
+    /// The run folder to make
+    #[arg(long, value_name = "RUN2", required_unless_present = "print_config")]
+    out: Option<PathBuf>,
+
+    /// Start from the settings in a TOML file instead of the paper's recipe
+    #[arg(long, value_name = "F", conflicts_with = "resume")]
+    config: Option<PathBuf>,
+
+    /// Change one setting, as in finetune.epochs=3; may be repeated
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+
+    /// Go on with the run in --out, by its own settings
+    #[arg(long)]
+    resume: bool,
+
+    /// Train also on examples that are in the test set
+    #[arg(long)]
+    allow_overlap: bool,
+
+    /// Print all settings as TOML and train nothing
+    #[arg(long)]
+    print_config: bool,
+}
+
+impl Verb for Finetune {
+    fn run(self, _: &Context) -> anyhow::Result<Outcome> {
+        let task = task(&self.task).map_err(|error| Exit::usage(error.to_string()))?;
+        let settings = self.settings(task)?;
+        let (Some(from), Some(data), Some(out), false) =
+            (&self.from, &self.data, &self.out, self.print_config)
+        else {
+            return Ok(Outcome::new(serde_json::to_value(&settings)?, settings.to_toml()));
+        };
+        let folders: Vec<PathBuf> = [data].into_iter().chain(&self.also).cloned().collect();
+        let signals = StopSignal::watch()?;
+        let job = Job {
+            task,
+            settings,
+            from,
+            folders: &folders,
+            allow_overlap: self.allow_overlap,
+            out,
+            resume: self.resume,
+        };
+        let mut watcher = Watcher { bar: None };
+        let ended = finetune::finetune(&job, &mut watcher, signals.flag())?;
+        watcher.clear();
+        match ended {
+            finetune::Outcome::Finished(report) => {
+                Files::create(&out.join("accuracy.svg"))?.draw(&Sizes { reports: &[&report] })?;
+                output::note(DISCLAIMER);
+                let mut json = json!(report);
+                json["path"] = json!(out);
+                Ok(Outcome::new(json, text(&report)))
+            }
+            finetune::Outcome::Interrupted { signal } => {
+                output::note(&format!(
+                    "signal {signal}: finished trainings are saved; go on with --resume"
+                ));
+                Ok(Outcome {
+                    json: json!({ "interrupted": signal, "path": out }),
+                    text: String::new(),
+                    exit: exit_code(signal),
+                })
+            }
+        }
+    }
+}
+
+impl Finetune {
+    /// The settings that the options describe, checked.
+    fn settings(&self, task: &dyn Task) -> anyhow::Result<Settings> {
+        let usage = |error: mediswift_model::Error| Exit::usage(error.to_string());
+        let mut settings = match (&self.config, &self.out) {
+            (Some(file), _) => {
+                let text = std::fs::read_to_string(file)
+                    .map_err(|error| Exit::usage(format!("{}: {error}", file.display())))?;
+                Settings::from_toml(&text, file, task)?
+            }
+            (None, Some(out)) if self.resume => read_settings(out)?.0,
+            _ => Settings::new(task),
+        };
+        for assignment in &self.set {
+            settings.set(assignment).map_err(usage)?;
+        }
+        settings.validate(task).map_err(usage)?;
+        Ok(settings)
+    }
+}
+
+/// The report in a few lines.
+fn text(report: &Report) -> String {
+    let mut text = format!(
+        "{:.2} % {} (mean of {} seeds ± {:.2})\n  {}; {}\n",
+        100.0 * report.value,
+        report.metric,
+        report.seeds.len(),
+        100.0 * report.std,
+        report.split,
+        report.method(),
+    );
+    let mut row = |name: &str, value: f64, std: Option<f64>| {
+        let std = std.map_or(String::new(), |std| format!(" ± {:.2}", 100.0 * std));
+        text += &format!("  {name:<24} {:>6.2} %{std}\n", 100.0 * value);
+    };
+    row("by generation", report.generation[0].mean, Some(report.generation[0].std));
+    row("by likelihood", report.likelihood[0].mean, Some(report.likelihood[0].std));
+    for baseline in &report.baselines {
+        row(&baseline.name, baseline.scores[0].value, None);
+    }
+    report.notes.iter().for_each(|note| text += &format!("  note: {note}\n"));
+    text
+}
+
+/// Shows every training on a progress bar.
+struct Watcher {
+    bar: Option<ProgressBar>,
+}
+
+impl Watcher {
+    fn clear(&mut self) {
+        if let Some(bar) = self.bar.take() {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+impl Observer for Watcher {
+    fn began(&mut self, cell: &Cell, index: usize, cells: usize, known: bool) {
+        self.clear();
+        let done = if known { " (known)" } else { "" };
+        output::note(&format!("training {index} of {cells}: {}{done}", cell.name()));
+    }
+
+    fn stepped(&mut self, progress: &Progress<'_>) {
+        let bar =
+            self.bar.get_or_insert_with(|| progress::count(progress.steps as u64, "fine-tuning"));
+        bar.set_position(progress.step as u64);
+        bar.set_message(format!("epoch {}  loss {:.4}", progress.epoch, progress.loss));
+    }
+
+    fn evaluated(&mut self, _: &Cell, epoch: usize, result: &Epoch) {
+        let Epoch { train_loss, dev_loss, dev_score } = result;
+        let line = format!(
+            "  epoch {epoch}: loss {train_loss:.4}, dev loss {dev_loss:.4}, dev score {:.2} %",
+            100.0 * dev_score
+        );
+        match &self.bar {
+            Some(bar) => bar.suspend(|| output::note(&line)),
+            None => output::note(&line),
+        }
+    }
+
+    fn noted(&mut self, note: &str) {
+        output::note(&format!("note: {note}"));
+    }
+}

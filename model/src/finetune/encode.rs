@@ -1,0 +1,189 @@
+//! Examples as tokens: `[end of text; source; virtual tokens; target; end of text]`.
+//!
+//! A source that leaves no room for the longest target is cut at the beginning of its passage; what
+//! comes before the passage (the question), the prompt and the target never are. Where not even
+//! those fit, the example cannot be used: it is left out of training, and its answer has failed.
+
+use crate::error::Error;
+use crate::gpt::{Gpt, TokenBatch};
+use crate::tasks::{Example, Task};
+use mediswift_data::Tokenizer;
+use mediswift_engine::TokenLayout;
+use serde::{Deserialize, Serialize};
+
+/// How examples become tokens.
+pub struct Encoder<'a> {
+    task: &'a dyn Task,
+    tokenizer: &'a Tokenizer,
+    /// First virtual id.
+    vocabulary: usize,
+    prompt_tokens: usize,
+    positions: usize,
+    /// Tokens of the longest target, its end included.
+    longest_target: usize,
+}
+
+/// An example as tokens.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Encoded {
+    /// Everything before the target.
+    pub prefix: Vec<u32>,
+    /// The target with its end.
+    pub target: Vec<u32>,
+}
+
+/// How many examples had to give.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fit {
+    /// Examples in all.
+    pub examples: usize,
+    /// Examples whose passage lost its beginning.
+    pub cut: usize,
+    /// Tokens lost by them.
+    pub tokens_lost: usize,
+    /// Examples that do not fit at all.
+    pub unusable: usize,
+}
+
+impl<'a> Encoder<'a> {
+    /// An encoder for a model; `examples` are all whose targets may be needed.
+    pub fn new<'e>(
+        task: &'a dyn Task,
+        tokenizer: &'a Tokenizer,
+        gpt: &Gpt,
+        examples: impl Iterator<Item = &'e Example>,
+    ) -> Self {
+        let mut encoder = Self {
+            task,
+            tokenizer,
+            vocabulary: gpt.size().vocabulary,
+            prompt_tokens: gpt.prompt_tokens(),
+            positions: gpt.size().context,
+            longest_target: 0,
+        };
+        let one = (0..task.labels().len()).map(|label| vec![label]);
+        let targets = one.chain(examples.map(|example| example.labels.clone()));
+        let lengths = targets.map(|labels| encoder.target(&labels).len());
+        encoder.longest_target = lengths.max().unwrap_or(0);
+        encoder
+    }
+
+    /// Tokens of the longest target, its end included.
+    pub fn longest_target(&self) -> usize {
+        self.longest_target
+    }
+
+    /// The target of labels, with its end.
+    pub fn target(&self, labels: &[usize]) -> Vec<u32> {
+        self.with_end(&self.task.target(labels))
+    }
+
+    /// The tokens that every target begins with.
+    pub fn template(&self) -> Vec<u32> {
+        let mut ids = self.with_end(self.task.template());
+        ids.pop();
+        ids
+    }
+
+    fn with_end(&self, text: &str) -> Vec<u32> {
+        // The blank belongs to the first word, as in running text.
+        let mut ids = self.tokenizer.encode(&format!(" {text}"));
+        ids.push(self.tokenizer.end_of_text());
+        ids
+    }
+
+    /// The tokens before the target, and how many of the passage are lost; none if what may not be
+    /// cut does not fit.
+    fn prefix(&self, example: &Example) -> Option<(Vec<u32>, usize)> {
+        let head = self.tokenizer.encode(&example.head);
+        let blank = if example.head.is_empty() { "" } else { " " };
+        let passage = self.tokenizer.encode(&format!("{blank}{}", example.passage));
+        let kept = head.len() + self.prompt_tokens + self.longest_target;
+        let room = self.positions.checked_sub(kept)?;
+        let lost = passage.len().saturating_sub(room);
+        let mut prefix = vec![self.tokenizer.end_of_text()];
+        prefix.extend(head);
+        prefix.extend(&passage[lost..]);
+        prefix.extend((self.vocabulary..self.vocabulary + self.prompt_tokens).map(|id| id as u32));
+        Some((prefix, lost))
+    }
+
+    /// All examples, those that do not fit as nothing.
+    pub fn encode(&self, examples: &[Example]) -> (Vec<Option<Encoded>>, Fit) {
+        let mut fit = Fit { examples: examples.len(), ..Fit::default() };
+        let mut encode = |example: &Example| match self.prefix(example) {
+            None => {
+                fit.unusable += 1;
+                None
+            }
+            Some((prefix, lost)) => {
+                fit.cut += usize::from(lost > 0);
+                fit.tokens_lost += lost;
+                Some(Encoded { prefix, target: self.target(&example.labels) })
+            }
+        };
+        let encoded = examples.iter().map(&mut encode).collect();
+        (encoded, fit)
+    }
+
+    /// Examples to train on: those that fit.
+    /// # Errors
+    /// If none does.
+    pub fn encode_to_train(&self, examples: &[Example]) -> Result<(Vec<Encoded>, Fit), Error> {
+        let (encoded, fit) = self.encode(examples);
+        let encoded: Vec<Encoded> = encoded.into_iter().flatten().collect();
+        if encoded.is_empty() {
+            let problem = format!(
+                "none of {} training examples fits the model's {} positions, of which prompt and \
+                 target take {}: take a model with more, or a larger vocabulary",
+                fit.examples,
+                self.positions,
+                self.prompt_tokens + self.longest_target
+            );
+            return Err(Error::config("examples", problem));
+        }
+        Ok((encoded, fit))
+    }
+}
+
+/// Sequences of any length as one batch, padded to the longest; only targets have weight.
+/// # Panics
+/// If there is no sequence, or one has no prefix or no target.
+#[track_caller]
+pub fn batch<'s>(sequences: impl Iterator<Item = (&'s [u32], &'s [u32])> + Clone) -> TokenBatch {
+    let length = |(prefix, target): (&[u32], &[u32])| prefix.len() + target.len() - 1;
+    let context = sequences.clone().map(length).max().expect("a batch has a sequence");
+    let layout = TokenLayout { sequences: sequences.clone().count(), context };
+    let tokens = layout.tokens();
+    let (mut ids, mut targets) = (Vec::with_capacity(tokens), Vec::with_capacity(tokens));
+    let mut weights = Vec::with_capacity(tokens);
+    for (row, (prefix, target)) in (1..).zip(sequences) {
+        ids.extend(prefix.iter().chain(&target[..target.len() - 1]));
+        targets.extend(std::iter::repeat_n(0, prefix.len() - 1).chain(target.iter().copied()));
+        weights.extend(std::iter::repeat_n(0.0, prefix.len() - 1));
+        weights.extend(std::iter::repeat_n(1.0, target.len()));
+        ids.resize(row * context, 0);
+        targets.resize(row * context, 0);
+        weights.resize(row * context, 0.0);
+    }
+    TokenBatch { layout, ids, targets, weights: Some(weights) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_targets_have_weight() {
+        let sequences: [(&[u32], &[u32]); 2] = [(&[9, 1, 2], &[3, 9]), (&[9, 4], &[5, 6, 9])];
+        let batch = batch(sequences.into_iter());
+        assert_eq!(batch.layout, TokenLayout { sequences: 2, context: 4 });
+        assert_eq!(batch.ids, [9, 1, 2, 3, 9, 4, 5, 6]);
+        assert_eq!(batch.targets, [0, 0, 3, 9, 0, 5, 6, 9]);
+        assert_eq!(batch.weights.unwrap(), [0.0, 0.0, 1.0, 1.0, 0.0, 1.0, 1.0, 1.0]);
+        let sequences: [(&[u32], &[u32]); 2] = [(&[7], &[8]), (&[9, 4], &[5, 6, 9])];
+        let batch = super::batch(sequences.into_iter());
+        assert_eq!(batch.ids, [7, 0, 0, 0, 9, 4, 5, 6]);
+        assert_eq!(batch.weights.unwrap(), [1.0, 0.0, 0.0, 0.0, 0.0, 1.0, 1.0, 1.0]);
+    }
+}

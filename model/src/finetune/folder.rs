@@ -1,0 +1,199 @@
+//! The folder of a fine-tuning run.
+//!
+//! ```text
+//! RUN/finetune.toml            settings, written first
+//!     identity.json            which model, task and examples
+//!     config.toml, tokenizer.json, MODEL_CARD.md
+//!     cells/NAME.json          one report per finished training
+//!     cells/NAME/              weights of those that are still needed
+//!     pseudo-labels-STAGE.json labels given by the model
+//!     predictions-seed-N.json  {id: answer} on test, one file per seed
+//!     likelihood-seed-N.json   the same, answered by likelihood
+//!     seed-N.json              scores of a seed
+//!     checkpoints/             the best seed's model, for `generate`, `score` and `export`
+//!     report.json, report.md
+//! ```
+//!
+//! Every file is written whole or not at all, and a cell's report after its weights: what is there
+//! need not be computed again.
+
+use super::settings::Settings;
+use super::train::{Cell, CellReport};
+use crate::adamw::AdamW;
+use crate::checkpoint::{self, Checkpoint, DataState, Snapshot};
+use crate::config::Config;
+use crate::error::Error;
+use crate::run;
+use mediswift_data::{Tokenizer, write_atomically};
+use mediswift_engine::{Gradients, Parameters};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+
+const SETTINGS: &str = "finetune.toml";
+const IDENTITY: &str = "identity.json";
+
+/// What a run is made from: it can only go on with the same.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Identity {
+    /// The task.
+    pub task: String,
+    /// [`checkpoint::weights_hash`] of the pre-trained model.
+    pub from: String,
+    /// BLAKE3 of all examples.
+    pub examples: String,
+}
+
+/// The folder, locked for writing.
+#[derive(Debug)]
+pub struct Folder {
+    path: PathBuf,
+    _lock: File,
+}
+
+impl Folder {
+    /// Makes the folder, or takes it up if `resume` says so and there is a run.
+    /// # Errors
+    /// If the folder holds another run or anything else, another process writes it, or it cannot be
+    /// written.
+    pub fn open(
+        path: &Path,
+        settings: &Settings,
+        identity: &Identity,
+        tokenizer: &Tokenizer,
+        resume: bool,
+    ) -> Result<Self, Error> {
+        let there = path.join(SETTINGS).exists();
+        let refuse = |problem: &str| Err(Error::config(path.display().to_string(), problem));
+        if there && !resume {
+            return refuse("holds a run already: go on with --resume, or choose another folder");
+        }
+        if resume && !there {
+            return refuse("holds no fine-tuning run to go on with: it has no finetune.toml");
+        }
+        if !there {
+            fs::create_dir_all(path).map_err(Error::io("create", path))?;
+            run::check_unused(path)?;
+        }
+        let folder = Self { path: path.into(), _lock: run::lock(path)? };
+        if there {
+            let known: Identity = folder.read(IDENTITY)?;
+            let text = fs::read_to_string(path.join(SETTINGS))
+                .map_err(Error::io("read", path.join(SETTINGS)))?;
+            if known != *identity {
+                return refuse("was started from another model, task or examples");
+            }
+            if text != settings.to_toml() {
+                return refuse("was started with other settings: leave them out to keep its own");
+            }
+        } else {
+            folder.write(IDENTITY, identity)?;
+            tokenizer.save(&run::tokenizer_path(path))?;
+            folder.write_text(SETTINGS, &settings.to_toml())?;
+        }
+        Ok(folder)
+    }
+
+    /// Where a file of the folder is.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.path.join(name)
+    }
+
+    /// Whether there is such a file.
+    pub fn has(&self, name: &str) -> bool {
+        self.path(name).exists()
+    }
+
+    /// Reads a JSON file.
+    pub fn read<T: DeserializeOwned>(&self, name: &str) -> Result<T, Error> {
+        run::read_json(&self.path(name))
+    }
+
+    /// Writes a JSON file.
+    pub fn write(&self, name: &str, value: &impl Serialize) -> Result<(), Error> {
+        self.write_text(name, &run::to_json(value))
+    }
+
+    /// Writes a file.
+    pub fn write_text(&self, name: &str, text: &str) -> Result<(), Error> {
+        Ok(write_atomically(&self.path(name), text.as_bytes())?)
+    }
+
+    /// The report of a cell, if it is finished.
+    pub fn cell(&self, cell: &Cell) -> Result<Option<CellReport>, Error> {
+        let name = format!("cells/{}.json", cell.name());
+        if self.has(&name) { self.read(&name).map(Some) } else { Ok(None) }
+    }
+
+    /// Saves a finished cell, its weights first.
+    pub fn save_cell(
+        &self,
+        report: &CellReport,
+        config: &Config,
+        parameters: &Parameters,
+        identity: &Identity,
+    ) -> Result<(), Error> {
+        let name = report.cell.name();
+        save(&self.path(&format!("cells/{name}")), report.steps, config, parameters, identity)?;
+        self.write(&format!("cells/{name}.json"), report)
+    }
+
+    /// The weights of a finished cell.
+    pub fn weights(&self, cell: &Cell) -> Result<Checkpoint, Error> {
+        let path = self.path(&format!("cells/{}", cell.name()));
+        let latest = checkpoint::latest(&path)?;
+        latest.checkpoint.ok_or_else(|| {
+            let problem = format!("holds no weights: remove {}.json to train again", cell.name());
+            Error::config(path.display().to_string(), problem)
+        })
+    }
+
+    /// Removes the weights of a cell; its report stays.
+    pub fn forget(&self, cell: &Cell) -> Result<(), Error> {
+        checkpoint::remove(&self.path(&format!("cells/{}", cell.name())))
+    }
+
+    /// Makes weights those of the run.
+    pub fn publish(
+        &self,
+        steps: usize,
+        config: &Config,
+        parameters: &Parameters,
+        identity: &Identity,
+    ) -> Result<(), Error> {
+        self.write_text("config.toml", &config.to_toml())?;
+        save(&run::checkpoints(&self.path), steps, config, parameters, identity)
+    }
+}
+
+/// Saves weights as a checkpoint, with an optimiser that has forgotten its moments: the next
+/// training starts anew.
+fn save(
+    path: &Path,
+    steps: usize,
+    config: &Config,
+    parameters: &Parameters,
+    identity: &Identity,
+) -> Result<(), Error> {
+    let zeros = || Gradients::zeros(parameters);
+    let optimiser = AdamW::resume(&config.train, steps as u64, zeros(), zeros());
+    let data = DataState {
+        sequences: 0,
+        fingerprint: identity.examples.clone(),
+        tokenizer: String::new(),
+    };
+    checkpoint::save(path, &Snapshot { config, parameters, optimiser: &optimiser, data })?;
+    Ok(())
+}
+
+/// The settings of the run in `path`, and the task that it is for.
+/// # Errors
+/// If there is no fine-tuning run, or it cannot be read.
+pub fn read_settings(path: &Path) -> Result<(Settings, Identity), Error> {
+    let file = path.join(SETTINGS);
+    let text = fs::read_to_string(&file).map_err(Error::io("read", &file))?;
+    let identity: Identity = run::read_json(&path.join(IDENTITY))?;
+    let task = crate::tasks::task(&identity.task)?;
+    Ok((Settings::from_toml(&text, &file, task)?, identity))
+}

@@ -1,0 +1,432 @@
+//! Dense fine-tuning and soft prompts (MediSwift §2.2, §2.3, §3.3).
+//!
+//! A run goes through stages. An earlier stage is one training; the last is a grid of batch sizes
+//! and learning rates, searched with the first seed, whose best cell by dev is trained with every
+//! further seed and judged on test. What is finished is on disk: an interrupted run repeats no
+//! finished training.
+//!
+//! * [`settings`]: what decides a run; [`start`]: the model it starts from.
+//! * [`encode`]: examples as tokens; [`answer`]: a model's answers; [`train`]: one training.
+//! * [`folder`]: the run on disk; [`report`]: what came of it.
+
+pub mod answer;
+pub mod encode;
+pub mod folder;
+pub mod report;
+pub mod settings;
+pub mod start;
+pub mod train;
+
+use crate::checkpoint::{self, weights_hash};
+use crate::config::Config;
+use crate::error::Error;
+use crate::gpt::Gpt;
+use crate::run::{self, Loaded};
+use crate::tasks::baselines::baselines;
+use crate::tasks::{Example, Request, Stage, Task, TaskData};
+use answer::{Answerer, by_likelihood, candidates};
+use encode::Encoder;
+use folder::{Folder, Identity};
+use mediswift_data::Tokenizer;
+use mediswift_engine::Parameters;
+use report::{Report, SeedReport, SourceModel};
+use settings::Settings;
+use start::Start;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicI32, Ordering};
+use train::{Cell, CellReport, Epoch, Trainer};
+
+/// Name of the last stage, in cells.
+const LAST: &str = "last";
+
+/// What to fine-tune, on what, and where.
+pub struct Job<'a> {
+    /// The task.
+    pub task: &'a dyn Task,
+    /// The settings.
+    pub settings: Settings,
+    /// The run folder of the pre-trained model.
+    pub from: &'a Path,
+    /// Folders with the task's files, its own first.
+    pub folders: &'a [PathBuf],
+    /// Whether test examples may be trained on.
+    pub allow_overlap: bool,
+    /// The run folder to make.
+    pub out: &'a Path,
+    /// Whether to go on with the run in `out`.
+    pub resume: bool,
+}
+
+/// Is told how a run gets on; every method may be left out.
+pub trait Observer {
+    /// A training begins: the `index`th of `cells` of its stage, from 1. It may be `known` already.
+    fn began(&mut self, cell: &Cell, index: usize, cells: usize, known: bool) {
+        let _ = (cell, index, cells, known);
+    }
+    /// An optimiser step is done.
+    fn stepped(&mut self, progress: &Progress<'_>) {
+        let _ = progress;
+    }
+    /// An epoch is done and judged on dev.
+    fn evaluated(&mut self, cell: &Cell, epoch: usize, result: &Epoch) {
+        let _ = (cell, epoch, result);
+    }
+    /// Something that the reader of the report should know.
+    fn noted(&mut self, note: &str) {
+        let _ = note;
+    }
+}
+
+/// Watches nothing.
+impl Observer for () {}
+
+/// How far a training has come.
+#[derive(Clone, Copy, Debug)]
+pub struct Progress<'a> {
+    /// The training.
+    pub cell: &'a Cell,
+    /// The pass over the examples, from 1.
+    pub epoch: usize,
+    /// Steps done.
+    pub step: usize,
+    /// Steps planned.
+    pub steps: usize,
+    /// Mean loss of the epoch so far.
+    pub loss: f64,
+}
+
+/// How a run ended.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Outcome {
+    /// All is done.
+    Finished(Box<Report>),
+    /// A signal asked to stop; finished trainings are saved.
+    Interrupted {
+        /// The signal's number.
+        signal: i32,
+    },
+}
+
+/// A run under way.
+struct Run<'a> {
+    task: &'a dyn Task,
+    settings: &'a Settings,
+    tokenizer: Tokenizer,
+    folder: Folder,
+    identity: Identity,
+    stop: &'a AtomicI32,
+}
+
+/// Fine-tunes, judges and reports.
+/// # Errors
+/// If a model, an example or a setting does not fit, the folder is in use, or a loss is not finite.
+pub fn finetune(
+    job: &Job<'_>,
+    observer: &mut dyn Observer,
+    stop: &AtomicI32,
+) -> Result<Outcome, Error> {
+    let (task, settings) = (job.task, &job.settings);
+    settings.validate(task)?;
+    let tune = &settings.finetune;
+    let data = task.load(&Request {
+        folders: job.folders,
+        form: &tune.form,
+        split: &tune.split,
+        stages: &tune.stages,
+        allow_overlap: job.allow_overlap,
+    })?;
+    let Loaded { config, gpt, skipped, .. } = run::load_model(job.from)?;
+    let tokenizer = Tokenizer::load(&run::tokenizer_path(job.from))?;
+    let source = SourceModel::of(job.from, &config, &gpt);
+    let identity = Identity {
+        task: task.name().into(),
+        from: weights_hash(gpt.parameters()),
+        examples: examples_hash(&data),
+    };
+    let folder = Folder::open(job.out, settings, &identity, &tokenizer, job.resume)?;
+    skipped.iter().chain(&data.notes).for_each(|note| observer.noted(note));
+    let base = Start::new(config, gpt.parameters(), settings);
+    drop(gpt);
+    let run = Run { task, settings, tokenizer, folder, identity, stop };
+    match run.stages(&data, base, observer)? {
+        Some(seeds) => {
+            let report = run.finish(&data, source, seeds)?;
+            Ok(Outcome::Finished(Box::new(report)))
+        }
+        None => Ok(Outcome::Interrupted { signal: stop.load(Ordering::Relaxed) }),
+    }
+}
+
+impl Run<'_> {
+    /// All stages; nothing if a signal came.
+    fn stages(
+        &self,
+        data: &TaskData,
+        base: Start,
+        observer: &mut dyn Observer,
+    ) -> Result<Option<Vec<SeedReport>>, Error> {
+        let tune = &self.settings.finetune;
+        // Earlier stages train the prompt too; every seed of the last one starts from theirs.
+        let mut start = base.clone().with_prompt(self.settings, &self.tokenizer, tune.seed)?;
+        for stage in &data.stages {
+            let Some(train) = self.labelled(stage, &start)? else { return Ok(None) };
+            let cell = Cell {
+                stage: stage.name.clone(),
+                batch: tune.stage_batch,
+                lr: tune.stage_lr,
+                seed: tune.seed,
+            };
+            let trainer = self.trainer(&train, &stage.dev, tune.stage_epochs);
+            observer.began(&cell, 1, 1, self.folder.cell(&cell)?.is_some());
+            let Some(report) = self.cell(&trainer, &cell, &start, observer)? else {
+                return Ok(None);
+            };
+            start.parameters = self.folder.weights(&report.cell)?.parameters()?;
+        }
+
+        let trainer = self.trainer(&data.train, &data.dev, tune.epochs);
+        let grid: Vec<Cell> = tune
+            .batch
+            .iter()
+            .flat_map(|&batch| tune.lr.iter().map(move |&lr| (batch, lr)))
+            .map(|(batch, lr)| Cell { stage: LAST.into(), batch, lr, seed: tune.seed })
+            .collect();
+        let mut best: Option<CellReport> = None;
+        for (index, cell) in grid.iter().enumerate() {
+            observer.began(cell, index + 1, grid.len(), self.folder.cell(cell)?.is_some());
+            let Some(report) = self.cell(&trainer, cell, &start, observer)? else {
+                return Ok(None);
+            };
+            match &best {
+                Some(known) if !report.beats(known) => self.folder.forget(cell)?,
+                Some(known) => {
+                    self.folder.forget(&known.cell)?;
+                    best = Some(report);
+                }
+                None => best = Some(report),
+            }
+        }
+        let best = best.expect("a grid has a cell");
+        let mut seeds = Vec::new();
+        for index in 0..tune.seeds {
+            let cell = Cell { seed: tune.seed + index as u64, ..best.cell.clone() };
+            let fresh = data.stages.is_empty() && cell.seed != tune.seed;
+            let own = match fresh {
+                true => {
+                    Some(base.clone().with_prompt(self.settings, &self.tokenizer, cell.seed)?)
+                }
+                false => None,
+            };
+            observer.began(&cell, index + 1, tune.seeds, self.folder.cell(&cell)?.is_some());
+            let start = own.as_ref().unwrap_or(&start);
+            let Some(report) = self.cell(&trainer, &cell, start, observer)? else {
+                return Ok(None);
+            };
+            let Some(seed) = self.judge(data, report)? else { return Ok(None) };
+            seeds.push(seed);
+        }
+        Ok(Some(seeds))
+    }
+
+    fn trainer<'t>(
+        &'t self,
+        train: &'t [Example],
+        dev: &'t [Example],
+        epochs: usize,
+    ) -> Trainer<'t> {
+        let (task, settings, tokenizer) = (self.task, self.settings, &self.tokenizer);
+        Trainer { task, tokenizer, settings, train, dev, epochs }
+    }
+
+    /// A training, if it is not known yet.
+    fn cell(
+        &self,
+        trainer: &Trainer<'_>,
+        cell: &Cell,
+        start: &Start,
+        observer: &mut dyn Observer,
+    ) -> Result<Option<CellReport>, Error> {
+        if let Some(known) = self.folder.cell(cell)? {
+            return Ok(Some(known));
+        }
+        let Some((report, parameters)) = trainer.train(cell, start, observer, self.stop)? else {
+            return Ok(None);
+        };
+        let config =
+            self.settings.training(&start.config, cell.batch, cell.lr, report.steps.max(1));
+        self.folder.save_cell(&report, &config, &parameters, &self.identity)?;
+        Ok(Some(report))
+    }
+
+    /// The training examples of a stage, labelled by the model so far where they have no labels.
+    fn labelled(&self, stage: &Stage, start: &Start) -> Result<Option<Vec<Example>>, Error> {
+        if !stage.unlabelled {
+            return Ok(Some(stage.train.clone()));
+        }
+        let file = format!("pseudo-labels-{}.json", stage.name);
+        if !self.folder.has(&file) {
+            let gpt = Gpt::from_parameters(&start.config, start.parameters.clone())?;
+            let encoder = Encoder::new(self.task, &self.tokenizer, &gpt, [].iter());
+            let mut labels: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+            let targets = candidates(self.task, &encoder);
+            let mut answerer = self.answerer(&gpt, &encoder, &[]);
+            for part in stage.train.chunks(256) {
+                if self.stop.load(Ordering::Relaxed) != 0 {
+                    return Ok(None);
+                }
+                let unlabelled: Vec<Example> = part
+                    .iter()
+                    .map(|example| Example { labels: vec![0], ..example.clone() })
+                    .collect();
+                let (encoded, _) = encoder.encode(&unlabelled);
+                let likelihoods = answerer.likelihoods(&encoded, &targets)?;
+                let answers = by_likelihood(self.task, &likelihoods, 0.0);
+                labels.extend(part.iter().map(|example| &*example.id).zip(answers));
+            }
+            self.folder.write(&file, &labels)?;
+        }
+        let labels: BTreeMap<String, Vec<String>> = self.folder.read(&file)?;
+        let label = |example: &Example| {
+            let words = labels.get(&example.id)?;
+            let labels: Vec<usize> = words.iter().filter_map(|w| self.task.label(w)).collect();
+            // What does not fit the model has no label.
+            (!labels.is_empty()).then(|| Example { labels, ..example.clone() })
+        };
+        Ok(Some(stage.train.iter().filter_map(label).collect()))
+    }
+
+    fn answerer<'t>(
+        &'t self,
+        gpt: &'t Gpt,
+        encoder: &Encoder<'t>,
+        known: &[encode::Encoded],
+    ) -> Answerer<'t> {
+        let micro_batch = self.settings.finetune.micro_batch;
+        Answerer::new(gpt, encoder, self.task, &self.tokenizer, known, micro_batch)
+    }
+
+    /// Answers the test examples with the weights of a cell; nothing if a signal came.
+    fn judge(&self, data: &TaskData, cell: CellReport) -> Result<Option<SeedReport>, Error> {
+        let seed = cell.cell.seed;
+        let file = format!("seed-{seed}.json");
+        if self.folder.has(&file) {
+            return self.folder.read(&file).map(Some);
+        }
+        if self.stop.load(Ordering::Relaxed) != 0 {
+            return Ok(None);
+        }
+        let weights = self.folder.weights(&cell.cell)?;
+        let gpt = Gpt::from_parameters(&weights.config, weights.parameters()?)?;
+        let known = data.train.iter().chain(&data.dev);
+        let encoder = Encoder::new(self.task, &self.tokenizer, &gpt, known);
+        let (train, _) = encoder.encode_to_train(&data.train)?;
+        let (test, fit) = encoder.encode(&data.test);
+        let mut answerer = self.answerer(&gpt, &encoder, &train);
+        let generated = answerer.generate(&test)?;
+        let targets = candidates(self.task, &encoder);
+        let mut threshold = 0.0;
+        if !self.task.one_label() {
+            let (dev, _) = encoder.encode(&data.dev);
+            threshold = self.threshold(&data.dev, &answerer.likelihoods(&dev, &targets)?);
+        }
+        let likely = by_likelihood(self.task, &answerer.likelihoods(&test, &targets)?, threshold);
+        let form = &self.settings.finetune.form;
+        let failed = |words: &&Vec<String>| *words == &[crate::tasks::FAILED];
+        let report = SeedReport {
+            seed,
+            generation: self.task.score(form, &data.test, &generated),
+            likelihood: self.task.score(form, &data.test, &likely),
+            unparsable: generated.iter().filter(failed).count(),
+            threshold,
+            fit,
+            cell,
+        };
+        let (main, other) = match self.settings.by_likelihood() {
+            true => (&likely, &generated),
+            false => (&generated, &likely),
+        };
+        let others = if self.settings.by_likelihood() { "generation" } else { "likelihood" };
+        self.folder.write(&format!("predictions-seed-{seed}.json"), &self.named(data, main))?;
+        self.folder.write(&format!("{others}-seed-{seed}.json"), &self.named(data, other))?;
+        self.folder.write(&file, &report)?;
+        Ok(Some(report))
+    }
+
+    /// Answers by id: a word where every example has one label (the official format), else a list.
+    fn named(&self, data: &TaskData, answers: &[Vec<String>]) -> serde_json::Value {
+        let answer = |words: &Vec<String>| match self.task.one_label() {
+            true => serde_json::json!(words[0]),
+            false => serde_json::json!(words),
+        };
+        let named = data.test.iter().zip(answers).map(|(e, words)| (e.id.clone(), answer(words)));
+        serde_json::Value::Object(named.collect())
+    }
+
+    /// The threshold with which likelihoods answer dev best.
+    fn threshold(&self, dev: &[Example], likelihoods: &[Option<Vec<f64>>]) -> f64 {
+        let count = self.task.labels().len();
+        let margins = likelihoods.iter().flatten();
+        let mut known: Vec<f64> =
+            margins.flat_map(|l| l[..count].iter().map(|x| x - l[count])).collect();
+        known.sort_by(f64::total_cmp);
+        // A hundred thresholds between the margins that occur.
+        let steps = known.len().div_ceil(100).max(1);
+        let score = |threshold: f64| {
+            let answers = by_likelihood(self.task, likelihoods, threshold);
+            self.task.score(&self.settings.finetune.form, dev, &answers)[0].value
+        };
+        let scored = known.iter().step_by(steps).map(|&threshold| (score(threshold), threshold));
+        let best = scored.reduce(|best, next| if next.0 > best.0 { next } else { best });
+        best.map_or(0.0, |(_, threshold)| threshold)
+    }
+
+    /// Publishes the model of the seed that is best on dev, and reports.
+    fn finish(
+        &self,
+        data: &TaskData,
+        source: SourceModel,
+        seeds: Vec<SeedReport>,
+    ) -> Result<Report, Error> {
+        let better = |best: usize, next: usize| {
+            if seeds[next].cell.beats(&seeds[best].cell) { next } else { best }
+        };
+        let best = (0..seeds.len()).reduce(better).expect("a run has a seed");
+        let cell = &seeds[best].cell;
+        let form = &self.settings.finetune.form;
+        let baselines = baselines(self.task, form, data);
+        let checkpoints = run::checkpoints(&self.folder.path(""));
+        if checkpoint::latest(&checkpoints)?.checkpoint.is_none() {
+            let weights = self.folder.weights(&cell.cell)?;
+            let (config, parameters): (&Config, Parameters) =
+                (&weights.config, weights.parameters()?);
+            self.folder.publish(cell.steps, config, &parameters, &self.identity)?;
+        }
+        let report = Report::new(self.task, self.settings, data, source, seeds, baselines);
+        self.folder.write_text("MODEL_CARD.md", &report.model_card())?;
+        self.folder.write_text("report.md", &report.markdown())?;
+        self.folder.write("report.json", &report)?;
+        for seed in &report.seeds {
+            self.folder.forget(&seed.cell.cell)?;
+        }
+        Ok(report)
+    }
+}
+
+/// BLAKE3 over all examples with their parts.
+fn examples_hash(data: &TaskData) -> String {
+    let mut hasher = blake3::Hasher::new();
+    let mut part = |name: &str, examples: &[Example]| {
+        for text in [name, &format!("{examples:?}")] {
+            hasher.update(&(text.len() as u64).to_le_bytes()).update(text.as_bytes());
+        }
+    };
+    for stage in &data.stages {
+        part(&stage.name, &stage.train);
+        part(&stage.name, &stage.dev);
+    }
+    part("train", &data.train);
+    part("dev", &data.dev);
+    part("test", &data.test);
+    hasher.finalize().to_hex().to_string()
+}

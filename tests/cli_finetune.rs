@@ -1,0 +1,165 @@
+//! Fine-tuning through the command line, as a user would run it.
+
+mod common;
+
+use std::fs;
+use std::path::Path;
+
+use common::{contents, failure, json, run};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+/// PQA-L's shape: 80 questions, three in ten of them `no` and one `maybe`.
+fn questions() -> Value {
+    let item = |i: usize| {
+        let answer = ["yes", "yes", "no", "yes", "maybe", "no", "yes", "no", "yes", "yes"][i % 10];
+        let item = json!({
+            "QUESTION": format!("Is it {answer}?"),
+            "CONTEXTS": [format!("Number {i}."), "It is."],
+            "LONG_ANSWER": "It is.",
+            "final_decision": answer,
+        });
+        ((1000 + i).to_string(), item)
+    };
+    Value::Object((0..80).map(item).collect())
+}
+
+/// A folder with a pre-trained run and the files of both tasks.
+fn prepared() -> TempDir {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let at = folder.path();
+    json(&run(at, "--json data synth --documents 150 --seed 4 --out corpus.jsonl"));
+    json(&run(
+        at,
+        "--json data prepare corpus.jsonl --out dataset --vocab-size 600 --validation 0.1",
+    ));
+    json(&run(
+        at,
+        "--json pretrain --preset micro --data dataset --sparsity 0.75 --out run \
+         --set model.context=128 --set train.steps=8 --set train.batch=4",
+    ));
+    fs::create_dir(at.join("qa")).expect("create");
+    fs::write(at.join("qa/ori_pqal.json"), questions().to_string()).expect("write");
+    fs::create_dir(at.join("hoc")).expect("create");
+    let documents: String = (0..40)
+        .map(|i| {
+            let part = ["train", "train", "dev", "test"][i % 4];
+            let labels = if i % 3 == 0 { vec![] } else { vec!["resisting cell death"] };
+            let text = if labels.is_empty() { "Nothing" } else { "Cells die" };
+            let document = json!({
+                "pmid": i,
+                "sentences": [format!("{text} {i}.")],
+                "sentence_labels": [labels],
+                "blurb_split": part,
+            });
+            format!("{document}\n")
+        })
+        .collect();
+    fs::write(at.join("hoc/hoc_documents.jsonl"), documents).expect("write");
+    folder
+}
+
+const QUICK: &str = "--set finetune.epochs=1 --set finetune.seeds=2 --set finetune.batch=16 \
+                     --set finetune.lr=1e-3 --set finetune.prompt_tokens=2";
+
+fn read(at: &Path, name: &str) -> Value {
+    serde_json::from_str(&fs::read_to_string(at.join(name)).expect(name)).expect("JSON")
+}
+
+#[test]
+fn tune_resume_compare() {
+    let folder = prepared();
+    let at = folder.path();
+    let tune = "--json finetune pubmedqa --from run --data qa --out tuned";
+    let output = run(at, &format!("{tune} {QUICK}"));
+    let report = json(&output);
+    let notes = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        notes.contains("not for clinical use") && notes.contains("stage pqaa left out"),
+        "{notes}"
+    );
+    assert_eq!(report["metric"], "accuracy per question, reasoning-required");
+    let per_seed: Vec<f64> = serde_json::from_value(report["per_seed"].clone()).expect("numbers");
+    let mean = per_seed.iter().sum::<f64>() / 2.0;
+    assert_eq!((per_seed.len(), report["value"].as_f64()), (2, Some(mean)));
+    // The file of predictions gives the same accuracy.
+    let questions = questions();
+    for (seed, value) in (1..).zip(&per_seed) {
+        let predictions = read(at, &format!("tuned/predictions-seed-{seed}.json"));
+        let predictions = predictions.as_object().expect("an object");
+        assert_eq!(predictions.len(), 40);
+        let right = predictions
+            .iter()
+            .filter(|(id, answer)| questions[id.as_str()]["final_decision"] == **answer)
+            .count();
+        assert_eq!(right as f64 / 40.0, *value);
+    }
+    for name in ["report.md", "accuracy.svg", "accuracy.png", "MODEL_CARD.md", "cells"] {
+        assert!(at.join("tuned").join(name).exists(), "{name}");
+    }
+    // A run folder as any other.
+    json(&run(at, "--json eval tuned --data dataset"));
+    json(&run(at, "--json generate tuned --prompt Effect --max-tokens 5"));
+
+    let again = failure(&run(at, &format!("{tune} {QUICK}")), 1);
+    assert!(again.contains("go on with --resume"), "{again}");
+    let resumed = json(&run(at, &format!("{tune} --resume")));
+    assert_eq!(resumed, report);
+    let other = failure(&run(at, &format!("{tune} --resume --set finetune.epochs=2")), 1);
+    assert!(other.contains("was started with other settings"), "{other}");
+
+    let sparse = "--json finetune pubmedqa --from run --data qa --out sparse";
+    json(&run(at, &format!("{sparse} {QUICK} --set finetune.weights=sparse")));
+    let table = json(&run(at, "--json compare tuned sparse --out results"));
+    assert_eq!(table["rows"].as_array().map(Vec::len), Some(2));
+    assert_eq!(table["rows"][0]["method"], "dense, 2 prompt tokens");
+    assert_eq!(table["rows"][1]["method"], "sparse, 2 prompt tokens");
+    for name in ["results.md", "results.json", "accuracy.svg", "accuracy.png"] {
+        assert!(at.join("results").join(name).exists(), "{name}");
+    }
+
+    let hoc = "--json finetune hoc --from run --data hoc --out hoc-tuned";
+    let report = json(&run(at, &format!("{hoc} {QUICK}")));
+    assert_eq!(report["metric"], "micro-F1 over 10 labels per document");
+    assert_eq!(report["split"], "blurb split, 20/10/10 documents");
+    assert_eq!(report["baselines"].as_array().map(Vec::len), Some(2));
+    let mixed = failure(&run(at, "compare tuned hoc-tuned"), 2);
+    assert!(mixed.contains("cannot be compared"), "{mixed}");
+    assert!(failure(&run(at, "compare run"), 1).contains("not the report of a fine-tuning run"));
+}
+
+#[test]
+fn mistakes_end_in_one_line() {
+    let folder = prepared();
+    let at = folder.path();
+    let before = contents(at);
+    for (command_line, code, expected) in [
+        ("finetune pubmed --from run --data qa --out x", 2, "did you mean 'pubmedqa'?"),
+        ("finetune hoc --from run --data qa --out x", 1, "holds neither hoc_documents.jsonl"),
+        ("finetune hoc --from run --data nowhere --out x", 1, "there is no such folder"),
+        ("finetune hoc --from qa --data hoc --out x", 1, "holds no run"),
+        ("finetune hoc --from run --data hoc --out run", 1, "holds a run already"),
+        ("finetune hoc --from run --data hoc --out x --resume", 1, "x/finetune.toml"),
+        ("finetune hoc --from run --data hoc", 2, "--out"),
+        (
+            "finetune hoc --from run --data hoc --out x --set finetune.epoch=1",
+            2,
+            "did you mean 'epochs'?",
+        ),
+        (
+            "finetune hoc --from run --data hoc --out x --set finetune.split=fold-0",
+            2,
+            "finetune.split",
+        ),
+    ] {
+        let message = failure(&run(at, command_line), code);
+        assert!(message.contains(expected), "{message}\n{expected}");
+    }
+    fs::remove_dir(at.join("x")).ok();
+    assert!(contents(at) == before, "a failed call must leave everything as it was");
+    let settings = run(at, "finetune hoc --print-config");
+    assert!(settings.status.success());
+    fs::write(at.join("hoc.toml"), settings.stdout).expect("write");
+    let read = json(&run(at, "--json finetune hoc --config hoc.toml --print-config"));
+    assert_eq!(read["finetune"]["prompt_tokens"], 1);
+}
