@@ -132,6 +132,8 @@ pub trait Loss {
 pub struct Arena {
     /// Free buffers by length.
     buffers: HashMap<usize, Vec<AlignedBuffer>>,
+    /// Tiles of the batches that the buffers come from.
+    sizes: Vec<usize>,
     /// Where the time goes, if somebody wants to know.
     pub profile: Profile,
 }
@@ -141,6 +143,19 @@ impl Arena {
     pub fn bytes(&self) -> usize {
         let buffers = self.buffers.iter().map(|(len, buffers)| len * buffers.len());
         size_of::<f32>() * buffers.sum::<usize>()
+    }
+
+    /// Prepares for a batch: buffers are kept for two sizes (a whole micro-batch and a last one that
+    /// is smaller), so that batches of every size do not leave buffers of every size.
+    fn prepare(&mut self, layout: TokenLayout) {
+        if self.sizes.contains(&layout.tiles()) {
+            return;
+        }
+        if self.sizes.len() == 2 {
+            self.sizes.clear();
+            self.buffers.clear();
+        }
+        self.sizes.push(layout.tiles());
     }
 
     fn take(&mut self, layout: TokenLayout, features: usize) -> Tiles {
@@ -179,6 +194,7 @@ pub struct Tape<'a> {
 impl<'a> Tape<'a> {
     /// An empty tape for batches of `layout`.
     pub fn new(layout: TokenLayout, arena: &'a mut Arena) -> Self {
+        arena.prepare(layout);
         Self { layout, arena, nodes: Vec::new(), forgotten: Vec::new() }
     }
 
@@ -330,5 +346,25 @@ impl Drop for Tape<'_> {
                 self.recycle(kept);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn batches_of_every_size_do_not_leave_buffers_of_every_size() {
+        let mut arena = Arena::default();
+        for context in 1..100 {
+            let layout = TokenLayout { sequences: 1, context };
+            let tape = Tape::new(layout, &mut arena);
+            let tiles = tape.arena.take(layout, 3);
+            tape.arena.give(tiles);
+            drop(tape);
+            let largest = 4 * 3 * LANES * layout.tiles();
+            assert!(arena.bytes() <= 2 * largest, "{} bytes", arena.bytes());
+        }
+        assert!(arena.bytes() > 0);
     }
 }
