@@ -13,8 +13,8 @@ use serde_json::json;
 
 use crate::chart::Files;
 use crate::chart::sizes::Sizes;
-use crate::generate::DISCLAIMER;
 use crate::signals::{StopSignal, exit_code};
+use crate::trained::DISCLAIMER;
 use crate::verb::{Context, Exit, Outcome, Verb};
 use crate::{output, progress};
 

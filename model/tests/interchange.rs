@@ -466,7 +466,8 @@ fn damaged_weights_are_refused() {
 
     let weights = exported.weights();
     let (embedding, bias) = ("transformer.wte.weight", "transformer.h.1.ln_1.bias");
-    let edit: [(&dyn Fn(&mut Tensors), &str); 8] = [
+    type Edit<'a> = (&'a dyn Fn(&mut Tensors), &'a str);
+    let edit: [Edit; 8] = [
         (&|w| drop(w.0.remove(bias)), "'transformer.h.1.ln_1.bias' is missing"),
         (
             &|w| drop(w.0.insert("score.weight".into(), w.0[bias].clone())),
