@@ -109,11 +109,13 @@ impl Curves {
             let step = steps.iter().find(|step| step.step == evaluation.step)?;
             Some(point(step, evaluation.val_loss))
         };
+        // A step that was skipped has no loss.
+        let with_loss = steps.iter().filter(|step| step.loss.is_finite());
         let absolute = std::path::absolute(run)?;
         let name = absolute.file_name().unwrap_or(absolute.as_os_str()).to_string_lossy();
         Ok(Self {
             label: format!("{name}: {}", config.sparsity.describe(&config.model)),
-            training: steps.iter().map(|step| point(step, step.loss)).collect(),
+            training: with_loss.map(|step| point(step, step.loss)).collect(),
             validation: evaluations.iter().filter_map(at).collect(),
         })
     }

@@ -32,6 +32,7 @@ pub struct AdamW {
     epsilon: f64,
     weight_decay: f64,
     updates: u64,
+    skipped: u64,
     first: Gradients,
     second: Gradients,
     /// What the learning rate of each tensor is multiplied with; 1 beyond the end.
@@ -42,14 +43,21 @@ impl AdamW {
     /// An optimiser that has made no update.
     pub fn new(config: &TrainConfig, parameters: &Parameters) -> Self {
         let zeros = || Gradients::zeros(parameters);
-        Self::resume(config, 0, zeros(), zeros())
+        Self::resume(config, 0, 0, zeros(), zeros())
     }
 
-    /// An optimiser that has made `updates` updates, with the first and second moments it had then.
-    pub fn resume(config: &TrainConfig, updates: u64, first: Gradients, second: Gradients) -> Self {
+    /// An optimiser that has made `updates` updates and skipped `skipped` steps, with the first and
+    /// second moments it had then.
+    pub fn resume(
+        config: &TrainConfig,
+        updates: u64,
+        skipped: u64,
+        first: Gradients,
+        second: Gradients,
+    ) -> Self {
         let &TrainConfig { beta1, beta2, epsilon, weight_decay, .. } = config;
         let factors = Vec::new();
-        Self { beta1, beta2, epsilon, weight_decay, updates, first, second, factors }
+        Self { beta1, beta2, epsilon, weight_decay, updates, skipped, first, second, factors }
     }
 
     /// Multiplies the learning rate of each tensor, in order; tensors with 0 are frozen.
@@ -62,9 +70,24 @@ impl AdamW {
         self.factors.iter().copied().chain(std::iter::repeat(1.0))
     }
 
-    /// Updates made.
+    /// Updates made: t of the last one.
     pub fn updates(&self) -> u64 {
         self.updates
+    }
+
+    /// Steps without an update.
+    pub fn skipped(&self) -> u64 {
+        self.skipped
+    }
+
+    /// Steps done: updates made and skipped.
+    pub fn steps(&self) -> u64 {
+        self.updates + self.skipped
+    }
+
+    /// Passes over a step: weights, moments and t stay.
+    pub fn skip(&mut self) {
+        self.skipped += 1;
     }
 
     /// First moments m, one tensor per parameter.

@@ -19,7 +19,9 @@
 
 use crate::adamw::AdamW;
 use crate::config::{CheckpointConfig, Config};
+use crate::disk::{self, NewFile, remove, sync_folder};
 use crate::error::Error;
+use crate::gpt::Gpt;
 use crate::tensor_file::{self, Elements, FileSummary, TensorView, one_line, unusable};
 use mediswift_engine::{Gradients, ParamId, Parameters, Shape};
 use mediswift_kernels::{AlignedBuffer, SparsePattern};
@@ -27,7 +29,7 @@ use safetensors::Dtype;
 use safetensors::tensor::TensorInfo;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::fs::{self, File};
+use std::fs;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -78,6 +80,9 @@ pub struct Manifest {
     pub version: u32,
     /// Optimiser steps done.
     pub step: u64,
+    /// How many of them made no update.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub skipped: u64,
     /// Position in the data.
     pub data: DataState,
     /// Where randomness comes from.
@@ -90,6 +95,10 @@ pub struct Manifest {
     pub config: String,
     /// BLAKE3 of this manifest as compact JSON with an empty checksum.
     pub checksum: String,
+}
+
+fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 impl Manifest {
@@ -117,9 +126,9 @@ pub struct Checkpoint {
 /// # Errors
 /// If the system refuses; nothing is left behind then.
 pub fn save(run: &Path, snapshot: &Snapshot<'_>) -> Result<PathBuf, Error> {
-    let name = format!("step-{:08}", snapshot.optimiser.updates());
+    let name = format!("step-{:08}", snapshot.optimiser.steps());
     let (path, temporary) = (run.join(&name), run.join(format!("{TEMPORARY}{name}")));
-    fs::create_dir_all(run).map_err(Error::io("create", run))?;
+    disk::create_folders(run)?;
     remove(&temporary)?;
     let manifest = write_files(&temporary, snapshot).inspect_err(|_| {
         // Makes room on a full disk; the first error is the one to report.
@@ -134,13 +143,13 @@ pub fn save(run: &Path, snapshot: &Snapshot<'_>) -> Result<PathBuf, Error> {
         }
         discard(&path)?;
     }
-    fs::rename(&temporary, &path).map_err(Error::io("name", &path))?;
+    disk::rename(&temporary, &path)?;
     sync_folder(run)?;
     Ok(path)
 }
 
 fn write_files(folder: &Path, snapshot: &Snapshot<'_>) -> Result<Manifest, Error> {
-    fs::create_dir(folder).map_err(Error::io("create", folder))?;
+    disk::create_folder(folder)?;
     let (weights, optimizer) = (folder.join(WEIGHTS), folder.join(OPTIMIZER));
     let files = BTreeMap::from([
         (WEIGHTS.to_string(), write_weights(&weights, snapshot.parameters)?),
@@ -149,7 +158,8 @@ fn write_files(folder: &Path, snapshot: &Snapshot<'_>) -> Result<Manifest, Error
     let manifest = Manifest {
         format: FORMAT.into(),
         version: VERSION,
-        step: snapshot.optimiser.updates(),
+        step: snapshot.optimiser.steps(),
+        skipped: snapshot.optimiser.skipped(),
         data: snapshot.data.clone(),
         random: "ChaCha8, keyed by BLAKE3 of seed and name: no state".into(),
         weights_hash: weights_hash(snapshot.parameters),
@@ -167,9 +177,9 @@ fn write_manifest(folder: &Path, manifest: &Manifest) -> Result<(), Error> {
     let path = folder.join(MANIFEST);
     let json = serde_json::to_vec_pretty(manifest).expect("plain data");
     let write = || -> std::io::Result<()> {
-        let mut file = File::create(&path)?;
+        let mut file = NewFile::create(&path)?;
         file.write_all(&json)?;
-        file.sync_all()
+        file.sync()
     };
     write().map_err(Error::io("write", &path))
 }
@@ -244,7 +254,34 @@ impl Checkpoint {
             let summary = manifest.summary(name, &file)?;
             tensor_file::check_length(&path.join(name), summary)?;
         }
+        if manifest.skipped > manifest.step {
+            return Err(unusable(&file, "it skipped more steps than it made"));
+        }
         Ok(Self { path: path.to_path_buf(), manifest, config })
+    }
+
+    /// Reads the model, which must be the one that `config` describes.
+    /// # Errors
+    /// As those of [`Checkpoint::parameters`]; if the parameters are those of another model.
+    pub fn model(&self, config: &Config) -> Result<Gpt, Error> {
+        let parameters = self.parameters()?;
+        Gpt::from_parameters(config, parameters)
+            .map_err(|error| unusable(&self.path.join(WEIGHTS), error))
+    }
+
+    /// Checks that this is a checkpoint of the run that has these settings and data.
+    /// # Errors
+    /// If it is of another one.
+    pub fn check_run(&self, config: &Config, fingerprint: &str) -> Result<(), Error> {
+        let mut differences = config.differences(&self.config);
+        if self.manifest.data.fingerprint != fingerprint {
+            differences.push("the data are others".into());
+        }
+        if differences.is_empty() {
+            return Ok(());
+        }
+        let problem = format!("is of another run: {}", differences.join("; "));
+        Err(Error::Checkpoint { path: self.path.clone(), problem })
     }
 
     /// Reads the parameters.
@@ -336,7 +373,8 @@ impl Checkpoint {
                 }
             }
         }
-        Ok(AdamW::resume(&self.config.train, self.manifest.step, first, second))
+        let Manifest { step, skipped, .. } = self.manifest;
+        Ok(AdamW::resume(&self.config.train, step - skipped, skipped, first, second))
     }
 
     /// Whether all content is as it was written.
@@ -531,26 +569,10 @@ fn list(run: &Path) -> Result<Vec<(String, PathBuf)>, Error> {
 fn discard(path: &Path) -> Result<(), Error> {
     let manifest = path.join(MANIFEST);
     if manifest.exists() {
-        fs::remove_file(&manifest).map_err(Error::io("remove", &manifest))?;
+        remove(&manifest)?;
         sync_folder(path)?;
     }
     remove(path)
-}
-
-/// Removes a file or a folder, if it exists.
-pub(crate) fn remove(path: &Path) -> Result<(), Error> {
-    let removed = match fs::symlink_metadata(path) {
-        Ok(metadata) if metadata.is_dir() => fs::remove_dir_all(path),
-        Ok(_) => fs::remove_file(path),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(error),
-    };
-    removed.map_err(Error::io("remove", path))
-}
-
-/// Waits until the names in a folder are on the disk.
-fn sync_folder(path: &Path) -> Result<(), Error> {
-    File::open(path).and_then(|folder| folder.sync_all()).map_err(Error::io("flush", path))
 }
 
 /// BLAKE3, in hexadecimal, over all parameters in the order of their names: name, extents, mask and

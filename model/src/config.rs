@@ -37,8 +37,20 @@ pub struct Config {
     pub kernels: KernelsConfig,
 }
 
-/// Tables that may differ between a run and its continuation: they change no weight.
-const FREE_ON_RESUME: [&str; 2] = ["eval", "checkpoint"];
+/// What to do with a step whose loss or gradient is not finite. It never changes a weight.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnNonFinite {
+    /// End the run with an error.
+    #[default]
+    Stop,
+    /// Go on with the next step, unless a weight of the model is to blame.
+    Skip,
+}
+
+/// Tables and keys that may differ between a run and its continuation: they change no weight, or
+/// none of the steps that are done.
+const FREE_ON_RESUME: [&str; 4] = ["eval", "checkpoint", "train.recompute", "train.on_nonfinite"];
 
 impl Config {
     /// The defaults of a preset.
@@ -76,6 +88,7 @@ impl Config {
                 beta2: 0.95,
                 epsilon: 1e-8,
                 clip_norm: 1.0,
+                on_nonfinite: OnNonFinite::Stop,
             },
             eval: EvalConfig { every: preset.steps / 10, sequences: 64 },
             checkpoint: CheckpointConfig { every: preset.steps / 10, keep: 2, keep_every: 0 },
@@ -258,9 +271,9 @@ impl Config {
                 continue;
             }
             for (key, value) in here {
-                let other = &there[key];
-                if value != other && (name.as_str(), key.as_str()) != ("train", "recompute") {
-                    differences.push(format!("{name}.{key} is {value} here, but {other} there"));
+                let (path, other) = (format!("{name}.{key}"), &there[key]);
+                if value != other && !FREE_ON_RESUME.contains(&path.as_str()) {
+                    differences.push(format!("{path} is {value} here, but {other} there"));
                 }
             }
         }
@@ -451,6 +464,8 @@ mod tests {
             ("train.lr=fast", "train.lr must be a number, but is the string \"fast\""),
             ("train.rl=1", "--set train.rl=1: [train]: unknown key 'rl': did you mean 'lr'?"),
             ("model.preset=xl", "the preset is chosen by --preset or a file"),
+            ("train.on_nonfinite=halt", "expected `stop` or `skip`"),
+            ("train.on_nonfinite=1", "train.on_nonfinite must be a string"),
         ];
         let errors = errors
             .into_iter()
@@ -503,6 +518,7 @@ mod tests {
         let mut other = tiny();
         other.set("eval.every=7").unwrap();
         other.set("checkpoint.keep=9").unwrap();
+        other.set("train.on_nonfinite=skip").unwrap();
         assert!(tiny().differences(&other).is_empty());
         other.set("train.steps=7").unwrap();
         other.set("sparsity.seed=2").unwrap();

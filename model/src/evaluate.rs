@@ -38,7 +38,8 @@ pub struct Windows {
 
 /// The loss of `gpt` on the validation split, or nothing when `stop` says so before the end.
 /// # Errors
-/// If the split holds fewer than two tokens, or one outside the model's vocabulary.
+/// If the split holds fewer than two tokens, or one outside the model's vocabulary; if a loss is
+/// not finite.
 pub fn validation_loss(
     gpt: &Gpt,
     dataset: &Dataset,
@@ -55,7 +56,12 @@ pub fn validation_loss(
             return Ok(None);
         }
         let batch = TokenBatch::new(sequences.by_ref().take(windows.micro_batch));
-        total = total + gpt.evaluate(&batch, &mut arena)?;
+        let part = gpt.evaluate(&batch, &mut arena)?;
+        if !part.sum.is_finite() {
+            let (what, name, value) = ("loss", "validation".to_string(), part.sum as f32);
+            return Err(Error::NonFinite { what, name, position: total.weight as usize, value });
+        }
+        total = total + part;
     }
     let (val_loss, tokens) = (total.mean(), total.weight as u64);
     Ok(Some(Evaluation { val_loss, perplexity: val_loss.exp(), tokens, skipped: vec![] }))

@@ -13,10 +13,15 @@
 //! * [`error`]: what can go wrong with what comes from outside.
 #![warn(missing_docs)]
 
+// The tests' support speaks of this crate by its name.
+#[cfg(test)]
+extern crate self as mediswift_model;
+
 pub mod adamw;
 pub mod checkpoint;
 pub mod config;
 pub mod decode;
+mod disk;
 pub mod error;
 pub mod evaluate;
 pub mod finetune;

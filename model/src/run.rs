@@ -26,6 +26,7 @@
 use crate::adamw::AdamW;
 use crate::checkpoint::{self, DataState, Latest, Snapshot, weights_hash};
 use crate::config::Config;
+use crate::disk;
 use crate::error::Error;
 use crate::gpt::Gpt;
 use crate::sparsity::LayerSparsity;
@@ -36,7 +37,7 @@ use mediswift_data::{
 };
 use mediswift_kernels::isa::IsaKind;
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::marker::PhantomData;
@@ -95,16 +96,26 @@ pub struct Origin {
 pub struct StepMetrics {
     /// Optimiser steps done, this one included.
     pub step: usize,
-    /// Mean training loss of the step's batch, in nats per token.
+    /// Mean training loss of the step's batch, in nats per token; NaN, `null` in the file, if the
+    /// step was skipped.
+    #[serde(deserialize_with = "null_is_nan")]
     pub loss: f64,
     /// Learning rate of the step.
     pub lr: f64,
-    /// Norm of all gradients before clipping.
+    /// Norm of all gradients before clipping; NaN, `null` in the file, if the step was skipped.
+    #[serde(deserialize_with = "null_is_nan")]
     pub grad_norm: f64,
     /// Tokens trained on so far.
     pub tokens: u64,
     /// Seconds spent in training steps so far; evaluating and saving are not counted.
     pub seconds: f64,
+    /// Steps skipped so far because a loss or a gradient was not finite.
+    #[serde(default)]
+    pub skipped: u64,
+}
+
+fn null_is_nan<'de, D: Deserializer<'de>>(number: D) -> Result<f64, D::Error> {
+    Ok(Option::deserialize(number)?.unwrap_or(f64::NAN))
 }
 
 /// One line of `validation.jsonl`: an evaluation.
@@ -144,7 +155,7 @@ impl RunFolder {
     /// If the folder holds a run or anything else, another process writes it, or it cannot be
     /// written.
     pub fn create(path: &Path, config: &Config, dataset: &Dataset) -> Result<Self, Error> {
-        fs::create_dir_all(path).map_err(Error::io("create", path))?;
+        disk::create_folders(path)?;
         check_unused(path)?;
         let folder = Self::lock(path)?;
         // Another process may have started a run before the lock.
@@ -177,7 +188,7 @@ impl RunFolder {
     /// Writes the small files that describe the run, where they are not there yet.
     fn describe(&self, config: &Config, dataset: &Dataset) -> Result<(), Error> {
         let path = |name| self.path.join(name);
-        fs::create_dir_all(self.checkpoints()).map_err(Error::io("create", self.checkpoints()))?;
+        disk::create_folders(&self.checkpoints())?;
         let (data, identity) = (path(DATA), DataIdentity::of(dataset));
         if !data.exists() {
             self.check_tokenizer(&identity)?;
@@ -219,14 +230,33 @@ impl RunFolder {
 
     /// Opens a log for appending after step `step`: cuts what comes later, and returns what stays.
     /// # Errors
-    /// If it cannot be read or written.
+    /// If it cannot be read or written, or a line that stays is malformed.
     pub fn log<T: Line>(&self, step: usize) -> Result<(Log<T>, Vec<T>), Error> {
         let path = self.path.join(T::FILE);
-        let mut lines = if path.exists() { read_log::<T>(&self.path)? } else { Vec::new() };
-        lines.retain(|line| line.step() <= step);
-        let text: String = lines.iter().map(to_line).collect();
-        write_atomically(&path, text.as_bytes())?;
-        let file = OpenOptions::new().append(true).open(&path).map_err(Error::io("open", &path))?;
+        if !path.exists() {
+            write_atomically(&path, b"")?;
+        }
+        let bytes = fs::read(&path).map_err(Error::io("read", &path))?;
+        let (mut lines, mut end, mut length) = (Vec::new(), 0, 0);
+        // Lines before a checkpoint were waited for; after a power cut, later ones may be anything.
+        let mut damage = None;
+        for (index, line) in bytes.split_inclusive(|&byte| byte == b'\n').enumerate() {
+            end += line.len();
+            match parse_line::<T>(&path, index, line) {
+                Ok(line) if line.step() > step => {}
+                Ok(line) => {
+                    if let Some(error) = damage {
+                        return Err(error);
+                    }
+                    lines.push(line);
+                    length = end;
+                }
+                Err(error) => damage = damage.or(Some(error)),
+            }
+        }
+        let mut open = OpenOptions::new();
+        let file = open.append(true).open(&path).map_err(Error::io("open", &path))?;
+        file.set_len(length as u64).map_err(Error::io("write", &path))?;
         Ok((Log { path, file, line: PhantomData }, lines))
     }
 
@@ -383,7 +413,7 @@ pub fn load_model(path: &Path) -> Result<Loaded, Error> {
         let found = if skipped.is_empty() { "none".into() } else { skipped.join("; ") };
         return Err(problem(path, format!("holds no complete checkpoint (found: {found})")));
     };
-    let gpt = Gpt::from_parameters(&checkpoint.config, checkpoint.parameters()?)?;
+    let gpt = checkpoint.model(&checkpoint.config)?;
     let step = checkpoint.manifest.step;
     Ok(Loaded { config: checkpoint.config, step, gpt, skipped })
 }
@@ -395,13 +425,15 @@ pub fn read_log<T: Line>(path: &Path) -> Result<Vec<T>, Error> {
     let file = path.join(T::FILE);
     let bytes = fs::read(&file).map_err(Error::io("read", &file))?;
     // A line counts once its end is there.
-    let mut lines: Vec<&[u8]> = bytes.split(|&byte| byte == b'\n').collect();
-    lines.pop();
-    let parse = |(index, line): (usize, &[u8])| {
-        serde_json::from_slice(line)
-            .map_err(|error| problem(&file, format!("line {}: {error}", index + 1)))
-    };
-    lines.into_iter().enumerate().map(parse).collect()
+    let lines = bytes.split_inclusive(|&byte| byte == b'\n').filter(|line| line.ends_with(b"\n"));
+    lines.enumerate().map(|(index, line)| parse_line(&file, index, line)).collect()
+}
+
+/// Reads one line of a log, its end included: without it, the line is torn.
+fn parse_line<T: Line>(file: &Path, index: usize, line: &[u8]) -> Result<T, Error> {
+    let wrong = |error: &str| problem(file, format!("line {}: {error}", index + 1));
+    let line = line.strip_suffix(b"\n").ok_or_else(|| wrong("it is torn"))?;
+    serde_json::from_slice(line).map_err(|error| wrong(&error.to_string()))
 }
 
 /// A log open for appending.

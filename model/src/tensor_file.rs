@@ -9,12 +9,14 @@
 //! beforehand how long the file is and what its hash is; no reader allocates more than the file is
 //! long.
 
+use crate::disk::NewFile;
 use crate::error::Error;
 use safetensors::tensor::{Metadata, TensorInfo};
 use safetensors::{Dtype, SafeTensorError};
+use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::File;
 use std::io::{BufReader, BufWriter, Read, Write};
 use std::path::Path;
@@ -87,18 +89,21 @@ pub(crate) fn write(
     header.resize(header.len().next_multiple_of(8), b' ');
 
     let stream = || -> std::io::Result<FileSummary> {
-        let mut file = Hashed::new(BufWriter::with_capacity(1 << 20, File::create_new(path)?));
+        let mut file = Hashed::new(BufWriter::with_capacity(1 << 20, NewFile::create(path)?));
         file.write_all(&(header.len() as u64).to_le_bytes())?;
         file.write_all(&header)?;
         for tensor in tensors {
             file.write_all(&tensor.elements.bytes())?;
         }
         file.flush()?;
-        file.stream.get_ref().sync_all()?;
+        file.stream.get_ref().sync()?;
         Ok(file.summary())
     };
     stream().map_err(Error::io("write", path))
 }
+
+/// No header is longer, as the format says.
+const HEADER_LIMIT: u64 = 100_000_000;
 
 /// What a reader does with a tensor: its name, its description, and the stream of its bytes.
 pub(crate) type Visit<'a> = dyn FnMut(&str, &TensorInfo, &mut dyn Read) -> Result<(), Error> + 'a;
@@ -176,8 +181,15 @@ fn read_tensors(
         let problem = format!("its header claims {length} bytes, but the file has {bytes}");
         return Err(unusable(path, problem));
     };
+    if length > HEADER_LIMIT {
+        let problem = format!("its header claims {length} bytes, more than {HEADER_LIMIT}");
+        return Err(unusable(path, problem));
+    }
     let mut header = vec![0; length as usize];
     file.read_exact(&mut header).map_err(Error::io("read", path))?;
+    if let Some(name) = repeated_name(&header) {
+        return Err(unusable(path, format!("its header is malformed ('{name}' comes twice)")));
+    }
     let metadata = parse_header(&header, data).map_err(|error| {
         unusable(path, format!("its header is malformed ({})", one_line(&error.to_string())))
     })?;
@@ -196,6 +208,33 @@ fn parse_header(header: &[u8], data: u64) -> Result<Metadata, SafeTensorError> {
         return Err(SafeTensorError::MetadataIncompleteBuffer);
     }
     Ok(metadata)
+}
+
+/// The first key of a JSON object that was there before. Most parsers take the last one, some the
+/// first: a file that means two things means nothing.
+fn repeated_name(header: &[u8]) -> Option<String> {
+    struct Names(Option<String>);
+
+    impl<'de> Visitor<'de> for Names {
+        type Value = Option<String>;
+
+        fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("an object")
+        }
+
+        fn visit_map<A: MapAccess<'de>>(mut self, mut map: A) -> Result<Self::Value, A::Error> {
+            let mut seen = HashSet::new();
+            while let Some((name, IgnoredAny)) = map.next_entry::<String, _>()? {
+                if !seen.insert(name.clone()) {
+                    self.0.get_or_insert(name);
+                }
+            }
+            Ok(self.0)
+        }
+    }
+
+    let mut header = serde_json::Deserializer::from_slice(header);
+    header.deserialize_map(Names(None)).ok().flatten()
 }
 
 pub(crate) fn one_line(text: &str) -> String {

@@ -6,7 +6,7 @@
 //! never was: weights, moments, data, learning rate and logs.
 
 use crate::checkpoint::{self, DataState, Latest, Snapshot, weights_hash};
-use crate::config::Config;
+use crate::config::{Config, OnNonFinite};
 use crate::error::Error;
 use crate::evaluate::{Windows, validation_loss, validation_tokens};
 use crate::gpt::{Gpt, TokenBatch};
@@ -56,6 +56,14 @@ pub trait Observer {
     /// `skipped` has a warning for every newer checkpoint that cannot be used.
     fn resumed(&mut self, step: usize, checkpoint: Option<&Path>, skipped: &[String]) {
         let _ = (step, checkpoint, skipped);
+    }
+    /// `done` of the `all` micro-batches of the step under way are done, but not all.
+    fn accumulated(&mut self, done: usize, all: usize) {
+        let _ = (done, all);
+    }
+    /// A step made no update because of `problem`, and the run goes on.
+    fn skipped(&mut self, problem: &Error) {
+        let _ = problem;
     }
     /// An optimiser step is done.
     fn stepped(&mut self, progress: &Progress<'_>) {
@@ -154,7 +162,8 @@ impl Trainer {
         let Latest { checkpoint, skipped } = checkpoint::latest(&folder.checkpoints())?;
         let optimisation = match &checkpoint {
             Some(checkpoint) => {
-                let gpt = Gpt::from_parameters(&config, checkpoint.parameters()?)?;
+                checkpoint.check_run(&config, &dataset.fingerprint())?;
+                let gpt = checkpoint.model(&config)?;
                 let adamw = checkpoint.optimiser(gpt.parameters())?;
                 let (sequences, windows) =
                     (checkpoint.manifest.data.sequences, batches.windows_per_epoch());
@@ -168,6 +177,8 @@ impl Trainer {
                 return Err(Error::Checkpoint { path: folder.checkpoints(), problem });
             }
         };
+        // What an interrupted save or removal left.
+        checkpoint::prune(&folder.checkpoints(), &config.checkpoint)?;
         let mut trainer = Self::assemble(config, dataset, batches, folder, optimisation)?;
         trainer.saved = checkpoint.as_ref().map(|_| trainer.step());
         let checkpoint = checkpoint.map(|checkpoint| checkpoint.path);
@@ -223,10 +234,10 @@ impl Trainer {
     }
 
     /// Trains until all steps are done, or until `stop` holds the number of a signal: then the step
-    /// under way is finished and saved.
+    /// under way is given up after its current micro-batch, and the state before it is saved.
     /// # Errors
-    /// If a loss or a gradient is not finite (the step made no update), or the folder cannot be
-    /// written.
+    /// If a loss or a gradient is not finite (the step made no update) and not to be skipped, or the
+    /// folder cannot be written.
     pub fn run(mut self, observer: &mut dyn Observer, stop: &AtomicI32) -> Result<Outcome, Error> {
         if let Some(Resumed { checkpoint, skipped }) = self.resumed.take() {
             observer.resumed(self.step(), checkpoint.as_deref(), &skipped);
@@ -243,7 +254,7 @@ impl Trainer {
             if signal != 0 {
                 return Ok(Outcome::Interrupted { signal, step: self.step() });
             }
-            self.train_step(observer)?;
+            self.train_step(observer, stop)?;
         }
     }
 
@@ -253,8 +264,10 @@ impl Trainer {
         step >= self.config.train.steps || step > 0 && every > 0 && step.is_multiple_of(every)
     }
 
-    fn train_step(&mut self, observer: &mut dyn Observer) -> Result<(), Error> {
+    /// Makes a step; none if `stop` came in between.
+    fn train_step(&mut self, observer: &mut dyn Observer, stop: &AtomicI32) -> Result<(), Error> {
         let started = Instant::now();
+        let position = self.batches.position();
         let train = &self.config.train;
         let micro_batches: Vec<TokenBatch> = (0..train.batch)
             .step_by(train.micro_batch)
@@ -263,16 +276,31 @@ impl Trainer {
                 TokenBatch::new((0..count).map(|_| self.batches.next_sequence()))
             })
             .collect();
-        let done = self.optimisation.step(&micro_batches)?;
+        let lr = self.optimisation.learning_rate();
+        let outcome = self.optimisation.step_unless(&micro_batches, &mut |done| {
+            observer.accumulated(done, micro_batches.len());
+            stop.load(Ordering::Relaxed) != 0
+        });
+        let (loss, grad_norm) = match outcome {
+            Ok(Some(done)) => (done.loss.mean(), done.grad_norm),
+            Ok(None) => return Ok(self.batches.seek(position)?),
+            Err(error) if train.on_nonfinite == OnNonFinite::Skip && may_be_skipped(&error) => {
+                self.optimisation.skip();
+                observer.skipped(&error);
+                (f64::NAN, f64::NAN)
+            }
+            Err(error) => return Err(error),
+        };
         let before = self.last.as_ref().map_or(0.0, |last| last.seconds);
         let seconds = started.elapsed().as_secs_f64();
         let metrics = StepMetrics {
             step: self.optimisation.steps_done(),
-            loss: done.loss.mean(),
-            lr: done.lr,
-            grad_norm: done.grad_norm,
+            loss,
+            lr,
+            grad_norm,
             tokens: (self.optimisation.steps_done() * train.batch * train.context) as u64,
             seconds: before + seconds,
+            skipped: self.optimisation.steps_skipped(),
         };
         self.metrics.append(&metrics)?;
         self.events.step(&metrics)?;
@@ -360,6 +388,12 @@ impl Trainer {
         self.folder.finish(&self.config, &report)?;
         Ok(Outcome::Finished(Box::new(report)))
     }
+}
+
+/// Whether a step failed because of its data, so that the next one may succeed.
+fn may_be_skipped(error: &Error) -> bool {
+    let Error::Step { source, .. } = error else { return false };
+    matches!(**source, Error::NonFinite { what: "loss" | "gradient", .. })
 }
 
 /// The configuration with the vocabulary of the data, and the data that it asks for.

@@ -5,6 +5,7 @@ mod support;
 use mediswift_data::{Dataset, Split, sequential};
 use mediswift_engine::TokenLayout;
 use mediswift_model::checkpoint::{self, weights_hash};
+use mediswift_model::config::OnNonFinite;
 use mediswift_model::evaluate::evaluate_run;
 use mediswift_model::flops::{Convention, Workload};
 use mediswift_model::run::{self, StepMetrics, Validation};
@@ -70,26 +71,42 @@ fn the_number_of_threads_changes_no_bit() {
     }
 }
 
-/// Sends a signal when a step is done, and keeps a copy of the folder as a crash would leave it.
+/// Sends a signal when a step is done, or that many micro-batches of the next, and keeps a copy of the folder as a crash would leave it.
 struct Disturb<'a> {
     at: usize,
+    micro_batches: usize,
     signal: &'a AtomicI32,
     folder: &'a Path,
     crashed: &'a Path,
+    step: usize,
     saved: Vec<usize>,
 }
 
 impl Observer for Disturb<'_> {
     fn stepped(&mut self, progress: &Progress<'_>) {
-        if progress.metrics.step == self.at {
-            copy(self.folder, self.crashed);
-            self.signal.store(15, Ordering::Relaxed);
+        self.step = progress.metrics.step;
+        if self.step == self.at && self.micro_batches == 0 {
+            self.disturb();
+        }
+    }
+
+    fn accumulated(&mut self, done: usize, all: usize) {
+        assert_eq!(all, 3);
+        if self.step == self.at && self.micro_batches == done {
+            self.disturb();
         }
     }
 
     fn saved(&mut self, step: usize, checkpoint: &Path) {
         assert!(checkpoint.join("manifest.json").exists());
         self.saved.push(step);
+    }
+}
+
+impl Disturb<'_> {
+    fn disturb(&self) {
+        copy(self.folder, self.crashed);
+        self.signal.store(15, Ordering::Relaxed);
     }
 }
 
@@ -110,33 +127,53 @@ fn copy(from: &Path, to: &Path) {
 fn interrupted_and_resumed_runs_equal_uninterrupted_ones() {
     let folder = tempfile::tempdir().unwrap();
     let data = dataset(folder.path(), 1);
-    let config = config(0.75);
+    let mut config = config(0.75);
+    config.train.warmup_fraction = 0.4;
+    assert_eq!(config.warmup_steps(), 5);
     let whole = folder.path().join("whole");
     let expected = train(&config, &data, &whole);
     let epoch = data.tokens(Split::Train) / 24;
     assert!((9 * 6..10 * 6).contains(&epoch), "step 10 must begin a new epoch, not after {epoch}");
-    // In warm-up, between checkpoints, before an evaluation, at a checkpoint, on both sides of the
-    // edge of the epoch, and at the end.
-    for at in [1, 3, 5, 8, 9, 10, 12] {
-        let out = folder.path().join(format!("stopped-{at}"));
-        let crashed = folder.path().join(format!("crashed-{at}"));
+    // In and at the end of warm-up, between checkpoints, before an evaluation, at a checkpoint, on
+    // both sides of the edge of the epoch, and at the end; between steps and within them.
+    let moments = [(0, 1), (1, 0), (3, 0), (4, 0), (4, 2), (5, 0), (8, 0), (8, 1), (9, 0), (9, 2)];
+    for (index, (at, micro_batches)) in moments.into_iter().chain([(10, 0), (12, 0)]).enumerate() {
+        let out = folder.path().join(format!("stopped-{at}-{micro_batches}"));
+        let crashed = folder.path().join(format!("crashed-{at}-{micro_batches}"));
         let signal = AtomicI32::new(0);
         let trainer = Trainer::start(config.clone(), Arc::clone(&data), &out).unwrap();
-        let mut disturb =
-            Disturb { at, signal: &signal, folder: &out, crashed: &crashed, saved: Vec::new() };
+        let mut disturb = Disturb {
+            at,
+            micro_batches,
+            signal: &signal,
+            folder: &out,
+            crashed: &crashed,
+            step: 0,
+            saved: Vec::new(),
+        };
         let outcome = trainer.run(&mut disturb, &signal).unwrap();
         assert_eq!(outcome, Outcome::Interrupted { signal: 15, step: at });
         assert_eq!(disturb.saved.last(), Some(&at));
-        let report = resume(&config, &data, &out);
+        let threads = [1, 2, 8][index % 3];
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        let report = pool.install(|| resume(&config, &data, &out));
         assert_eq!(report.weights_hash, expected.weights_hash);
-        assert_eq!(trace(&out), trace(&whole), "stopped after step {at}");
+        assert_eq!(report.val_loss, expected.val_loss);
+        assert_eq!(trace(&out), trace(&whole), "stopped {micro_batches} after step {at}");
 
-        // A crash leaves the folder as it is, perhaps with half a line.
-        let metrics = crashed.join("metrics.jsonl");
-        let torn = fs::read_to_string(&metrics).unwrap() + "{\"step\":9";
-        fs::write(&metrics, torn).unwrap();
-        resume(&config, &data, &crashed);
-        assert_eq!(trace(&crashed), trace(&whole), "crashed after step {at}");
+        // A crash leaves the folder as it is, perhaps with half a line; a power cut, perhaps with
+        // zeros where lines were not yet on the disk.
+        for (log, litter) in
+            [("metrics.jsonl", &b"{\"step\":9"[..]), ("validation.jsonl", b"\0\0\0\n\0\0")]
+        {
+            let log = crashed.join(log);
+            let torn = [&fs::read(&log).unwrap()[..], litter].concat();
+            fs::write(&log, torn).unwrap();
+        }
+        pool.install(|| resume(&config, &data, &crashed));
+        assert_eq!(trace(&crashed), trace(&whole), "crashed {micro_batches} after step {at}");
+        let validations = |run: &Path| fs::read(run.join("validation.jsonl")).unwrap();
+        assert_eq!(validations(&crashed), validations(&whole));
     }
     // A finished run has nothing left to do.
     let again = resume(&config, &data, &whole);
@@ -218,7 +255,8 @@ fn steps_that_are_not_finite_are_refused() {
         let before = weights_hash(gpt.parameters());
         let mut optimisation = Optimisation::new(gpt, &config);
         let error = whole(&optimisation.step(std::slice::from_ref(&batch)).unwrap_err());
-        assert!(error.contains("step 1 made no update: loss"), "{error}");
+        let expected = format!("step 1 made no update: weight '{name}' is NaN at element 0");
+        assert!(error.contains(&expected), "{error}");
         assert_eq!(weights_hash(optimisation.gpt().parameters()), before);
         assert_eq!(optimisation.steps_done(), 0);
     }
@@ -227,6 +265,81 @@ fn steps_that_are_not_finite_are_refused() {
     let error = whole(&optimisation.step(&[nothing]).unwrap_err());
     assert!(error.contains("no target token has a weight"), "{error}");
     assert!(optimisation.step(&[batch]).is_ok(), "the next step must be possible");
+}
+
+/// A run whose weights explode in its first update.
+fn exploding(on_nonfinite: OnNonFinite) -> Config {
+    let mut config = config(0.75);
+    (config.train.lr, config.train.clip_norm) = (1e30, f64::INFINITY);
+    (config.train.warmup_fraction, config.eval.every) = (0.0, 0);
+    config.train.on_nonfinite = on_nonfinite;
+    config
+}
+
+/// Counts what it is told, and stops a run.
+#[derive(Default)]
+struct Count<'a> {
+    skipped: usize,
+    stop: Option<(usize, &'a AtomicI32)>,
+}
+
+impl Observer for Count<'_> {
+    fn skipped(&mut self, problem: &mediswift_model::Error) {
+        assert!(whole(problem).contains("is NaN"), "{}", whole(problem));
+        self.skipped += 1;
+    }
+
+    fn stepped(&mut self, progress: &Progress<'_>) {
+        assert_eq!(progress.metrics.skipped, progress.metrics.step as u64 - 1);
+        if let Some((step, signal)) = self.stop {
+            signal.store(if step == progress.metrics.step { 2 } else { 0 }, Ordering::Relaxed);
+        }
+    }
+}
+
+#[test]
+fn a_run_stops_at_what_is_not_finite_or_skips_it_when_told_to() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = dataset(folder.path(), 1);
+    let never = AtomicI32::new(0);
+    let end = |trainer: Trainer, count: &mut Count<'_>| {
+        whole(&trainer.run(count, &never).expect_err("no model comes of this"))
+    };
+
+    let stopped = folder.path().join("stopped");
+    let config = exploding(OnNonFinite::Stop);
+    let trainer = Trainer::start(config.clone(), Arc::clone(&data), &stopped).unwrap();
+    let error = end(trainer, &mut Count::default());
+    assert!(
+        error.starts_with("step 2 made no update: loss 'micro-batch 1 of 3' is NaN"),
+        "{error}"
+    );
+    assert_eq!(run::read_log::<StepMetrics>(&stopped).unwrap().len(), 1);
+
+    // All later steps are skipped, the state is saved as always, and the end has no loss to report.
+    let config = exploding(OnNonFinite::Skip);
+    let out = folder.path().join("whole");
+    let mut count = Count::default();
+    let error = end(Trainer::start(config.clone(), Arc::clone(&data), &out).unwrap(), &mut count);
+    assert!(error.starts_with("loss 'validation' is NaN"), "{error}");
+    assert_eq!(count.skipped, 11);
+    let state = |out: &Path| {
+        let lines = trace(out).0.into_iter().map(|line| serde_json::to_string(&line).unwrap());
+        (lines.collect::<Vec<_>>(), trace(out).2)
+    };
+    let checkpoints = run::checkpoints(&out);
+    let newest = checkpoint::latest(&checkpoints).unwrap().checkpoint.unwrap().manifest;
+    assert_eq!((newest.step, newest.skipped), (8, 7));
+
+    // The run that stopped may go on, skipping; interrupted again, it ends as the other one did.
+    let signal = AtomicI32::new(0);
+    let trainer = Trainer::resume(config.clone(), Arc::clone(&data), &stopped).unwrap();
+    let mut count = Count { stop: Some((6, &signal)), ..Count::default() };
+    let outcome = trainer.run(&mut count, &signal).unwrap();
+    assert_eq!(outcome, Outcome::Interrupted { signal: 2, step: 6 });
+    let trainer = Trainer::resume(config, Arc::clone(&data), &stopped).unwrap();
+    end(trainer, &mut Count::default());
+    assert_eq!(state(&stopped), state(&out));
 }
 
 #[test]
@@ -306,6 +419,17 @@ fn a_damaged_checkpoint_is_passed_over_and_none_is_an_error() {
     finished(trainer.run(&mut watch, &AtomicI32::new(0)).unwrap());
     assert_eq!(watch.0, Some((8, 1)));
     assert_eq!(trace(&out), expected);
+
+    // One of another run, though whole, is no way to go on.
+    let other = folder.path().join("other");
+    let mut other_config = config.clone();
+    other_config.train.seed = 2;
+    train(&other_config, &data, &other);
+    let newest = out.join("checkpoints/step-00000012");
+    fs::remove_dir_all(&newest).unwrap();
+    copy(&other.join("checkpoints/step-00000012"), &newest);
+    let error = Trainer::resume(config.clone(), Arc::clone(&data), &out).err().unwrap().to_string();
+    assert!(error.contains("step-00000012: is of another run: train.seed is 1 here"), "{error}");
 
     truncate("step-00000008");
     truncate("step-00000012");

@@ -174,7 +174,7 @@ fn reseal(path: &Path, change: impl FnOnce(&mut Manifest)) {
         *summary = FileSummary { bytes: bytes.len() as u64, blake3 };
     }
     change(&mut manifest);
-    write_manifest(path, &manifest.sealed()).unwrap();
+    fs::write(path.join(MANIFEST), serde_json::to_vec(&manifest.sealed()).unwrap()).unwrap();
 }
 
 /// Rewrites header and data of a tensor file, with a manifest that vouches for the result.
@@ -198,6 +198,22 @@ fn at(header: &Value, name: &str) -> usize {
 fn rename(header: &mut Value, from: &str, to: &str) {
     let info = header.as_object_mut().unwrap().remove(from).unwrap();
     header[to] = info;
+}
+
+/// Changes the header's text, with its length and a manifest that vouches for the result.
+fn rewrite_header(path: &Path, name: &str, change: impl FnOnce(&mut Vec<u8>)) {
+    let file = path.join(name);
+    let bytes = fs::read(&file).unwrap();
+    let data = 8 + bytes_of_header(&bytes);
+    let mut header = bytes[8..data].to_vec();
+    change(&mut header);
+    let length = (header.len() as u64).to_le_bytes();
+    fs::write(&file, [&length, &header[..], &bytes[data..]].concat()).unwrap();
+    reseal(path, |_| {});
+}
+
+fn bytes_of_header(file: &[u8]) -> usize {
+    u64::from_le_bytes(file[..8].try_into().unwrap()) as usize
 }
 
 type Change = fn(&mut Value, &mut Vec<u8>);
@@ -291,6 +307,44 @@ fn well_sealed_nonsense_is_named() {
 }
 
 #[test]
+fn a_name_that_comes_twice_is_refused() {
+    for (name, key) in [(WEIGHTS, "a.bias"), (WEIGHTS, "__metadata__"), (OPTIMIZER, "v.a.bias")] {
+        let (_run, path) = saved();
+        rewrite_header(&path, name, |header| {
+            let object: Value = serde_json::from_slice(header).unwrap();
+            let again = format!(",\"{key}\":{}}}", object[key]);
+            let end = header.iter().rposition(|&byte| byte == b'}').unwrap();
+            header.truncate(end);
+            header.extend(again.bytes());
+        });
+        assert!(refusal(&path).contains(&format!("'{key}' comes twice")), "{}", refusal(&path));
+    }
+}
+
+#[test]
+fn no_byte_of_a_well_sealed_header_can_do_harm() {
+    let (_run, path) = saved();
+    for name in [WEIGHTS, OPTIMIZER] {
+        let whole = fs::read(path.join(name)).unwrap();
+        for at in 0..8 + bytes_of_header(&whole) {
+            for flip in [1, 0x10, 0x80] {
+                let mut bytes = whole.clone();
+                bytes[at] ^= flip;
+                fs::write(path.join(name), bytes).unwrap();
+                reseal(&path, |_| {});
+                // Not every change is nonsense: a tensor may well have another name.
+                if load(&path).is_err() {
+                    refusal(&path);
+                }
+            }
+        }
+        fs::write(path.join(name), whole).unwrap();
+    }
+    reseal(&path, |_| {});
+    load(&path).unwrap();
+}
+
+#[test]
 fn headers_that_lie_about_their_length_allocate_nothing() {
     for length in [0, 1, 100_000_001, 1 << 63, u64::MAX] {
         let (_run, path) = saved();
@@ -302,15 +356,37 @@ fn headers_that_lie_about_their_length_allocate_nothing() {
         assert!(refusal(&path).contains("header"), "{}", refusal(&path));
     }
     let (_run, path) = saved();
+    // A file that is long enough, with nothing in it: no more of it is read than a header may have.
+    let mut file = fs::File::create(path.join(WEIGHTS)).unwrap();
+    file.write_all(&100_000_001u64.to_le_bytes()).unwrap();
+    file.set_len(8 + 100_000_001).unwrap();
+    reseal(&path, |_| {});
+    assert!(refusal(&path).contains("more than 100000000"), "{}", refusal(&path));
     fs::write(path.join(WEIGHTS), [1, 2, 3]).unwrap();
     reseal(&path, |_| {});
     assert!(refusal(&path).contains("it has no header"));
 }
 
 #[test]
+fn a_checkpoint_is_of_one_run_and_one_model() {
+    let (_run, path) = saved();
+    let (checkpoint, config) = (Checkpoint::open(&path).unwrap(), State::new(0).config);
+    checkpoint.check_run(&config, "data").unwrap();
+    let mut other = config.clone();
+    (other.train.lr, other.model.vocabulary) = (0.5, 77);
+    let error = checkpoint.check_run(&other, "others").unwrap_err().to_string();
+    for expected in ["train.lr is 0.5 here", "model.vocabulary is 77 here", "the data are others"] {
+        assert!(error.contains(expected), "{error}");
+    }
+    let error = checkpoint.model(&config).err().unwrap().to_string();
+    assert!(error.contains(WEIGHTS) && error.contains("tensor '"), "{error}");
+}
+
+#[test]
 fn manifests_of_other_makes_and_versions_are_refused() {
     type Change = fn(&mut Manifest);
-    let cases: [(Change, &str); 5] = [
+    let cases: [(Change, &str); 6] = [
+        (|m| m.skipped = m.step + 1, "skipped more steps than it made"),
         (|m| m.version = 2, "its version is 2, but this program reads version 1"),
         (|m| m.format = "other".into(), "its format is 'other'"),
         (|m| m.config = "[model]".into(), "model.preset is missing"),

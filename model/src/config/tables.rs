@@ -1,6 +1,7 @@
 //! The tables of a configuration. The documentation of a key is also the comment that
 //! `--print-config` prints above it: see [`comment`].
 
+use super::OnNonFinite;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -104,6 +105,9 @@ tables! {
         epsilon: f64,
         /// Global gradient norm above which gradients are scaled down; inf never clips.
         clip_norm: f64,
+        /// What to do with a step whose loss or gradient is not finite, which never makes an
+        /// update: stop the run, or skip to the next step. May differ when a run is resumed.
+        on_nonfinite: OnNonFinite,
     }
 
     /// Evaluation during training. May differ when a run is resumed.

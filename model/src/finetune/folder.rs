@@ -151,7 +151,7 @@ impl Folder {
 
     /// Removes the weights of a cell; its report stays.
     pub fn forget(&self, cell: &Cell) -> Result<(), Error> {
-        checkpoint::remove(&self.path(&format!("cells/{}", cell.name())))
+        crate::disk::remove(&self.path(&format!("cells/{}", cell.name())))
     }
 
     /// Makes weights those of the run.
@@ -177,7 +177,7 @@ fn save(
     identity: &Identity,
 ) -> Result<(), Error> {
     let zeros = || Gradients::zeros(parameters);
-    let optimiser = AdamW::resume(&config.train, steps as u64, zeros(), zeros());
+    let optimiser = AdamW::resume(&config.train, steps as u64, 0, zeros(), zeros());
     let data = DataState {
         sequences: 0,
         fingerprint: identity.examples.clone(),

@@ -70,7 +70,8 @@ fn fields(mut bytes: &[u8]) -> Vec<((u8, u64), &[u8])> {
 
 fn metrics(step: usize) -> StepMetrics {
     let (tokens, seconds) = (100 * step as u64, 0.5 * step as f64);
-    StepMetrics { step, loss: 1.0 / step as f64, lr: 1e-3, grad_norm: 2.0, tokens, seconds }
+    let loss = 1.0 / step as f64;
+    StepMetrics { step, loss, lr: 1e-3, grad_norm: 2.0, tokens, seconds, skipped: 0 }
 }
 
 fn validation(step: usize) -> Validation {
