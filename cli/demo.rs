@@ -229,7 +229,7 @@ fn sample(run: &Path, dataset: &Dataset) -> anyhow::Result<(String, Generation)>
 fn interrupted(out: &Path, signal: i32) -> Outcome {
     output::note(&format!("signal {signal}: stopped; {} is incomplete", out.display()));
     Outcome {
-        json: json!({ "interrupted": signal, "path": out }),
+        json: json!({ "interrupted": signal, "path": out.display().to_string() }),
         text: String::new(),
         exit: exit_code(signal),
     }
@@ -277,7 +277,7 @@ impl Comparison<'_> {
                 "parameters": twin.report.parameters,
                 "nnz": twin.report.nnz,
                 "weights_hash": twin.report.weights_hash,
-                "path": self.out.join(name),
+                "path": self.out.join(name).display().to_string(),
             })
         };
         json!({

@@ -2,7 +2,9 @@
 //!
 //! A reader that closes the pipe early (`| head`) has what it wanted; that is no failure.
 
+use std::error::Error;
 use std::io::{self, Write};
+use std::iter;
 use std::process::ExitCode;
 
 use crate::verb::{Exit, Outcome};
@@ -12,8 +14,7 @@ pub fn finish(done: anyhow::Result<Outcome>, json: bool) -> ExitCode {
     let outcome = match done {
         Ok(outcome) => outcome,
         Err(error) => {
-            let causes: Vec<String> = error.chain().map(ToString::to_string).collect();
-            error_line(&causes.join(": "));
+            error_line(&with_causes(error.as_ref()));
             return ExitCode::from(error.downcast_ref::<Exit>().map_or(1, |exit| exit.code));
         }
     };
@@ -56,6 +57,12 @@ pub fn note(line: &str) {
 /// Prints a warning on stderr.
 pub fn warning(message: &str) {
     note(&format!("warning: {}", message.replace('\n', " ")));
+}
+
+/// An error and what caused it, from the outside in.
+pub fn with_causes(error: &dyn Error) -> String {
+    let chain = iter::successors(Some(error), |&error| error.source());
+    chain.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
 fn error_line(message: &str) {

@@ -12,7 +12,7 @@ use mediswift_kernels::probe;
 use mediswift_model::run::Validation;
 use mediswift_model::sparsity::LayerSparsity;
 use mediswift_model::trainer::{self, Observer, Progress, Report, Trainer};
-use mediswift_model::{Config, plans, run};
+use mediswift_model::{Config, Error, plans, run};
 use serde_json::json;
 
 use crate::signals::{StopSignal, exit_code};
@@ -156,6 +156,15 @@ impl Observer for Watcher {
         self.bar.set_position(step as u64);
     }
 
+    fn accumulated(&mut self, _: usize, _: usize) {
+        // Steps of many micro-batches are long: the clock shows that they get on.
+        self.bar.tick();
+    }
+
+    fn skipped(&mut self, problem: &Error) {
+        output::warning(&format!("skipped: {}", output::with_causes(problem)));
+    }
+
     fn stepped(&mut self, progress: &Progress<'_>) {
         self.bar.set_position(progress.metrics.step as u64);
         self.bar.set_message(format!(
@@ -180,7 +189,7 @@ fn finished(out: &Path, report: &Report) -> Outcome {
     let weights: usize = report.nnz;
     let mut json = json!(report);
     json["sparsity"] = json!({ "target": wanted / all, "actual": 1.0 - weights as f64 / all });
-    json["path"] = json!(out);
+    json["path"] = json!(out.display().to_string());
     let text = format!(
         "{}: {} steps
   training loss    {:.4}
@@ -207,7 +216,7 @@ fn finished(out: &Path, report: &Report) -> Outcome {
 fn interrupted(out: &Path, signal: i32, step: usize) -> Outcome {
     output::note(&format!("signal {signal}: saved after step {step}; go on with --resume"));
     Outcome {
-        json: json!({ "step": step, "interrupted": signal, "path": out }),
+        json: json!({ "step": step, "interrupted": signal, "path": out.display().to_string() }),
         text: String::new(),
         exit: exit_code(signal),
     }

@@ -74,7 +74,7 @@ impl Verb for Fetch {
         Ok(Outcome::new(
             json!({
                 "downloaded": fetched.downloaded, "kept": fetched.kept, "bytes": fetched.bytes,
-                "path": options.out,
+                "path": options.out.display().to_string(),
             }),
             format!(
                 "{}: {downloaded} files downloaded ({} bytes), {kept} were there\n",

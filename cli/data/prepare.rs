@@ -147,7 +147,7 @@ fn describe(options: &Options, manifest: &Manifest, threads: usize) -> Outcome {
         "validation": split(validation),
         "vocab_size": vocab_size,
         "tokenizer_hash": manifest.tokenizer_hash,
-        "path": options.out,
+        "path": options.out.display().to_string(),
         "threads": threads,
     });
     let drops: Vec<String> = dropped

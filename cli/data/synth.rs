@@ -46,7 +46,7 @@ impl Verb for Synth {
         .map_err(|error| stop.explain(error))?;
         bar.finish_and_clear();
         Ok(Outcome::new(
-            json!({ "documents": documents, "bytes": bytes, "seed": seed, "path": out }),
+            json!({ "documents": documents, "bytes": bytes, "seed": seed, "path": out.display().to_string() }),
             format!("{}: {documents} abstracts, {bytes} bytes of text\n", out.display()),
         ))
     }

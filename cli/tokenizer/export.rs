@@ -33,7 +33,7 @@ impl Verb for Export {
         let tokenizer = mediswift_data::Tokenizer::load(&self.tokenizer)?;
         tokenizer.export(&self.out)?;
         Ok(Outcome::new(
-            json!({ "path": self.out, "vocab_size": tokenizer.vocab_size() }),
+            json!({ "path": self.out.display().to_string(), "vocab_size": tokenizer.vocab_size() }),
             format!("{}: {} tokens\n", self.out.display(), tokenizer.vocab_size()),
         ))
     }

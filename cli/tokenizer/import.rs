@@ -41,7 +41,7 @@ impl Verb for Import {
                 "vocab_size": size,
                 "kind": kind,
                 "tokenizer_hash": tokenizer.hash().to_hex().as_str(),
-                "path": self.out,
+                "path": self.out.display().to_string(),
             }),
             format!("{}: {kind}, {size} tokens\n", self.out.display()),
         ))

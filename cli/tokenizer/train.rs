@@ -90,7 +90,7 @@ impl Verb for Train {
                 "vocab_size": learned,
                 "documents": documents,
                 "tokenizer_hash": tokenizer.hash().to_hex().as_str(),
-                "path": out,
+                "path": out.display().to_string(),
             }),
             format!("{}: {learned} tokens, from {documents} documents\n", out.display()),
         ))
