@@ -1,5 +1,5 @@
-//! Signals that ask long work to stop: a training run saves itself after the step under way, other
-//! jobs leave nothing behind.
+//! Signals that ask long work to stop: a training run gives up the step under way and saves itself,
+//! other jobs leave nothing behind.
 //!
 //! SIGINT (Ctrl-C), SIGTERM and SIGUSR1 (what cluster schedulers send before time is up) end the
 //! program with 128 + the signal's number: 130, 143 or 138. A SIGINT after any of them ends it at
