@@ -3,6 +3,7 @@
 mod cleaning;
 mod fetch;
 mod prepare;
+mod show;
 mod stats;
 mod synth;
 
@@ -15,6 +16,7 @@ verbs! {
     enum DataVerb {
         Fetch(fetch::Fetch),
         Synth(synth::Synth),
+        Show(show::Show),
         Prepare(prepare::Prepare),
         Stats(stats::Stats),
     }

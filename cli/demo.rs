@@ -214,7 +214,7 @@ fn settings(size: &Size, sparsity: f64) -> anyhow::Result<Config> {
 fn sample(run: &Path, dataset: &Dataset) -> anyhow::Result<(String, Generation)> {
     let gpt = run::load_model(run)?.gpt;
     let tokenizer = Tokenizer::load(&run::tokenizer_path(run))?;
-    let prompt = dataset.window(Split::Validation, 0, 8);
+    let prompt = dataset.window(Split::Validation, 0, 8)?;
     let options = GenerateOptions {
         temperature: 0.7,
         seed: 1,

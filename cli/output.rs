@@ -7,6 +7,8 @@ use std::io::{self, Write};
 use std::iter;
 use std::process::ExitCode;
 
+use anyhow::Context as _;
+
 use crate::verb::{Exit, Outcome};
 
 /// Prints what a verb returned, and turns it into an exit code.
@@ -25,7 +27,7 @@ pub fn finish(done: anyhow::Result<Outcome>, json: bool) -> ExitCode {
     match print(&printed) {
         Ok(()) => ExitCode::from(outcome.exit),
         Err(error) => {
-            error_line(&format!("cannot write to stdout: {error}"));
+            error_line(&format!("{error:#}"));
             ExitCode::FAILURE
         }
     }
@@ -69,12 +71,17 @@ fn error_line(message: &str) {
     note(&format!("error: {}", message.replace('\n', " ")));
 }
 
-fn print(text: &str) -> io::Result<()> {
-    let mut stdout = io::stdout().lock();
-    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        written => written,
+/// Whether the reader of stdout has seen enough and left, which is no failure.
+pub fn reader_left(written: io::Result<()>) -> anyhow::Result<bool> {
+    match written {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(true),
+        written => written.map(|()| false).context("cannot write to stdout"),
     }
+}
+
+fn print(text: &str) -> anyhow::Result<()> {
+    let mut stdout = io::stdout().lock();
+    reader_left(stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush())).map(drop)
 }
 
 /// clap's message and its tips without the usage text that follows.

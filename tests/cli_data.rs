@@ -5,26 +5,15 @@
 
 mod common;
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
-use std::process::{Output, Stdio};
+use std::process::Stdio;
 
 use common::{contents, failure, json, program, run};
 use serde_json::Value;
 use tempfile::TempDir;
-
-fn with_stdin(folder: &Path, command_line: &str, input: &[u8]) -> Output {
-    let mut child = program(folder)
-        .args(command_line.split_whitespace())
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("the program starts");
-    child.stdin.take().expect("piped").write_all(input).expect("stdin is read");
-    child.wait_with_output().expect("the program ends")
-}
 
 /// A folder with `corpus.jsonl` and `dataset/`.
 fn prepared() -> TempDir {
@@ -36,7 +25,7 @@ fn prepared() -> TempDir {
 }
 
 #[test]
-fn synthesise_prepare_encode_decode() {
+fn synthesise_and_prepare() {
     let folder = tempfile::tempdir().expect("temporary folder");
     let at = folder.path();
     let made = json(&run(at, "--json data synth --documents 150 --out corpus.jsonl.gz"));
@@ -49,32 +38,6 @@ fn synthesise_prepare_encode_decode() {
     let tokens = |split: &str| dataset[split]["tokens"].as_u64().expect("a number");
     assert_eq!(dataset["tokens"], tokens("train") + tokens("validation"));
     assert_eq!(dataset["dropped"]["duplicate"], 0);
-
-    let text = "Naïve patients don't <|endoftext|>\tlike 42 α-blockers.";
-    let encode = ["--json", "tokenizer", "encode", "--tokenizer", "dataset", text];
-    let ids = json(&program(at).args(encode).output().expect("the program starts"))["ids"].clone();
-    assert!(ids.as_array().is_some_and(|ids| ids.iter().all(|id| id.as_u64() != Some(0))));
-    let decode = "--json tokenizer decode --tokenizer dataset/tokenizer.json";
-    let decoded = json(&with_stdin(at, decode, ids.to_string().as_bytes()));
-    assert_eq!(decoded["text"], text);
-
-    let encoded = with_stdin(at, "tokenizer encode --tokenizer dataset", b"two\nlines\n");
-    let decoded = with_stdin(at, "tokenizer decode --tokenizer dataset", &encoded.stdout);
-    assert_eq!(decoded.stdout, b"two\nlines\n");
-}
-
-#[test]
-fn a_trained_tokenizer_can_be_used_to_prepare() {
-    let folder = prepared();
-    let at = folder.path();
-    let train = "--json tokenizer train corpus.jsonl --vocab-size 400 --out tok.json";
-    let trained = json(&run(at, train));
-    assert_eq!(trained["vocab_size"], 400);
-    let dataset = json(&run(at, "--json data prepare corpus.jsonl --out d2 --tokenizer tok.json"));
-    assert_eq!(dataset["vocab_size"], 400);
-    assert_eq!(dataset["tokenizer_hash"], trained["tokenizer_hash"]);
-    assert!(failure(&run(at, train), 1).contains("--force"));
-    json(&run(at, &format!("{train} --force")));
 }
 
 #[test]
@@ -138,6 +101,8 @@ fn bad_inputs_are_named_and_nothing_is_overwritten() {
     let mut bad_sum = gzip.clone();
     bad_sum[gzip.len() - 6] ^= 1;
     fs::write(at.join("sum.jsonl.gz"), &bad_sum).expect("write");
+    fs::write(at.join("plain.jsonl.gz"), &corpus).expect("write");
+    fs::write(at.join("empty.jsonl.gz"), "").expect("write");
     fs::write(at.join("empty.jsonl"), "").expect("write");
     fs::write(at.join("titles.jsonl"), "{\"title\": \"x\"}\n").expect("write");
     fs::write(at.join("broken.jsonl"), "{\"text\": \"fine\"}\n{\"text\": \n").expect("write");
@@ -149,6 +114,8 @@ fn bad_inputs_are_named_and_nothing_is_overwritten() {
     for (input, says) in [
         ("cut.jsonl.gz", "cut.jsonl.gz, line "),
         ("sum.jsonl.gz", "sum.jsonl.gz, line "),
+        ("plain.jsonl.gz", "plain.jsonl.gz, line 1, byte 0: the data cannot be read here"),
+        ("empty.jsonl.gz", "0 bytes"),
         ("empty.jsonl", "no document"),
         ("titles.jsonl", "1 title_only"),
         ("broken.jsonl", "broken.jsonl, line 2, byte 17: "),
@@ -196,30 +163,12 @@ fn a_damaged_dataset_is_refused() {
 }
 
 #[test]
-fn bad_tokenizers_and_ids_are_named() {
-    let folder = prepared();
-    let at = folder.path();
-    fs::write(at.join("other.json"), "{\"model\": 3}").expect("write");
-    for (command_line, says) in [
-        ("tokenizer encode --tokenizer other.json text", "other.json"),
-        ("tokenizer encode --tokenizer absent.json text", "absent.json"),
-        ("tokenizer decode --tokenizer dataset 3 600", "600"),
-        ("tokenizer decode --tokenizer dataset 3 x", "\"x\""),
-        ("tokenizer decode --tokenizer dataset 99999999999", "99999999999"),
-    ] {
-        let message = failure(&run(at, command_line), 1);
-        assert!(message.contains(says), "{message}");
-    }
-    let latin = with_stdin(at, "tokenizer encode --tokenizer dataset", b"na\xefve");
-    assert!(failure(&latin, 1).contains("UTF-8"));
-}
-
-#[test]
 fn help_explains_with_examples() {
     let folder = tempfile::tempdir().expect("temporary folder");
     for verb in [
         "data synth",
         "data fetch",
+        "data show",
         "data prepare",
         "data stats",
         "tokenizer train",
@@ -237,22 +186,6 @@ fn help_explains_with_examples() {
     let bare = run(folder.path(), "");
     assert_eq!(bare.status.code(), Some(2));
     assert!(String::from_utf8_lossy(&bare.stderr).contains("Usage:"));
-}
-
-#[test]
-fn a_reader_that_leaves_early_is_no_failure() {
-    let folder = prepared();
-    let corpus = fs::File::open(folder.path().join("corpus.jsonl")).expect("open");
-    let mut child = program(folder.path())
-        .args(["tokenizer", "encode", "--tokenizer", "dataset"])
-        .stdin(corpus)
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("the program starts");
-    drop(child.stdout.take());
-    let ended = child.wait_with_output().expect("the program ends");
-    assert!(ended.status.success() && ended.stderr.is_empty(), "{ended:?}");
 }
 
 /// PubMed XML of citations: number, version, words of the abstract.
@@ -408,55 +341,61 @@ fn a_killed_run_goes_on_and_gives_the_same_bytes() {
 }
 
 #[test]
-fn moses_words_and_back() {
+fn records_are_shown_as_they_would_be_kept() {
     let folder = tempfile::tempdir().expect("temporary folder");
     let at = folder.path();
-    let text = "Crohn's disease (n=5).\n\nA beta-blocker.\n";
-    let words = with_stdin(at, "tokenizer moses", text.as_bytes());
-    let expected = "Crohn &apos;s disease ( n = 5 ) .\n\nA beta @-@ blocker .\n";
-    assert_eq!(String::from_utf8_lossy(&words.stdout), expected);
-    let back = with_stdin(at, "tokenizer demoses", &words.stdout);
-    assert_eq!(String::from_utf8_lossy(&back.stdout), text.replace("n=5", "n = 5"));
-    let as_json = json(&with_stdin(at, "--json tokenizer moses --no-escape", b"a's"));
-    assert_eq!(as_json["text"], "a 's");
-    // A filter has passed on the lines before the one it cannot read.
-    let cut = with_stdin(at, "tokenizer moses", b"ok\nna\xefve\n");
-    assert_eq!((cut.status.code(), cut.stdout.as_slice()), (Some(1), b"ok\n".as_slice()));
-    assert!(String::from_utf8_lossy(&cut.stderr).contains("stdin, line 2"));
+    let lines = "{\"text\": \"one two  three\\n four five\", \"pmid\": 7}\n{\"title\": \"Alone\"}\n{\"text\": 5}\n";
+    fs::write(at.join("a.jsonl"), lines).expect("write");
+    fs::write(at.join("b.xml"), citations(&[(9, 1, "An abstract of five words.")])).expect("write");
+    let shown = run(at, "data show a.jsonl b.xml");
+    let stdout = String::from_utf8(shown.stdout).expect("UTF-8");
+    let records: Vec<Value> =
+        stdout.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    assert_eq!(records.len(), 3);
+    assert_eq!(records[0]["id"], "PMID:7");
+    assert_eq!(records[0]["text"], "one two three\nfour five");
+    assert_eq!(records[1]["dropped"], "title_only");
+    assert_eq!(records[2]["text"], "Title 9\nAn abstract of five words.");
+    let warning = String::from_utf8(shown.stderr).expect("UTF-8");
+    assert!(warning.contains("a.jsonl, line 3, byte "), "{warning}");
+    let counted = json(&run(at, "--json data show a.jsonl b.xml"));
+    assert_eq!(
+        (counted["documents"].as_u64(), counted["dropped"]["title_only"].as_u64()),
+        (Some(2), Some(1))
+    );
+    assert_eq!(counted["records"].as_array().map(Vec::len), Some(3));
+    let strict = run(at, "data show a.jsonl --strict");
+    assert_eq!((strict.status.code(), strict.stdout.is_empty()), (Some(1), false));
+    assert!(String::from_utf8_lossy(&strict.stderr).contains("line 3"));
 }
 
+/// What is held out is nowhere in what is trained on, however often it occurs.
 #[test]
-fn moses_bpe_prepares_and_is_exported_and_imported() {
-    let folder = prepared();
+fn no_text_is_in_both_splits() {
+    let folder = tempfile::tempdir().expect("temporary folder");
     let at = folder.path();
-    let quoted = "{\"text\": \"The patients' fraction isn't known, and doesn't matter.\"}\n";
-    fs::write(at.join("quoted.jsonl"), quoted).expect("write");
-    let prepare = "--json data prepare corpus.jsonl quoted.jsonl --out m --kind moses-bpe --vocab-size 900 --near-duplicates off --validation 0";
-    assert_eq!(json(&run(at, prepare))["vocab_size"], 900);
-    json(&run(at, "--json tokenizer export --tokenizer m --out exported"));
-    let import = "--json tokenizer import exported/vocab.json exported/merges.txt --out again.json";
-    let imported = json(&run(at, import));
-    assert_eq!(imported["kind"], "moses-bpe");
+    let text = |i: usize| {
+        format!("Patient {} of cohort {} had outcome {}.", i % 40, i % 40 * 7, i % 40 * 3)
+    };
+    let lines: String =
+        (0..160).map(|i| format!("{{\"text\": \"{}\", \"id\": {i}}}\n", text(i))).collect();
+    fs::write(at.join("a.jsonl"), lines).expect("write");
+    let prepare = "--json data prepare a.jsonl --out d --vocab-size 300 --validation 0.4 --near-duplicates off";
+    let made = json(&run(at, prepare));
     assert_eq!(
-        fs::read(at.join("again.json")).expect("read"),
-        fs::read(at.join("m/tokenizer.json")).expect("read")
+        (made["documents"].as_u64(), made["dropped"]["duplicate"].as_u64()),
+        (Some(40), Some(120))
     );
-    let text = "The patients' ejection fraction isn't \u{1f9ec} high.";
-    let encode = ["--json", "tokenizer", "encode", "--tokenizer", "m", text];
-    let encoded = json(&program(at).args(encode).output().expect("the program starts"));
-    assert!(encoded["tokens"].as_array().expect("tokens").iter().any(|token| token == "<unk>"));
-    let decode = "--json tokenizer decode --tokenizer m";
-    let decoded = json(&with_stdin(at, decode, encoded["ids"].to_string().as_bytes()));
-    // Whether an unknown symbol ended a word is not known.
-    assert_eq!(decoded["text"], text.replace("\u{1f9ec} ", "<unk>"));
-    for (files, says) in [
-        ("exported/vocab.json exported/vocab.json", "line 1"),
-        ("exported/merges.txt exported/merges.txt", "line 1"),
-        ("exported/vocab.json absent", "absent"),
-    ] {
-        let message = failure(&run(at, &format!("tokenizer import {files} --out x.json")), 1);
-        assert!(message.contains(says), "{message}");
-    }
+    let data = mediswift_data::Dataset::open(&at.join("d")).expect("open");
+    let tokenizer = data.tokenizer().expect("there");
+    let [train, held_out] =
+        [mediswift_data::Split::Train, mediswift_data::Split::Validation].map(|split| {
+            let ids = data.window(split, 0, data.tokens(split) as usize).expect("read");
+            let texts = tokenizer.decode(&ids).expect("decode");
+            texts.split_terminator("<|endoftext|>").map(str::to_owned).collect::<BTreeSet<String>>()
+        });
+    assert!(!train.is_empty() && !held_out.is_empty() && train.len() + held_out.len() == 40);
+    assert!(train.is_disjoint(&held_out));
 }
 
 /// Real abstracts lie beside some checkouts only; the first lines of one file keep this short.

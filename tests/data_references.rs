@@ -73,3 +73,23 @@ fn biogpt_words_tokens_and_ids_are_reproduced() {
         }
     }
 }
+
+/// Every title and abstract lies beside some checkouts only.
+#[test]
+fn every_real_abstract_comes_back() {
+    let Some(folder) = vocabularies() else { return };
+    let gpt2 = imported(&folder.join("gpt2_encoder.json"), &folder.join("gpt2_vocab.bpe"));
+    let mut texts = Vec::new();
+    for entry in fs::read_dir(folder.with_file_name("pubmed_abstracts")).expect("list") {
+        for record in records(&entry.expect("an entry").path()) {
+            texts.extend(["title", "abstract"].map(|field| match &record[field] {
+                Value::String(text) => text.clone(),
+                _ => String::new(),
+            }));
+        }
+    }
+    assert_eq!(texts.len(), 2 * 42_783);
+    for (text, ids) in texts.iter().zip(gpt2.encode_batch(&texts)) {
+        assert_eq!(&gpt2.decode(&ids).expect("own ids"), text);
+    }
+}

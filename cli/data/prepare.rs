@@ -1,10 +1,11 @@
 //! `mediswift data prepare`.
 
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use mediswift_data::manifest::{Manifest, SplitManifest};
 use mediswift_data::prepare::{Options, Stage, TokenizerSource};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::cleaning::{CleaningArgs, report_damage};
 use crate::signals::StopSignal;
@@ -94,8 +95,10 @@ impl Verb for Prepare {
             force: self.force,
         };
         let stop = StopSignal::watch()?;
+        let mut times = Times::start();
         let manifest = progress::stages(|show| {
             mediswift_data::prepare(&options, &mut |now| {
+                times.reached(now.stage);
                 show(
                     stage_name(now.stage),
                     now.stage != Stage::Reading,
@@ -106,13 +109,37 @@ impl Verb for Prepare {
             })
         })
         .map_err(|error| stop.explain(error))?;
+        times.reached(Stage::Tokenizing);
         report_damage(&manifest.damaged);
         if manifest.validation.tokens == 0 && self.validation > 0.0 {
             output::note(
                 "note: no document fell into the validation split; use more data or a larger --validation",
             );
         }
-        Ok(describe(&options, &manifest, context.threads))
+        Ok(describe(&options, &manifest, &times, context.threads))
+    }
+}
+
+/// How long each step took.
+struct Times {
+    stage: Stage,
+    since: Instant,
+    taken: Vec<(Stage, Duration)>,
+}
+
+impl Times {
+    fn start() -> Self {
+        Self { stage: Stage::Reading, since: Instant::now(), taken: Vec::new() }
+    }
+
+    /// The work is, or still is, at `stage`.
+    fn reached(&mut self, stage: Stage) {
+        let now = Instant::now();
+        match self.taken.last_mut() {
+            Some((last, taken)) if *last == self.stage => *taken += now - self.since,
+            _ => self.taken.push((self.stage, now - self.since)),
+        }
+        (self.stage, self.since) = (stage, now);
     }
 }
 
@@ -126,7 +153,7 @@ pub fn stage_name(stage: Stage) -> &'static str {
     }
 }
 
-fn describe(options: &Options, manifest: &Manifest, threads: usize) -> Outcome {
+fn describe(options: &Options, manifest: &Manifest, times: &Times, threads: usize) -> Outcome {
     let Manifest { documents, tokens, dropped, train, validation, .. } = manifest;
     let vocab_size = manifest.vocab_size;
     let split = |split: &SplitManifest| {
@@ -135,6 +162,16 @@ fn describe(options: &Options, manifest: &Manifest, threads: usize) -> Outcome {
             "shards": split.shards.len(),
         })
     };
+    let seconds: serde_json::Map<String, Value> = times
+        .taken
+        .iter()
+        .map(|(stage, taken)| (stage_name(*stage).to_owned(), json!(taken.as_secs_f64())))
+        .collect();
+    let took: Vec<String> = times
+        .taken
+        .iter()
+        .map(|(stage, taken)| format!("{} {:.1} s", stage_name(*stage), taken.as_secs_f64()))
+        .collect();
     let records: u64 = manifest.inputs.iter().map(|input| input.records).sum();
     let json = json!({
         "records": records,
@@ -147,6 +184,7 @@ fn describe(options: &Options, manifest: &Manifest, threads: usize) -> Outcome {
         "validation": split(validation),
         "vocab_size": vocab_size,
         "tokenizer_hash": manifest.tokenizer_hash,
+        "seconds": seconds,
         "path": options.out.display().to_string(),
         "threads": threads,
     });
@@ -161,12 +199,14 @@ fn describe(options: &Options, manifest: &Manifest, threads: usize) -> Outcome {
   train       {} documents, {} tokens
   validation  {} documents, {} tokens
   dropped     {drops}
+  took        {}
 ",
         options.out.display(),
         train.documents,
         train.tokens,
         validation.documents,
         validation.tokens,
+        took.join(", "),
     );
     Outcome::new(json, text)
 }

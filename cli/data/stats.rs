@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use anyhow::anyhow;
-use mediswift_data::{Dataset, Split};
+use mediswift_data::{DataError, Dataset, Split};
 use plotters::coord::Shift;
 use plotters::prelude::*;
 use serde_json::{Value, json};
@@ -32,7 +32,8 @@ impl Verb for Stats {
     fn run(self, _: &Context) -> anyhow::Result<Outcome> {
         let files = self.plot.as_deref().map(Files::create).transpose()?;
         let dataset = Dataset::open(&self.dataset)?;
-        let splits = [Split::Train, Split::Validation].map(|split| Described::new(&dataset, split));
+        let described = |split| Described::new(&dataset, split);
+        let splits = [described(Split::Train)?, described(Split::Validation)?];
         let drawn = match files {
             Some(files) => Some(files.draw(&Lengths { splits: &splits })?),
             None => None,
@@ -71,19 +72,18 @@ const PERCENTILES: [(&str, f64); 5] =
     [("5%", 0.05), ("25%", 0.25), ("median", 0.5), ("75%", 0.75), ("95%", 0.95)];
 
 impl Described {
-    fn new(dataset: &Dataset, split: Split) -> Self {
+    fn new(dataset: &Dataset, split: Split) -> Result<Self, DataError> {
         let about = match split {
             Split::Train => &dataset.manifest().train,
             Split::Validation => &dataset.manifest().validation,
         };
-        let mut lengths = dataset.document_lengths(split);
+        let mut lengths = dataset.document_lengths(split)?;
         lengths.sort_unstable();
-        let unknown = dataset
-            .tokenizer()
-            .ok()
-            .and_then(|tokenizer| tokenizer.unknown())
-            .map_or(0, |id| dataset.count(split, id));
-        Self { split, words: about.words, bytes: about.bytes, unknown, lengths }
+        let unknown = match dataset.tokenizer()?.unknown() {
+            Some(id) => dataset.count(split, id)?,
+            None => 0,
+        };
+        Ok(Self { split, words: about.words, bytes: about.bytes, unknown, lengths })
     }
 
     fn tokens(&self) -> u64 {

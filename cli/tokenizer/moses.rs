@@ -6,6 +6,7 @@ use anyhow::Context as _;
 use mediswift_data::tokenizer::moses::{Options, detokenize, tokenize};
 use serde_json::json;
 
+use crate::output;
 use crate::verb::{Context, Outcome, Verb};
 
 /// Split lines into Moses words (stdin to stdout, a line each)
@@ -61,18 +62,10 @@ fn each_line(context: &Context, change: impl Fn(&str) -> String) -> anyhow::Resu
         let changed = change(&line.with_context(|| format!("stdin, line {lines}"))?);
         if context.json {
             all.push(changed);
-        } else if has_left(writeln!(stdout, "{changed}"))? {
+        } else if output::reader_left(writeln!(stdout, "{changed}"))? {
             break;
         }
     }
-    has_left(stdout.flush())?;
+    output::reader_left(stdout.flush())?;
     Ok(Outcome::new(json!({ "lines": lines, "text": all.join("\n") }), ""))
-}
-
-/// A reader that has seen enough and left is no failure.
-fn has_left(written: std::io::Result<()>) -> anyhow::Result<bool> {
-    match written {
-        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(true),
-        written => written.map(|()| false).context("cannot write to stdout"),
-    }
 }

@@ -117,31 +117,42 @@ impl Dataset {
     }
 
     /// Tokens of each document of a split, end tokens included, in order.
-    pub fn document_lengths(&self, split: Split) -> Vec<u64> {
-        self.stream(split).shards.iter().flat_map(Shard::document_lengths).collect()
+    ///
+    /// # Errors
+    /// When a file was cut since the dataset was opened.
+    pub fn document_lengths(&self, split: Split) -> Result<Vec<u64>, DataError> {
+        let lengths: Result<Vec<_>, _> =
+            self.stream(split).shards.iter().map(Shard::document_lengths).collect();
+        Ok(lengths?.concat())
     }
 
     /// How often a token occurs in a split.
-    pub fn count(&self, split: Split, id: u32) -> u64 {
+    ///
+    /// # Errors
+    /// When a file was cut since the dataset was opened.
+    pub fn count(&self, split: Split, id: u32) -> Result<u64, DataError> {
         let mut window = Vec::new();
         let mut count = 0;
         for shard in &self.stream(split).shards {
             let tokens = shard.header().tokens;
             for start in (0..tokens).step_by(1 << 16) {
                 window.clear();
-                shard.read_into(start, (tokens - start).min(1 << 16) as usize, &mut window);
+                shard.read_into(start, (tokens - start).min(1 << 16) as usize, &mut window)?;
                 count += window.iter().filter(|&&token| token == id).count() as u64;
             }
         }
-        count
+        Ok(count)
     }
 
     /// `len` tokens of a split, from token `start`.
     ///
+    /// # Errors
+    /// When a file was cut since the dataset was opened.
+    ///
     /// # Panics
     /// When the window leaves the split.
     #[track_caller]
-    pub fn window(&self, split: Split, start: u64, len: usize) -> Vec<u32> {
+    pub fn window(&self, split: Split, start: u64, len: usize) -> Result<Vec<u32>, DataError> {
         let tokens = self.tokens(split);
         assert!(
             start.checked_add(len as u64).is_some_and(|end| end <= tokens),
@@ -149,8 +160,8 @@ impl Dataset {
             split.name()
         );
         let mut window = Vec::with_capacity(len);
-        self.stream(split).read_into(start, len, &mut window);
-        window
+        self.stream(split).read_into(start, len, &mut window)?;
+        Ok(window)
     }
 
     fn stream(&self, split: Split) -> &Stream {
@@ -203,18 +214,19 @@ impl Stream {
     }
 
     /// The caller has checked the range.
-    fn read_into(&self, start: u64, len: usize, out: &mut Vec<u32>) {
+    fn read_into(&self, start: u64, len: usize, out: &mut Vec<u32>) -> Result<(), DataError> {
         let (mut at, mut left) = (start, len);
         let mut shard = self.starts.partition_point(|first| *first <= start).saturating_sub(1);
         while left > 0 {
             let within = at - self.starts[shard];
             let available = self.shards[shard].header().tokens - within;
             let take = (left as u64).min(available) as usize;
-            self.shards[shard].read_into(within, take, out);
+            self.shards[shard].read_into(within, take, out)?;
             at += take as u64;
             left -= take;
             shard += 1;
         }
+        Ok(())
     }
 }
 
@@ -320,21 +332,24 @@ impl Batches {
     }
 
     /// The next sequence; after the last of an epoch comes the first of the next.
-    pub fn next_sequence(&mut self) -> Sequence {
+    ///
+    /// # Errors
+    /// When a file was cut since the dataset was opened.
+    pub fn next_sequence(&mut self) -> Result<Sequence, DataError> {
         let window = self.order.window(self.position.index);
         let tokens = self.dataset.tokens(self.split);
         let start = (self.order.offset + window * self.context as u64) % tokens;
         let len = self.context + 1;
         let before_wrap = (len as u64).min(tokens - start) as usize;
-        let mut ids = self.dataset.window(self.split, start, before_wrap);
-        ids.extend(self.dataset.window(self.split, 0, len - before_wrap));
+        let mut ids = self.dataset.window(self.split, start, before_wrap)?;
+        ids.extend(self.dataset.window(self.split, 0, len - before_wrap)?);
 
         self.position.index += 1;
         if self.position.index == self.windows {
             self.position = Position { epoch: self.position.epoch + 1, index: 0 };
             self.order = Order::new(self.seed, self.position.epoch, self.windows, self.context);
         }
-        Sequence::from_window(ids)
+        Ok(Sequence::from_window(ids))
     }
 }
 
@@ -398,7 +413,8 @@ fn scramble(mut bits: u64) -> u64 {
 
 /// Every whole window of a split once, in order: for evaluation. Neighbouring windows share one
 /// token, so that each token but the first is predicted exactly once; up to `context - 1` tokens
-/// at the end, too few for a window, are left out.
+/// at the end, too few for a window, are left out. A file that was cut since the dataset was opened
+/// is an error.
 ///
 /// # Panics
 /// When `context` is 0.
@@ -407,11 +423,12 @@ pub fn sequential(
     dataset: &Dataset,
     split: Split,
     context: usize,
-) -> impl Iterator<Item = Sequence> {
+) -> impl Iterator<Item = Result<Sequence, DataError>> {
     assert!(context > 0, "a context of 0 tokens is impossible");
     let windows = dataset.tokens(split).saturating_sub(1) / context as u64;
     (0..windows).map(move |window| {
-        Sequence::from_window(dataset.window(split, window * context as u64, context + 1))
+        let ids = dataset.window(split, window * context as u64, context + 1)?;
+        Ok(Sequence::from_window(ids))
     })
 }
 
@@ -485,11 +502,12 @@ mod tests {
         let context = 48;
         let mut batches = Batches::new(Arc::clone(&data), Split::Train, context, 5).expect("new");
         let epoch: Vec<(Position, Sequence)> = (0..batches.windows_per_epoch() * 2)
-            .map(|_| (batches.position(), batches.next_sequence()))
+            .map(|_| (batches.position(), batches.next_sequence().expect("read")))
             .collect();
         assert_eq!(batches.position(), Position { epoch: 2, index: 0 });
 
-        let stream = data.window(Split::Train, 0, data.tokens(Split::Train) as usize);
+        let tokens = data.tokens(Split::Train) as usize;
+        let stream = data.window(Split::Train, 0, tokens).expect("read");
         let per_epoch = batches.windows_per_epoch() as usize;
         assert!(stream.len() - per_epoch * context < context);
         let mut seen = vec![0u32; data.vocab_size()];
@@ -506,7 +524,7 @@ mod tests {
             let mut resumed =
                 Batches::new(Arc::clone(&data), Split::Train, context, 5).expect("new");
             resumed.seek(*position).expect("seek");
-            assert_eq!(&resumed.next_sequence(), sequence);
+            assert_eq!(&resumed.next_sequence().expect("read"), sequence);
         }
         let outside = Position { epoch: 0, index: batches.windows_per_epoch() };
         assert!(batches.seek(outside).is_err());
@@ -517,10 +535,11 @@ mod tests {
         let folder = tempfile::tempdir().expect("temporary folder");
         let data = Dataset::open(&dataset(folder.path())).expect("open");
         let tokens = data.tokens(Split::Validation);
-        let targets: Vec<u32> =
-            sequential(&data, Split::Validation, 32).flat_map(|s| s.targets).collect();
+        let targets: Vec<u32> = sequential(&data, Split::Validation, 32)
+            .flat_map(|s| s.expect("read").targets)
+            .collect();
         assert_eq!(targets.len() as u64, (tokens - 1) / 32 * 32);
-        assert_eq!(targets, data.window(Split::Validation, 1, targets.len()));
+        assert_eq!(targets, data.window(Split::Validation, 1, targets.len()).expect("read"));
         assert_eq!(sequential(&data, Split::Validation, tokens as usize).count(), 0);
     }
 
@@ -533,7 +552,7 @@ mod tests {
         assert!(Batches::new(Arc::clone(&data), Split::Train, 0, 0).is_err());
         let mut whole = Batches::new(data, Split::Train, tokens - 1, 0).expect("just enough");
         assert_eq!(whole.windows_per_epoch(), 1);
-        assert_eq!(whole.next_sequence().inputs.len(), tokens - 1);
+        assert_eq!(whole.next_sequence().expect("read").inputs.len(), tokens - 1);
     }
 
     #[test]

@@ -81,7 +81,8 @@ impl DataError {
 
     /// A problem with a whole file or folder.
     pub(crate) fn file(path: &Path, problem: impl Into<String>, advice: impl Into<String>) -> Self {
-        Self::File { path: path.to_owned(), problem: problem.into(), advice: advice.into() }
+        let (problem, advice) = (one_line(problem.into()), advice.into());
+        Self::File { path: path.to_owned(), problem, advice }
     }
 
     /// A problem at a place of an input.
@@ -92,7 +93,7 @@ impl DataError {
         problem: impl Into<String>,
         advice: impl Into<String>,
     ) -> Self {
-        let (problem, advice) = (problem.into(), advice.into());
+        let (problem, advice) = (one_line(problem.into()), advice.into());
         Self::Input { path: path.to_owned(), line, offset, problem, advice }
     }
 
@@ -104,5 +105,40 @@ impl DataError {
     /// An impossible request.
     pub(crate) fn request(problem: impl Into<String>, advice: impl Into<String>) -> Self {
         Self::Request { problem: problem.into(), advice: advice.into() }
+    }
+}
+
+/// A short line for a message that quotes what was found, which may be megabytes, and anything.
+pub(crate) fn one_line(problem: String) -> String {
+    const LONGEST: usize = 300;
+    if problem.len() <= LONGEST && !problem.contains(char::is_control) {
+        return problem;
+    }
+    let mut line = String::with_capacity(LONGEST);
+    for character in problem.chars() {
+        if line.len() >= LONGEST {
+            line.push('…');
+            break;
+        }
+        if character.is_control() {
+            line.extend(character.escape_default());
+        } else {
+            line.push(character);
+        }
+    }
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_is_one_short_line_whatever_it_quotes() {
+        let quoted = "found \u{1b}[2J and\n".to_owned() + &"é".repeat(1 << 20);
+        let error = DataError::input(Path::new("a.xml"), None, 7, quoted, "look at it");
+        let message = error.to_string();
+        assert!(message.starts_with(r"a.xml, byte 7: found \u{1b}[2J and\nééé"), "{message}");
+        assert!(message.ends_with("é…; look at it") && message.len() < 400, "{message}");
     }
 }

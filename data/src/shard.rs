@@ -219,6 +219,8 @@ impl Drop for ShardWriter {
 pub struct Shard {
     header: Header,
     map: Mmap,
+    file: File,
+    path: PathBuf,
 }
 
 impl Shard {
@@ -282,7 +284,7 @@ impl Shard {
             );
             return Err(wrong(HEADER, problem));
         }
-        let shard = Self { header, map };
+        let shard = Self { header, map, file, path: path.to_owned() };
         shard.check_contents().map_err(|(offset, problem)| wrong(offset, problem))?;
         Ok(shard)
     }
@@ -315,11 +317,15 @@ impl Shard {
 
     /// Appends tokens `start..start + len` to `out`.
     ///
+    /// # Errors
+    /// When the file was cut since it was opened.
+    ///
     /// # Panics
     /// When the range leaves the shard.
     #[track_caller]
-    pub fn read_into(&self, start: u64, len: usize, out: &mut Vec<u32>) {
+    pub fn read_into(&self, start: u64, len: usize, out: &mut Vec<u32>) -> Result<(), DataError> {
         assert!(start + len as u64 <= self.header.tokens, "tokens {start}+{len} leave the shard");
+        self.check_size()?;
         let width = self.header.token_bytes() as usize;
         let from = HEADER + start as usize * width;
         let bytes = &self.map[from..from + len * width];
@@ -328,15 +334,35 @@ impl Shard {
         } else {
             out.extend(bytes.chunks_exact(4).map(|b| u32_at(b, 0)));
         }
+        Ok(())
+    }
+
+    /// The system kills a program that reads a map beyond the end of its file, so a file that
+    /// someone cut under a run is looked for first.
+    fn check_size(&self) -> Result<(), DataError> {
+        let size = self.file.metadata().map_err(|e| DataError::io("look at", &self.path, e))?.len();
+        if size >= self.map.len() as u64 {
+            return Ok(());
+        }
+        Err(DataError::Shard {
+            path: self.path.clone(),
+            offset: size,
+            problem: format!("the file was cut to {size} bytes while it was in use"),
+            advice: ADVICE.to_owned(),
+        })
     }
 
     /// The tokens of one document, its end token included.
     ///
+    /// # Errors
+    /// When the file was cut since it was opened.
+    ///
     /// # Panics
     /// When there is no such document.
     #[track_caller]
-    pub fn document(&self, document: u64) -> Vec<u32> {
+    pub fn document(&self, document: u64) -> Result<Vec<u32>, DataError> {
         assert!(document < self.header.documents, "no document {document} in the shard");
+        self.check_size()?;
         let start = self.document_start(document as usize);
         let end = if document + 1 < self.header.documents {
             self.document_start(document as usize + 1)
@@ -344,12 +370,16 @@ impl Shard {
             self.header.tokens
         };
         let mut ids = Vec::new();
-        self.read_into(start, (end - start) as usize, &mut ids);
-        ids
+        self.read_into(start, (end - start) as usize, &mut ids)?;
+        Ok(ids)
     }
 
     /// Tokens of each document, end tokens included, in order.
-    pub fn document_lengths(&self) -> impl Iterator<Item = u64> {
+    ///
+    /// # Errors
+    /// When the file was cut since it was opened.
+    pub fn document_lengths(&self) -> Result<Vec<u64>, DataError> {
+        self.check_size()?;
         let start = |document: u64| {
             if document < self.header.documents {
                 self.document_start(document as usize)
@@ -357,7 +387,9 @@ impl Shard {
                 self.header.tokens
             }
         };
-        (0..self.header.documents).map(move |document| start(document + 1) - start(document))
+        Ok((0..self.header.documents)
+            .map(|document| start(document + 1) - start(document))
+            .collect())
     }
 
     fn token(&self, at: usize) -> u32 {
@@ -419,11 +451,11 @@ mod tests {
             let mut stream = Vec::new();
             for (at, document) in documents.iter().enumerate() {
                 let closed = [document.as_slice(), &[0]].concat();
-                prop_assert_eq!(&shard.document(at as u64), &closed);
+                prop_assert_eq!(&shard.document(at as u64).expect("whole"), &closed);
                 stream.extend(closed);
             }
             let mut read = Vec::new();
-            shard.read_into(0, stream.len(), &mut read);
+            shard.read_into(0, stream.len(), &mut read).expect("whole");
             prop_assert_eq!(read, stream);
         }
     }
@@ -474,6 +506,21 @@ mod tests {
             bytes[..HEADER].copy_from_slice(&forged.to_bytes());
             std::fs::write(&path, &bytes).expect("write");
             assert!(Shard::open(&path).is_err(), "{forged:?}");
+        }
+    }
+
+    #[test]
+    fn a_file_cut_while_it_is_open_is_found() {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let path = folder.path().join("shard.bin");
+        write(&path, 300, &[vec![1; 10_000]]);
+        let shard = Shard::open(&path).expect("open");
+        File::options().write(true).open(&path).and_then(|f| f.set_len(4000)).expect("cut");
+        for error in
+            [shard.document(0).expect_err("cut"), shard.document_lengths().expect_err("cut")]
+        {
+            let message = error.to_string();
+            assert!(message.contains("shard.bin, byte 4000: "), "{message}");
         }
     }
 

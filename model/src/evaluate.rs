@@ -55,7 +55,8 @@ pub fn validation_loss(
         if stop() {
             return Ok(None);
         }
-        let batch = TokenBatch::new(sequences.by_ref().take(windows.micro_batch));
+        let batch = sequences.by_ref().take(windows.micro_batch).collect::<Result<Vec<_>, _>>()?;
+        let batch = TokenBatch::new(batch.into_iter());
         let part = gpt.evaluate(&batch, &mut arena)?;
         if !part.sum.is_finite() {
             let (what, name, value) = ("loss", "validation".to_string(), part.sum as f32);

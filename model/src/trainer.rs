@@ -273,9 +273,10 @@ impl Trainer {
             .step_by(train.micro_batch)
             .map(|first| {
                 let count = train.micro_batch.min(train.batch - first);
-                TokenBatch::new((0..count).map(|_| self.batches.next_sequence()))
+                let sequences = (0..count).map(|_| self.batches.next_sequence());
+                Ok(TokenBatch::new(sequences.collect::<Result<Vec<_>, _>>()?.into_iter()))
             })
-            .collect();
+            .collect::<Result<_, Error>>()?;
         let lr = self.optimisation.learning_rate();
         let outcome = self.optimisation.step_unless(&micro_batches, &mut |done| {
             observer.accumulated(done, micro_batches.len());

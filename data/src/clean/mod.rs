@@ -165,7 +165,7 @@ fn reduce(characters: impl Iterator<Item = char>) -> String {
     let mut out = String::with_capacity(characters.size_hint().0);
     let mut blank = false;
     for character in characters {
-        if character.is_whitespace() || character == '\u{2060}' {
+        if character.is_whitespace() {
             blank = true;
         } else if !is_invisible(character) {
             if blank && !out.is_empty() {
@@ -178,12 +178,13 @@ fn reduce(characters: impl Iterator<Item = char>) -> String {
     out
 }
 
-/// Controls, soft hyphens, zero-width characters and byte-order marks, and private-use characters,
-/// which mean nothing outside the font they were made for.
+/// Controls, soft hyphens, zero-width characters (joiners, marks of direction, invisible operators,
+/// byte-order marks), and private-use characters, which mean nothing outside the font they were made
+/// for.
 fn is_invisible(character: char) -> bool {
     character.is_control()
         || matches!(character, '\u{ad}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}'
-            | '\u{feff}' | '\u{e000}'..='\u{f8ff}')
+            | '\u{2060}'..='\u{2069}' | '\u{feff}' | '\u{e000}'..='\u{f8ff}')
 }
 
 /// A language tag (`en-US`, `EN`) or a three-letter code as PubMed has them, as two letters.
@@ -236,7 +237,7 @@ mod tests {
     fn text_is_normalised() {
         let messy = record(
             " A\u{a0}\u{2009}title\u{ad}s ",
-            &["e\u{301}\u{200b} \t x\u{1}", " ", "two\r\nlines and words"],
+            &["e\u{301}\u{200b} \t x\u{1}", " ", "two\r\nli\u{2060}nes and wo\u{200f}rds"],
         );
         let document = Cleaning::default().clean(messy).expect("kept");
         assert_eq!(document.text, "A titles\né x\ntwo\nlines and words");

@@ -551,7 +551,7 @@ mod tests {
         let tokenizer = dataset.tokenizer().expect("tokenizer");
         let mut decoded = String::new();
         for split in [Split::Train, Split::Validation] {
-            let ids = dataset.window(split, 0, dataset.tokens(split) as usize);
+            let ids = dataset.window(split, 0, dataset.tokens(split) as usize).expect("read");
             decoded += &tokenizer.decode(&ids).expect("decode");
         }
         let mut expected = [String::new(), String::new()];

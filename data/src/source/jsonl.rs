@@ -130,12 +130,17 @@ fn present<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
 }
 
 impl Identifier {
-    /// Digits of a number, or the name without the prefix of its registry.
-    fn bare(self, prefix: &str) -> String {
-        match self {
+    /// Digits of a number, or the name without the prefix of its registry, after `registry`. A blank
+    /// name identifies nothing.
+    fn in_registry(self, registry: &str, prefix: &str) -> Option<String> {
+        let bare = match self {
             Self::Number(number) => number.to_string(),
-            Self::Name(name) => name.strip_prefix(prefix).unwrap_or(&name).to_owned(),
-        }
+            Self::Name(name) => {
+                let name = name.trim();
+                name.strip_prefix(prefix).unwrap_or(name).to_owned()
+            }
+        };
+        (!bare.is_empty()).then(|| format!("{registry}:{bare}"))
     }
 }
 
@@ -153,9 +158,9 @@ fn parse(line: &str) -> Result<Record, (String, &'static str)> {
     }
     // Spelt as the XML formats spell it, so that both fall into the same split.
     let identity = None
-        .or_else(|| pmc.map(|id| format!("PMC:{}", id.bare("PMC"))))
-        .or_else(|| pmid.map(|id| format!("PMID:{}", id.bare(""))))
-        .or_else(|| id.map(|id| format!("ID:{}", id.bare(""))));
+        .or_else(|| pmc?.in_registry("PMC", "PMC"))
+        .or_else(|| pmid?.in_registry("PMID", ""))
+        .or_else(|| id?.in_registry("ID", ""));
     let mut paragraphs: Vec<String> = [text, r#abstract].into_iter().flatten().flatten().collect();
     for section in sections.flatten().unwrap_or_default() {
         let body = section.text.unwrap_or_default();
@@ -184,7 +189,8 @@ mod tests {
             "a.jsonl",
             "\u{feff}{\"text\": \"x\", \"id\": 5, \"more\": [1]}\r\n\n\
              {\"title\": \"T\", \"abstract\": null, \"pmid\": 7, \"id\": \"s:7\", \"lang\": \"en\"}\n\
-             {\"pmc\": \"PMC9\", \"title\": \"T\", \"sections\": [{\"heading\": \"H\", \"text\": \"b\"}, {\"text\": \" \"}]}"
+             {\"pmc\": \"PMC9\", \"pmid\": 7, \"title\": \"T\", \"sections\": [{\"heading\": \"H\", \"text\": \"b\"}, {\"text\": \" \"}]}\n\
+             {\"text\": \"anonymous\", \"pmc\": \"\", \"pmid\": null, \"id\": \" \"}"
                 .as_bytes(),
         );
         let identities: Vec<_> = found.iter().filter_map(|r| r.identity.as_deref()).collect();

@@ -11,6 +11,7 @@
 //! JATS is told by its first element. Parsers push [`Event`]s, hold one record at a time, and name
 //! path and byte when something is wrong; what came before the damage has then been handed out.
 
+mod archive;
 pub mod jats;
 pub mod jsonl;
 pub mod pubmed;
@@ -42,7 +43,7 @@ pub struct Record {
     pub retracted: bool,
     /// The title, perhaps empty.
     pub title: String,
-    /// Everything else, a paragraph each.
+    /// Everything else, a paragraph each or, as texts come, several in lines.
     pub paragraphs: Vec<String>,
 }
 
@@ -186,15 +187,22 @@ fn walk(folder: &Path, found: &mut Vec<PathBuf>) -> Result<(), DataError> {
 /// When the file cannot be read to its end (what came before has been handed to `sink`), or `sink`
 /// returns an error.
 pub fn read(path: &Path, bytes_read: &AtomicU64, sink: Sink) -> Result<(), DataError> {
-    let Some((format, compression)) = format_of(path) else {
-        return Err(DataError::file(path, "not known as an input by its name", KNOWN));
-    };
+    let (format, compression) = known_format(path)?;
     let file = fs::File::open(path).map_err(|e| DataError::io("open", path, e))?;
-    let stream = Stream::decompress(file, compression, path, bytes_read)?;
-    match format {
-        Format::Tar => read_archive(stream, path, sink),
-        format => read_stream(format, stream, path, sink),
-    }
+    read_stream(format, Stream::decompress(file, compression, path, bytes_read)?, path, sink)
+}
+
+/// Reads what would be the file `name`, from memory.
+///
+/// # Errors
+/// As [`read`].
+pub fn read_bytes(name: &Path, bytes: &[u8], sink: Sink) -> Result<(), DataError> {
+    let (format, compression) = known_format(name)?;
+    read_stream(format, Stream::memory(bytes, compression, name)?, name, sink)
+}
+
+fn known_format(path: &Path) -> Result<(Format, Compression), DataError> {
+    format_of(path).ok_or_else(|| DataError::file(path, "not known as an input by its name", KNOWN))
 }
 
 fn read_stream(format: Format, stream: Stream, path: &Path, sink: Sink) -> Result<(), DataError> {
@@ -202,57 +210,8 @@ fn read_stream(format: Format, stream: Stream, path: &Path, sink: Sink) -> Resul
         Format::Jsonl => jsonl::read(stream, path, sink),
         Format::Text => text::read(stream, path, sink),
         Format::Xml => xml::read(stream, path, sink),
-        Format::Tar => {
-            sink(Event::Damaged(DataError::file(path, "an archive within an archive", "unpack it")))
-        }
+        Format::Tar => archive::read(stream, path, sink),
     }
-}
-
-/// Every member of a known format; a damaged member does not lose the others.
-fn read_archive(stream: Stream, path: &Path, sink: Sink) -> Result<(), DataError> {
-    let position = stream.position();
-    let broken = |problem: String| {
-        DataError::input(path, None, position.get(), problem, "fetch or pack the archive again")
-    };
-    // The limit is on members, each read whole.
-    stream.budget().set(u64::MAX);
-    let mut archive = tar::Archive::new(stream);
-    let entries = archive.entries().map_err(|e| broken(e.to_string()))?;
-    for entry in entries {
-        let entry = entry.map_err(|e| broken(format!("the archive is damaged here ({e})")))?;
-        let name = entry.path().map(|p| p.into_owned()).unwrap_or_default();
-        let inside = path.join(&name);
-        let Some((format, compression)) = format_of(&name) else { continue };
-        if !entry.header().entry_type().is_file() {
-            continue;
-        }
-        let size = entry.size();
-        if size > MAX_RECORD {
-            let problem = format!("a member of {size} bytes; the limit is {MAX_RECORD}");
-            sink(Event::Damaged(DataError::file(&inside, problem, "unpack the archive")))?;
-            continue;
-        }
-        let mut bytes = Vec::new();
-        let mut entry = entry;
-        std::io::Read::read_to_end(&mut entry, &mut bytes).map_err(|e| {
-            broken(format!("the archive breaks off within {} ({e})", name.display()))
-        })?;
-        if (bytes.len() as u64) < size {
-            return Err(broken(format!("the archive breaks off within {}", name.display())));
-        }
-        let mut stopped = None;
-        let outcome = Stream::memory(bytes, compression, &inside).and_then(|member| {
-            read_stream(format, member, &inside, &mut |event| {
-                sink(event).inspect_err(|_| stopped = Some(()))
-            })
-        });
-        match outcome {
-            Err(error) if stopped.is_some() => return Err(error),
-            Err(damage) => sink(Event::Damaged(damage))?,
-            Ok(()) => {}
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]
@@ -263,18 +222,10 @@ pub(crate) mod testing {
 
     /// What the parser of `name`'s format makes of `bytes`.
     pub fn parse(name: &str, bytes: &[u8]) -> (Vec<Event>, Option<DataError>) {
-        let path = Path::new(name);
-        let (format, compression) = format_of(path).expect("a known name");
         let mut events = Vec::new();
-        let outcome = Stream::memory(bytes.to_vec(), compression, path).and_then(|stream| {
-            let mut sink = |event| {
-                events.push(event);
-                Ok(())
-            };
-            match format {
-                Format::Tar => read_archive(stream, path, &mut sink),
-                format => read_stream(format, stream, path, &mut sink),
-            }
+        let outcome = read_bytes(Path::new(name), bytes, &mut |event| {
+            events.push(event);
+            Ok(())
         });
         (events, outcome.err())
     }

@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, Cursor, Read};
+use std::io::{self, BufRead, BufReader, Read};
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -35,12 +35,11 @@ impl<'a> Stream<'a> {
 
     /// Reads from memory.
     pub fn memory(
-        bytes: Vec<u8>,
+        bytes: &'a [u8],
         compression: Compression,
         path: &Path,
     ) -> Result<Self, DataError> {
-        let length = bytes.len() as u64;
-        Self::over(Cursor::new(bytes), length, compression, path)
+        Self::over(bytes, bytes.len() as u64, compression, path)
     }
 
     fn over(
@@ -130,5 +129,65 @@ impl Read for Counted<'_> {
         let read = self.inner.read(buffer)?;
         self.bytes_read.fetch_add(read as u64, Ordering::Relaxed);
         Ok(read)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::super::Event;
+    use super::super::testing::{parse, records};
+
+    const TEXT: &[u8] = b"one document\n\nand another\n";
+
+    fn gzip(bytes: &[u8]) -> Vec<u8> {
+        let mut writer = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        writer.write_all(bytes).expect("compress");
+        writer.finish().expect("compress")
+    }
+
+    #[test]
+    fn several_members_are_one_text() {
+        let members = [gzip(&TEXT[..5]), gzip(b""), gzip(&TEXT[5..])].concat();
+        assert_eq!(records("a.txt.gz", &members), records("a.txt", TEXT));
+        let frames = [&TEXT[..5], &TEXT[5..]].map(|part| zstd::encode_all(part, 1).expect("zstd"));
+        assert_eq!(records("a.txt.zst", &frames.concat()), records("a.txt", TEXT));
+    }
+
+    #[test]
+    fn damage_is_an_error_with_a_place() {
+        let (gzipped, zstandard) = (gzip(TEXT), zstd::encode_all(TEXT, 1).expect("zstd"));
+        let mut bad_sum = gzipped.clone();
+        bad_sum[gzipped.len() - 6] ^= 1;
+        for (name, bytes) in [
+            ("a.txt.gz", TEXT),
+            ("a.txt.gz", &zstandard),
+            ("a.txt.gz", &gzipped[..gzipped.len() - 1]),
+            ("a.txt.gz", &gzipped[..gzipped.len() / 2]),
+            ("a.txt.gz", &[&gzipped[..], b"litter"].concat()),
+            ("a.txt.gz", &bad_sum),
+            ("a.txt.zst", TEXT),
+            ("a.txt.zst", &gzipped),
+            ("a.txt.zst", &zstandard[..zstandard.len() - 1]),
+            ("a.txt.gz", b""),
+        ] {
+            let message = parse(name, bytes).1.expect("damaged").to_string();
+            let place = format!("{name}, line ");
+            assert!(message.starts_with(&place) || bytes.is_empty(), "{message}");
+        }
+    }
+
+    /// A gigabyte of blanks in a megabyte.
+    #[test]
+    fn a_bomb_ends_in_an_error() {
+        let mut writer = zstd::Encoder::new(Vec::new(), 1).expect("zstd");
+        for _ in 0..1024 {
+            writer.write_all(&[b' '; 1 << 20]).expect("compress");
+        }
+        let bomb = writer.finish().expect("compress");
+        let (events, error) = parse("a.jsonl.zst", &bomb);
+        assert!(events.iter().all(|event| !matches!(event, Event::Record(_))));
+        assert!(error.expect("too long").to_string().contains("longer than 64 MiB"));
     }
 }

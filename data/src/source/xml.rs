@@ -233,3 +233,37 @@ impl<'a> Xml<'a> {
         Ok(text)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{parse, records};
+
+    #[test]
+    fn entities_that_a_file_defines_are_not_expanded() {
+        let mut bomb = String::from("<!DOCTYPE PubmedArticleSet [<!ENTITY a0 \"ha\">");
+        for level in 1..40 {
+            let inner = format!("&a{};", level - 1).repeat(10);
+            bomb += &format!("<!ENTITY a{level} \"{inner}\">");
+        }
+        bomb += "]><PubmedArticleSet><PubmedArticle><MedlineCitation><PMID>1</PMID><Article>\
+                 <ArticleTitle>&a39;</ArticleTitle></Article></MedlineCitation></PubmedArticle>\
+                 </PubmedArticleSet>";
+        let (events, error) = parse("a.xml", bomb.as_bytes());
+        let message = error.expect("a bomb").to_string();
+        assert!(events.is_empty() && message.contains("&a39; is not known"), "{message}");
+    }
+
+    #[test]
+    fn byte_order_marks_and_other_files_are_told_apart() {
+        let article = "\u{feff}<article><body><p>Text.</p></body></article>";
+        assert_eq!(records("a.xml", article.as_bytes())[0].paragraphs, ["Text."]);
+        for other in ["", "plain text", "<html><body/></html>", "\0\u{1}"] {
+            let message = parse("a.xml", other.as_bytes()).1.expect("no input").to_string();
+            assert!(message.contains("a.xml, byte "), "{message}");
+        }
+        let mut latin = b"<article><body><p>na".to_vec();
+        latin.extend(b"\xefve</p></body></article>");
+        let message = parse("a.xml", &latin).1.expect("not UTF-8").to_string();
+        assert!(message.contains("not UTF-8"), "{message}");
+    }
+}

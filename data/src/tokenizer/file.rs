@@ -131,11 +131,14 @@ fn kind_of(file: &File) -> Result<Kind, String> {
 fn in_order(tokens: HashMap<String, u32>) -> Result<Vec<String>, String> {
     let mut sorted: Vec<(u32, String)> = tokens.into_iter().map(|(t, id)| (id, t)).collect();
     sorted.sort_unstable();
-    if let Some((missing, _)) = (0..).zip(&sorted).find(|(expected, (id, _))| expected != id) {
-        return Err(format!(
-            "the {} token ids have gaps or repeat (no id {missing})",
-            sorted.len()
-        ));
+    if let Some((expected, (id, token))) =
+        (0..).zip(&sorted).find(|(expected, (id, _))| expected != id)
+    {
+        return Err(if *id < expected {
+            format!("the token {token:?} has the id {id}, which another has too")
+        } else {
+            format!("of its {} tokens none has the id {expected}", sorted.len())
+        });
     }
     Ok(sorted.into_iter().map(|(_, token)| token).collect())
 }

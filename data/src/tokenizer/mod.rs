@@ -182,7 +182,11 @@ impl Tokenizer {
             .map_err(|problem| DataError::file(path, problem, "check the vocabulary"))
     }
 
-    fn from_bytes(bytes: Vec<u8>, path: &Path) -> Result<Self, DataError> {
+    /// The tokenizer of a `tokenizer.json` in memory; errors call it `path`.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub fn from_bytes(bytes: Vec<u8>, path: &Path) -> Result<Self, DataError> {
         let parts = file::parse(&bytes, path)?;
         Self::build(parts, bytes)
             .map_err(|problem| DataError::file(path, problem, "make the tokenizer again"))
@@ -190,7 +194,12 @@ impl Tokenizer {
 
     /// Tables for encoding; says what is wrong with the parts.
     fn build(parts: Parts, file: Vec<u8>) -> Result<Self, String> {
-        let ids: FxHashMap<&str, u32> = parts.tokens.iter().map(String::as_str).zip(0..).collect();
+        let mut ids: FxHashMap<&str, u32> = FxHashMap::default();
+        for (token, id) in parts.tokens.iter().map(String::as_str).zip(0..) {
+            if let Some(other) = ids.insert(token, id) {
+                return Err(format!("the token {token:?} comes twice (ids {other} and {id})"));
+            }
+        }
         let id_of = |token: &str| {
             ids.get(token).copied().ok_or_else(|| format!("the tokenizer has no token {token:?}"))
         };
