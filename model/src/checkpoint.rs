@@ -274,7 +274,9 @@ impl Checkpoint {
     /// If it is of another one.
     pub fn check_run(&self, config: &Config, fingerprint: &str) -> Result<(), Error> {
         let mut differences = config.differences(&self.config);
-        if self.manifest.data.fingerprint != fingerprint {
+        // A model from elsewhere, at step 0, has seen no data yet.
+        let seen = &self.manifest.data.fingerprint;
+        if !seen.is_empty() && seen != fingerprint {
             differences.push("the data are others".into());
         }
         if differences.is_empty() {

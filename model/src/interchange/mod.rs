@@ -3,7 +3,7 @@
 //! * [`hf`]: the folder of a GPT-2 that Hugging Face's `transformers` loads, both ways;
 //! * [`gguf`]: the one file that llama.cpp and its kin load, one way.
 //!
-//! The network is GPT-2's, so only names, order and orientation of the numbers differ: [`names`] has
+//! The network is GPT-2's, so only names, order and orientation of the numbers differ: module `names` has
 //! the names. Both formats are dense; the masks of a sparse model travel in a file of their own.
 
 pub mod gguf;
