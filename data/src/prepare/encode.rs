@@ -6,6 +6,7 @@
 
 use std::ops::ControlFlow;
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 
 use rayon::prelude::*;
 
@@ -19,6 +20,9 @@ use crate::{DataError, Split, Tokenizer};
 
 /// Text that is encoded in parallel at a time, in bytes.
 const BATCH_BYTES: usize = 8 << 20;
+
+/// Documents that one thread encodes in a row.
+const GROUP: usize = 32;
 
 /// The documents that stay, in order, each with its split.
 pub(crate) struct Staying<'a> {
@@ -88,6 +92,7 @@ pub(crate) fn encode(
         split.take_over()?;
     }
     let total = documents.fates.staying();
+    let encoders = Mutex::new(Vec::new());
     let mut encoded = 0;
     let mut batch = read(&mut documents)?;
     while !batch.is_empty() {
@@ -100,32 +105,30 @@ pub(crate) fn encode(
         if progress(&now).is_break() {
             return Err(DataError::Interrupted);
         }
-        // What is already in a shard needs no encoding.
-        for (text, split) in &mut batch {
-            let writer = &mut splits[*split as usize];
-            writer.done.words += text.split_whitespace().count() as u64;
-            writer.done.bytes += text.len() as u64;
-            if writer.to_pass > 0 {
-                writer.to_pass -= 1;
-                text.clear();
-            }
-        }
-        let (ids, next) = rayon::join(
+        let (encoded_batch, next) = rayon::join(
             || {
-                let encode = |encoder: &mut Encoder, (text, _): &(String, Split)| {
-                    let mut ids = Vec::new();
-                    encoder.encode(text, &mut ids);
-                    ids
-                };
-                let ids: Vec<Vec<u32>> =
-                    batch.par_iter().map_init(|| Encoder::new(tokenizer), encode).collect();
-                ids
+                let groups = batch.par_chunks(GROUP).map(|group| {
+                    // An encoder remembers words: it is worth keeping from batch to batch.
+                    let kept = encoders.lock().unwrap_or_else(PoisonError::into_inner).pop();
+                    let mut encoder = kept.unwrap_or_else(|| Encoder::new(tokenizer));
+                    let encoded: Vec<Encoded> =
+                        group.iter().map(|(text, _)| Encoded::of(text, &mut encoder)).collect();
+                    encoders.lock().unwrap_or_else(PoisonError::into_inner).push(encoder);
+                    encoded
+                });
+                groups.collect::<Vec<_>>()
             },
             || read(&mut documents),
         );
-        for (ids, (text, split)) in ids.iter().zip(&batch) {
-            if !text.is_empty() {
-                splits[*split as usize].push(ids)?;
+        for (encoded, (text, split)) in encoded_batch.iter().flatten().zip(&batch) {
+            let writer = &mut splits[*split as usize];
+            writer.done.words += encoded.words;
+            writer.done.bytes += text.len() as u64;
+            if writer.to_pass > 0 {
+                // It lies in a shard already.
+                writer.to_pass -= 1;
+            } else {
+                writer.push(&encoded.ids)?;
             }
         }
         encoded += batch.len() as u64;
@@ -133,6 +136,20 @@ pub(crate) fn encode(
     }
     let [train, validation] = splits;
     Ok([train.finish()?, validation.finish()?])
+}
+
+/// A document as tokens.
+struct Encoded {
+    ids: Vec<u32>,
+    words: u64,
+}
+
+impl Encoded {
+    fn of(text: &str, encoder: &mut Encoder) -> Self {
+        let mut ids = Vec::new();
+        encoder.encode(text, &mut ids);
+        Self { ids, words: text.split_whitespace().count() as u64 }
+    }
 }
 
 fn read(documents: &mut Staying) -> Result<Vec<(String, Split)>, DataError> {
