@@ -57,7 +57,7 @@ impl Verb for Compare {
             .zip(&reports)
             .map(|(run, report)| {
                 json!({
-                    "path": run,
+                    "path": run.display().to_string(),
                     "preset": report.source.preset,
                     "linear_weights": report.source.linear_weights,
                     "sparsity": report.source.sparsity,

@@ -297,11 +297,11 @@ impl Comparison<'_> {
                 "likelihood": self.tuned.likelihood[0].mean,
                 "baselines": self.tuned.baselines,
                 "split": self.tuned.split,
-                "path": self.out.join("tuned"),
+                "path": self.out.join("tuned").display().to_string(),
             },
             "isa": self.isa.name(),
             "threads": self.threads,
-            "data": self.out.join("dataset"),
+            "data": self.out.join("dataset").display().to_string(),
         })
     }
 

@@ -47,7 +47,8 @@ fn outcome(out: &Path, exported: &Exported) -> Outcome {
         out.display(),
         HumanCount(*bytes),
     );
+    let path = out.display().to_string();
     let json =
-        json!({ "tensors": tensors, "masks": masks, "bytes": bytes, "step": step, "path": out });
+        json!({ "tensors": tensors, "masks": masks, "bytes": bytes, "step": step, "path": path });
     Outcome::new(json, text)
 }

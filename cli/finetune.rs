@@ -110,7 +110,7 @@ impl Verb for Finetune {
                     "signal {signal}: finished trainings are saved; go on with --resume"
                 ));
                 Ok(Outcome {
-                    json: json!({ "interrupted": signal, "path": out }),
+                    json: json!({ "interrupted": signal, "path": out.display().to_string() }),
                     text: String::new(),
                     exit: exit_code(signal),
                 })

@@ -74,7 +74,7 @@ impl Plot {
                 val_loss.map_or("–".into(), |loss| format!("{loss:.4}")),
             );
             rows.push(json!({
-                "run": path,
+                "run": path.display().to_string(),
                 "label": run.label,
                 "tokens": tokens,
                 "flops": flops,

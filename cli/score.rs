@@ -105,7 +105,8 @@ impl Verb for Score {
             return Err(error);
         }
         written?;
-        let json = json!({ "documents": count, "loglikelihood": nats, "path": out });
+        let json =
+            json!({ "documents": count, "loglikelihood": nats, "path": out.display().to_string() });
         let text = format!(
             "{}: {} documents, log-likelihood {nats:.4}\n",
             out.display(),

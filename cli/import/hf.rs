@@ -69,7 +69,7 @@ impl Verb for Hf {
             "sparsity": config.sparsity.sparsity,
             "masks": has_masks,
             "weights_hash": weights_hash,
-            "path": self.out,
+            "path": self.out.display().to_string(),
         });
         Ok(Outcome::new(json, text))
     }
