@@ -139,6 +139,10 @@ fn bad_inputs_are_named_and_nothing_is_overwritten() {
     assert!(message.contains("--force"), "{message}");
     failure(&run(at, "data synth --documents 3 --out corpus.csv"), 1);
     failure(&run(at, "data prepare corpus.jsonl --out fresh --vocab-size 10"), 1);
+    let message = failure(&run(at, "data prepare corpus.jsonl --out fresh --min-words 99999"), 1);
+    assert!(message.contains("120 too_short"), "{message}");
+    let message = failure(&run(at, "data fetch 1 --out fresh --base-url nonsense"), 1);
+    assert!(message.contains("nonsense") && !message.contains("attempts"), "{message}");
     assert_eq!(contents(at), before);
 }
 

@@ -74,7 +74,6 @@ pub fn fetch(
     options: &Options,
     progress: &mut (dyn FnMut(&Progress) -> ControlFlow<()> + Send),
 ) -> Result<Fetched, DataError> {
-    fs::create_dir_all(&options.out).map_err(|e| DataError::io("create", &options.out, e))?;
     let mut session = Session {
         options,
         agent: agent(),
@@ -83,6 +82,7 @@ pub fn fetch(
         stop: AtomicBool::new(false),
     };
     let names = session.wanted()?;
+    fs::create_dir_all(&options.out).map_err(|e| DataError::io("create", &options.out, e))?;
     let session = &mut session;
     let (next, done) = (AtomicUsize::new(0), AtomicUsize::new(0));
     let fetched = Mutex::new((Fetched::default(), None::<DataError>));
@@ -232,7 +232,7 @@ impl Session<'_> {
             request = request.header("Range", format!("bytes={from}-"));
         }
         let response = request.call().map_err(|error| match error {
-            ureq::Error::BadUri(_) => Failure::Lasting(error.to_string()),
+            ureq::Error::BadUri(_) | ureq::Error::Http(_) => Failure::Lasting(error.to_string()),
             error => Failure::Passing(error.to_string()),
         })?;
         match response.status().as_u16() {

@@ -8,6 +8,7 @@ use gguf_reader::{Gguf, Value};
 use mediswift_data::{Dataset, Tokenizer};
 use mediswift_engine::{Parameter, Shape, TokenLayout};
 use mediswift_kernels::CsrMatrix;
+use mediswift_model::Config;
 use mediswift_model::checkpoint::weights_hash;
 use mediswift_model::evaluate::evaluate_run;
 use mediswift_model::interchange::gguf::{self, Precision};
@@ -33,15 +34,20 @@ struct Exported {
 
 impl Exported {
     fn new(sparsity: f64) -> Self {
+        Self::of(config(sparsity))
+    }
+
+    fn of(config: Config) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let data = dataset(folder.path(), 1);
         let run = folder.path().join("run");
-        let trainer = Trainer::start(config(sparsity), Arc::clone(&data), &run).unwrap();
+        let trainer = Trainer::start(config.clone(), Arc::clone(&data), &run).unwrap();
         let ended = trainer.run(&mut (), &AtomicI32::new(0)).unwrap();
         assert!(matches!(ended, Outcome::Finished(_)));
         let exported = hf::export(&run, &folder.path().join("hf"), false).unwrap();
         assert_eq!((exported.tensors, exported.step), (2 + 2 * 12 + 2, 12));
-        assert_eq!(exported.masks, if sparsity > 0.0 { 2 * 4 } else { 0 });
+        let layers = run::load_model(&run).unwrap().gpt.layer_sparsity(&config.sparsity);
+        assert_eq!(exported.masks, layers.iter().filter(|layer| layer.actual > 0.0).count());
         Self { folder, data }
     }
 
@@ -144,15 +150,20 @@ fn set(assignments: &[&str]) -> Import {
 
 #[test]
 fn export_and_import_restore_every_bit() {
-    for sparsity in [0.0, 0.75] {
-        let exported = Exported::new(sparsity);
+    let mut by_groups = config(0.0);
+    by_groups.set("sparsity.groups=[{ param_filter = ['*.mlp.*'], sparsity = 0.5 }]").unwrap();
+    for config in [config(0.0), config(0.75), by_groups] {
+        let exported = Exported::of(config.clone());
         // The folder does not tell the length of the windows of training and evaluation.
         let imported =
             exported.import("back", &set(&["train.context=24", "train.micro_batch=2"])).unwrap();
         let (before, after) = (exported.load("run"), exported.load("back"));
         assert_eq!(imported.weights_hash, weights_hash(before.gpt.parameters()));
         assert_eq!(weights_hash(after.gpt.parameters()), imported.weights_hash);
-        assert_eq!((imported.has_masks, imported.tensors), (sparsity > 0.0, 28));
+        assert_eq!(
+            (imported.has_masks, imported.tensors),
+            (exported.path("hf/masks.safetensors").exists(), 28)
+        );
         assert_eq!(after.config.sparsity, before.config.sparsity);
         assert_eq!(after.config.model, before.config.model);
         assert_eq!(logits(&before), logits(&after));

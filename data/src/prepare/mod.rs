@@ -152,6 +152,9 @@ fn make(
     let fraction = options.validation_fraction;
     let chosen =
         Chosen::from_units(units, &options.cleaning, options.strict, &building.work, progress)?;
+    if chosen.fates.staying() == 0 {
+        return Err(nothing_to_train_on(&chosen.dropped(), &chosen.damaged(), 0));
+    }
     let path = building.dataset.join(tokenizer::FILE_NAME);
     let tokenizer = match (&options.tokenizer, given) {
         (_, Some(given)) => given,
