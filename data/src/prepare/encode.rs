@@ -1,7 +1,7 @@
 //! Documents that stay → tokens → shards.
 //!
-//! Documents are encoded in parallel in batches, while the next batch is read, and written in order:
-//! the bytes do not depend on the number of threads. Shards that an interrupted run completed are
+//! Documents are encoded in parallel in batches, while the next batch is read and the last one written,
+//! in order: the bytes do not depend on the number of threads. Shards that an interrupted run completed are
 //! kept: as many documents as they hold are passed over.
 
 use std::ops::ControlFlow;
@@ -92,64 +92,88 @@ pub(crate) fn encode(
         split.take_over()?;
     }
     let total = documents.fates.staying();
-    let encoders = Mutex::new(Vec::new());
-    let mut encoded = 0;
+    let encoders = Encoders { tokenizer, idle: Mutex::new(Vec::new()) };
+    let mut read_so_far = 0;
     let mut batch = read(&mut documents)?;
-    while !batch.is_empty() {
+    let mut encoded = Vec::new();
+    while !(batch.is_empty() && encoded.is_empty()) {
         let now = Progress {
             stage: Stage::Tokenizing,
-            bytes_read: encoded,
+            bytes_read: read_so_far,
             bytes_total: total,
-            documents: encoded,
+            documents: read_so_far,
         };
         if progress(&now).is_break() {
             return Err(DataError::Interrupted);
         }
-        let (encoded_batch, next) = rayon::join(
+        read_so_far += batch.len() as u64;
+        // What one thread must do alone goes on beside the encoding.
+        let (next_encoded, next_batch) = rayon::join(
+            || encoders.encode(&batch),
             || {
-                let groups = batch.par_chunks(GROUP).map(|group| {
-                    // An encoder remembers words: it is worth keeping from batch to batch.
-                    let kept = encoders.lock().unwrap_or_else(PoisonError::into_inner).pop();
-                    let mut encoder = kept.unwrap_or_else(|| Encoder::new(tokenizer));
-                    let encoded: Vec<Encoded> =
-                        group.iter().map(|(text, _)| Encoded::of(text, &mut encoder)).collect();
-                    encoders.lock().unwrap_or_else(PoisonError::into_inner).push(encoder);
-                    encoded
-                });
-                groups.collect::<Vec<_>>()
+                write(&encoded, &mut splits)?;
+                read(&mut documents)
             },
-            || read(&mut documents),
         );
-        for (encoded, (text, split)) in encoded_batch.iter().flatten().zip(&batch) {
-            let writer = &mut splits[*split as usize];
-            writer.done.words += encoded.words;
-            writer.done.bytes += text.len() as u64;
-            if writer.to_pass > 0 {
-                // It lies in a shard already.
-                writer.to_pass -= 1;
-            } else {
-                writer.push(&encoded.ids)?;
-            }
-        }
-        encoded += batch.len() as u64;
-        batch = next?;
+        (encoded, batch) = (next_encoded, next_batch?);
     }
     let [train, validation] = splits;
     Ok([train.finish()?, validation.finish()?])
 }
 
+/// Encoders between their uses: one remembers the words it has met, and is worth keeping.
+struct Encoders<'a> {
+    tokenizer: &'a Tokenizer,
+    idle: Mutex<Vec<Encoder<'a>>>,
+}
+
+impl Encoders<'_> {
+    /// Groups of documents as tokens, in order.
+    fn encode(&self, batch: &[(String, Split)]) -> Vec<Vec<Encoded>> {
+        let encode = |group: &[(String, Split)]| {
+            let idle = || self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+            let kept = idle().pop();
+            let mut encoder = kept.unwrap_or_else(|| Encoder::new(self.tokenizer));
+            let documents =
+                group.iter().map(|(text, split)| Encoded::of(text, *split, &mut encoder));
+            let encoded = documents.collect();
+            idle().push(encoder);
+            encoded
+        };
+        batch.par_chunks(GROUP).map(encode).collect()
+    }
+}
+
 /// A document as tokens.
 struct Encoded {
+    split: Split,
     ids: Vec<u32>,
     words: u64,
+    bytes: u64,
 }
 
 impl Encoded {
-    fn of(text: &str, encoder: &mut Encoder) -> Self {
+    fn of(text: &str, split: Split, encoder: &mut Encoder) -> Self {
         let mut ids = Vec::new();
         encoder.encode(text, &mut ids);
-        Self { ids, words: text.split_whitespace().count() as u64 }
+        let words = text.split_whitespace().count() as u64;
+        Self { split, ids, words, bytes: text.len() as u64 }
     }
+}
+
+fn write(encoded: &[Vec<Encoded>], splits: &mut [SplitWriter; 2]) -> Result<(), DataError> {
+    for document in encoded.iter().flatten() {
+        let writer = &mut splits[document.split as usize];
+        writer.done.words += document.words;
+        writer.done.bytes += document.bytes;
+        if writer.to_pass > 0 {
+            // It lies in a shard already.
+            writer.to_pass -= 1;
+        } else {
+            writer.push(&document.ids)?;
+        }
+    }
+    Ok(())
 }
 
 fn read(documents: &mut Staying) -> Result<Vec<(String, Split)>, DataError> {
