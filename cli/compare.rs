@@ -32,25 +32,8 @@ pub struct Compare {
 
 impl Verb for Compare {
     fn run(self, _: &Context) -> anyhow::Result<Outcome> {
-        let reports: Vec<Report> =
-            self.runs.iter().map(|run| read(run)).collect::<anyhow::Result<_>>()?;
+        let reports = reports(&self.runs)?;
         let first = &reports[0];
-        for (run, report) in self.runs.iter().zip(&reports) {
-            if (&report.task, &report.metric, &report.split)
-                != (&first.task, &first.metric, &first.split)
-            {
-                let message = format!(
-                    "{} has {} on {}, but {} has {} on {}: they cannot be compared",
-                    run.display(),
-                    report.metric,
-                    report.split,
-                    self.runs[0].display(),
-                    first.metric,
-                    first.split
-                );
-                return Err(Exit::usage(message).into());
-            }
-        }
         let rows: Vec<_> = self
             .runs
             .iter()
@@ -90,6 +73,26 @@ impl Verb for Compare {
         }
         Ok(Outcome::new(json, text))
     }
+}
+
+/// The reports of fine-tuned runs, which must be comparable.
+pub fn reports(runs: &[PathBuf]) -> anyhow::Result<Vec<Report>> {
+    let reports: Vec<Report> = runs.iter().map(|run| read(run)).collect::<anyhow::Result<_>>()?;
+    let subject =
+        |report: &Report| format!("{}: {} on {}", report.task, report.metric, report.split);
+    let first = subject(&reports[0]);
+    for (run, report) in runs.iter().zip(&reports) {
+        if subject(report) != first {
+            let message = format!(
+                "{} has {}, but {} has {first}: they cannot be compared",
+                run.display(),
+                subject(report),
+                runs[0].display(),
+            );
+            return Err(Exit::usage(message).into());
+        }
+    }
+    Ok(reports)
 }
 
 fn read(run: &Path) -> anyhow::Result<Report> {

@@ -21,6 +21,7 @@ use crate::verb::{Context, Exit, Outcome, Verb};
 #[command(after_help = "Examples:
   mediswift generate run --prompt \"Aspirin\"
   mediswift generate run --prompt \"We compared\" --greedy --stop . --max-tokens 60
+  mediswift generate tuned --prompt \"question: ...\" --soft-prompt --greedy
   mediswift generate run --prompt \"Aspirin\" --prompt \"Insulin\" --samples 4 --json")]
 pub struct Generate {
     /// The run folder, made by `pretrain`
@@ -64,6 +65,11 @@ pub struct Generate {
     )]
     stop: Vec<String>,
 
+    /// Show each prompt to the model as fine-tuning did: after an end of text, and followed by its
+    /// soft prompt
+    #[arg(long)]
+    soft_prompt: bool,
+
     /// Always take the likeliest token
     #[arg(long, conflicts_with_all = ["temperature", "top_k", "top_p", "seed"])]
     greedy: bool,
@@ -80,7 +86,13 @@ fn samples(text: &str) -> Result<usize, String> {
 
 impl Verb for Generate {
     fn run(self, _: &Context) -> anyhow::Result<Outcome> {
-        let Trained { gpt, tokenizer } = Trained::load(&self.run)?;
+        let model = Trained::load(&self.run)?;
+        let mut prompts = if self.soft_prompt {
+            self.prompt.iter().map(|prompt| model.steered(prompt)).collect::<Result<_, _>>()?
+        } else {
+            model.tokenizer.encode_batch(&self.prompt)
+        };
+        let Trained { gpt, tokenizer } = model;
         let options = GenerateOptions {
             temperature: if self.greedy { 0.0 } else { self.temperature },
             top_k: self.top_k,
@@ -92,7 +104,6 @@ impl Verb for Generate {
             top_logprobs: None,
         };
         let started = Instant::now();
-        let mut prompts = tokenizer.encode_batch(&self.prompt);
         for ids in prompts.iter_mut().filter(|ids| ids.is_empty()) {
             // The end of one document is where the next begins.
             ids.push(tokenizer.end_of_text());

@@ -4,22 +4,28 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
+use mediswift_model::finetune::folder::SETTINGS;
+use mediswift_model::finetune::report::Report;
 use serde_json::{Value, json};
 
 use crate::chart::losses::{Axis, Curves, Losses, Point};
+use crate::chart::sizes::Sizes;
 use crate::chart::speedup::Speedups;
 use crate::chart::{Files, Picture};
+use crate::compare;
 use crate::verb::{Context, Exit, Outcome, Verb};
 
 /// Draw results as SVG and PNG: loss curves of runs, or speedups of layers
 ///
 /// Run folders, finished or not, give their loss curves against tokens, operations and time, side by
-/// side (the paper's Figure 2): training losses smoothed, validation losses as they are. A file with
-/// the output of `bench layer --json` gives realised against theoretical speedup (Figure 3).
+/// side (the paper's Figure 2): training losses smoothed, validation losses as they are. Fine-tuned
+/// runs of one task give size against score (Figure 1). A file with the output of `bench layer --json`
+/// gives realised against theoretical speedup (Figure 3).
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   mediswift plot dense sparse --out losses.svg
   mediswift plot runs/* --x hours --out hours.png
+  mediswift plot tuned-dense tuned-75 --out accuracy.svg
   mediswift bench layer --json > layers.json && mediswift plot layers.json --out speedup.svg")]
 pub struct Plot {
     /// Run folders, or one file that `bench layer --json` printed
@@ -49,7 +55,16 @@ impl Verb for Plot {
                     let message = "is a file among several inputs; draw it by itself";
                     return Err(Exit::usage(format!("{}: {message}", file.display())).into());
                 }
-                self.losses()
+                let is_tuned = |run: &&PathBuf| run.join(SETTINGS).is_file();
+                match inputs.iter().filter(is_tuned).count() {
+                    0 => self.losses(),
+                    n if n == inputs.len() => self.sizes(),
+                    _ => {
+                        let message = "losses of pre-training and scores of fine-tuned runs are \
+                                       different figures: name runs of one kind";
+                        Err(Exit::usage(message).into())
+                    }
+                }
             }
         }
     }
@@ -85,6 +100,30 @@ impl Plot {
         }
         let axes = self.x.map_or(Axis::ALL.to_vec(), |axis| vec![axis]);
         self.draw(&Losses { runs, axes }, json!({ "figure": "losses", "runs": rows }), text)
+    }
+
+    fn sizes(&self) -> anyhow::Result<Outcome> {
+        if self.x.is_some() {
+            return Err(Exit::usage("--x is for the losses of runs that are not fine-tuned").into());
+        }
+        let reports = compare::reports(&self.inputs)?;
+        let first = &reports[0];
+        let mut text = format!("{}, {}\n", first.metric, first.split);
+        let mut rows: Vec<Value> = Vec::new();
+        for (path, report) in self.inputs.iter().zip(&reports) {
+            let (nnz, value, std) = (report.source.nnz, report.value, report.std);
+            text += &format!(
+                "{:<32} {nnz:>12} weights kept {:>7.2} % ± {:.2}\n",
+                path.display(),
+                100.0 * value,
+                100.0 * std
+            );
+            let run = path.display().to_string();
+            rows.push(json!({ "run": run, "nnz": nnz, "value": value, "std": std }));
+        }
+        let reports: Vec<&Report> = reports.iter().collect();
+        let picture = Sizes { reports: &reports };
+        self.draw(&picture, json!({ "figure": "sizes", "runs": rows }), text)
     }
 
     /// Draws a picture, and says where.

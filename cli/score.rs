@@ -45,6 +45,11 @@ pub struct Score {
     #[arg(long, value_name = "C", allow_hyphen_values = true)]
     context: Option<String>,
 
+    /// Show context and text to the model as fine-tuning did: after an end of text, and with its soft
+    /// prompt between them
+    #[arg(long, requires = "context")]
+    soft_prompt: bool,
+
     /// Write one JSON line per document to this file
     #[arg(long, value_name = "FILE", conflicts_with = "text")]
     out: Option<PathBuf>,
@@ -121,6 +126,14 @@ impl Score {
     fn score(&self, model: &Trained, documents: &[Document]) -> anyhow::Result<Vec<Value>> {
         let Trained { gpt, tokenizer } = model;
         let encoded: Vec<(Vec<u32>, usize)> = match &self.context {
+            Some(context) if self.soft_prompt => {
+                let source = model.steered(context)?;
+                let pair = |d: &Document| {
+                    let text = tokenizer.encode(&d.text);
+                    ([source.clone(), text].concat(), source.len())
+                };
+                documents.iter().map(pair).collect()
+            }
             Some(context) => {
                 let pair = |d: &Document| encode_pair(tokenizer, context, &d.text);
                 documents.iter().map(pair).collect()

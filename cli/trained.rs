@@ -12,6 +12,7 @@ use mediswift_model::Gpt;
 use mediswift_model::run::{self, Loaded};
 
 use crate::output;
+use crate::verb::Exit;
 
 /// Texts that are read ahead of the model.
 const AHEAD: usize = 256;
@@ -42,6 +43,18 @@ impl Trained {
             folder.display()
         );
         Ok(Self { gpt, tokenizer })
+    }
+
+    /// A text as fine-tuning shows it to the model: `[end of text; source; virtual tokens]`.
+    pub fn steered(&self, source: &str) -> anyhow::Result<Vec<u32>> {
+        let prompt = self.gpt.prompt_ids();
+        if prompt.is_empty() {
+            return Err(Exit::usage("the model has no soft prompt: leave --soft-prompt out").into());
+        }
+        let mut ids = vec![self.tokenizer.end_of_text()];
+        ids.extend(self.tokenizer.encode(source));
+        ids.extend(prompt);
+        Ok(ids)
     }
 }
 

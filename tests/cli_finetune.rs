@@ -101,6 +101,28 @@ fn tune_resume_compare() {
     json(&run(at, "--json eval tuned --data dataset"));
     json(&run(at, "--json generate tuned --prompt Effect --max-tokens 5"));
 
+    // Its prompt goes with it, and steers what it writes and what it finds likely.
+    let out = json(&run(at, "--json export hf tuned --out hf"));
+    assert_eq!(out["tensors"], 29);
+    json(&run(at, "--json import hf hf --out back"));
+    let source = "--soft-prompt --context question:";
+    let steered = |name: &str| run(at, &format!("--json score {name} --text yes {source}"));
+    let (here, there) = (json(&steered("tuned")), json(&steered("back")));
+    assert_eq!(here, there);
+    let plain = json(&run(at, "--json score tuned --text yes --context question:"));
+    assert_ne!(here["loglikelihood"], plain["loglikelihood"]);
+    for name in ["tuned", "back"] {
+        let made = format!("--json generate {name} --prompt question: --soft-prompt --greedy");
+        assert!(json(&run(at, &made))["text"].is_string());
+    }
+    let none = failure(&run(at, "generate run --prompt question: --soft-prompt"), 2);
+    assert!(none.contains("no soft prompt"), "{none}");
+    let gguf = failure(&run(at, "export gguf tuned --out model.gguf"), 1);
+    assert!(gguf.contains("GGUF has no place") && !at.join("model.gguf").exists(), "{gguf}");
+    fs::write(at.join("hf/soft_prompt.safetensors"), "damage").expect("write");
+    let damaged = failure(&run(at, "import hf hf --out damaged"), 1);
+    assert!(damaged.contains("soft_prompt.safetensors"), "{damaged}");
+
     let again = failure(&run(at, &format!("{tune} {QUICK}")), 1);
     assert!(again.contains("go on with --resume"), "{again}");
     let resumed = json(&run(at, &format!("{tune} --resume")));
@@ -117,6 +139,12 @@ fn tune_resume_compare() {
     for name in ["results.md", "results.json", "accuracy.svg", "accuracy.png"] {
         assert!(at.join("results").join(name).exists(), "{name}");
     }
+    let drawn = json(&run(at, "--json plot tuned sparse --out sizes.svg"));
+    assert_eq!((&drawn["figure"], &drawn["runs"][0]["value"]), (&json!("sizes"), &report["value"]));
+    let read_chart = |path: &str| fs::read(at.join(path)).expect(path);
+    assert_eq!(read_chart("sizes.svg"), read_chart("results/accuracy.svg"));
+    let kinds = failure(&run(at, "plot tuned run"), 2);
+    assert!(kinds.contains("different figures"), "{kinds}");
 
     let hoc = "--json finetune hoc --from run --data hoc --out hoc-tuned";
     let report = json(&run(at, &format!("{hoc} {QUICK}")));

@@ -56,14 +56,15 @@ impl<'a> Decoder<'a> {
 
     /// Reads tokens: those that come first in one pass.
     /// # Errors
-    /// If one is not in the vocabulary or the model has too few positions left; then none is read.
+    /// If one is neither in the vocabulary nor virtual, or the model has too few positions left; then
+    /// none is read.
     pub fn read(&mut self, ids: &[u32]) -> Result<(), Error> {
         let size = &self.gpt.size;
         if self.position + ids.len() > size.context {
             let (tokens, positions) = (self.position + ids.len(), size.context);
             return Err(Error::SequenceTooLong { tokens, positions });
         }
-        self.gpt.check_tokens(ids)?;
+        self.gpt.check_inputs(ids)?;
         if self.position > 0 || ids.len() < 2 {
             return ids.iter().try_for_each(|&id| self.feed(id));
         }
@@ -83,14 +84,14 @@ impl<'a> Decoder<'a> {
 
     /// Reads one token.
     /// # Errors
-    /// If the token is not in the vocabulary or the model has no position left.
+    /// If the token is neither in the vocabulary nor virtual, or the model has no position left.
     pub fn feed(&mut self, id: u32) -> Result<(), Error> {
         let (gpt, d) = (self.gpt, self.gpt.size.d_model);
-        self.gpt.check_tokens(&[id])?;
+        self.gpt.check_inputs(&[id])?;
         if self.is_full() {
             return Err(Error::ContextFull { positions: gpt.size.context });
         }
-        let token = &gpt.parameters[gpt.tok_embed][id as usize * d..][..d];
+        let token = gpt.embedding(id);
         let place = &gpt.parameters[gpt.pos_embed][self.position * d..][..d];
         let mut x: Vec<f32> = token.iter().zip(place).map(|(a, b)| a + b).collect();
         for (block, cache) in gpt.blocks.iter().zip(&mut self.caches) {

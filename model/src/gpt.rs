@@ -20,8 +20,7 @@ use crate::plans::{self, Planner, Plans};
 use crate::sparsity::{LayerSparsity, LinearWeight, block_weights, layer_mask};
 use mediswift_data::Sequence;
 use mediswift_engine::ops::{
-    Add, CausalAttention, CrossEntropy, DenseLinear, Embedding, Gelu, LayerNorm, Prediction,
-    SparseLinear,
+    Add, CausalAttention, CrossEntropy, DenseLinear, Embedding, Gelu, LayerNorm, SparseLinear,
 };
 use mediswift_engine::{
     Arena, Cost, Gradients, Loss, LossSum, Op, ParamId, Parameter, Parameters, Shape, Tape, Tiles,
@@ -29,6 +28,7 @@ use mediswift_engine::{
 };
 use mediswift_kernels::ops::gemm::{Left, OutLayout, gemm};
 use mediswift_kernels::{AlignedBuffer, CsrMatrix, SparseLayer};
+use std::ops::Range;
 use std::sync::Arc;
 
 /// Name of the soft prompt among the parameters.
@@ -217,6 +217,24 @@ impl Gpt {
         self.prompt.map_or(0, |prompt| self.parameters[prompt].len() / self.size.d_model)
     }
 
+    /// The ids of the virtual tokens, in order.
+    pub fn prompt_ids(&self) -> Range<u32> {
+        let first = self.size.vocabulary as u32;
+        first..first + self.prompt_tokens() as u32
+    }
+
+    /// The embedding `[d_model]` of a token that the caller has checked, or of a virtual one.
+    pub(crate) fn embedding(&self, id: u32) -> &[f32] {
+        let d = self.size.d_model;
+        match (id as usize).checked_sub(self.size.vocabulary) {
+            None => &self.parameters[self.tok_embed][id as usize * d..][..d],
+            Some(row) => {
+                let prompt = self.prompt.expect("virtual ids are those of a soft prompt");
+                &self.parameters[prompt][row * d..][..d]
+            }
+        }
+    }
+
     /// All trainable tensors.
     pub fn parameters(&self) -> &Parameters {
         &self.parameters
@@ -326,21 +344,6 @@ impl Gpt {
         Ok(self.loss(batch, 1.0).evaluate(tape.value(last), &self.parameters))
     }
 
-    /// What the model thinks of every target of `batch`, with the `top` likeliest tokens instead.
-    /// # Errors
-    /// As for [`Gpt::loss_and_gradients`].
-    pub fn predictions(
-        &self,
-        batch: &TokenBatch,
-        top: usize,
-        arena: &mut Arena,
-    ) -> Result<Vec<Prediction>, Error> {
-        self.check(batch)?;
-        let mut tape = Tape::new(batch.layout, arena);
-        let last = self.record(&batch.ids, &mut tape, true);
-        Ok(self.loss(batch, 1.0).predictions(tape.value(last), &self.parameters, top))
-    }
-
     /// Logits `[sequence][position][vocabulary]`: for tests and small inputs, since training never
     /// holds them all.
     /// # Errors
@@ -390,7 +393,7 @@ impl Gpt {
 
     /// # Errors
     /// If an id is neither in the vocabulary nor virtual.
-    fn check_inputs(&self, ids: &[u32]) -> Result<(), Error> {
+    pub(crate) fn check_inputs(&self, ids: &[u32]) -> Result<(), Error> {
         match ids.iter().max() {
             Some(&id) if id as usize >= self.size.vocabulary + self.prompt_tokens() => {
                 self.check_tokens(ids)

@@ -7,7 +7,7 @@ use mediswift_engine::{Arena, Op, Parameters, Tape, Tiles, Var};
 
 impl Gpt {
     /// What the model thinks of every target of `batch`, `[sequence][position]`, and of the `top`
-    /// likeliest tokens in its place. Never holds all logits.
+    /// likeliest tokens in its place. Never holds all logits. What `batch` gives no weight may be empty.
     /// # Errors
     /// As for [`Gpt::loss_and_gradients`].
     pub fn predict(

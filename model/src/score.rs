@@ -82,7 +82,7 @@ struct Window {
 
 /// Scores every query, with the `top` likeliest tokens (at least one) in the place of each token.
 /// # Errors
-/// If a token is not in the vocabulary.
+/// If a token is not in the vocabulary, or of those that are not scored, not virtual either.
 /// # Panics
 /// If a query scores its first token.
 #[track_caller]
@@ -92,7 +92,8 @@ pub fn score(gpt: &Gpt, queries: &[Query<'_>], top: usize) -> Result<Vec<Score>,
     let mut scores = vec![Score { is_greedy: true, ..Score::default() }; queries.len()];
     for (query, (Query { ids, from, next }, score)) in queries.iter().zip(&mut scores).enumerate() {
         assert!(*from > 0, "the first token cannot be scored");
-        gpt.check_tokens(ids)?;
+        gpt.check_inputs(ids)?;
+        gpt.check_tokens(&ids[ids.len().min(*from)..])?;
         let inputs = (ids.len() + usize::from(*next)).saturating_sub(1);
         for (inputs, first) in cut(from - 1, inputs, positions) {
             score.cut |= inputs.start > 0;
@@ -153,14 +154,18 @@ fn cut(first: usize, end: usize, positions: usize) -> Vec<(Range<usize>, usize)>
 fn batch(queries: &[Query<'_>], windows: &[Window], context: usize) -> TokenBatch {
     let layout = TokenLayout { sequences: windows.len(), context };
     let (mut ids, mut targets) = (vec![0; layout.tokens()], vec![0; layout.tokens()]);
+    let mut weights = vec![0.0; layout.tokens()];
     let rows = ids.chunks_exact_mut(context).zip(targets.chunks_exact_mut(context));
-    for (Window { query, inputs, .. }, (ids, targets)) in windows.iter().zip(rows) {
+    let rows = rows.zip(weights.chunks_exact_mut(context));
+    for (Window { query, inputs, first }, ((ids, targets), weights)) in windows.iter().zip(rows) {
         let all = queries[*query].ids;
         ids[..inputs.len()].copy_from_slice(&all[inputs.clone()]);
-        let known = &all[inputs.start + 1..all.len().min(inputs.end + 1)];
-        targets[..known.len()].copy_from_slice(known);
+        // Those before may be virtual tokens, which have no likelihood.
+        let wanted = &all[first + 1..all.len().min(inputs.end + 1)];
+        targets[first - inputs.start..][..wanted.len()].copy_from_slice(wanted);
+        weights[first - inputs.start..inputs.len()].fill(1.0);
     }
-    TokenBatch { layout, ids, targets, weights: None }
+    TokenBatch { layout, ids, targets, weights: Some(weights) }
 }
 
 /// The tokens of a continuation and of the context before it: `(all, first of the continuation)`.

@@ -4,6 +4,7 @@
 use mediswift_data::prepare::{Options, TokenizerSource, prepare};
 use mediswift_data::{Dataset, Tokenizer};
 use mediswift_engine::{Arena, Gradients, Shape, TokenLayout};
+use mediswift_model::decode::Decoder;
 use mediswift_model::finetune::answer::Answerer;
 use mediswift_model::finetune::encode::{Encoder, batch};
 use mediswift_model::finetune::report::Report;
@@ -14,6 +15,7 @@ use mediswift_model::finetune::{Job, Observer, Outcome, Progress, finetune};
 use mediswift_model::generate::{GenerateOptions, generate};
 use mediswift_model::gpt::PROMPT;
 use mediswift_model::run;
+use mediswift_model::score::{Query, Score, score};
 use mediswift_model::tasks::metrics::{
     Flags, accuracy, example_based, macro_f1, multilabel_macro_f1, multilabel_micro_f1,
 };
@@ -264,6 +266,39 @@ fn twenty_examples_are_learnt_by_heart() {
         assert_eq!(after.gpt.parameters()[id], parameter.values[..], "{}", parameter.name);
     }
     assert_eq!(after.gpt.prompt_tokens(), 12);
+    // The prompt steers whatever reads tokens: the sampler, and the scorer of texts.
+    let tokenizer = Tokenizer::load(&run::tokenizer_path(&out)).unwrap();
+    let options = GenerateOptions {
+        temperature: 0.0,
+        end_token: Some(tokenizer.end_of_text()),
+        ..GenerateOptions::default()
+    };
+    for i in 0..20 {
+        let (question, context, answer) = question(i);
+        let mut ids = vec![tokenizer.end_of_text()];
+        ids.extend(tokenizer.encode(&format!("question: {question} context: {context}")));
+        ids.extend(after.gpt.prompt_ids());
+        let target = format!(" the answer to the question given the context is {answer}.");
+        let made = generate(&after.gpt, &ids, &options, &tokenizer).unwrap();
+        assert_eq!(made.text, target);
+        let mut decoder = Decoder::new(&after.gpt);
+        ids.iter().for_each(|&id| decoder.feed(id).unwrap());
+        let logits = decoder.logits();
+        let likeliest = (0..logits.len()).max_by(|&a, &b| logits[a].total_cmp(&logits[b]));
+        assert_eq!(likeliest, Some(made.ids[0] as usize), "token by token");
+        let from = ids.len();
+        ids.extend(made.ids);
+        let query = Query { ids: &ids, from, next: false };
+        let score = &score(&after.gpt, &[query], 1).unwrap()[0];
+        assert!(score.is_greedy && score.tokens.len() == ids.len() - from);
+        ids.push(after.gpt.prompt_ids().start);
+        let refused = score_all(&after.gpt, &ids).unwrap_err().to_string();
+        assert!(refused.contains("vocabulary"), "virtual tokens have no likelihood: {refused}");
+    }
+}
+
+fn score_all(gpt: &Gpt, ids: &[u32]) -> Result<Vec<Score>, Error> {
+    score(gpt, &[Query::all(ids)], 1)
 }
 
 /// Counts trainings, and sends a signal after some epochs.

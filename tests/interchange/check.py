@@ -11,7 +11,9 @@ For the run RUN and a dataset made with its tokenizer, checks that
   validation loss that `eval` prints, on the same windows (1e-4);
 * it gives each token of twenty texts the log-likelihood that `score` prints (1e-3), and the
   tokenizer in the folder the same ids;
-* the tensors of `export gguf` are those of `export hf`, each element equal;
+* with the rows of a soft prompt among its `inputs_embeds`, it gives each token of a text after a
+  context the log-likelihood that `score --soft-prompt` prints (1e-3);
+* the tensors of `export gguf` are those of `export hf`, each element equal (without a soft prompt);
 * importing and exporting again gives the same files.
 
 The texts are lines of JSON with `text`, or with `title` and `abstract`.  Exit status 1 on a miss.
@@ -94,12 +96,17 @@ def main():
         check("log-likelihoods", worst <= LOGPROB_TOLERANCE, found)
         check("token ids", equal, "equal" if equal else "different")
 
-        mediswift("export", "gguf", options.run, "--out", scratch / "model.gguf")
-        tensors = gguf.GGUFReader(scratch / "model.gguf").tensors
-        weights = load_file(exported / "model.safetensors")
-        equal = sum(same(weights, tensor) for tensor in tensors)
-        found = f"{equal} of {len(tensors)} tensors equal"
-        check("GGUF", equal == len(tensors) == len(weights), found)
+        if (folder / "soft_prompt.safetensors").exists():
+            worst, count = steered(mediswift, options, model, tokenizer, folder)
+            found = f"at most {worst:.2e} apart, over {count} tokens"
+            check("soft prompt", worst <= LOGPROB_TOLERANCE, found)
+        else:
+            mediswift("export", "gguf", options.run, "--out", scratch / "model.gguf")
+            tensors = gguf.GGUFReader(scratch / "model.gguf").tensors
+            weights = load_file(exported / "model.safetensors")
+            equal = sum(same(weights, tensor) for tensor in tensors)
+            found = f"{equal} of {len(tensors)} tensors equal"
+            check("GGUF", equal == len(tensors) == len(weights), found)
 
         mediswift("import", "hf", exported, "--out", scratch / "back")
         mediswift("export", "hf", scratch / "back", "--out", scratch / "again")
@@ -110,6 +117,26 @@ def main():
         )
         check("round trip", equal, ", ".join(sorted(names)))
     sys.exit(0 if all(checks) else 1)
+
+
+def steered(mediswift, options, model, tokenizer, folder):
+    """Largest difference of log-likelihoods of texts after their own first half and the prompt."""
+    prompt = load_file(folder / "soft_prompt.safetensors")["prompt_embeddings"]
+    worst, count = 0.0, 0
+    for text in texts(options.texts, model.config.n_positions // 2, tokenizer):
+        at = text.index(" ", len(text) // 2)
+        context, rest = text[:at], text[at:]
+        arguments = ("--context", context, "--text", rest, "--soft-prompt")
+        ours = torch.tensor(mediswift("score", options.run, *arguments)["token_logprobs"])
+        before, after = (tokenizer.encode(part, add_special_tokens=False) for part in (context, rest))
+        before = [model.config.eos_token_id, *before]
+        rows = [model.transformer.wte(torch.tensor(ids)) for ids in (before, after)]
+        logits = model(inputs_embeds=torch.cat([rows[0], prompt, rows[1]])[None]).logits[0]
+        logits = logits[len(before) + len(prompt) - 1 : -1]
+        theirs = logits.log_softmax(-1).gather(1, torch.tensor(after)[:, None])[:, 0]
+        worst = max(worst, (ours - theirs).abs().max().item())
+        count += len(after)
+    return worst, count
 
 
 def validation_loss(model, dataset, context, count):

@@ -14,9 +14,11 @@
 //!
 //! The logits of [`CHUNK_TILES`] tiles are computed, turned into g where they lie, used for dx and
 //! dW, and overwritten by those of the next chunk: three products in all, nothing computed twice,
-//! and never more than a chunk of logits in memory. Losses are summed in `f64`, in token order.
+//! and never more than a chunk of logits in memory. Losses are summed in `f64`, in token order. Tiles
+//! without a token of weight take no part: where the loss falls on a few tokens at the end of a long
+//! text, the head costs next to nothing.
 //!
-//! FLOPs per token: forward 2 · V · d for the logits and 3 · V for the log-sum-exp; backward
+//! FLOPs per token that takes part: forward 2 · V · d for the logits and 3 · V for the log-sum-exp; backward
 //! 4 · V · d for the two products and 3 · V for g.
 
 use super::LossCase;
@@ -27,6 +29,7 @@ use mediswift_kernels::isa::{Isa, Kernel, dispatch, math};
 use mediswift_kernels::ops::gemm::{Left, OutLayout, gemm, gemm_packed, transpose_tiles};
 use mediswift_kernels::{AlignedBuffer, LANES, Scratch};
 use rayon::prelude::*;
+use std::ops::Range;
 
 /// Tiles whose logits are in memory at once: 256 tokens.
 pub const CHUNK_TILES: usize = 16;
@@ -44,7 +47,8 @@ pub struct CrossEntropy<'a> {
     pub features: usize,
     /// Next token of every token, `[sequence][token]`; every one below the vocabulary.
     pub targets: &'a [u32],
-    /// Weight of every token's loss, `[sequence][token]`; all 1 if absent.
+    /// Weight of every token's loss, `[sequence][token]`; all 1 if absent. What has weight 0 may be left
+    /// out: its loss is then 0, its prediction empty.
     pub weights: Option<&'a [f32]>,
     /// The gradient is that of `scale` · Σ weight · loss; the value does not contain it.
     pub scale: f32,
@@ -75,7 +79,7 @@ impl CrossEntropy<'_> {
     /// −ln p(target) of every token, `[sequence][token]`, unweighted.
     #[track_caller]
     pub fn token_losses(&self, x: &Tiles, parameters: &Parameters) -> Vec<f32> {
-        let losses = self.for_each_chunk(x, parameters, |_, _, _| {});
+        let losses = self.for_each_chunk(x, parameters, |_| {});
         losses.into_iter().map(|loss| loss as f32).collect()
     }
 
@@ -83,22 +87,24 @@ impl CrossEntropy<'_> {
     /// place. The likeliest are found chunk by chunk too.
     #[track_caller]
     pub fn predictions(&self, x: &Tiles, parameters: &Parameters, top: usize) -> Vec<Prediction> {
-        let mut predictions = Vec::with_capacity(x.layout().tokens());
-        let losses = self.for_each_chunk(x, parameters, |first, logits, tiles| {
-            let tile_len = self.vocabulary * LANES;
-            let tile = |(tile, (logits, tokens)): (usize, (&mut [f32], &TileTokens))| {
-                let mut best = likeliest(lines(logits), top);
-                best.truncate(x.layout().tokens_in_tile(first + tile));
-                for (best, lse) in best.iter_mut().zip(tokens.lse) {
-                    best.iter_mut().for_each(|(_, value)| *value -= lse);
+        let mut predictions = vec![Prediction::default(); x.layout().tokens()];
+        let losses =
+            self.for_each_chunk(x, parameters, |Chunk { tiles, logits, tokens, .. }| {
+                let tile = |(logits, tokens): (&mut [f32], &TileTokens)| {
+                    let mut best = likeliest(lines(logits), top);
+                    for (best, lse) in best.iter_mut().zip(tokens.lse) {
+                        best.iter_mut().for_each(|(_, value)| *value -= lse);
+                    }
+                    best
+                };
+                let best = logits.par_chunks_mut(self.vocabulary * LANES).zip(tokens).map(tile);
+                for (&tile, best) in tiles.iter().zip(best.collect::<Vec<_>>()) {
+                    let tokens = &mut predictions[tokens_of(x.layout(), tile)];
+                    tokens.iter_mut().zip(best).for_each(|(token, best)| token.top = best);
                 }
-                best
-            };
-            let tiles = logits.par_chunks_mut(tile_len).zip(tiles).enumerate().map(tile);
-            predictions.extend(tiles.collect::<Vec<_>>().into_iter().flatten());
-        });
-        let prediction = |(loss, top): (f64, _)| Prediction { logprob: -loss, top };
-        losses.into_iter().zip(predictions).map(prediction).collect()
+            });
+        predictions.iter_mut().zip(losses).for_each(|(token, loss)| token.logprob = -loss);
+        predictions
     }
 
     /// The logits as rows `[sequence][token][vocabulary]`. Holds all of them: for tests and small
@@ -116,14 +122,23 @@ impl CrossEntropy<'_> {
         Left::row_major(&parameters[self.weight], self.vocabulary, self.features)
     }
 
-    /// Computes the logits of one chunk after the other and hands each to `visit`, with the chunk's
-    /// first tile. Returns the loss of every token.
+    /// The tiles that take part.
+    fn tiles(&self, layout: TokenLayout) -> Vec<usize> {
+        let has_weight = |&tile: &usize| {
+            let weighted = |weights: &[f32]| weights.iter().any(|&weight| weight != 0.0);
+            self.weights.is_none_or(|weights| weighted(&weights[tokens_of(layout, tile)]))
+        };
+        (0..layout.tiles()).filter(has_weight).collect()
+    }
+
+    /// Computes the logits of one chunk after the other and hands each to `visit`. Returns the loss of
+    /// every token.
     #[track_caller]
     fn for_each_chunk(
         &self,
         x: &Tiles,
         parameters: &Parameters,
-        mut visit: impl FnMut(usize, &mut [f32], &[TileTokens]),
+        mut visit: impl FnMut(Chunk<'_>),
     ) -> Vec<f64> {
         let layout = x.layout();
         assert_eq!(x.features(), self.features, "hidden states of another size");
@@ -135,24 +150,34 @@ impl CrossEntropy<'_> {
             assert_eq!(weights.len(), layout.tokens(), "one weight per token is needed");
         }
         let table = self.table(parameters);
-        let tile_len = self.vocabulary * LANES;
-        let mut buffer = Scratch::take(CHUNK_TILES.min(layout.tiles()) * tile_len);
-        let mut losses = Vec::with_capacity(layout.tokens());
-        for (chunk, x) in x.data().chunks(CHUNK_TILES * x.tile_len()).enumerate() {
-            let first = chunk * CHUNK_TILES;
-            let logits = &mut buffer[..x.len() / self.features * self.vocabulary];
+        let all = self.tiles(layout);
+        let chunk_tiles = CHUNK_TILES.min(all.len());
+        let mut buffer = Scratch::take(chunk_tiles * self.vocabulary * LANES);
+        let mut gathered = Scratch::take(chunk_tiles * x.tile_len());
+        let mut losses = vec![0.0; layout.tokens()];
+        for tiles in all.chunks(CHUNK_TILES) {
+            let x = match together(tiles, x.tile_len()) {
+                Some(place) => &x.data()[place],
+                None => {
+                    let places = gathered.chunks_exact_mut(x.tile_len()).zip(tiles);
+                    places.for_each(|(place, &tile)| place.copy_from_slice(x.tile(tile)));
+                    &gathered[..tiles.len() * x.tile_len()]
+                }
+            };
+            let logits = &mut buffer[..tiles.len() * self.vocabulary * LANES];
             gemm(table, x, logits, OutLayout::tiles(self.vocabulary), false);
-            let tiles = self.log_sum_exp(layout, first, logits);
-            for (tile, tokens) in (first..).zip(&tiles) {
-                losses.extend(&tokens.losses[..layout.tokens_in_tile(tile)]);
+            let tokens = self.log_sum_exp(layout, tiles, logits);
+            for (&tile, tokens) in tiles.iter().zip(&tokens) {
+                let losses = &mut losses[tokens_of(layout, tile)];
+                losses.copy_from_slice(&tokens.losses[..losses.len()]);
             }
-            visit(first, logits, &tiles);
+            visit(Chunk { tiles, x, logits, tokens: &tokens });
         }
         losses
     }
 
-    /// Log-sum-exp and loss of every token whose logits these are.
-    fn log_sum_exp(&self, layout: TokenLayout, first: usize, logits: &[f32]) -> Vec<TileTokens> {
+    /// Log-sum-exp and loss of every token of `tiles`, whose logits these are.
+    fn log_sum_exp(&self, layout: TokenLayout, tiles: &[usize], logits: &[f32]) -> Vec<TileTokens> {
         let blocks = self.vocabulary.div_ceil(WORDS);
         let tile_len = self.vocabulary * LANES;
         let parts: Vec<(Line, Line)> = (0..logits.len() / tile_len * blocks)
@@ -163,9 +188,9 @@ impl CrossEntropy<'_> {
                 dispatch(MaxAndSum { logits: &tile[words] })
             })
             .collect();
-        let tile = |(tile, parts): (usize, &[(Line, Line)])| {
-            let logits = &lines(logits)[tile * self.vocabulary..][..self.vocabulary];
-            self.combine(layout, first + tile, logits, parts)
+        let tile = |(at, parts): (usize, &[(Line, Line)])| {
+            let logits = &lines(logits)[at * self.vocabulary..][..self.vocabulary];
+            self.combine(layout, tiles[at], logits, parts)
         };
         parts.par_chunks(blocks).enumerate().map(tile).collect()
     }
@@ -184,11 +209,9 @@ impl CrossEntropy<'_> {
             lse: [0.0; LANES],
             losses: [0.0; LANES],
         };
-        let sequence = tile / layout.tiles_per_sequence();
-        let first = sequence * layout.context + tile % layout.tiles_per_sequence() * LANES;
-        let targets = &self.targets[first..first + layout.tokens_in_tile(tile)];
-        for (lane, &target) in targets.iter().enumerate() {
-            let weight = self.weights.map_or(1.0, |weights| weights[first + lane]);
+        for (lane, token) in tokens_of(layout, tile).enumerate() {
+            let target = self.targets[token];
+            let weight = self.weights.map_or(1.0, |weights| weights[token]);
             let part = |part: &(Line, Line)| (f64::from(part.0[lane]), f64::from(part.1[lane]));
             let max = parts.iter().map(part).fold(f64::NEG_INFINITY, |m, (max, _)| m.max(max));
             let sum: f64 = parts.iter().map(part).map(|(m, sum)| (m - max).exp() * sum).sum();
@@ -238,7 +261,7 @@ impl Loss for CrossEntropy<'_> {
 
     #[track_caller]
     fn evaluate(&self, x: &Tiles, parameters: &Parameters) -> LossSum {
-        self.weighted_sum(&self.for_each_chunk(x, parameters, |_, _, _| {}))
+        self.weighted_sum(&self.for_each_chunk(x, parameters, |_| {}))
     }
 
     #[track_caller]
@@ -259,12 +282,27 @@ impl Loss for CrossEntropy<'_> {
             true => AlignedBuffer::default(),
             false => AlignedBuffer::zeros(vocabulary * columns),
         };
-        let losses = self.for_each_chunk(x, parameters, |first, logits, tiles| {
-            self.to_gradient(logits, tiles);
-            let chunk = first * tile_len..(first + tiles.len()) * tile_len;
-            let dx = &mut dx.data_mut()[chunk.clone()];
-            gemm_packed(&transposed, logits, dx, OutLayout::tiles(features), false);
-            let xt = transpose_tiles(&x.data()[chunk], features);
+        if self.weights.is_some() {
+            // Tiles that take no part have no gradient.
+            dx.data_mut().fill(0.0);
+        }
+        let mut scattered = Scratch::take(CHUNK_TILES * tile_len);
+        let losses = self.for_each_chunk(x, parameters, |Chunk { tiles, x, logits, tokens }| {
+            self.to_gradient(logits, tokens);
+            match together(tiles, tile_len) {
+                Some(place) => {
+                    let dx = &mut dx.data_mut()[place];
+                    gemm_packed(&transposed, logits, dx, OutLayout::tiles(features), false);
+                }
+                None => {
+                    let found = &mut scattered[..x.len()];
+                    gemm_packed(&transposed, logits, found, OutLayout::tiles(features), false);
+                    for (found, &tile) in found.chunks_exact(tile_len).zip(tiles) {
+                        dx.data_mut()[tile * tile_len..][..tile_len].copy_from_slice(found);
+                    }
+                }
+            }
+            let xt = transpose_tiles(x, features);
             let dw = if padded.is_empty() { &mut *gradient } else { &mut *padded };
             gemm(Left::tiles(logits, vocabulary), &xt, dw, OutLayout::row_major(columns), true);
         });
@@ -275,7 +313,8 @@ impl Loss for CrossEntropy<'_> {
     }
 
     fn cost(&self, layout: TokenLayout) -> Cost {
-        let tokens = layout.tokens() as u64;
+        let of_tile = |tile| tokens_of(layout, tile).len() as u64;
+        let tokens: u64 = self.tiles(layout).into_iter().map(of_tile).sum();
         let (vocabulary, features) = (self.vocabulary as u64, self.features as u64);
         Cost {
             forward_flops: tokens * (2 * vocabulary * features + 3 * vocabulary),
@@ -285,6 +324,27 @@ impl Loss for CrossEntropy<'_> {
             bytes: 4 * (tokens * (2 * features + 6 * vocabulary) + 4 * vocabulary * features),
         }
     }
+}
+
+/// Some tiles with their hidden states and logits, side by side.
+struct Chunk<'c> {
+    tiles: &'c [usize],
+    x: &'c [f32],
+    logits: &'c mut [f32],
+    tokens: &'c [TileTokens],
+}
+
+/// Numbers of the tokens of a tile, `[sequence][token]`.
+fn tokens_of(layout: TokenLayout, tile: usize) -> Range<usize> {
+    let sequence = tile / layout.tiles_per_sequence();
+    let first = sequence * layout.context + tile % layout.tiles_per_sequence() * LANES;
+    first..first + layout.tokens_in_tile(tile)
+}
+
+/// Where tiles lie that follow each other; none if they do not.
+fn together(tiles: &[usize], tile_len: usize) -> Option<Range<usize>> {
+    let (first, last) = (*tiles.first()?, *tiles.last()?);
+    (last - first + 1 == tiles.len()).then_some(first * tile_len..(last + 1) * tile_len)
 }
 
 /// The `top` largest logits of every lane of a tile, with their words, largest first.
@@ -362,22 +422,30 @@ impl Kernel for Softmax<'_> {
 
 /// More tiles than a chunk holds.
 pub const CASE: LossCase =
-    case::<23, 5, 171>("cross-entropy", TokenLayout { sequences: 9, context: 19 });
+    case::<23, 5, 171, 1>("cross-entropy", TokenLayout { sequences: 9, context: 19 });
 
 /// Features that fill whole lines.
-pub const WHOLE_LINES_CASE: LossCase =
-    case::<23, 16, 19>("cross-entropy of whole lines", TokenLayout { sequences: 1, context: 19 });
+pub const WHOLE_LINES_CASE: LossCase = case::<23, 16, 19, 1>(
+    "cross-entropy of whole lines",
+    TokenLayout { sequences: 1, context: 19 },
+);
 
 /// A vocabulary of several blocks.
-pub const BLOCKS_CASE: LossCase = case::<1030, 1, 6>(
+pub const BLOCKS_CASE: LossCase = case::<1030, 1, 6, 1>(
     "cross-entropy of several blocks of words",
     TokenLayout { sequences: 2, context: 3 },
 );
 
+/// A loss on some tokens far from each other.
+pub const FEW_TOKENS_CASE: LossCase = case::<23, 5, 171, 50>(
+    "cross-entropy of few tokens",
+    TokenLayout { sequences: 9, context: 19 },
+);
+
 const CASE_SCALE: f32 = 0.25;
 
-/// A test case with V words, D features and N tokens.
-const fn case<const V: usize, const D: usize, const N: usize>(
+/// A test case with V words, D features and N tokens, of which a fifth of every EVERY has weight.
+const fn case<const V: usize, const D: usize, const N: usize, const EVERY: usize>(
     name: &'static str,
     layout: TokenLayout,
 ) -> LossCase {
@@ -397,7 +465,7 @@ const fn case<const V: usize, const D: usize, const N: usize>(
                 vocabulary: V,
                 features: D,
                 targets: &std::array::from_fn::<u32, N, _>(case_target::<V>),
-                weights: Some(&std::array::from_fn::<f32, N, _>(case_weight)),
+                weights: Some(&std::array::from_fn::<f32, N, _>(case_weight::<EVERY>)),
                 scale: CASE_SCALE,
             });
         },
@@ -406,7 +474,8 @@ const fn case<const V: usize, const D: usize, const N: usize>(
                 let logit = |row: &[f64]| row.iter().zip(x).map(|(w, x)| w * x).sum::<f64>();
                 let logits: Vec<f64> = parameters[0].chunks_exact(D).map(logit).collect();
                 let lse = logits.iter().map(|l| l.exp()).sum::<f64>().ln();
-                f64::from(case_weight(token)) * (lse - logits[case_target::<V>(token) as usize])
+                f64::from(case_weight::<EVERY>(token))
+                    * (lse - logits[case_target::<V>(token) as usize])
             });
             losses.sum()
         },
@@ -418,9 +487,9 @@ fn case_target<const V: usize>(token: usize) -> u32 {
     (701 * token % V) as u32
 }
 
-/// 0, ½, 1, 1½, 0, …
-fn case_weight(token: usize) -> f32 {
-    (token % 4) as f32 / 2.0
+/// 0, ½, 1, 1½, 0, …, and 0 for the first four fifths of every EVERY tokens.
+fn case_weight<const EVERY: usize>(token: usize) -> f32 {
+    if token % EVERY < EVERY * 4 / 5 { 0.0 } else { (token % 4) as f32 / 2.0 }
 }
 
 #[cfg(test)]
@@ -484,6 +553,32 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn tokens_without_weight_change_nothing() {
+        let (x, parameters) = hidden_states_and_parameters();
+        let targets: Vec<u32> = (0..LAYOUT.tokens()).map(case_target::<7>).collect();
+        let whole = loss(&parameters, &targets);
+        let all = whole.predictions(&x, &parameters, 3);
+        // The last token of the first sequence has a tile of its own; so has that of the second.
+        for token in [3, 16, 33] {
+            let mut weights = vec![0.0; LAYOUT.tokens()];
+            weights[token] = 2.0;
+            let few = CrossEntropy { weights: Some(&weights), ..loss(&parameters, &targets) };
+            assert_eq!(few.predictions(&x, &parameters, 3)[token], all[token]);
+            let found = few.evaluate(&x, &parameters);
+            assert_eq!(found, LossSum { sum: -2.0 * all[token].logprob, weight: 2.0 });
+            let tokens = if token == 3 { 16 } else { 1 };
+            let flops = |loss: &CrossEntropy<'_>| loss.cost(LAYOUT).forward_flops;
+            assert_eq!(flops(&few) * LAYOUT.tokens() as u64, flops(&whole) * tokens);
+        }
+        let none = vec![0.0; LAYOUT.tokens()];
+        let few = CrossEntropy { weights: Some(&none), ..loss(&parameters, &targets) };
+        let mut dx = Tiles::from_rows(LAYOUT, 3, &[1.0; 34 * 3]);
+        let mut gradients = Gradients::zeros(&parameters);
+        let found = few.differentiate(&x, &parameters, &mut dx, &mut gradients);
+        assert_eq!((found, dx.data().iter().all(|&dx| dx == 0.0)), (LossSum::default(), true));
     }
 
     #[test]

@@ -90,5 +90,9 @@ pub const OPS: &[OpCase] = &[
 ];
 
 /// The test case of every loss.
-pub const LOSSES: &[LossCase] =
-    &[cross_entropy::CASE, cross_entropy::WHOLE_LINES_CASE, cross_entropy::BLOCKS_CASE];
+pub const LOSSES: &[LossCase] = &[
+    cross_entropy::CASE,
+    cross_entropy::FEW_TOKENS_CASE,
+    cross_entropy::WHOLE_LINES_CASE,
+    cross_entropy::BLOCKS_CASE,
+];

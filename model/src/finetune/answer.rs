@@ -119,7 +119,7 @@ impl<'a> Answerer<'a> {
         let mut predictions = Vec::with_capacity(sequences.len());
         for part in sequences.chunks(self.micro_batch) {
             let batch = batch(part.iter().copied());
-            let found = self.gpt.predictions(&batch, 1, &mut self.arena)?;
+            let found = self.gpt.predict(&batch, 1, &mut self.arena)?;
             for (row, (prefix, target)) in found.chunks(batch.layout.context).zip(part) {
                 let places = row[prefix.len() - 1..][..target.len()].iter();
                 predictions.push(places.map(|p| (p.top[0].0, p.logprob)).collect());

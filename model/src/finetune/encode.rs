@@ -10,14 +10,14 @@ use crate::tasks::{Example, Task};
 use mediswift_data::Tokenizer;
 use mediswift_engine::TokenLayout;
 use serde::{Deserialize, Serialize};
+use std::ops::Range;
 
 /// How examples become tokens.
 pub struct Encoder<'a> {
     task: &'a dyn Task,
     tokenizer: &'a Tokenizer,
-    /// First virtual id.
-    vocabulary: usize,
-    prompt_tokens: usize,
+    /// Ids of the virtual tokens.
+    prompt: Range<u32>,
     positions: usize,
     /// Tokens of the longest target, its end included.
     longest_target: usize,
@@ -56,8 +56,7 @@ impl<'a> Encoder<'a> {
         let mut encoder = Self {
             task,
             tokenizer,
-            vocabulary: gpt.size().vocabulary,
-            prompt_tokens: gpt.prompt_tokens(),
+            prompt: gpt.prompt_ids(),
             positions: gpt.size().context,
             longest_target: 0,
         };
@@ -98,13 +97,13 @@ impl<'a> Encoder<'a> {
         let head = self.tokenizer.encode(&example.head);
         let blank = if example.head.is_empty() { "" } else { " " };
         let passage = self.tokenizer.encode(&format!("{blank}{}", example.passage));
-        let kept = head.len() + self.prompt_tokens + self.longest_target;
+        let kept = head.len() + self.prompt.len() + self.longest_target;
         let room = self.positions.checked_sub(kept)?;
         let lost = passage.len().saturating_sub(room);
         let mut prefix = vec![self.tokenizer.end_of_text()];
         prefix.extend(head);
         prefix.extend(&passage[lost..]);
-        prefix.extend((self.vocabulary..self.vocabulary + self.prompt_tokens).map(|id| id as u32));
+        prefix.extend(self.prompt.clone());
         Some((prefix, lost))
     }
 
@@ -138,7 +137,7 @@ impl<'a> Encoder<'a> {
                  target take {}: take a model with more, or a larger vocabulary",
                 fit.examples,
                 self.positions,
-                self.prompt_tokens + self.longest_target
+                self.prompt.len() + self.longest_target
             );
             return Err(Error::config("examples", problem));
         }

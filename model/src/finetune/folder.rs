@@ -31,7 +31,8 @@ use serde::{Deserialize, Serialize};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
-const SETTINGS: &str = "finetune.toml";
+/// The settings of a run: a folder that has it is a fine-tuning run.
+pub const SETTINGS: &str = "finetune.toml";
 const IDENTITY: &str = "identity.json";
 
 /// What a run is made from: it can only go on with the same.

@@ -57,9 +57,14 @@ mod code {
 /// GGUF has no Moses tokenizer: a moses-bpe model goes without its tokenizer, as one that reads and
 /// writes token ids.
 /// # Errors
-/// If the run cannot be read, the file cannot be written, or a weight is too large for 16 bits.
+/// If the run cannot be read, its model has a soft prompt, the file cannot be written, or a weight is too large for 16 bits.
 pub fn export(run: &Path, out: &Path, precision: Precision) -> Result<Exported, Error> {
     let source = Source::load(run)?;
+    if source.gpt.prompt_tokens() > 0 {
+        let problem = "its model has a soft prompt, for which GGUF has no place";
+        let advice = "export it with hf, or fine-tune with finetune.prompt_tokens=0";
+        return Err(refused(run, format!("{problem}: {advice}")));
+    }
     let tensors: Vec<Tensor<'_>> =
         source.gpt.parameters().iter().map(|(_, p)| Tensor::new(p, precision)).collect();
     if let Some(tensor) = tensors.iter().find(|tensor| tensor.overflows()) {

@@ -2,9 +2,10 @@
 
 use super::super::names::Names;
 use super::super::{Exported, Source, dense, refused, transposed};
-use super::{CARD, CONFIG, GENERATION, MASKS, PREFIX, WEIGHTS, config, masks};
+use super::{CARD, CONFIG, GENERATION, MASKS, PREFIX, SOFT_PROMPT, WEIGHTS, config, masks, prompt};
 use crate::checkpoint::weights_hash;
 use crate::error::Error;
+use crate::gpt::PROMPT;
 use crate::run::model_card;
 use crate::tensor_file::{self, Elements, TensorView};
 use mediswift_data::{write_atomically, write_folder_atomically};
@@ -14,10 +15,11 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 /// Everything that an export writes, and so may replace.
-const FILES: [&str; 9] = [
+const FILES: [&str; 10] = [
     CONFIG,
     WEIGHTS,
     MASKS,
+    SOFT_PROMPT,
     GENERATION,
     CARD,
     "tokenizer.json",
@@ -41,6 +43,7 @@ pub fn export(run: &Path, out: &Path, force: bool) -> Result<Exported, Error> {
             let (count, length) = masks::write(folder, &source.config.sparsity, parameters)?;
             (mask_count, bytes) = (count, bytes + length);
         }
+        bytes += prompt::write(folder, &source.gpt)?;
         source.tokenizer.export(folder)?;
         for (name, value) in [
             (CONFIG, config::describe(&source.config.model, &source.tokenizer)),
@@ -83,6 +86,7 @@ fn write_weights(path: &Path, parameters: &Parameters) -> Result<u64, Error> {
     let notes = BTreeMap::from([("format".to_string(), "pt".to_string())]);
     let tensors: Vec<TensorView<'_>> = parameters
         .iter()
+        .filter(|(_, parameter)| parameter.name != PROMPT)
         .map(|(_, parameter)| {
             let names = Names::of(&parameter.name);
             let mut shape = parameter.shape.extents();
@@ -119,9 +123,18 @@ fn card(source: &Source) -> String {
     } else {
         ""
     };
+    let prompt = match source.gpt.prompt_tokens() {
+        0 => String::new(),
+        n => format!(
+            "\n`soft_prompt.safetensors` has the embeddings of {n} virtual tokens. In fine-tuning they \
+             stood between source and target, after an end of text at the beginning: without them \
+             the model does not do its task. Hand `inputs_embeds` to the model, with these rows \
+             between those of `transformer.wte`.\n"
+        ),
+    };
     format!(
         "---\nlibrary_name: transformers\npipeline_tag: text-generation\ntags:\n- gpt2\n\
          - biomedical\n---\n\n{card}\n## Files\n\n`GPT2LMHeadModel.from_pretrained` loads this \
-         folder.\n{masks}"
+         folder.\n{masks}{prompt}"
     )
 }

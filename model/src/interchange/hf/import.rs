@@ -4,10 +4,11 @@ use super::super::names::Names;
 use super::super::{check_vocabulary, refused, transposed};
 use super::config::{Architecture, read_object};
 use super::masks::{self, Masks};
+use super::prompt;
 use super::{HEAD, INDEX, MASKS, PREFIX, WEIGHTS};
 use crate::config::Config;
 use crate::error::Error;
-use crate::gpt::{Gpt, Slot, slots};
+use crate::gpt::{Gpt, PROMPT, Slot, slots};
 use crate::run;
 use crate::tensor_file;
 use half::slice::HalfFloatSliceExt;
@@ -88,7 +89,10 @@ pub fn import(folder: &Path, out: &Path, options: &Import) -> Result<Imported, E
         };
         tensor_file::read_foreign(&file, &mut visit)?;
     }
-    let parameters = reader.finish(folder, architecture.is_tied)?;
+    let mut parameters = reader.finish(folder, architecture.is_tied)?;
+    if let Some((rows, values)) = prompt::read(folder, config.model.d_model)? {
+        parameters.add(PROMPT, Shape::Matrix(rows, config.model.d_model), values);
+    }
     let gpt = Gpt::from_parameters(&config, parameters)?;
     config.kernels.plans = gpt.plans();
     let name = folder.canonicalize().ok();
@@ -271,7 +275,7 @@ fn check_shape(path: &Path, name: &str, found: &[usize], needed: &[usize]) -> Re
 }
 
 /// Reads finite numbers of any floating-point type of up to 32 bits.
-fn read_floats(
+pub(super) fn read_floats(
     path: &Path,
     name: &str,
     info: &TensorInfo,

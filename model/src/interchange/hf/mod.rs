@@ -4,6 +4,7 @@
 //! config.json              sizes and the variant of the architecture
 //! model.safetensors        weights; or several files and model.safetensors.index.json
 //! masks.safetensors        which weights exist: ours, if the model is sparse
+//! soft_prompt.safetensors  vectors of virtual tokens: ours, if the model has a soft prompt
 //! tokenizer.json, …        the tokenizer, as `Tokenizer::export` writes it
 //! generation_config.json   where a text ends
 //! README.md                the model card
@@ -15,11 +16,15 @@
 //! `masks.safetensors` has, under the name of every sparse weight and in its shape, a BOOL tensor:
 //! which weights exist. The others are 0 in `model.safetensors`. Its `__metadata__` is
 //! `format: mediswift-masks`, `version: 1` and `sparsity`: the run's settings `[sparsity]` as JSON.
+//!
+//! `soft_prompt.safetensors` has one F32 tensor, `prompt_embeddings` `[virtual tokens, d_model]`. GPT-2
+//! has no place for it: whoever uses it hands `inputs_embeds` to the model.
 
 mod config;
 mod export;
 mod import;
 mod masks;
+mod prompt;
 
 pub use export::export;
 pub use import::{Import, Imported, import};
@@ -28,6 +33,7 @@ const CONFIG: &str = "config.json";
 const WEIGHTS: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
 const MASKS: &str = "masks.safetensors";
+const SOFT_PROMPT: &str = "soft_prompt.safetensors";
 const GENERATION: &str = "generation_config.json";
 const CARD: &str = "README.md";
 
