@@ -10,7 +10,8 @@ use crate::verb::{Context, Outcome, Verb, refuse_to_overwrite};
 /// Write one GGUF file, which llama.cpp and its kin load
 ///
 /// The model is dense there: weights that were left out are 0. GGUF has no Moses tokenizer, so a
-/// moses-bpe model goes without its tokenizer.
+/// moses-bpe model goes without its tokenizer; it has no place for a soft prompt, and a model with one is
+/// refused.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   mediswift export gguf run --out model.gguf

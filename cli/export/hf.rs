@@ -10,8 +10,8 @@ use crate::verb::{Context, Outcome, Verb};
 /// Write a folder that Hugging Face's transformers loads as a GPT2LMHeadModel
 ///
 /// The folder gets config.json, model.safetensors (dense: weights that were left out are 0),
-/// masks.safetensors (which weights exist, if the model is sparse), the tokenizer's files and a model
-/// card. `import hf` makes it a run again, bit for bit.
+/// masks.safetensors (which weights exist, if the model is sparse), soft_prompt.safetensors (if it has
+/// one), the tokenizer's files and a model card. `import hf` makes it a run again, bit for bit.
 #[derive(clap::Args)]
 #[command(after_help = "Example:
   mediswift export hf run --out for-transformers")]

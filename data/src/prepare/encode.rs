@@ -94,7 +94,7 @@ pub(crate) fn encode(
     let total = documents.fates.staying();
     let encoders = Encoders { tokenizer, idle: Mutex::new(Vec::new()) };
     let mut read_so_far = 0;
-    let mut batch = read(&mut documents)?;
+    let mut batch = read(&mut documents, &mut splits)?;
     let mut encoded = Vec::new();
     while !(batch.is_empty() && encoded.is_empty()) {
         let now = Progress {
@@ -112,7 +112,7 @@ pub(crate) fn encode(
             || encoders.encode(&batch),
             || {
                 write(&encoded, &mut splits)?;
-                read(&mut documents)
+                read(&mut documents, &mut splits)
             },
         );
         (encoded, batch) = (next_encoded, next_batch?);
@@ -129,13 +129,12 @@ struct Encoders<'a> {
 
 impl Encoders<'_> {
     /// Groups of documents as tokens, in order.
-    fn encode(&self, batch: &[(String, Split)]) -> Vec<Vec<Encoded>> {
-        let encode = |group: &[(String, Split)]| {
+    fn encode(&self, batch: &[Document]) -> Vec<Vec<Encoded>> {
+        let encode = |group: &[Document]| {
             let idle = || self.idle.lock().unwrap_or_else(PoisonError::into_inner);
             let kept = idle().pop();
             let mut encoder = kept.unwrap_or_else(|| Encoder::new(self.tokenizer));
-            let documents =
-                group.iter().map(|(text, split)| Encoded::of(text, *split, &mut encoder));
+            let documents = group.iter().map(|document| Encoded::of(document, &mut encoder));
             let encoded = documents.collect();
             idle().push(encoder);
             encoded
@@ -144,20 +143,33 @@ impl Encoders<'_> {
     }
 }
 
-/// A document as tokens.
+/// A document that stays.
+struct Document {
+    text: String,
+    split: Split,
+    /// Lies in a shard already, and needs no encoding.
+    is_written: bool,
+}
+
+/// A document as tokens; none if they lie in a shard already.
 struct Encoded {
     split: Split,
-    ids: Vec<u32>,
+    ids: Option<Vec<u32>>,
     words: u64,
     bytes: u64,
 }
 
 impl Encoded {
-    fn of(text: &str, split: Split, encoder: &mut Encoder) -> Self {
-        let mut ids = Vec::new();
-        encoder.encode(text, &mut ids);
+    fn of(document: &Document, encoder: &mut Encoder) -> Self {
+        let Document { text, split, is_written } = document;
+        let encode = || {
+            let mut ids = Vec::new();
+            encoder.encode(text, &mut ids);
+            ids
+        };
         let words = text.split_whitespace().count() as u64;
-        Self { split, ids, words, bytes: text.len() as u64 }
+        let ids = (!is_written).then(encode);
+        Self { split: *split, ids, words, bytes: text.len() as u64 }
     }
 }
 
@@ -166,23 +178,26 @@ fn write(encoded: &[Vec<Encoded>], splits: &mut [SplitWriter; 2]) -> Result<(), 
         let writer = &mut splits[document.split as usize];
         writer.done.words += document.words;
         writer.done.bytes += document.bytes;
-        if writer.to_pass > 0 {
-            // It lies in a shard already.
-            writer.to_pass -= 1;
-        } else {
-            writer.push(&document.ids)?;
+        if let Some(ids) = &document.ids {
+            writer.push(ids)?;
         }
     }
     Ok(())
 }
 
-fn read(documents: &mut Staying) -> Result<Vec<(String, Split)>, DataError> {
+fn read(
+    documents: &mut Staying,
+    splits: &mut [SplitWriter; 2],
+) -> Result<Vec<Document>, DataError> {
     let mut batch = Vec::new();
     let mut bytes = 0;
     while bytes < BATCH_BYTES {
-        let Some(document) = documents.next_one()? else { break };
-        bytes += document.0.len();
-        batch.push(document);
+        let Some((text, split)) = documents.next_one()? else { break };
+        bytes += text.len();
+        let to_pass = &mut splits[split as usize].to_pass;
+        let is_written = *to_pass > 0;
+        *to_pass -= u64::from(is_written);
+        batch.push(Document { text, split, is_written });
     }
     Ok(batch)
 }
