@@ -14,7 +14,7 @@
 //! alone. Work is split into fixed blocks, and the gradient norm sums block by block in order, so
 //! results do not depend on the number of threads.
 
-use crate::config::TrainConfig;
+use crate::config::OptimiserConfig;
 use crate::error::Error;
 use mediswift_engine::{Gradients, ParamId, Parameters};
 use mediswift_kernels::LANES;
@@ -41,7 +41,7 @@ pub struct AdamW {
 
 impl AdamW {
     /// An optimiser that has made no update.
-    pub fn new(config: &TrainConfig, parameters: &Parameters) -> Self {
+    pub fn new(config: &OptimiserConfig, parameters: &Parameters) -> Self {
         let zeros = || Gradients::zeros(parameters);
         Self::resume(config, 0, 0, zeros(), zeros())
     }
@@ -49,13 +49,13 @@ impl AdamW {
     /// An optimiser that has made `updates` updates and skipped `skipped` steps, with the first and
     /// second moments it had then.
     pub fn resume(
-        config: &TrainConfig,
+        config: &OptimiserConfig,
         updates: u64,
         skipped: u64,
         first: Gradients,
         second: Gradients,
     ) -> Self {
-        let &TrainConfig { beta1, beta2, epsilon, weight_decay, .. } = config;
+        let &OptimiserConfig { beta1, beta2, epsilon, weight_decay, .. } = config;
         let factors = Vec::new();
         Self { beta1, beta2, epsilon, weight_decay, updates, skipped, first, second, factors }
     }
@@ -261,8 +261,8 @@ mod tests {
         (parameters, gradients)
     }
 
-    fn config() -> TrainConfig {
-        Config::from_preset("tiny").unwrap().train
+    fn config() -> OptimiserConfig {
+        Config::from_preset("tiny").unwrap().optimiser
     }
 
     #[test]

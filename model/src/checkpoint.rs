@@ -376,7 +376,7 @@ impl Checkpoint {
             }
         }
         let Manifest { step, skipped, .. } = self.manifest;
-        Ok(AdamW::resume(&self.config.train, step - skipped, skipped, first, second))
+        Ok(AdamW::resume(&self.config.optimiser, step - skipped, skipped, first, second))
     }
 
     /// Whether all content is as it was written.

@@ -306,7 +306,7 @@ pub fn import(
     let parameters = gpt.parameters();
     let origin = Origin { source: source.into(), weights_hash: weights_hash(parameters) };
     let data = DataState { tokenizer: tokenizer.hash().to_hex().to_string(), ..Default::default() };
-    let optimiser = AdamW::new(&config.train, parameters);
+    let optimiser = AdamW::new(&config.optimiser, parameters);
     write_folder_atomically(path, |folder| {
         write_atomically(&folder.join(CONFIG), config.to_toml().as_bytes())?;
         tokenizer.save(&tokenizer_path(folder))?;
@@ -509,7 +509,7 @@ pub(crate) fn model_card(config: &Config, origin: Option<&Origin>, result: &str)
         }
         None => "trained from scratch to predict the next token".to_string(),
     };
-    let how = match config.sparsity.init_method.as_str() {
+    let how = match config.sparsity.init_method.name() {
         "random" => "at random".to_string(),
         method => format!("by {method}"),
     };
@@ -528,7 +528,7 @@ pub(crate) fn model_card(config: &Config, origin: Option<&Origin>, result: &str)
          vocabulary of {vocabulary} tokens, {start}. {kind}\n\n\
          ## Training\n\n```toml\n{toml}```\n\n\
          ## Result\n\n{result}\n",
-        preset = model.preset,
+        preset = model.preset.name,
         layers = model.layers,
         d_model = model.d_model,
         heads = model.heads,

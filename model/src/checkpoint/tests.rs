@@ -32,7 +32,7 @@ impl State {
             let values = noise(shape.len(), name.len());
             parameters.add(name, shape, values);
         }
-        let mut optimiser = AdamW::new(&config.train, &parameters);
+        let mut optimiser = AdamW::new(&config.optimiser, &parameters);
         for seed in 0..step {
             let mut gradients = GradientTree::new().zeros(&parameters);
             for (_, g) in gradients.iter_mut() {

@@ -1,6 +1,6 @@
 //! What fine-tuning starts from: a pre-trained model whose mask falls, with a soft prompt.
 
-use super::settings::Settings;
+use super::settings::{Inactive, Settings, Weights};
 use crate::config::Config;
 use crate::error::Error;
 use crate::gpt::PROMPT;
@@ -25,7 +25,7 @@ impl Start {
     /// back as zeros, so that the function it computes is that of the sparse model (MediSwift
     /// §2.2), or at random for comparison.
     pub fn new(mut config: Config, parameters: &Parameters, settings: &Settings) -> Self {
-        if !settings.is_dense() {
+        if settings.finetune.weights != Weights::Dense {
             return Self { config, parameters: parameters.clone() };
         }
         let mut dense = Parameters::default();
@@ -90,7 +90,7 @@ fn densified(
     };
     let (rows, columns) = (pattern.rows(), pattern.columns());
     let shape = Shape::Matrix(rows, columns);
-    let mut values = if settings.is_random() {
+    let mut values = if settings.finetune.inactive == Inactive::Random {
         let residual = [".attn.proj.weight", ".mlp.down.weight"];
         let init = match residual.iter().any(|end| parameter.name.ends_with(end)) {
             true => Init::residual(config.model.layers),

@@ -16,6 +16,7 @@ pub mod pubmedqa;
 mod python_random;
 
 use crate::error::Error;
+use crate::named::Named;
 use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 
@@ -29,9 +30,19 @@ pub const FAILED: &str = "failed";
 /// # Errors
 /// If there is none; the message names the nearest.
 pub fn task(name: &str) -> Result<&'static dyn Task, Error> {
-    TASKS.iter().copied().find(|task| task.name() == name).ok_or_else(|| {
-        Error::unknown("finetune", "task", name, TASKS.iter().map(|task| task.name()))
-    })
+    Named::named(name, "finetune")
+}
+
+impl Named for &'static dyn Task {
+    const WHAT: &'static str = "task";
+
+    fn all() -> impl Iterator<Item = Self> {
+        TASKS.iter().copied()
+    }
+
+    fn name(&self) -> &'static str {
+        Task::name(*self)
+    }
 }
 
 /// Something to answer.
