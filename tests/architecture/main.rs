@@ -114,7 +114,6 @@ const KNOWN_CIRCLES: &[&[&str]] = &[
         "kernels/src/isa/scalar.rs",
     ],
     &["kernels/src/ops/plan/mod.rs", "kernels/src/ops/plan/panel.rs"],
-    &["model/src/config/tables.rs", "model/src/config.rs"],
     &[
         "model/src/evaluate.rs",
         "model/src/run.rs",
@@ -128,12 +127,6 @@ const KNOWN_CIRCLES: &[&[&str]] = &[
         "model/src/finetune/train.rs",
     ],
     &["model/src/interchange/hf/import.rs", "model/src/interchange/hf/prompt.rs"],
-    &[
-        "model/src/sparsity/magnitude.rs",
-        "model/src/sparsity/mod.rs",
-        "model/src/sparsity/uniform.rs",
-        "model/src/sparsity/weights.rs",
-    ],
     &[
         "model/src/tasks/hoc/corpus.rs",
         "model/src/tasks/hoc/mod.rs",
