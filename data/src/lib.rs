@@ -23,17 +23,21 @@ mod commit;
 
 pub mod batches;
 pub mod clean;
+mod dataset;
 pub mod error;
 pub mod fetch;
 pub mod manifest;
 pub mod prepare;
 pub mod shard;
 pub mod source;
+mod split;
 pub mod synth;
 pub mod tokenizer;
 
-pub use batches::{Batches, Dataset, Position, Sequence, Split, sequential};
+pub use batches::{Batches, Position, Sequence, sequential};
 pub use commit::{write_atomically, write_atomically_with, write_folder_atomically};
+pub use dataset::Dataset;
 pub use error::DataError;
 pub use prepare::prepare;
+pub use split::Split;
 pub use tokenizer::Tokenizer;

@@ -84,16 +84,6 @@ const KNOWN_CIRCLES: &[&[&str]] = &[
         "data/src/prepare/mod.rs",
         "data/src/prepare/resolve.rs",
     ],
-    &[
-        "data/src/source/archive.rs",
-        "data/src/source/jats.rs",
-        "data/src/source/jsonl.rs",
-        "data/src/source/mod.rs",
-        "data/src/source/pubmed.rs",
-        "data/src/source/stream.rs",
-        "data/src/source/text.rs",
-        "data/src/source/xml.rs",
-    ],
     &["data/src/tokenizer/file.rs", "data/src/tokenizer/mod.rs"],
     &[
         "engine/src/ops/add.rs",
