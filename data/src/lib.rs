@@ -5,7 +5,7 @@
 //! | module | turns | into |
 //! |---|---|---|
 //! | [`synth`] | a seed | a synthetic corpus of abstracts, so that everything runs offline |
-//! | [`fetch`](mod@fetch) | numbers of files | PubMed's files on disk, checked |
+//! | `fetch` (a feature) | numbers of files | PubMed's files on disk, checked |
 //! | [`source`] | PubMed XML, JATS, JSONL, text (plain, gzip, zstd, tar) | records |
 //! | [`clean`] | records | documents, or reasons against them |
 //! | [`tokenizer`] | texts | token ids (byte-level or Moses BPE), and back |
@@ -25,6 +25,7 @@ pub mod batches;
 pub mod clean;
 mod dataset;
 pub mod error;
+#[cfg(feature = "fetch")]
 pub mod fetch;
 pub mod manifest;
 pub mod prepare;
