@@ -98,11 +98,11 @@ const OUTPUTS: usize = 13;
 const LAYOUT: TokenLayout = TokenLayout { sequences: 2, context: 19 };
 
 fn parameters(weight: Shape) -> Parameters {
-    let mut parameters = Parameters::default();
     let values = numbers(weight.len(), 1);
-    parameters.add("weight", weight, values);
-    parameters.add("bias", Shape::Vector(OUTPUTS), numbers(OUTPUTS, 2));
-    parameters
+    Parameters::from_tensors([
+        ("weight", weight, values),
+        ("bias", Shape::Vector(OUTPUTS), numbers(OUTPUTS, 2)),
+    ])
 }
 
 fn check(mut layer: LinearLayer, parameters: &Parameters, check: &mut dyn FnMut(&dyn Op)) {
