@@ -306,7 +306,7 @@ pub fn import(
     let parameters = gpt.parameters();
     let origin = Origin { source: source.into(), weights_hash: weights_hash(parameters) };
     let data = DataState { tokenizer: tokenizer.hash().to_hex().to_string(), ..Default::default() };
-    let optimiser = AdamW::new(&config.train, parameters);
+    let optimiser = AdamW::new(&config.train, parameters.layout());
     write_folder_atomically(path, |folder| {
         write_atomically(&folder.join(CONFIG), config.to_toml().as_bytes())?;
         tokenizer.save(&tokenizer_path(folder))?;

@@ -79,19 +79,18 @@ pub fn import(folder: &Path, out: &Path, options: &Import) -> Result<Imported, E
 
     let has_masks = masks.is_some();
     let patterns = masks.map(|masks| masks.patterns);
-    let mut reader =
-        Reader { config: &config, places, patterns, head: None, parameters: Parameters::default() };
+    let mut reader = Reader { config: &config, places, patterns, head: None, tensors: Vec::new() };
     for file in weight_files(folder)? {
         let mut visit = |name: &str, info: &TensorInfo, stream: &mut dyn Read| {
             reader.receive(&file, name, info, stream)
         };
         tensor_file::read_foreign(&file, &mut visit)?;
     }
-    let mut parameters = reader.finish(folder, architecture.is_tied)?;
+    let mut tensors = reader.finish(folder, architecture.is_tied)?;
     if let Some((rows, values)) = prompt::read(folder, config.model.d_model)? {
-        parameters.add(PROMPT, Shape::Matrix(rows, config.model.d_model), values);
+        tensors.push((PROMPT.to_string(), Shape::Matrix(rows, config.model.d_model), values));
     }
-    let gpt = Gpt::from_parameters(&config, parameters)?;
+    let gpt = Gpt::from_parameters(&config, Parameters::from_tensors(tensors))?;
     config.kernels.plans = gpt.plans();
     let name = folder.canonicalize().ok();
     let name = name.as_deref().unwrap_or(folder).file_name().unwrap_or_default();
@@ -188,7 +187,7 @@ struct Reader<'a> {
     patterns: Option<HashMap<String, SparsePattern>>,
     /// The output head, if it is written out.
     head: Option<AlignedBuffer>,
-    parameters: Parameters,
+    tensors: Vec<(String, Shape, AlignedBuffer)>,
 }
 
 impl Reader<'_> {
@@ -232,20 +231,28 @@ impl Reader<'_> {
         let (shape, values) = match pattern {
             Some(pattern) => masked(path, name, pattern, &values)?,
             // The settings decide; they make no mask where all masks came with the checkpoint.
-            None => slot.sparsify(self.config, values)?,
+            None => match slot.shape(self.config, || values.clone())? {
+                Shape::Sparse(pattern) => kept(name, pattern, &values)?,
+                shape => (shape, values),
+            },
         };
-        self.parameters.add(slot.name, shape, values);
+        self.tensors.push((slot.name, shape, values));
         Ok(())
     }
 
     /// All tensors, once every file is read.
-    fn finish(self, folder: &Path, is_tied: bool) -> Result<Parameters, Error> {
+    fn finish(
+        self,
+        folder: &Path,
+        is_tied: bool,
+    ) -> Result<Vec<(String, Shape, AlignedBuffer)>, Error> {
         if let Some(name) = self.places.keys().min() {
             return Err(refused(folder, format!("tensor '{PREFIX}{name}' is missing")));
         }
-        let embedding = self.parameters.find("tok_embed.weight").expect("every place is filled");
+        let embedding = self.tensors.iter().find(|(name, ..)| name == "tok_embed.weight");
+        let (_, _, embedding) = embedding.expect("every place is filled");
         match &self.head {
-            Some(head) if head[..] != self.parameters[embedding] => {
+            Some(head) if head[..] != embedding[..] => {
                 let problem = format!("'{HEAD}' differs from the token embedding");
                 Err(refused(folder, format!("{problem}: the engine's output head is tied to it")))
             }
@@ -253,7 +260,7 @@ impl Reader<'_> {
                 let problem = format!("tensor '{HEAD}' is missing, and it is not tied");
                 Err(refused(folder, problem))
             }
-            _ => Ok(self.parameters),
+            _ => Ok(self.tensors),
         }
     }
 }
@@ -279,15 +286,25 @@ fn masked(
     pattern: SparsePattern,
     dense: &[f32],
 ) -> Result<(Shape, AlignedBuffer), Error> {
-    let kept = CsrMatrix::from_dense(Arc::new(pattern), dense)
-        .map_err(|source| Error::Mask { layer: name.to_string(), source })?;
+    let (shape, kept) = kept(name, Arc::new(pattern), dense)?;
     let non_zeros = |values: &[f32]| values.iter().filter(|&&value| value != 0.0).count();
-    let (all, inside) = (non_zeros(dense), non_zeros(kept.values()));
+    let (all, inside) = (non_zeros(dense), non_zeros(&kept));
     if all != inside {
         let problem =
             format!("tensor '{name}' has {} weights where its mask has none", all - inside);
         let advice = "move masks.safetensors away to import it dense";
         return Err(refused(path, format!("{problem}: {advice}")));
     }
+    Ok((shape, kept))
+}
+
+/// The weights that `pattern` keeps.
+fn kept(
+    name: &str,
+    pattern: Arc<SparsePattern>,
+    dense: &[f32],
+) -> Result<(Shape, AlignedBuffer), Error> {
+    let kept = CsrMatrix::from_dense(pattern, dense)
+        .map_err(|source| Error::Mask { layer: name.to_string(), source })?;
     Ok((Shape::Sparse(kept.pattern().clone()), AlignedBuffer::from_slice(kept.values())))
 }
