@@ -3,6 +3,7 @@
 use super::super::names::Names;
 use super::super::{check_vocabulary, refused, transposed};
 use super::config::{Architecture, read_object};
+use super::floats::read_floats;
 use super::masks::{self, Masks};
 use super::prompt;
 use super::{HEAD, INDEX, MASKS, PREFIX, WEIGHTS};
@@ -11,12 +12,9 @@ use crate::error::Error;
 use crate::gpt::{Gpt, PROMPT, Slot, slots};
 use crate::run;
 use crate::tensor_file;
-use half::slice::HalfFloatSliceExt;
-use half::{bf16, f16};
 use mediswift_data::{Tokenizer, tokenizer};
 use mediswift_engine::{Parameters, Shape};
 use mediswift_kernels::{AlignedBuffer, CsrMatrix, SparsePattern};
-use safetensors::Dtype;
 use safetensors::tensor::TensorInfo;
 use serde_json::Value;
 use std::collections::{BTreeSet, HashMap};
@@ -279,42 +277,6 @@ fn check_shape(path: &Path, name: &str, found: &[usize], needed: &[usize]) -> Re
         return Err(refused(path, format!("tensor '{name}' {problem}")));
     }
     Ok(())
-}
-
-/// Reads finite numbers of any floating-point type of up to 32 bits.
-pub(super) fn read_floats(
-    path: &Path,
-    name: &str,
-    info: &TensorInfo,
-    stream: &mut dyn Read,
-) -> Result<AlignedBuffer, Error> {
-    let count = info.shape.iter().product();
-    let mut values = AlignedBuffer::zeros(count);
-    let mut fill = |bytes: &mut [u8]| stream.read_exact(bytes).map_err(Error::io("read", path));
-    match info.dtype {
-        Dtype::F32 => fill(bytemuck::cast_slice_mut(&mut values))?,
-        Dtype::F16 => {
-            let mut halves = vec![f16::ZERO; count];
-            fill(bytemuck::cast_slice_mut(&mut halves))?;
-            halves.convert_to_f32_slice(&mut values);
-        }
-        Dtype::BF16 => {
-            let mut halves = vec![bf16::ZERO; count];
-            fill(bytemuck::cast_slice_mut(&mut halves))?;
-            halves.convert_to_f32_slice(&mut values);
-        }
-        other => {
-            let problem = format!("tensor '{name}' has type {other}: expected F32, F16 or BF16");
-            return Err(refused(path, problem));
-        }
-    }
-    match values.iter().position(|value| !value.is_finite()) {
-        Some(at) => {
-            let problem = format!("tensor '{name}' is {} at element {at}", values[at]);
-            Err(refused(path, problem))
-        }
-        None => Ok(values),
-    }
 }
 
 /// The weights that `pattern` keeps; the others must be 0.

@@ -2,7 +2,7 @@
 
 use super::super::refused;
 use super::SOFT_PROMPT;
-use super::import::read_floats;
+use super::floats::read_floats;
 use crate::error::Error;
 use crate::gpt::{Gpt, PROMPT};
 use crate::tensor_file::{self, Elements, TensorView};
