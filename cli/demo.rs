@@ -11,7 +11,7 @@ use std::sync::atomic::Ordering;
 use anyhow::Context as _;
 use indicatif::HumanCount;
 use mediswift_data::clean::Cleaning;
-use mediswift_data::prepare::{Options, Stage, TokenizerSource};
+use mediswift_data::prepare::{Options, TokenizerSource};
 use mediswift_data::{Dataset, Split, Tokenizer, write_atomically};
 use mediswift_kernels::isa::IsaKind;
 use mediswift_model::config::Base;
@@ -22,7 +22,6 @@ use mediswift_model::{Config, run};
 use serde_json::{Value, json};
 
 use self::twins::{Ended, Trained, Twin};
-use crate::data::stage_name;
 use crate::signals::{StopSignal, exit_code};
 use crate::trained::DISCLAIMER;
 use crate::verb::{Context, Outcome, Verb};
@@ -184,18 +183,8 @@ fn prepare(size: &Size, out: &Path, data: &Path, signals: &StopSignal) -> anyhow
         shard_tokens: 100_000_000,
         force: false,
     };
-    progress::stages(|show| {
-        mediswift_data::prepare(&options, &mut |now| {
-            show(
-                stage_name(now.stage),
-                now.stage != Stage::Reading,
-                now.bytes_read,
-                now.bytes_total,
-            );
-            signals.flow()
-        })
-    })
-    .map_err(|error| signals.explain(error))?;
+    progress::preparing(signals, |show| mediswift_data::prepare(&options, show))
+        .map_err(|error| signals.explain(error))?;
     Ok(())
 }
 

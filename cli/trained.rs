@@ -1,7 +1,6 @@
 //! What the verbs that use a trained model have in common: the model, and texts to give it.
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicU64;
 use std::sync::mpsc;
 use std::thread;
 
@@ -71,7 +70,7 @@ pub struct Document {
 pub fn documents(path: PathBuf) -> impl Iterator<Item = Result<Document, DataError>> {
     let (send, receive) = mpsc::sync_channel(AHEAD);
     thread::spawn(move || {
-        let read = source::read(&path, &AtomicU64::new(0), &mut |event| match event {
+        let read = source::read(&path, &mut |event| match event {
             Event::Record(record) => {
                 let document = Document { text: text_of(&record), identity: record.identity };
                 // Nobody listens any more.

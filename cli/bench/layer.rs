@@ -10,7 +10,7 @@ use anyhow::Context as _;
 use mediswift_kernels::SparsePattern;
 use mediswift_kernels::baseline::{Baseline, Blas};
 use mediswift_kernels::isa::IsaKind;
-use mediswift_kernels::ops::LayerPlan;
+use mediswift_kernels::ops::{LayerPlan, Product, Strategy};
 use mediswift_kernels::sparse::files;
 use mediswift_kernels::sparse::mask::{Draw, MASKS};
 
@@ -49,8 +49,7 @@ pub struct Layer {
           default_values_t = [0.0, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99])]
     sparsity: Vec<f64>,
 
-    /// Mask: random, row-skewed, column-skewed, block, or a file (.smtx, .mtx, .npz)
-    #[arg(long, value_name = "MASK", default_value = "random")]
+    #[arg(long, value_name = "MASK", default_value = "random", help = mask_help())]
     mask: String,
 
     /// Products, apart by commas: forward, dx, dw, step, one-token
@@ -58,9 +57,7 @@ pub struct Layer {
           default_value = "forward,dx,dw,step")]
     product: Vec<&'static str>,
 
-    /// Strategies: estimate (the cost model's), tuned (measured first), or forward/dx/dw by name,
-    /// such as csr/csr/csr
-    #[arg(long, value_name = "PLAN", default_value = "estimate")]
+    #[arg(long, value_name = "PLAN", default_value = "estimate", help = plan_help())]
     plan: String,
 
     /// Write the plans that were used to a TOML file, for `pretrain --plans`
@@ -93,7 +90,23 @@ const SHAPES: [(usize, usize); 6] =
     [(1024, 1024), (3072, 1024), (4096, 1024), (1024, 4096), (4096, 4096), (12288, 12288)];
 
 /// Products in the order in which they are reported.
-const PRODUCTS: [&str; 5] = ["forward", "dx", "dw", "step", "one-token"];
+const PRODUCTS: [&str; 5] = {
+    let [forward, dx, dw] = Product::TRAINING;
+    [forward.name(), dx.name(), dw.name(), "step", Product::OneToken.name()]
+};
+
+fn mask_help() -> String {
+    let names: Vec<&str> = MASKS.iter().map(|(name, _)| *name).collect();
+    format!("Mask: {}, or a file (.smtx, .mtx, .npz)", names.join(", "))
+}
+
+fn plan_help() -> String {
+    format!(
+        "Strategies: estimate (the cost model's), tuned (measured first), or forward/dx/dw by name, \
+         such as csr/csr/csr, where a name is {}",
+        Strategy::grammar()
+    )
+}
 
 fn shape(text: &str) -> Result<(usize, usize), String> {
     let extent = |text: &str| text.trim().parse().ok().filter(|n| (1..=1 << 20).contains(n));
@@ -162,7 +175,7 @@ impl Verb for Layer {
                 Source::Drawn(draw) => Arc::new(draw(out, inputs, sparsity, self.seed)?),
                 Source::File(pattern) => pattern.clone(),
             };
-            rows.extend(bench.run(&pattern, plan));
+            rows.extend(bench.run(&pattern, plan.clone()));
             bar.inc(1);
         }
         bar.finish_and_clear();

@@ -23,7 +23,7 @@ pub mod probe;
 pub mod sparse;
 
 pub use buffer::{AlignedBuffer, Scratch};
-pub use ops::SparseLayer;
+pub use ops::LinearLayer;
 pub use sparse::{CsrMatrix, PatternError, SparsePattern};
 
 /// Tokens in a tile: the SIMD lanes of every kernel, and one cache line of `f32`.

@@ -17,13 +17,13 @@
 //! step. Removal starts with the manifest. So a crash at any instant leaves folders without a name
 //! or without a manifest, which [`latest`] passes over and [`prune`] clears away.
 
-use crate::adamw::AdamW;
+use crate::adamw::{AdamW, Moments};
 use crate::config::{CheckpointConfig, Config};
 use crate::disk::{self, NewFile, remove, sync_folder};
 use crate::error::Error;
 use crate::gpt::Gpt;
 use crate::tensor_file::{self, Elements, FileSummary, TensorView, one_line, unusable};
-use mediswift_engine::{Gradients, ParamId, Parameters, Shape};
+use mediswift_engine::{ParamId, Parameters, Shape};
 use mediswift_kernels::{AlignedBuffer, SparsePattern};
 use safetensors::Dtype;
 use safetensors::tensor::TensorInfo;
@@ -187,14 +187,14 @@ fn write_manifest(folder: &Path, manifest: &Manifest) -> Result<(), Error> {
 fn write_weights(path: &Path, parameters: &Parameters) -> Result<FileSummary, Error> {
     let (mut notes, mut tensors) = (BTreeMap::new(), Vec::new());
     for (_, parameter) in parameters.iter() {
-        let name = &parameter.name;
+        let name = parameter.name;
         tensors.push(TensorView {
-            name: name.clone(),
-            shape: stored_extents(&parameter.shape),
-            elements: Elements::F32(&parameter.values),
+            name: name.to_string(),
+            shape: stored_extents(parameter.shape),
+            elements: Elements::F32(parameter.values),
         });
         if let Shape::Sparse(pattern) = &parameter.shape {
-            notes.insert(name.clone(), format!("{} {}", pattern.rows(), pattern.columns()));
+            notes.insert(name.to_string(), format!("{} {}", pattern.rows(), pattern.columns()));
             let indices = [
                 (row_offsets(name), pattern.row_offsets()),
                 (column_indices(name), pattern.column_indices()),
@@ -210,13 +210,13 @@ fn write_weights(path: &Path, parameters: &Parameters) -> Result<FileSummary, Er
 }
 
 fn write_moments(path: &Path, snapshot: &Snapshot<'_>) -> Result<FileSummary, Error> {
-    let optimiser = snapshot.optimiser;
+    let Moments { first, second } = snapshot.optimiser.moments();
     let mut tensors = Vec::new();
     for (id, parameter) in snapshot.parameters.iter() {
-        for (moment, values) in [("m", optimiser.first()), ("v", optimiser.second())] {
+        for (moment, values) in [("m", first), ("v", second)] {
             tensors.push(TensorView {
                 name: format!("{moment}.{}", parameter.name),
-                shape: stored_extents(&parameter.shape),
+                shape: stored_extents(parameter.shape),
                 elements: Elements::F32(&values[id]),
             });
         }
@@ -313,7 +313,7 @@ impl Checkpoint {
         if let Some(name) = notes.keys().find(|name| values.iter().all(|(n, ..)| n != *name)) {
             return Err(unusable(&path, format!("sparse weight '{name}' is missing")));
         }
-        let mut parameters = Parameters::default();
+        let mut tensors = Vec::with_capacity(values.len());
         for (name, extents, values) in values {
             let shape = match (notes.get(&name), &extents[..]) {
                 (Some(note), &[nnz]) => {
@@ -331,11 +331,11 @@ impl Checkpoint {
                 (None, &[rows, columns]) => Shape::Matrix(rows, columns),
                 _ => return Err(unusable(&path, format!("'{name}' has shape {extents:?}"))),
             };
-            parameters.add(name, shape, values);
+            tensors.push((name, shape, values));
         }
         match indices.keys().min() {
             Some(extra) => Err(unusable(&path, format!("'{extra}' belongs to no sparse weight"))),
-            None => Ok(parameters),
+            None => Ok(Parameters::from_tensors(tensors)),
         }
     }
 
@@ -344,8 +344,7 @@ impl Checkpoint {
     /// If the file is damaged or holds anything but finite moments of these parameters.
     pub fn optimiser(&self, parameters: &Parameters) -> Result<AdamW, Error> {
         let path = self.path.join(OPTIMIZER);
-        let mut first = Gradients::zeros(parameters);
-        let mut second = Gradients::zeros(parameters);
+        let mut moments = Moments::zeros(parameters.layout());
         let mut seen: HashSet<(ParamId, bool)> = HashSet::new();
         let summary = self.manifest.summary(OPTIMIZER, &path)?;
         tensor_file::read(&path, summary, &mut |name, info, file| {
@@ -356,9 +355,9 @@ impl Checkpoint {
             let Some((id, is_first)) = target else {
                 return Err(unusable(&path, format!("'{name}' is no moment of this model")));
             };
-            check_moment(name, info, &parameters.get(id).shape)
+            check_moment(name, info, parameters.get(id).shape)
                 .map_err(|problem| unusable(&path, problem))?;
-            let moments = if is_first { &mut first } else { &mut second };
+            let moments = if is_first { &mut moments.first } else { &mut moments.second };
             fill(&path, &mut moments[id], file)?;
             check_finite(&path, "moment", name, &moments[id])?;
             if !is_first && moments[id].iter().any(|&v| v < 0.0) {
@@ -376,7 +375,7 @@ impl Checkpoint {
             }
         }
         let Manifest { step, skipped, .. } = self.manifest;
-        Ok(AdamW::resume(&self.config.optimiser, step - skipped, skipped, first, second))
+        Ok(AdamW::resume(&self.config.optimiser, step - skipped, skipped, moments))
     }
 
     /// Whether all content is as it was written.
@@ -581,7 +580,7 @@ fn discard(path: &Path) -> Result<(), Error> {
 /// values, each preceded by its length. Equal for equal models, whatever computed them.
 pub fn weights_hash(parameters: &Parameters) -> String {
     let mut sorted: Vec<_> = parameters.iter().map(|(_, parameter)| parameter).collect();
-    sorted.sort_by(|a, b| a.name.cmp(&b.name));
+    sorted.sort_by(|a, b| a.name.cmp(b.name));
     let mut hasher = blake3::Hasher::new();
     let mut part = |bytes: &[u8]| {
         hasher.update(&(bytes.len() as u64).to_le_bytes()).update(bytes);
@@ -594,7 +593,7 @@ pub fn weights_hash(parameters: &Parameters) -> String {
             part(bytemuck::cast_slice(pattern.row_offsets()));
             part(bytemuck::cast_slice(pattern.column_indices()));
         }
-        part(bytemuck::cast_slice(&parameter.values));
+        part(bytemuck::cast_slice(parameter.values));
     }
     hasher.finalize().to_hex().to_string()
 }

@@ -16,25 +16,23 @@
 use crate::config::{Config, ModelConfig, SparsityConfig};
 use crate::error::Error;
 use crate::init::{Init, STD};
-use crate::plans::{self, Planner, Plans};
+use crate::plans::{Planner, Plans};
 use crate::sparsity::{LayerSparsity, LinearWeight, block_weights, layer_mask};
 use mediswift_data::Sequence;
-use mediswift_engine::ops::{
-    Add, CausalAttention, CrossEntropy, DenseLinear, Embedding, Gelu, LayerNorm, SparseLinear,
-};
+use mediswift_engine::ops::{self, Add, CausalAttention, CrossEntropy, Embedding, Gelu, LayerNorm};
 use mediswift_engine::{
-    Arena, Cost, Gradients, Loss, LossSum, Op, ParamId, Parameter, Parameters, Shape, Tape, Tiles,
-    TokenLayout, Var,
+    Arena, Cost, Gradients, Layout, Loss, LossSum, Op, ParamId, Parameters, Shape, Tape, Tensor,
+    Tiles, TokenLayout, Var,
 };
-use mediswift_kernels::ops::gemm::{Left, OutLayout, gemm};
-use mediswift_kernels::{AlignedBuffer, CsrMatrix, SparseLayer};
+use mediswift_kernels::ops::gemm::{Left, Out, gemm};
+use mediswift_kernels::{AlignedBuffer, LinearLayer};
 use std::ops::Range;
 use std::sync::Arc;
 
 /// Name of the soft prompt among the parameters.
 pub const PROMPT: &str = "prompt.weight";
 
-/// A GPT: its parameters and the execution plans of its sparse layers.
+/// A GPT: its parameters and the execution plans of its linear layers.
 pub struct Gpt {
     pub(crate) size: ModelConfig,
     pub(crate) parameters: Parameters,
@@ -65,9 +63,10 @@ pub(crate) struct Norm {
 }
 
 /// y = W x + b.
-pub(crate) enum Linear {
-    Dense(DenseLinear),
-    Sparse { layer: Box<SparseLayer>, weight: ParamId, bias: ParamId },
+pub(crate) struct Linear {
+    pub(crate) layer: LinearLayer,
+    pub(crate) weight: ParamId,
+    pub(crate) bias: ParamId,
 }
 
 /// Sequences of equal length with the tokens to predict, `[sequence][position]` each.
@@ -115,13 +114,13 @@ impl Gpt {
     /// # Errors
     /// If a layer is too large for 32-bit indices.
     pub fn new(config: &Config) -> Result<Self, Error> {
-        let mut parameters = Parameters::default();
-        for slot in slots(&config.model) {
-            let (rows, columns) = (slot.extents[0], slot.extents.get(1).copied().unwrap_or(1));
-            let values = slot.init.values(&slot.name, rows, columns, config.train.seed);
-            let (shape, values) = slot.sparsify(config, values)?;
-            parameters.add(slot.name, shape, values);
-        }
+        let tensors = slots(&config.model).into_iter().map(|slot| {
+            let shape = slot.shape(config, || slot.initial_values(config.train.seed))?;
+            Ok((slot.name, shape))
+        });
+        let layout = Layout::new(tensors.collect::<Result<Vec<_>, Error>>()?);
+        let mut parameters = Parameters::zeros(&layout);
+        initialise(&mut parameters, &config.model, config.train.seed);
         Self::assemble(config, parameters)
     }
 
@@ -130,26 +129,28 @@ impl Gpt {
     /// # Errors
     /// If a tensor is missing, superfluous, of the wrong shape or not finite, if a sparse model
     /// lacks a mask or a dense one has some.
-    pub fn from_parameters(config: &Config, mut given: Parameters) -> Result<Self, Error> {
+    pub fn from_parameters(config: &Config, given: Parameters) -> Result<Self, Error> {
         let mut slots = slots(&config.model);
         slots.extend(prompt_slot(config, &given));
         let extra = given.iter().find(|(_, p)| slots.iter().all(|slot| slot.name != p.name));
         if let Some((_, extra)) = extra {
-            return Err(Error::ExtraTensor { name: extra.name.clone() });
+            return Err(Error::ExtraTensor { name: extra.name.to_string() });
         }
-        let mut parameters = Parameters::default();
+        let mut tensors = Vec::with_capacity(slots.len());
         for slot in slots {
-            let Some((_, found)) = given.iter_mut().find(|(_, p)| p.name == slot.name) else {
+            let Some(id) = given.find(&slot.name) else {
                 return Err(Error::MissingTensor { name: slot.name });
             };
-            slot.check(config, &found.shape, &found.values)?;
-            let values = std::mem::take(&mut found.values);
-            parameters.add(slot.name, found.shape.clone(), values);
+            let found = given.get(id);
+            slot.check(config, found)?;
+            tensors.push((slot.name, found.shape.clone()));
         }
-        Self::assemble(config, parameters)
+        let layout = Layout::new(tensors);
+        let in_order = *given.layout() == layout;
+        Self::assemble(config, if in_order { given } else { given.remapped(&layout) })
     }
 
-    /// Finds every tensor and plans the sparse layers. The parameters are those of [`slots`].
+    /// Finds every tensor and plans the linear layers. The parameters are those of [`slots`].
     ///
     /// # Errors
     /// If a plan in the configuration is none.
@@ -163,16 +164,7 @@ impl Gpt {
         };
         let mut linear = |name: &str| -> Result<Linear, Error> {
             let (weight, bias) = (find(&format!("{name}.weight")), find(&format!("{name}.bias")));
-            match &parameters.get(weight).shape {
-                Shape::Sparse(pattern) => {
-                    let layer = Box::new(planner.layer(pattern)?);
-                    Ok(Linear::Sparse { layer, weight, bias })
-                }
-                shape => {
-                    let (outputs, inputs) = (shape.extents()[0], shape.extents()[1]);
-                    Ok(Linear::Dense(DenseLinear { weight, bias, inputs, outputs }))
-                }
-            }
+            Ok(Linear { layer: planner.layer(parameters.get(weight).shape)?, weight, bias })
         };
         let block = |i| {
             Ok(Block {
@@ -199,8 +191,8 @@ impl Gpt {
         let mut plans = Plans::new();
         for block in &self.blocks {
             for linear in [&block.qkv, &block.proj, &block.up, &block.down] {
-                if let Linear::Sparse { layer, .. } = linear {
-                    plans.insert(plans::key(layer.pattern()), layer.plan().to_string());
+                if let Some(key) = linear.layer.plan_key() {
+                    plans.insert(key, linear.layer.plan().to_string());
                 }
             }
         }
@@ -246,17 +238,17 @@ impl Gpt {
     }
 
     /// Sparse and dense weights that sparsity applies to, block by block.
-    pub fn linear_weights(&self) -> impl Iterator<Item = &Parameter> {
+    pub fn linear_weights(&self) -> impl Iterator<Item = Tensor<'_>> {
         let linears = self.blocks.iter().flat_map(|b| [&b.qkv, &b.proj, &b.up, &b.down]);
-        linears.map(|linear| self.parameters.get(linear.parameters().0))
+        linears.map(|linear| self.parameters.get(linear.weight))
     }
 
     /// The sparsity of all these weights, as `config` wants it and as it is.
     pub fn layer_sparsity(&self, config: &SparsityConfig) -> Vec<LayerSparsity> {
-        let layer = |weight: &Parameter| LayerSparsity {
-            name: weight.name.clone(),
-            target: config.of(&weight.name),
-            actual: match &weight.shape {
+        let layer = |weight: Tensor<'_>| LayerSparsity {
+            name: weight.name.to_string(),
+            target: config.of(weight.name),
+            actual: match weight.shape {
                 Shape::Sparse(pattern) => 1.0 - pattern.density(),
                 _ => 0.0,
             },
@@ -270,10 +262,10 @@ impl Gpt {
         (&mut self.parameters, PackedWeights { blocks: &mut self.blocks })
     }
 
-    /// Brings the packed weights of sparse layers up to date with the parameters.
+    /// Brings the packed weights of linear layers up to date with the parameters.
     pub fn refresh(&mut self) {
         let (parameters, mut packed) = self.parameters_and_packed();
-        parameters.iter().for_each(|(id, parameter)| packed.refresh(id, &parameter.values));
+        parameters.iter().for_each(|(id, parameter)| packed.refresh(id, parameter.values));
     }
 
     /// The network up to the hidden states that the output head reads: `[features]` per token.
@@ -358,7 +350,7 @@ impl Gpt {
         let head = Left::row_major(&self.parameters[self.tok_embed], vocabulary, features);
         let mut logits = Tiles::zeros(layout, vocabulary);
         let hidden = tape.value(last).data();
-        gemm(head, hidden, logits.data_mut(), OutLayout::tiles(vocabulary), false);
+        gemm(head, hidden, logits.data_mut(), Out::Tiles, false);
         Ok(logits.to_rows())
     }
 
@@ -413,22 +405,19 @@ impl Gpt {
     }
 }
 
-/// Copies of sparse weights in the orders of their products.
+/// Copies of the weights of linear layers in the orders of their products.
 pub struct PackedWeights<'a> {
     blocks: &'a mut [Block],
 }
 
 impl PackedWeights<'_> {
-    /// Packs the new values of parameter `id`, if it is a sparse weight.
+    /// Packs the new values of parameter `id`, if a linear layer has copies of it.
     pub fn refresh(&mut self, id: ParamId, values: &[f32]) {
         let linears = self.blocks.iter_mut();
         let linears = linears.flat_map(|b| [&mut b.qkv, &mut b.proj, &mut b.up, &mut b.down]);
-        for linear in linears {
-            match linear {
-                Linear::Sparse { layer, weight, .. } if *weight == id => layer.refresh(values),
-                _ => {}
-            }
-        }
+        linears
+            .filter(|linear| linear.weight == id)
+            .for_each(|linear| linear.layer.refresh(values));
     }
 }
 
@@ -440,20 +429,7 @@ impl Norm {
 
 impl Linear {
     fn apply<'a, R: Recorder<'a>>(&'a self, x: R::Value, r: &mut R) -> R::Value {
-        match self {
-            Linear::Dense(dense) => r.apply(DenseLinear { ..*dense }, &[x]),
-            Linear::Sparse { layer, weight, bias } => {
-                r.apply(SparseLinear { layer, weight: *weight, bias: *bias }, &[x])
-            }
-        }
-    }
-
-    /// Weight and bias.
-    pub(crate) fn parameters(&self) -> (ParamId, ParamId) {
-        match self {
-            Linear::Dense(dense) => (dense.weight, dense.bias),
-            Linear::Sparse { weight, bias, .. } => (*weight, *bias),
-        }
+        r.apply(ops::Linear { layer: &self.layer, weight: self.weight, bias: self.bias }, &[x])
     }
 }
 
@@ -545,6 +521,15 @@ pub(crate) fn slots(size: &ModelConfig) -> Vec<Slot> {
     slots
 }
 
+/// Gives all tensors but a soft prompt their first values.
+pub(crate) fn initialise(parameters: &mut Parameters, size: &ModelConfig, seed: u64) {
+    let layout = Arc::clone(parameters.layout());
+    for slot in slots(size) {
+        let id = layout.find(&slot.name).expect("all tensors are there");
+        slot.init.fill(&slot.name, &layout.place(id).shape, seed, &mut parameters[id]);
+    }
+}
+
 /// The place of a soft prompt, if `given` has one.
 fn prompt_slot(config: &Config, given: &Parameters) -> Option<Slot> {
     let rows = given.get(given.find(PROMPT)?).shape.extents()[0];
@@ -564,30 +549,32 @@ impl Slot {
         Some(config.sparsity.of(&weight.name)).filter(|&sparsity| sparsity > 0.0)
     }
 
-    /// The weights that the mask policy of `config` keeps of the dense `values`.
+    /// The first values, dense.
+    fn initial_values(&self, seed: u64) -> AlignedBuffer {
+        let (rows, columns) = (self.extents[0], self.extents.get(1).copied().unwrap_or(1));
+        self.init.values(&self.name, rows, columns, seed)
+    }
+
+    /// The shape, with the mask that the policy of `config` makes of the dense `values`.
     /// # Errors
     /// If the policy is unknown or the layer is too large for 32-bit indices.
-    pub(crate) fn sparsify(
+    pub(crate) fn shape(
         &self,
         config: &Config,
-        values: AlignedBuffer,
-    ) -> Result<(Shape, AlignedBuffer), Error> {
-        let shape = match (&self.extents[..], &self.linear) {
+        values: impl FnOnce() -> AlignedBuffer,
+    ) -> Result<Shape, Error> {
+        Ok(match (&self.extents[..], &self.linear) {
             (_, Some(weight)) if self.sparsity(config).is_some() => {
-                let mask = Arc::new(layer_mask(&config.sparsity, weight, &values)?);
-                let kept = CsrMatrix::from_dense(Arc::clone(&mask), &values)
-                    .map_err(|source| Error::Mask { layer: self.name.clone(), source })?;
-                return Ok((Shape::Sparse(mask), AlignedBuffer::from_slice(kept.values())));
+                Shape::Sparse(Arc::new(layer_mask(&config.sparsity, weight, values)?))
             }
             (&[n], _) => Shape::Vector(n),
             (extents, _) => Shape::Matrix(extents[0], extents[1]),
-        };
-        Ok((shape, values))
+        })
     }
 
     /// Checks a tensor from outside.
-    fn check(&self, config: &Config, shape: &Shape, values: &[f32]) -> Result<(), Error> {
-        let name = self.name.clone();
+    fn check(&self, config: &Config, tensor: Tensor<'_>) -> Result<(), Error> {
+        let (name, Tensor { shape, values, .. }) = (self.name.clone(), tensor);
         let (found, expected) = (shape.extents(), self.extents.clone());
         if found != expected {
             return Err(Error::TensorShape { name, found, expected });

@@ -43,8 +43,9 @@ fn trace(out: &Path) -> (Vec<StepMetrics>, Vec<Validation>, String) {
     let checkpoint = checkpoint::latest(&run::checkpoints(out)).unwrap().checkpoint.unwrap();
     let parameters = checkpoint.parameters().unwrap();
     let optimiser = checkpoint.optimiser(&parameters).unwrap();
-    let moments = optimiser.first().iter().chain(optimiser.second().iter());
-    let bits: Vec<u8> = moments.flat_map(|(_, m)| m).flat_map(|x| x.to_le_bytes()).collect();
+    let moments = optimiser.moments();
+    let moments = moments.first.iter().chain(moments.second.iter());
+    let bits: Vec<u8> = moments.flat_map(|(_, m)| m.values).flat_map(|x| x.to_le_bytes()).collect();
     let moments = blake3::hash(&bits);
     // Their wall times differ, their number of bytes does not.
     let events = fs::metadata(out.join(tensorboard::FILE)).unwrap().len();
@@ -189,7 +190,8 @@ fn a_small_text_is_learnt_by_heart() {
         let mut config = config(sparsity);
         config.model.vocabulary = data.vocab_size();
         (config.train.lr, config.train.steps) = (1e-2, 120);
-        let text = sequential(&data, Split::Train, config.train.context).take(config.train.batch);
+        let text =
+            sequential(&data, Split::Train, config.train.context).unwrap().take(config.train.batch);
         let batch = TokenBatch::new(text.map(Result::unwrap));
         let mut optimisation = Optimisation::new(Gpt::new(&config).unwrap(), &config);
         let mut step = || optimisation.step(std::slice::from_ref(&batch)).unwrap().loss.mean();

@@ -5,15 +5,13 @@ use std::time::Instant;
 
 use mediswift_kernels::baseline::{Baseline, Matrix};
 use mediswift_kernels::isa::IsaKind;
-use mediswift_kernels::ops::gemm::{Left, OutLayout, gemm_on, transpose_tiles};
-use mediswift_kernels::ops::spmm::Start;
-use mediswift_kernels::ops::spmv::{gemv_on, spmv_on};
-use mediswift_kernels::ops::{LayerPlan, SparseLayer, Strategy, tune};
+use mediswift_kernels::ops::gemm::{Left, Out, gemm_on, transpose_tiles};
+use mediswift_kernels::ops::{Initial, LayerPlan, LinearLayer, Product, tune};
 use mediswift_kernels::probe::{self, Limits};
 use mediswift_kernels::{AlignedBuffer, LANES, SparsePattern};
 
 /// Where the strategies come from.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 pub enum Planning {
     Estimate,
     Tuned,
@@ -123,7 +121,7 @@ impl Bench {
         };
         let mut rows = Vec::new();
         if self.products.iter().any(|product| *product != "one-token") {
-            rows.extend(self.layer(pattern, plan));
+            rows.extend(self.layer(pattern, plan.clone()));
         }
         if self.products.contains(&"one-token") {
             rows.push(self.one_token(pattern, plan));
@@ -138,7 +136,7 @@ impl Bench {
 
     fn layer(&self, pattern: &Arc<SparsePattern>, plan: LayerPlan) -> Vec<Row> {
         let (rows, columns, tokens) = (pattern.rows(), pattern.columns(), self.tokens);
-        let mut layer = SparseLayer::with_plan(self.isa, pattern.clone(), plan);
+        let mut layer = LinearLayer::sparse(self.isa, pattern.clone(), plan.clone());
         let values = numbers(pattern.nnz());
         let w = numbers(rows * columns);
         // As tiles and as row-major matrices: what the numbers are does not matter to either.
@@ -169,23 +167,22 @@ impl Bench {
                         ]
                     }
                     None if at < dense_kernels => [
-                        time(|| self.own(Left::row_major(&w, rows, columns), &x, &mut y, rows)),
+                        time(|| self.own(Left::row_major(&w, rows, columns), &x, &mut y)),
                         time(|| {
-                            self.own(Left::transposed(&w, columns, rows), &dy, &mut dx, columns);
+                            self.own(Left::transposed(&w, columns, rows), &dy, &mut dx);
                         }),
                         time(|| {
                             let xt = transpose_tiles(&x, columns);
-                            let layout = OutLayout::row_major(columns.next_multiple_of(LANES));
                             let left = Left::tiles(&dy, rows);
-                            gemm_on(self.isa, left, &xt, &mut dense_dw, layout, false);
+                            gemm_on(self.isa, left, &xt, &mut dense_dw, Out::Rows, false);
                         }),
                         0.0,
                     ],
                     None => {
                         let refresh = time(|| layer.refresh(&values));
                         [
-                            time(|| layer.forward(&x, &mut y, Start::Zero)),
-                            time(|| layer.input_gradient(&dy, &mut dx, Start::Zero)),
+                            time(|| layer.forward(&values, &x, &mut y, Initial::Zero)),
+                            time(|| layer.input_gradient(&values, &dy, &mut dx, Initial::Zero)),
                             time(|| {
                                 dw.fill(0.0);
                                 layer.weight_gradient(&dy, &x, &mut dw);
@@ -207,8 +204,8 @@ impl Bench {
         self.rows(pattern, plan, times)
     }
 
-    fn own(&self, w: Left<'_>, x: &[f32], y: &mut [f32], features: usize) {
-        gemm_on(self.isa, w, x, y, OutLayout::tiles(features), false);
+    fn own(&self, w: Left<'_>, x: &[f32], y: &mut [f32]) {
+        gemm_on(self.isa, w, x, y, Out::Tiles, false);
     }
 
     /// The report of [`Self::layer`]'s times.
@@ -237,11 +234,11 @@ impl Bench {
         let weights = (pattern.rows() * pattern.columns()) as f64;
         let work = |dense: bool| if dense { weights } else { pattern.nnz() as f64 };
         let flops = 2.0 * self.tokens as f64;
-        let parts = [
-            ("forward", plan.forward.to_string(), plan.forward == Strategy::Dense),
-            ("dx", plan.input_gradient.to_string(), plan.input_gradient == Strategy::Dense),
-            ("dw", plan.weight_gradient.to_string(), plan.weight_gradient == Strategy::Dense),
-        ];
+        let parts: Vec<(Product, String, bool)> = Product::TRAINING
+            .into_iter()
+            .zip(plan.strategies())
+            .map(|(product, strategy)| (product, strategy.to_string(), strategy.is_dense()))
+            .collect();
         let ceilings: Vec<f64> = parts
             .iter()
             .map(|part| ceiling(part.0, pattern.density(), pattern.nnz(), self.tokens, self.limits))
@@ -256,7 +253,7 @@ impl Bench {
                 dense_kernel,
                 sparse,
                 kernel,
-                plan,
+                plan: plan.clone(),
                 fallback,
                 fraction_of_peak: executed / sparse.median / self.limits.fma_peak,
                 ceiling: dense.median / limit,
@@ -270,7 +267,7 @@ impl Bench {
                 let executed = flops * work(*fallback);
                 let name = names[which].clone();
                 row(
-                    *product,
+                    product.name(),
                     dense,
                     name,
                     sparse,
@@ -290,7 +287,7 @@ impl Bench {
             kernels.join(" + "),
             Times::of(sum(&sparse)),
             plan.to_string(),
-            plan.has_fallback(),
+            parts.iter().any(|part| part.2),
             executed,
             ceilings.iter().sum(),
         ));
@@ -299,16 +296,18 @@ impl Bench {
     }
 
     /// y = W · x for one token: bound by the bytes of W.
-    fn one_token(&self, pattern: &SparsePattern, plan: LayerPlan) -> Row {
+    fn one_token(&self, pattern: &Arc<SparsePattern>, plan: LayerPlan) -> Row {
         let (rows, columns) = (pattern.rows(), pattern.columns());
         let (w, values, x) = (numbers(rows * columns), numbers(pattern.nnz()), numbers(columns));
+        let sparse_layer = LinearLayer::sparse(self.isa, pattern.clone(), plan.clone());
+        let dense_layer = LinearLayer::dense(self.isa, rows, columns);
         let mut y = AlignedBuffer::zeros(rows);
         let (mut dense, mut sparse) = (Vec::new(), Vec::new());
         let mut turns = self.rounds.map_or(101, |rounds| rounds as usize);
         let mut warm = false;
         while turns > 0 {
-            let a = time(|| gemv_on(self.isa, &w, &x, &mut y));
-            let b = time(|| spmv_on(self.isa, pattern, &values, &x, &mut y));
+            let a = time(|| dense_layer.one_token(&w, &x, &mut y));
+            let b = time(|| sparse_layer.one_token(&values, &x, &mut y));
             if warm {
                 dense.push(a);
                 sparse.push(b);
@@ -342,11 +341,11 @@ impl Bench {
 /// a column that is not empty has p = 4d / (1 − (1 − d)⁴) non-zeros at density d, so with V = 4 an FMA
 /// takes 1/p + 1/V loads. In a weight gradient each FMA loads its own line. Whichever takes longer
 /// is the limit.
-fn ceiling(product: &str, density: f64, nnz: usize, tokens: usize, limits: Limits) -> f64 {
+fn ceiling(product: Product, density: f64, nnz: usize, tokens: usize, limits: Limits) -> f64 {
     const R: i32 = 4;
     const V: f64 = 4.0;
     let fmas = nnz as f64 * tokens as f64 / LANES as f64;
-    let loads = if product == "dw" {
+    let loads = if product == Product::WeightGradient {
         1.0
     } else {
         let shared = f64::from(R) * density / (1.0 - (1.0 - density).powi(R));

@@ -26,7 +26,7 @@ use super::lines::{Line, lines, lines_mut, load, store};
 use crate::gradcheck::numbers;
 use crate::{Cost, Gradients, Loss, LossSum, ParamId, Parameters, Shape, Tiles, TokenLayout};
 use mediswift_kernels::isa::{Isa, Kernel, dispatch, math};
-use mediswift_kernels::ops::gemm::{Left, OutLayout, gemm, gemm_packed, transpose_tiles};
+use mediswift_kernels::ops::gemm::{Left, Out, gemm, transpose_tiles};
 use mediswift_kernels::{AlignedBuffer, LANES, Scratch};
 use rayon::prelude::*;
 use std::ops::Range;
@@ -112,8 +112,7 @@ impl CrossEntropy<'_> {
     #[track_caller]
     pub fn logits(&self, x: &Tiles, parameters: &Parameters) -> Vec<f32> {
         let mut logits = Tiles::zeros(x.layout(), self.vocabulary);
-        let layout = OutLayout::tiles(self.vocabulary);
-        gemm(self.table(parameters), x.data(), logits.data_mut(), layout, false);
+        gemm(self.table(parameters), x.data(), logits.data_mut(), Out::Tiles, false);
         logits.to_rows()
     }
 
@@ -165,7 +164,7 @@ impl CrossEntropy<'_> {
                 }
             };
             let logits = &mut buffer[..tiles.len() * self.vocabulary * LANES];
-            gemm(table, x, logits, OutLayout::tiles(self.vocabulary), false);
+            gemm(table, x, logits, Out::Tiles, false);
             let tokens = self.log_sum_exp(layout, tiles, logits);
             for (&tile, tokens) in tiles.iter().zip(&tokens) {
                 let losses = &mut losses[tokens_of(layout, tile)];
@@ -274,7 +273,8 @@ impl Loss for CrossEntropy<'_> {
     ) -> LossSum {
         let (vocabulary, features, tile_len) = (self.vocabulary, self.features, x.tile_len());
         // Packed once for all chunks.
-        let transposed = Left::transposed(&parameters[self.weight], features, vocabulary).pack();
+        let transposed =
+            Left::transposed(&parameters[self.weight], features, vocabulary).pack_scratch();
         let gradient = &mut gradients[self.weight];
         // The product dW writes whole lines; rows that are not made of lines get padded ones.
         let columns = features.next_multiple_of(LANES);
@@ -292,11 +292,11 @@ impl Loss for CrossEntropy<'_> {
             match together(tiles, tile_len) {
                 Some(place) => {
                     let dx = &mut dx.data_mut()[place];
-                    gemm_packed(&transposed, logits, dx, OutLayout::tiles(features), false);
+                    transposed.multiply(logits, dx, Out::Tiles, false);
                 }
                 None => {
                     let found = &mut scattered[..x.len()];
-                    gemm_packed(&transposed, logits, found, OutLayout::tiles(features), false);
+                    transposed.multiply(logits, found, Out::Tiles, false);
                     for (found, &tile) in found.chunks_exact(tile_len).zip(tiles) {
                         dx.data_mut()[tile * tile_len..][..tile_len].copy_from_slice(found);
                     }
@@ -304,7 +304,7 @@ impl Loss for CrossEntropy<'_> {
             }
             let xt = transpose_tiles(x, features);
             let dw = if padded.is_empty() { &mut *gradient } else { &mut *padded };
-            gemm(Left::tiles(logits, vocabulary), &xt, dw, OutLayout::row_major(columns), true);
+            gemm(Left::tiles(logits, vocabulary), &xt, dw, Out::Rows, true);
         });
         for (to, row) in gradient.chunks_exact_mut(features).zip(padded.chunks_exact(columns)) {
             to.iter_mut().zip(row).for_each(|(to, dw)| *to += dw);
@@ -455,9 +455,7 @@ const fn case<const V: usize, const D: usize, const N: usize, const EVERY: usize
         features: D,
         scale: CASE_SCALE,
         parameters: || {
-            let mut parameters = Parameters::default();
-            parameters.add("tokens", Shape::Matrix(V, D), numbers(V * D, 1));
-            parameters
+            Parameters::from_tensors([("tokens", Shape::Matrix(V, D), numbers(V * D, 1))])
         },
         with_loss: |parameters, check| {
             check(&CrossEntropy {
@@ -500,9 +498,7 @@ mod tests {
 
     fn hidden_states_and_parameters() -> (Tiles, Parameters) {
         let x = Tiles::from_rows(LAYOUT, 3, &numbers(LAYOUT.tokens() * 3, 2));
-        let mut parameters = Parameters::default();
-        parameters.add("tokens", Shape::Matrix(7, 3), numbers(7 * 3, 1));
-        (x, parameters)
+        (x, Parameters::from_tensors([("tokens", Shape::Matrix(7, 3), numbers(7 * 3, 1))]))
     }
 
     fn loss<'a>(parameters: &Parameters, targets: &'a [u32]) -> CrossEntropy<'a> {
@@ -576,7 +572,7 @@ mod tests {
         let none = vec![0.0; LAYOUT.tokens()];
         let few = CrossEntropy { weights: Some(&none), ..loss(&parameters, &targets) };
         let mut dx = Tiles::from_rows(LAYOUT, 3, &[1.0; 34 * 3]);
-        let mut gradients = Gradients::zeros(&parameters);
+        let mut gradients = Gradients::zeros(parameters.layout());
         let found = few.differentiate(&x, &parameters, &mut dx, &mut gradients);
         assert_eq!((found, dx.data().iter().all(|&dx| dx == 0.0)), (LossSum::default(), true));
     }

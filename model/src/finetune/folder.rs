@@ -19,13 +19,13 @@
 
 use super::settings::Settings;
 use super::train::{Cell, CellReport};
-use crate::adamw::AdamW;
+use crate::adamw::{AdamW, Moments};
 use crate::checkpoint::{self, Checkpoint, DataState, Snapshot};
 use crate::config::Config;
 use crate::error::Error;
 use crate::run;
 use mediswift_data::{Tokenizer, write_atomically};
-use mediswift_engine::{Gradients, Parameters};
+use mediswift_engine::Parameters;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File};
@@ -175,8 +175,8 @@ fn save(
     parameters: &Parameters,
     identity: &Identity,
 ) -> Result<(), Error> {
-    let zeros = || Gradients::zeros(parameters);
-    let optimiser = AdamW::resume(&config.optimiser, steps as u64, 0, zeros(), zeros());
+    let moments = Moments::zeros(parameters.layout());
+    let optimiser = AdamW::resume(&config.optimiser, steps as u64, 0, moments);
     let data = DataState {
         sequences: 0,
         fingerprint: identity.examples.clone(),

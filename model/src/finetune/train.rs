@@ -172,8 +172,8 @@ impl Trainer<'_> {
         let weights = if tune.weights == Weights::Frozen { 0.0 } else { 1.0 };
         let prompt = if tune.prompt_lr > 0.0 { tune.prompt_lr / config.train.lr } else { 1.0 };
         let factor = |name: &str| if name == PROMPT { prompt } else { weights };
-        let factors = gpt.parameters().iter().map(|(_, p)| factor(&p.name)).collect();
-        let adamw = AdamW::new(&config.optimiser, gpt.parameters()).with_factors(factors);
+        let factors = gpt.parameters().iter().map(|(_, p)| factor(p.name)).collect();
+        let adamw = AdamW::new(&config.optimiser, gpt.parameters().layout()).with_factors(factors);
         Optimisation::resume(gpt, adamw, config)
     }
 }

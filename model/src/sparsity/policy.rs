@@ -10,16 +10,16 @@ pub trait MaskPolicy: Sync {
     fn name(&self) -> &'static str;
 
     /// A `[rows, columns]` mask with exactly `kept(rows · columns, sparsity)` non-zeros, the same
-    /// for the same seed and the same dense `values`, row by row.
+    /// for the same seed and the same dense values, which `values` returns row by row.
     /// # Errors
     /// If the extents exceed 32-bit indices.
-    fn mask(
+    fn mask<'v>(
         &self,
         rows: usize,
         columns: usize,
         sparsity: f64,
         seed: u64,
-        values: &[f32],
+        values: &dyn Fn() -> &'v [f32],
     ) -> Result<SparsePattern, PatternError>;
 }
 
