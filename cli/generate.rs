@@ -5,7 +5,6 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use clap::builder::NonEmptyStringValueParser;
-use mediswift_model::Error;
 use mediswift_model::generate::{GenerateOptions, Generation, generate_many};
 use serde_json::{Value, json};
 
@@ -108,14 +107,8 @@ impl Verb for Generate {
             // The end of one document is where the next begins.
             ids.push(tokenizer.end_of_text());
         }
-        let made =
-            generate_many(&gpt, &prompts, self.samples, &options, &tokenizer).map_err(|error| {
-                match error {
-                    // Options out of range.
-                    Error::Config { .. } => Exit::usage(error.to_string()).into(),
-                    other => anyhow::Error::from(other),
-                }
-            })?;
+        let made = generate_many(&gpt, &prompts, self.samples, &options, &tokenizer)
+            .map_err(Exit::settings)?;
         let prompts = self.prompt.iter().flat_map(|prompt| vec![prompt.as_str(); self.samples]);
         let made: Vec<(&str, Generation)> = prompts.zip(made).collect();
         output::note(DISCLAIMER);

@@ -139,7 +139,7 @@ impl<'a> Encoder<'a> {
                 self.positions,
                 self.prompt.len() + self.longest_target
             );
-            return Err(Error::config("examples", problem));
+            return Err(Error::input("examples", problem));
         }
         Ok((encoded, fit))
     }
