@@ -30,10 +30,12 @@ pub mod prepare;
 pub mod shard;
 pub mod source;
 pub mod synth;
+mod texts;
 pub mod tokenizer;
 
 pub use batches::{Batches, Dataset, Position, Sequence, Split, sequential};
 pub use commit::{write_atomically, write_atomically_with, write_folder_atomically};
 pub use error::DataError;
 pub use prepare::prepare;
+pub use texts::{Text, texts};
 pub use tokenizer::Tokenizer;
