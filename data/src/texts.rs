@@ -1,7 +1,6 @@
 //! The texts of one file, to be used as they are and not to become a dataset.
 
 use std::path::PathBuf;
-use std::sync::atomic::AtomicU64;
 use std::sync::mpsc;
 use std::thread;
 
@@ -28,7 +27,7 @@ pub struct Text {
 pub fn texts(path: PathBuf) -> impl Iterator<Item = Result<Text, DataError>> {
     let (send, receive) = mpsc::sync_channel(AHEAD);
     thread::spawn(move || {
-        let read = source::read(&path, &AtomicU64::new(0), &mut |event| match event {
+        let read = source::read(&path, &mut |event| match event {
             Event::Record(record) => {
                 let text = Text { text: text_of(&record), identity: record.identity };
                 // Nobody listens any more.

@@ -210,8 +210,7 @@ impl RunFolder {
     /// An imported run brings its tokenizer: the data must have been made with it.
     fn check_tokenizer(&self, data: &DataIdentity) -> Result<(), Error> {
         let path = tokenizer_path(&self.path);
-        if path.exists() && Tokenizer::load(&path)?.hash().to_hex().as_str() != data.tokenizer_hash
-        {
+        if path.exists() && Tokenizer::load(&path)?.hash() != data.tokenizer_hash {
             let advice = "the data were made with another tokenizer: prepare them with this one";
             return Err(problem(&path, advice));
         }
@@ -305,7 +304,7 @@ pub fn import(
     }
     let parameters = gpt.parameters();
     let origin = Origin { source: source.into(), weights_hash: weights_hash(parameters) };
-    let data = DataState { tokenizer: tokenizer.hash().to_hex().to_string(), ..Default::default() };
+    let data = DataState { tokenizer: tokenizer.hash(), ..Default::default() };
     let optimiser = AdamW::new(&config.train, parameters.layout());
     write_folder_atomically(path, |folder| {
         write_atomically(&folder.join(CONFIG), config.to_toml().as_bytes())?;

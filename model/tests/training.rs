@@ -190,7 +190,8 @@ fn a_small_text_is_learnt_by_heart() {
         let mut config = config(sparsity);
         config.model.vocabulary = data.vocab_size();
         (config.train.lr, config.train.steps) = (1e-2, 120);
-        let text = sequential(&data, Split::Train, config.train.context).take(config.train.batch);
+        let text =
+            sequential(&data, Split::Train, config.train.context).unwrap().take(config.train.batch);
         let batch = TokenBatch::new(text.map(Result::unwrap));
         let mut optimisation = Optimisation::new(Gpt::new(&config).unwrap(), &config);
         let mut step = || optimisation.step(std::slice::from_ref(&batch)).unwrap().loss.mean();
