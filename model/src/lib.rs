@@ -11,7 +11,7 @@
 //!   micro-batch gradients; [`checkpoint`]: all of a run's state on the disk.
 //! * [`interchange`]: runs as Hugging Face folders and GGUF files, and back.
 //! * [`tasks`]: what to fine-tune for; [`finetune`]: dense fine-tuning and soft prompts.
-//! * [`error`]: what can go wrong with what comes from outside.
+//! * [`named`]: things that are chosen by name; [`error`]: what can go wrong with what comes from outside.
 #![warn(missing_docs)]
 
 // The tests' support speaks of this crate by its name.
@@ -35,6 +35,7 @@ pub mod inference;
 pub mod init;
 pub mod interchange;
 pub mod memory;
+pub mod named;
 pub mod optimisation;
 pub mod plans;
 pub mod presets;

@@ -305,7 +305,7 @@ pub fn import(
     let parameters = gpt.parameters();
     let origin = Origin { source: source.into(), weights_hash: weights_hash(parameters) };
     let data = DataState { tokenizer: tokenizer.hash(), ..Default::default() };
-    let optimiser = AdamW::new(&config.train, parameters.layout());
+    let optimiser = AdamW::new(&config.optimiser, parameters.layout());
     write_folder_atomically(path, |folder| {
         write_atomically(&folder.join(CONFIG), config.to_toml().as_bytes())?;
         tokenizer.save(&tokenizer_path(folder))?;
@@ -508,7 +508,7 @@ pub(crate) fn model_card(config: &Config, origin: Option<&Origin>, result: &str)
         }
         None => "trained from scratch to predict the next token".to_string(),
     };
-    let how = match config.sparsity.init_method.as_str() {
+    let how = match config.sparsity.init_method.name() {
         "random" => "at random".to_string(),
         method => format!("by {method}"),
     };
@@ -527,7 +527,7 @@ pub(crate) fn model_card(config: &Config, origin: Option<&Origin>, result: &str)
          vocabulary of {vocabulary} tokens, {start}. {kind}\n\n\
          ## Training\n\n```toml\n{toml}```\n\n\
          ## Result\n\n{result}\n",
-        preset = model.preset,
+        preset = model.preset.name,
         layers = model.layers,
         d_model = model.d_model,
         heads = model.heads,

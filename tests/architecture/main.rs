@@ -77,7 +77,6 @@ const KNOWN_CIRCLES: &[&[&str]] = &[
         "data/src/prepare/resolve.rs",
     ],
     &["data/src/tokenizer/file.rs", "data/src/tokenizer/mod.rs"],
-    &["model/src/config/tables.rs", "model/src/config.rs"],
     &[
         "model/src/evaluate.rs",
         "model/src/run.rs",
@@ -89,12 +88,6 @@ const KNOWN_CIRCLES: &[&[&str]] = &[
         "model/src/finetune/mod.rs",
         "model/src/finetune/report.rs",
         "model/src/finetune/train.rs",
-    ],
-    &[
-        "model/src/sparsity/magnitude.rs",
-        "model/src/sparsity/mod.rs",
-        "model/src/sparsity/uniform.rs",
-        "model/src/sparsity/weights.rs",
     ],
 ];
 
