@@ -12,7 +12,7 @@ use mediswift_model::presets::PAPER_VOCABULARY;
 use mediswift_model::{Config, Gpt, Optimisation, TokenBatch};
 use serde_json::{Value, json};
 
-use crate::doctor::machine::Machine;
+use crate::machine::Machine;
 use crate::progress;
 use crate::verb::{Context, Exit, Outcome, Verb};
 

@@ -33,6 +33,7 @@ pub mod shard;
 pub mod source;
 mod split;
 pub mod synth;
+mod texts;
 pub mod tokenizer;
 
 pub use batches::{Batches, Position, Sequence, sequential};
@@ -41,4 +42,5 @@ pub use dataset::Dataset;
 pub use error::DataError;
 pub use prepare::prepare;
 pub use split::Split;
+pub use texts::{Text, texts};
 pub use tokenizer::Tokenizer;

@@ -5,7 +5,8 @@
 //! * [`gpt`]: the network; [`init`]: its first weights; [`inference`]: forward passes alone;
 //!   [`score`]: log-likelihoods of texts; [`decode`] and [`generate`]: text from it.
 //! * [`optimisation`]: one optimiser step; [`trainer`]: a whole run, which lives in a
-//!   [`run`] folder with [`tensorboard`] events; [`evaluate`]: its validation loss.
+//!   [`run`] folder with [`tensorboard`] events; [`evaluate`]: its validation loss;
+//!   [`curves`]: its losses so far.
 //! * [`adamw`], [`schedule`], [`gradient_tree`]: the optimiser, its learning rate, and the sum of
 //!   micro-batch gradients; [`checkpoint`]: all of a run's state on the disk.
 //! * [`interchange`]: runs as Hugging Face folders and GGUF files, and back.
@@ -20,6 +21,7 @@ extern crate self as mediswift_model;
 pub mod adamw;
 pub mod checkpoint;
 pub mod config;
+pub mod curves;
 pub mod decode;
 mod disk;
 pub mod error;
