@@ -24,40 +24,39 @@ use rayon::prelude::*;
 /// Values per parallel task: weights, gradients and moments of a block fit the L2 cache.
 const BLOCK: usize = 1 << 14;
 
-/// The optimiser and its state.
+/// Running means of gradients and of their squares, one tensor per parameter each.
+#[derive(Clone, Debug)]
+pub struct Moments {
+    /// m: means of gradients.
+    pub first: Gradients,
+    /// v: means of their squares.
+    pub second: Gradients,
+}
+
+impl Moments {
+    /// Moments before the first update.
+    pub fn zeros(parameters: &Parameters) -> Self {
+        Self { first: Gradients::zeros(parameters), second: Gradients::zeros(parameters) }
+    }
+}
+
+/// The optimiser: its settings and its moments. Which update it makes, it is told.
 #[derive(Clone, Debug)]
 pub struct AdamW {
     beta1: f64,
     beta2: f64,
     epsilon: f64,
     weight_decay: f64,
-    updates: u64,
-    skipped: u64,
-    first: Gradients,
-    second: Gradients,
+    moments: Moments,
     /// What the learning rate of each tensor is multiplied with; 1 beyond the end.
     factors: Vec<f64>,
 }
 
 impl AdamW {
-    /// An optimiser that has made no update.
-    pub fn new(config: &TrainConfig, parameters: &Parameters) -> Self {
-        let zeros = || Gradients::zeros(parameters);
-        Self::resume(config, 0, 0, zeros(), zeros())
-    }
-
-    /// An optimiser that has made `updates` updates and skipped `skipped` steps, with the first and
-    /// second moments it had then.
-    pub fn resume(
-        config: &TrainConfig,
-        updates: u64,
-        skipped: u64,
-        first: Gradients,
-        second: Gradients,
-    ) -> Self {
+    /// An optimiser that goes on from `moments`.
+    pub fn new(config: &TrainConfig, moments: Moments) -> Self {
         let &TrainConfig { beta1, beta2, epsilon, weight_decay, .. } = config;
-        let factors = Vec::new();
-        Self { beta1, beta2, epsilon, weight_decay, updates, skipped, first, second, factors }
+        Self { beta1, beta2, epsilon, weight_decay, moments, factors: Vec::new() }
     }
 
     /// Multiplies the learning rate of each tensor, in order; tensors with 0 are frozen.
@@ -70,48 +69,23 @@ impl AdamW {
         self.factors.iter().copied().chain(std::iter::repeat(1.0))
     }
 
-    /// Updates made: t of the last one.
-    pub fn updates(&self) -> u64 {
-        self.updates
+    /// The moments after the last update.
+    pub fn moments(&self) -> &Moments {
+        &self.moments
     }
 
-    /// Steps without an update.
-    pub fn skipped(&self) -> u64 {
-        self.skipped
-    }
-
-    /// Steps done: updates made and skipped.
-    pub fn steps(&self) -> u64 {
-        self.updates + self.skipped
-    }
-
-    /// Passes over a step: weights, moments and t stay.
-    pub fn skip(&mut self) {
-        self.skipped += 1;
-    }
-
-    /// First moments m, one tensor per parameter.
-    pub fn first(&self) -> &Gradients {
-        &self.first
-    }
-
-    /// Second moments v, one tensor per parameter.
-    pub fn second(&self) -> &Gradients {
-        &self.second
-    }
-
-    /// Makes one update from `scale · gradients`. `updated` is told of every tensor while its new values
-    /// are still in the caches.
-    pub fn step(
+    /// Makes update `t`, counted from 1, from `scale · gradients`. `updated` is told of every tensor
+    /// while its new values are still in the caches.
+    pub fn update(
         &mut self,
+        t: u64,
         parameters: &mut Parameters,
         gradients: &Gradients,
         learning_rate: f64,
         scale: f64,
         mut updated: impl FnMut(ParamId, &[f32]),
     ) {
-        self.updates += 1;
-        let correction = |beta: f64| 1.0 - beta.powf(self.updates as f64);
+        let correction = |beta: f64| 1.0 - beta.powf(t as f64);
         let rates = |factor: f64, decay: f64| Rates {
             scale: scale as f32,
             beta1: self.beta1 as f32,
@@ -124,7 +98,8 @@ impl AdamW {
             keep: (1.0 - factor * learning_rate * decay) as f32,
         };
         let factors = self.factors.iter().copied().chain(std::iter::repeat(1.0));
-        let tensors = parameters.iter_mut().zip(self.first.iter_mut()).zip(self.second.iter_mut());
+        let Moments { first, second } = &mut self.moments;
+        let tensors = parameters.iter_mut().zip(first.iter_mut()).zip(second.iter_mut());
         for ((((id, parameter), (_, m)), (_, v)), factor) in tensors.zip(factors) {
             if factor == 0.0 {
                 continue;
@@ -270,10 +245,10 @@ mod tests {
         let (mut parameters, gradients) = model();
         let before = parameters.clone();
         let config = config();
-        let mut adamw = AdamW::new(&config, &parameters);
+        let mut adamw = AdamW::new(&config, Moments::zeros(&parameters));
         let (rates, scale) = ([1e-2, 3e-3, 1e-2], 0.7);
-        for rate in rates {
-            adamw.step(&mut parameters, &gradients, rate, scale, |_, _| {});
+        for (t, rate) in (1..).zip(rates) {
+            adamw.update(t, &mut parameters, &gradients, rate, scale, |_, _| {});
         }
         for (id, parameter) in before.iter() {
             let decay = if parameter.shape.is_matrix() { config.weight_decay } else { 0.0 };
@@ -292,7 +267,6 @@ mod tests {
                 assert!((found - w).abs() < 1e-6, "{}[{i}]: {found}, not {w}", parameter.name);
             }
         }
-        assert_eq!(adamw.updates(), 3);
     }
 
     #[test]
@@ -327,8 +301,9 @@ mod tests {
             pool.install(|| {
                 let (mut parameters, gradients) = model();
                 let norm = global_norm(&parameters, &gradients).unwrap();
-                let mut adamw = AdamW::new(&config(), &parameters);
-                adamw.step(&mut parameters, &gradients, 1e-2, clip_scale(norm, 1.0), |_, _| {});
+                let mut adamw = AdamW::new(&config(), Moments::zeros(&parameters));
+                let scale = clip_scale(norm, 1.0);
+                adamw.update(1, &mut parameters, &gradients, 1e-2, scale, |_, _| {});
                 let bits =
                     parameters.iter().flat_map(|(_, p)| p.values.iter().map(|x| x.to_bits()));
                 (norm.to_bits(), bits.collect::<Vec<_>>())

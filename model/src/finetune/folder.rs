@@ -19,13 +19,12 @@
 
 use super::settings::Settings;
 use super::train::{Cell, CellReport};
-use crate::adamw::AdamW;
 use crate::checkpoint::{self, Checkpoint, DataState, Snapshot};
 use crate::config::Config;
 use crate::error::Error;
 use crate::run;
 use mediswift_data::{Tokenizer, write_atomically};
-use mediswift_engine::{Gradients, Parameters};
+use mediswift_engine::Parameters;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File};
@@ -168,8 +167,7 @@ impl Folder {
     }
 }
 
-/// Saves weights as a checkpoint, with an optimiser that has forgotten its moments: the next
-/// training starts anew.
+/// Saves weights as a checkpoint without an optimiser: the next training starts anew.
 fn save(
     path: &Path,
     steps: usize,
@@ -177,14 +175,14 @@ fn save(
     parameters: &Parameters,
     identity: &Identity,
 ) -> Result<(), Error> {
-    let zeros = || Gradients::zeros(parameters);
-    let optimiser = AdamW::resume(&config.train, steps as u64, 0, zeros(), zeros());
     let data = DataState {
         sequences: 0,
         fingerprint: identity.examples.clone(),
         tokenizer: String::new(),
     };
-    checkpoint::save(path, &Snapshot { config, parameters, optimiser: &optimiser, data })?;
+    let step = steps as u64;
+    let snapshot = Snapshot { config, step, skipped: 0, parameters, moments: None, data };
+    checkpoint::save(path, &snapshot)?;
     Ok(())
 }
 
