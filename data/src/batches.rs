@@ -35,7 +35,7 @@ impl Split {
     }
 }
 
-/// A dataset folder, opened and verified. Its files must not be changed while it is in use.
+/// A dataset folder, opened and verified. Tokens are read from its files when they are asked for.
 #[derive(Debug)]
 pub struct Dataset {
     folder: PathBuf,
@@ -119,7 +119,7 @@ impl Dataset {
     /// Tokens of each document of a split, end tokens included, in order.
     ///
     /// # Errors
-    /// When a file was cut since the dataset was opened.
+    /// When a file cannot be read, or was cut or overwritten since the dataset was opened.
     pub fn document_lengths(&self, split: Split) -> Result<Vec<u64>, DataError> {
         let lengths: Result<Vec<_>, _> =
             self.stream(split).shards.iter().map(Shard::document_lengths).collect();
@@ -129,7 +129,7 @@ impl Dataset {
     /// How often a token occurs in a split.
     ///
     /// # Errors
-    /// When a file was cut since the dataset was opened.
+    /// When a file cannot be read, or was cut or overwritten since the dataset was opened.
     pub fn count(&self, split: Split, id: u32) -> Result<u64, DataError> {
         let mut window = Vec::new();
         let mut count = 0;
@@ -147,7 +147,7 @@ impl Dataset {
     /// `len` tokens of a split, from token `start`.
     ///
     /// # Errors
-    /// When a file was cut since the dataset was opened.
+    /// When a file cannot be read, or was cut or overwritten since the dataset was opened.
     ///
     /// # Panics
     /// When the window leaves the split.
@@ -334,7 +334,7 @@ impl Batches {
     /// The next sequence; after the last of an epoch comes the first of the next.
     ///
     /// # Errors
-    /// When a file was cut since the dataset was opened.
+    /// When a file cannot be read, or was cut or overwritten since the dataset was opened.
     pub fn next_sequence(&mut self) -> Result<Sequence, DataError> {
         let window = self.order.window(self.position.index);
         let tokens = self.dataset.tokens(self.split);
@@ -413,8 +413,8 @@ fn scramble(mut bits: u64) -> u64 {
 
 /// Every whole window of a split once, in order: for evaluation. Neighbouring windows share one
 /// token, so that each token but the first is predicted exactly once; up to `context - 1` tokens
-/// at the end, too few for a window, are left out. A file that was cut since the dataset was opened
-/// is an error.
+/// at the end, too few for a window, are left out. A file that was cut or overwritten since the dataset
+/// was opened is an error.
 ///
 /// # Panics
 /// When `context` is 0.
@@ -553,6 +553,30 @@ mod tests {
         let mut whole = Batches::new(data, Split::Train, tokens - 1, 0).expect("just enough");
         assert_eq!(whole.windows_per_epoch(), 1);
         assert_eq!(whole.next_sequence().expect("read").inputs.len(), tokens - 1);
+    }
+
+    #[test]
+    fn a_shard_cut_under_a_run_is_an_error_with_path_and_place() {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let path = dataset(folder.path());
+        let data = Arc::new(Dataset::open(&path).expect("open"));
+        for (split, file) in
+            [(Split::Train, "train-00001.bin"), (Split::Validation, "validation-00000.bin")]
+        {
+            let mut batches = Batches::new(Arc::clone(&data), split, 32, 0).expect("new");
+            batches.next_sequence().expect("whole");
+            let cut = fs::File::options().write(true).open(path.join(file)).expect("open");
+            cut.set_len(500).expect("cut");
+            let epoch = batches.windows_per_epoch();
+            let training = (0..epoch).find_map(|_| batches.next_sequence().err());
+            let evaluation = sequential(&data, split, 32).find_map(Result::err);
+            let whole = data.count(split, 0).err();
+            for error in [training, evaluation, whole] {
+                let message = error.expect("cut").to_string();
+                let says = format!("{file}, byte 500: the file was cut to 500 bytes");
+                assert!(message.contains(&says), "{message}");
+            }
+        }
     }
 
     #[test]

@@ -9,7 +9,7 @@
 //! | [`source`] | PubMed XML, JATS, JSONL, text (plain, gzip, zstd, tar) | records |
 //! | [`clean`] | records | documents, or reasons against them |
 //! | [`tokenizer`] | texts | token ids (byte-level or Moses BPE), and back |
-//! | [`shard`] | token ids | self-describing, checksummed, memory-mapped files |
+//! | [`shard`] | token ids | self-describing, checksummed files |
 //! | [`prepare`](mod@prepare) | files | a dataset folder: tokenizer, train and validation shards |
 //! | [`manifest`] | | the `dataset.json` that says what such a folder holds |
 //! | [`batches`] | a dataset folder | shuffled context windows, seekable to any position |

@@ -18,7 +18,6 @@ libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
         let sum = crc32fast::hash(&bytes[..124]);
         bytes[124..128].copy_from_slice(&sum.to_le_bytes());
     }
-    // Not written over: a map of the last one may still be alive in a failing run.
     let path = FOLDER.path().join("input.bin");
     fs::write(&path, &bytes).expect("write");
     match Shard::open(&path) {

@@ -3,8 +3,12 @@
 //! Each variant holds where the trouble is, what was found there and what to do about it, because
 //! the person who reads the message has the file and not the source code.
 
+mod shard;
+
 use std::io;
 use std::path::{Path, PathBuf};
+
+pub use shard::ShardProblem;
 
 /// Why data could not be read, written or used.
 #[derive(Debug, thiserror::Error)]
@@ -47,16 +51,14 @@ pub enum DataError {
     },
 
     /// A token shard is damaged or foreign.
-    #[error("{}, byte {offset}: {problem}; {advice}", path.display())]
+    #[error("{}, byte {offset}: {problem}; make the dataset again with `mediswift data prepare`", path.display())]
     Shard {
         /// The shard file.
         path: PathBuf,
         /// Where in the file, in bytes from its beginning.
         offset: u64,
         /// What was found.
-        problem: String,
-        /// What to do.
-        advice: String,
+        problem: ShardProblem,
     },
 
     /// What was asked for is impossible, whatever the files hold.

@@ -1,0 +1,200 @@
+//! The rules of ARCHITECTURE.md, checked.
+
+mod modules;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use self::modules::Crate;
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// The workspace's own crates that a manifest depends on, for the program or for its tests.
+fn dependencies(folder: &str) -> BTreeSet<String> {
+    let path = root().join(folder).join("Cargo.toml");
+    let manifest = fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    let mut section = "";
+    let mut found = BTreeSet::new();
+    for line in manifest.lines().map(str::trim) {
+        if line.starts_with('[') {
+            section = line.trim_matches(['[', ']']);
+        } else if let Some(rest) = line.strip_prefix("mediswift-") {
+            // `[workspace.dependencies]` only says where the crates are.
+            if section.ends_with("dependencies") && !section.starts_with("workspace") {
+                found.insert(rest.split(['.', ' ', '=']).next().unwrap_or(rest).to_string());
+            }
+        }
+    }
+    found
+}
+
+#[test]
+fn data_flows_one_way() {
+    for (folder, allowed) in [
+        ("kernels", &[][..]),
+        ("engine", &["kernels"]),
+        ("data", &[]),
+        ("model", &["data", "engine", "kernels"]),
+        (".", &["data", "engine", "kernels", "model"]),
+    ] {
+        let allowed: BTreeSet<String> = allowed.iter().map(ToString::to_string).collect();
+        let found = dependencies(folder);
+        assert!(found.is_subset(&allowed), "{folder} depends on {found:?}, allowed is {allowed:?}");
+    }
+    assert!(dependencies(".").contains("model"), "the check must see what is there");
+}
+
+/// Rust files below a folder of the repository, by path relative to it.
+fn sources(folder: &str, files: &mut BTreeMap<PathBuf, String>) {
+    for entry in fs::read_dir(root().join(folder)).expect("list") {
+        let path = entry.expect("entry").path();
+        let relative = path.strip_prefix(root()).expect("below the root").to_path_buf();
+        if path.is_dir() && !path.ends_with("target") {
+            sources(&relative.to_string_lossy(), files);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            files.insert(relative, fs::read_to_string(&path).expect("read"));
+        }
+    }
+}
+
+/// Circles that are there yet. The list may only become shorter.
+const KNOWN_CIRCLES: &[&[&str]] = &[
+    &["cli/bench/layer/report.rs", "cli/bench/layer.rs"],
+    &[
+        "cli/data/prepare.rs",
+        "cli/tokenizer/decode.rs",
+        "cli/tokenizer/encode.rs",
+        "cli/tokenizer/train.rs",
+        "cli/tokenizer.rs",
+    ],
+    &["cli/export/gguf.rs", "cli/export/hf.rs", "cli/export.rs"],
+    &[
+        "cli/serve/completions.rs",
+        "cli/serve/http.rs",
+        "cli/serve/request.rs",
+        "cli/serve/tokens.rs",
+        "cli/serve.rs",
+    ],
+    &[
+        "data/src/prepare/encode.rs",
+        "data/src/prepare/extract.rs",
+        "data/src/prepare/mod.rs",
+        "data/src/prepare/resolve.rs",
+    ],
+    &[
+        "data/src/source/archive.rs",
+        "data/src/source/jats.rs",
+        "data/src/source/jsonl.rs",
+        "data/src/source/mod.rs",
+        "data/src/source/pubmed.rs",
+        "data/src/source/stream.rs",
+        "data/src/source/text.rs",
+        "data/src/source/xml.rs",
+    ],
+    &["data/src/tokenizer/file.rs", "data/src/tokenizer/mod.rs"],
+    &[
+        "engine/src/ops/add.rs",
+        "engine/src/ops/attention.rs",
+        "engine/src/ops/cross_entropy.rs",
+        "engine/src/ops/embedding.rs",
+        "engine/src/ops/gelu.rs",
+        "engine/src/ops/layer_norm.rs",
+        "engine/src/ops/linear_dense.rs",
+        "engine/src/ops/linear_sparse.rs",
+        "engine/src/ops/mod.rs",
+    ],
+    &[
+        "kernels/src/isa/avx2.rs",
+        "kernels/src/isa/avx512.rs",
+        "kernels/src/isa/mod.rs",
+        "kernels/src/isa/neon.rs",
+        "kernels/src/isa/scalar.rs",
+    ],
+    &["kernels/src/ops/plan/mod.rs", "kernels/src/ops/plan/panel.rs"],
+    &["model/src/config/tables.rs", "model/src/config.rs"],
+    &[
+        "model/src/evaluate.rs",
+        "model/src/run.rs",
+        "model/src/tensorboard.rs",
+        "model/src/trainer.rs",
+    ],
+    &[
+        "model/src/finetune/folder.rs",
+        "model/src/finetune/mod.rs",
+        "model/src/finetune/report.rs",
+        "model/src/finetune/train.rs",
+    ],
+    &["model/src/interchange/hf/import.rs", "model/src/interchange/hf/prompt.rs"],
+    &[
+        "model/src/sparsity/magnitude.rs",
+        "model/src/sparsity/mod.rs",
+        "model/src/sparsity/uniform.rs",
+        "model/src/sparsity/weights.rs",
+    ],
+    &[
+        "model/src/tasks/hoc/corpus.rs",
+        "model/src/tasks/hoc/mod.rs",
+        "model/src/tasks/mod.rs",
+        "model/src/tasks/pubmedqa/mod.rs",
+    ],
+];
+
+#[test]
+fn no_circle_of_files_inside_a_crate() {
+    let mut known: BTreeSet<Vec<PathBuf>> =
+        KNOWN_CIRCLES.iter().map(|circle| circle.iter().map(PathBuf::from).collect()).collect();
+    let mut found = String::new();
+    let mut files = BTreeMap::new();
+    for folder in ["cli", "data", "engine", "files", "kernels", "model"] {
+        if root().join(folder).exists() {
+            sources(folder, &mut files);
+        }
+    }
+    let roots =
+        files.keys().filter(|path| path.ends_with("src/lib.rs") || path.ends_with("cli/main.rs"));
+    for root in roots {
+        for circle in Crate::read(root, &files).circles() {
+            if !known.remove(&circle.files) {
+                found += &format!("{:?}\n  {}\n", circle.files, circle.uses.join("\n  "));
+            }
+        }
+    }
+    assert!(found.is_empty(), "files that use each other in a circle:\n{found}");
+    assert!(known.is_empty(), "no circles any more, take them off the list: {known:#?}");
+}
+
+/// Whether a source has the keyword: outside comments, followed by what may follow it.
+fn is_unsafe(source: &str) -> bool {
+    source.lines().any(|line| {
+        let code = line.split("//").next().unwrap_or_default();
+        code.split("unsafe").skip(1).any(|rest| rest.is_empty() || rest.starts_with([' ', '{']))
+    })
+}
+
+#[test]
+fn unsafe_code_is_where_vectors_are() {
+    let mut files = BTreeMap::new();
+    // Not the benchmarks: a baseline may be a crate with an unsafe interface.
+    for folder in ["cli", "data", "engine", "kernels", "model", "tests"] {
+        sources(folder, &mut files);
+    }
+    files.retain(|_, source| is_unsafe(source));
+    assert!(files.keys().any(|path| path.starts_with("kernels/src")), "the check must see some");
+    files.retain(|path, _| !path.starts_with("kernels/src") && !path.starts_with("engine/src/ops"));
+    assert!(files.is_empty(), "only vectors need it, but here it is: {:?}", files.keys());
+}
+
+#[test]
+fn the_readme_has_its_two_commands() {
+    let Ok(readme) = fs::read_to_string(root().join("README.md")) else {
+        println!("skipped: there is no README.md yet");
+        return;
+    };
+    for command in ["cargo run --release -- demo", "cargo test --release --workspace"] {
+        let there = readme.lines().any(|line| line.starts_with(command));
+        assert!(there, "README.md lacks the command: {command}");
+    }
+}
