@@ -8,7 +8,6 @@ mod stats;
 mod synth;
 
 pub use cleaning::CleaningArgs;
-pub use prepare::stage_name;
 
 use crate::verb::{Context, Outcome, Verb, verbs};
 

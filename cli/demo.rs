@@ -10,7 +10,7 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use indicatif::HumanCount;
 use mediswift_data::clean::Cleaning;
-use mediswift_data::prepare::{Options, Stage, TokenizerSource};
+use mediswift_data::prepare::{Options, TokenizerSource};
 use mediswift_data::{Dataset, Split, Tokenizer, write_atomically};
 use mediswift_kernels::isa::IsaKind;
 use mediswift_model::finetune::report::TuningReport;
@@ -20,7 +20,6 @@ use mediswift_model::{Config, Error, run};
 use serde_json::{Value, json};
 
 use self::twins::{Trained, Twin};
-use crate::data::stage_name;
 use crate::signals::StopSignal;
 use crate::trained::DISCLAIMER;
 use crate::verb::{Context, Outcome, Verb};
@@ -183,18 +182,8 @@ fn prepare(size: &Size, out: &Path, data: &Path, signals: &StopSignal) -> anyhow
         shard_tokens: 100_000_000,
         force: false,
     };
-    progress::stages(|show| {
-        mediswift_data::prepare(&options, &mut |now| {
-            show(
-                stage_name(now.stage),
-                now.stage != Stage::Reading,
-                now.bytes_read,
-                now.bytes_total,
-            );
-            signals.flow()
-        })
-    })
-    .map_err(|error| signals.explain(error))?;
+    progress::preparing(signals, |show| mediswift_data::prepare(&options, show))
+        .map_err(|error| signals.explain(error))?;
     Ok(())
 }
 

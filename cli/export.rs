@@ -2,14 +2,8 @@
 
 mod gguf;
 mod hf;
+mod outcome;
 
-use std::path::Path;
-
-use indicatif::HumanCount;
-use mediswift_model::interchange::Exported;
-use serde_json::json;
-
-use crate::output;
 use crate::verb::{Context, Outcome, Verb, verbs};
 
 verbs! {
@@ -35,20 +29,4 @@ impl Verb for Export {
     fn run(self, context: &Context) -> anyhow::Result<Outcome> {
         self.verb.run(context)
     }
-}
-
-/// Tells what was written to `out`.
-fn outcome(out: &Path, exported: &Exported) -> Outcome {
-    exported.skipped.iter().for_each(|warning| output::warning(warning));
-    let Exported { tensors, masks, bytes, step, .. } = exported;
-    let with_masks = if *masks > 0 { format!(", {masks} masks") } else { String::new() };
-    let text = format!(
-        "{}: step {step}, {tensors} tensors{with_masks}, {} bytes\n",
-        out.display(),
-        HumanCount(*bytes),
-    );
-    let path = out.display().to_string();
-    let json =
-        json!({ "tensors": tensors, "masks": masks, "bytes": bytes, "step": step, "path": path });
-    Outcome::new(json, text)
 }

@@ -1,9 +1,14 @@
 //! Progress bars: on a terminal, on stderr; nothing otherwise.
 
+use std::ops::ControlFlow;
+
 use indicatif::{ProgressBar, ProgressStyle};
+use mediswift_data::prepare::{Progress, Stage};
+
+use crate::signals::StopSignal;
 
 /// A bar for work counted in bytes.
-pub fn bytes(total: u64, message: &'static str) -> ProgressBar {
+fn bytes(total: u64, message: &'static str) -> ProgressBar {
     bar(total, message, "{msg:<24} {wide_bar} {bytes}/{total_bytes} {eta}")
 }
 
@@ -17,27 +22,42 @@ pub fn training(steps: u64) -> ProgressBar {
     bar(steps, "training", "{wide_bar} {human_pos}/{human_len}  {msg}")
 }
 
-/// A bar for work in several steps. `work` gets a function to call with the step's name, whether it
-/// counts pieces and not bytes, what is done and what there is to do.
-pub fn stages<T>(work: impl FnOnce(&mut dyn FnMut(&'static str, bool, u64, u64)) -> T) -> T {
-    let mut current: Option<(&'static str, ProgressBar)> = None;
-    let outcome = work(&mut |name, pieces, done, total| {
-        if current.as_ref().is_none_or(|(known, _)| *known != name) {
+/// Bars for the steps of preparing data. `work` gets the function to call with its progress; it says
+/// whether to go on.
+pub fn preparing<T>(
+    stop: &StopSignal,
+    work: impl FnOnce(&mut dyn FnMut(&Progress) -> ControlFlow<()>) -> T,
+) -> T {
+    let mut current: Option<(Stage, ProgressBar)> = None;
+    let outcome = work(&mut |now| {
+        if current.as_ref().is_none_or(|(known, _)| *known != now.stage) {
             if let Some((_, bar)) = current.take() {
                 bar.finish_and_clear();
             }
-            let new = if pieces { count(total, name) } else { bytes(total, name) };
-            current = Some((name, new));
+            // Only reading counts bytes.
+            let new = if now.stage == Stage::Reading { bytes } else { count };
+            current = Some((now.stage, new(now.bytes_total, stage_name(now.stage))));
         }
         if let Some((_, bar)) = &current {
-            bar.set_length(total);
-            bar.set_position(done);
+            bar.set_length(now.bytes_total);
+            bar.set_position(now.bytes_read);
         }
+        stop.flow()
     });
     if let Some((_, bar)) = current {
         bar.finish_and_clear();
     }
     outcome
+}
+
+/// What a step of preparing data is called.
+pub fn stage_name(stage: Stage) -> &'static str {
+    match stage {
+        Stage::Reading => "reading",
+        Stage::Choosing => "finding duplicates",
+        Stage::Learning => "learning the vocabulary",
+        Stage::Tokenizing => "tokenizing",
+    }
 }
 
 fn bar(total: u64, message: &'static str, template: &str) -> ProgressBar {

@@ -2,28 +2,27 @@
 
 mod completions;
 mod http;
+mod problem;
 mod request;
+mod service;
 mod tokens;
 
 use std::io::Write as _;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
-use mediswift_model::Gpt;
 use serde_json::{Value, json};
 use tiny_http::Server;
 
+use self::service::{NOTICE, Service, now};
 use crate::output;
 use crate::signals::StopSignal;
 use crate::trained::Trained;
 use crate::verb::{Context, Outcome, Verb};
-
-/// What every answer says of the model.
-const NOTICE: &str = "For research only. Not for clinical use.";
 
 /// Requests that may be under way at once, waiting ones included.
 const MOST_REQUESTS: usize = 64;
@@ -61,38 +60,6 @@ pub struct Serve {
     /// What clients call the model [default: the name of the run folder]
     #[arg(long, value_name = "NAME")]
     name: Option<String>,
-}
-
-/// What answers requests.
-struct Service {
-    name: String,
-    started: u64,
-    gpt: Gpt,
-    tokenizer: mediswift_data::Tokenizer,
-    /// Held by the one request that computes.
-    turn: Mutex<()>,
-    /// Requests under way.
-    active: AtomicUsize,
-}
-
-impl Service {
-    /// Waits until no other request computes.
-    fn turn(&self) -> MutexGuard<'_, ()> {
-        // It guards no data that a panic could have left half-changed.
-        self.turn.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The model as `/v1/models` lists it.
-    fn model(&self) -> Value {
-        json!({
-            "id": self.name,
-            "object": "model",
-            "created": self.started,
-            "owned_by": "mediswift",
-            "max_model_len": self.gpt.size().context,
-            "notice": NOTICE,
-        })
-    }
 }
 
 /// Counts a request while it is under way.
@@ -165,9 +132,4 @@ fn announce(url: &str, service: &Service, as_json: bool) -> std::io::Result<()> 
     let mut stdout = std::io::stdout().lock();
     writeln!(stdout, "{line}")?;
     stdout.flush()
-}
-
-/// Seconds since 1970.
-fn now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }

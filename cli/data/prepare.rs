@@ -8,10 +8,11 @@ use mediswift_data::prepare::{Options, Stage, TokenizerSource};
 use serde_json::{Value, json};
 
 use super::cleaning::{CleaningArgs, report_damage};
+use crate::output;
+use crate::progress::{self, stage_name};
 use crate::signals::StopSignal;
 use crate::tokenizer::Kind;
 use crate::verb::{Context, Exit, Outcome, Verb};
-use crate::{output, progress};
 
 /// Turn PubMed and PMC files, JSONL and text into a dataset folder to train on
 ///
@@ -96,16 +97,10 @@ impl Verb for Prepare {
         };
         let stop = StopSignal::watch()?;
         let mut times = Times::start();
-        let manifest = progress::stages(|show| {
+        let manifest = progress::preparing(&stop, |show| {
             mediswift_data::prepare(&options, &mut |now| {
                 times.reached(now.stage);
-                show(
-                    stage_name(now.stage),
-                    now.stage != Stage::Reading,
-                    now.bytes_read,
-                    now.bytes_total,
-                );
-                stop.flow()
+                show(now)
             })
         })
         .map_err(|error| stop.explain(error))?;
@@ -140,16 +135,6 @@ impl Times {
             _ => self.taken.push((self.stage, now - self.since)),
         }
         (self.stage, self.since) = (stage, now);
-    }
-}
-
-/// What the progress bar calls a step.
-pub fn stage_name(stage: Stage) -> &'static str {
-    match stage {
-        Stage::Reading => "reading",
-        Stage::Choosing => "finding duplicates",
-        Stage::Learning => "learning the vocabulary",
-        Stage::Tokenizing => "tokenizing",
     }
 }
 

@@ -4,7 +4,6 @@ use std::collections::BTreeSet;
 use std::env;
 use std::fs;
 use std::path::Path;
-use std::process::Command;
 use std::thread::available_parallelism;
 
 use mediswift_kernels::isa::{ISA_VARIABLE, IsaKind};
@@ -189,12 +188,9 @@ fn memory_limit() -> Option<u64> {
     limits.min()
 }
 
-/// From `df`, since files do not tell.
 fn disk_free() -> Option<u64> {
-    let output = Command::new("df").args(["-Pk", "."]).output().ok()?;
-    let text = String::from_utf8(output.stdout).ok()?;
-    let kilobytes = text.lines().nth(1)?.split_whitespace().nth(3)?.parse::<u64>().ok()?;
-    Some(1024 * kilobytes)
+    let disk = rustix::fs::statvfs(".").ok()?;
+    Some(disk.f_bavail.saturating_mul(disk.f_frsize))
 }
 
 fn cluster() -> String {

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use mediswift_model::interchange::gguf::{self, Precision};
 
-use super::outcome;
+use super::outcome::outcome;
 use crate::verb::{Context, Outcome, Verb, refuse_to_overwrite};
 
 /// Write one GGUF file, which llama.cpp and its kin load

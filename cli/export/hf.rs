@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use mediswift_model::interchange::hf;
 
-use super::outcome;
+use super::outcome::outcome;
 use crate::verb::{Context, Outcome, Verb};
 
 /// Write a folder that Hugging Face's transformers loads as a GPT2LMHeadModel

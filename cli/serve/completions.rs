@@ -13,9 +13,9 @@ use mediswift_model::generate::{
 use mediswift_model::score::{Query, Score, score};
 use serde_json::{Value, json};
 
-use super::http::Problem;
+use super::problem::Problem;
 use super::request::{Body, Prompt, Wanted};
-use super::{Service, now};
+use super::service::{Service, now};
 
 /// Numbers the answers.
 static ANSWERS: AtomicU64 = AtomicU64::new(1);

@@ -6,44 +6,12 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tiny_http::{HTTPVersion, Header, Method, Request, Response, StatusCode};
 
-use super::{NOTICE, Service, completions, tokens};
+use super::problem::Problem;
+use super::service::{NOTICE, Service};
+use super::{completions, tokens};
 
 /// Longest accepted body, in bytes.
 const MOST_BYTES: usize = 8 << 20;
-
-/// An answer that says what is wrong.
-pub struct Problem {
-    status: u16,
-    kind: &'static str,
-    message: String,
-    /// The parameter at fault.
-    parameter: Option<&'static str>,
-}
-
-impl Problem {
-    /// A request that cannot be met as it is.
-    pub fn bad(parameter: impl Into<Option<&'static str>>, message: impl Into<String>) -> Self {
-        let (parameter, message) = (parameter.into(), message.into());
-        Self { status: 400, kind: "invalid_request_error", message, parameter }
-    }
-
-    fn with_status(status: u16, kind: &'static str, message: impl Into<String>) -> Self {
-        Self { status, kind, message: message.into(), parameter: None }
-    }
-
-    fn json(&self) -> Value {
-        json!({ "error": {
-            "message": self.message, "type": self.kind, "param": self.parameter, "code": null,
-        } })
-    }
-}
-
-impl From<mediswift_model::Error> for Problem {
-    /// Whatever the model refuses came with the request.
-    fn from(error: mediswift_model::Error) -> Self {
-        Self::bad(None, error.to_string())
-    }
-}
 
 /// Answers one request.
 pub fn answer(service: &Service, mut request: Request, crowded: bool) {

@@ -4,7 +4,7 @@ use mediswift_model::generate::GenerateOptions;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::http::Problem;
+use super::problem::Problem;
 
 /// Most prompts × `n`.
 const MOST_CHOICES: usize = 1024;

@@ -3,8 +3,8 @@
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::Service;
-use super::http::Problem;
+use super::problem::Problem;
+use super::service::Service;
 
 /// A text to tokenize.
 #[derive(Deserialize)]

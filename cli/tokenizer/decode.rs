@@ -27,7 +27,7 @@ pub struct Decode {
 impl Verb for Decode {
     fn run(self, _: &Context) -> anyhow::Result<Outcome> {
         let tokenizer = mediswift_data::Tokenizer::load(&self.tokenizer)?;
-        let listed = if self.ids.is_empty() { stdin()? } else { self.ids.join(" ") };
+        let listed = if self.ids.is_empty() { stdin::read()? } else { self.ids.join(" ") };
         let ids = parse(&listed)?;
         let text = tokenizer.decode(&ids)?;
         Ok(Outcome::new(json!({ "text": text }), text))

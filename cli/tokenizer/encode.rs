@@ -24,7 +24,7 @@ pub struct Encode {
 impl Verb for Encode {
     fn run(self, _: &Context) -> anyhow::Result<Outcome> {
         let tokenizer = mediswift_data::Tokenizer::load(&self.tokenizer)?;
-        let text = self.text.map_or_else(stdin, Ok)?;
+        let text = self.text.map_or_else(stdin::read, Ok)?;
         let ids = tokenizer.encode(&text);
         let words: Vec<String> = ids.iter().map(ToString::to_string).collect();
         Ok(Outcome::new(

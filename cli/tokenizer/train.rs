@@ -2,11 +2,11 @@
 
 use std::path::PathBuf;
 
-use mediswift_data::prepare::{Stage, TokenizerSource, train_tokenizer};
+use mediswift_data::prepare::{TokenizerSource, train_tokenizer};
 use serde_json::json;
 
 use super::Kind;
-use crate::data::{CleaningArgs, stage_name};
+use crate::data::CleaningArgs;
 use crate::signals::StopSignal;
 use crate::verb::{Context, Outcome, Verb, refuse_to_overwrite};
 use crate::{output, progress};
@@ -64,17 +64,9 @@ impl Verb for Train {
             sample,
         };
         let stop = StopSignal::watch()?;
-        let (tokenizer, documents) = progress::stages(|show| {
+        let (tokenizer, documents) = progress::preparing(&stop, |show| {
             let (rules, strict) = (cleaning.rules(), cleaning.strict);
-            train_tokenizer(&inputs, &rules, strict, &learn, &out, &mut |now| {
-                show(
-                    stage_name(now.stage),
-                    now.stage != Stage::Reading,
-                    now.bytes_read,
-                    now.bytes_total,
-                );
-                stop.flow()
-            })
+            train_tokenizer(&inputs, &rules, strict, &learn, &out, show)
         })
         .map_err(|error| stop.explain(error))?;
         tokenizer.save(&out)?;

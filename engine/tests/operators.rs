@@ -50,7 +50,7 @@ fn doubles(values: &[f32]) -> Vec<f64> {
 }
 
 fn parameter_doubles(parameters: &Parameters) -> Vec<Vec<f64>> {
-    parameters.iter().map(|(_, p)| doubles(&p.values)).collect()
+    parameters.iter().map(|(_, p)| doubles(p.values)).collect()
 }
 
 /// Output, gradients of the inputs and of the parameters.
@@ -81,7 +81,7 @@ fn run(case: &OpCase, held: Option<f32>) -> Passes {
         let start = held.unwrap_or(f32::NAN);
         let mut dx: Vec<Tiles> =
             case.input_features.iter().map(|&f| filled(case.layout, f, start)).collect();
-        let mut gradients = Gradients::zeros(&parameters);
+        let mut gradients = Gradients::zeros(parameters.layout());
         gradients.iter_mut().for_each(|(_, gradient)| gradient.fill(held.unwrap_or(0.0)));
         op.backward(Backward {
             x: &x,
@@ -130,9 +130,9 @@ fn gradients_equal_finite_differences_and_vanish_in_the_padding() {
             assert_close(&what, &dx.to_rows(), &expected, 1e-4);
             assert_padding(&what, dx, |x| x == 0.0);
         }
-        for ((id, gradient), expected) in gradients.iter().zip(expected) {
-            let what = format!("{}: gradient of '{}'", case.name, parameters.get(id).name);
-            assert_close(&what, gradient, &expected, 1e-4);
+        for ((_, gradient), expected) in gradients.iter().zip(expected) {
+            let what = format!("{}: gradient of '{}'", case.name, gradient.name);
+            assert_close(&what, gradient.values, &expected, 1e-4);
         }
     }
 }
@@ -149,7 +149,7 @@ fn gradients_add_to_what_is_there() {
             check(fresh.data(), added.data());
         }
         for ((_, fresh), (_, added)) in fresh.gradients.iter().zip(added.gradients.iter()) {
-            check(fresh, added);
+            check(fresh.values, added.values);
         }
     }
 }
@@ -161,7 +161,7 @@ fn run_loss(case: &LossCase, held: f32) -> (f64, Passes) {
     let mut result = None;
     (case.with_loss)(&parameters, &mut |loss| {
         let mut dx = filled(case.layout, case.features, f32::NAN);
-        let mut gradients = Gradients::zeros(&parameters);
+        let mut gradients = Gradients::zeros(parameters.layout());
         gradients.iter_mut().for_each(|(_, gradient)| gradient.fill(held));
         let sum = loss.differentiate(&x, &parameters, &mut dx, &mut gradients);
         assert_eq!(sum, loss.evaluate(&x, &parameters), "{}: two values", case.name);
@@ -189,9 +189,9 @@ fn losses_and_their_gradients_equal_the_reference() {
         let (_, Passes { gradients: added, .. }) = run_loss(case, 1.0);
         let all = gradients.iter().zip(added.iter()).zip(&expected[1..]);
         for (((_, gradient), (_, added)), expected) in all {
-            assert_close(case.name, gradient, expected, 1e-4);
+            assert_close(case.name, gradient.values, expected, 1e-4);
             let expected: Vec<f64> = expected.iter().map(|g| g + 1.0).collect();
-            assert_close(case.name, added, &expected, 1e-4);
+            assert_close(case.name, added.values, &expected, 1e-4);
         }
     }
 }
@@ -199,7 +199,7 @@ fn losses_and_their_gradients_equal_the_reference() {
 /// The bits of everything that the case computes.
 fn bits(passes: &Passes) -> Vec<u32> {
     let tiles = std::iter::once(&passes.y).chain(&passes.dx).map(Tiles::data);
-    let all = tiles.chain(passes.gradients.iter().map(|(_, gradient)| gradient));
+    let all = tiles.chain(passes.gradients.iter().map(|(_, gradient)| gradient.values));
     all.flatten().map(|x| x.to_bits()).collect()
 }
 

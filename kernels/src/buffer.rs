@@ -1,34 +1,52 @@
-//! Cache-line aligned storage for `f32`.
+//! Cache-line aligned storage.
 
-use crate::LANES;
+use bytemuck::Pod;
+use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
 use std::sync::{Mutex, PoisonError};
 
 /// One cache line: the unit of allocation, which makes every buffer 64-byte aligned.
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(C, align(64))]
-struct Line([f32; LANES]);
+struct Line([u8; LINE]);
 
-/// A fixed-length `f32` buffer whose first element lies on a cache-line boundary.
-#[derive(Clone, Default)]
-pub struct AlignedBuffer {
+/// Bytes of a cache line.
+const LINE: usize = 64;
+
+/// A fixed-length buffer whose first element lies on a cache-line boundary. The size of an element
+/// divides the line.
+#[derive(Clone)]
+pub struct AlignedBuffer<E: Pod = f32> {
     lines: Vec<Line>,
     len: usize,
+    element: PhantomData<E>,
 }
 
-impl AlignedBuffer {
+impl<E: Pod> AlignedBuffer<E> {
+    /// Elements of a cache line.
+    pub const PER_LINE: usize = {
+        assert!(LINE.is_multiple_of(size_of::<E>()), "elements must fill a line");
+        LINE / size_of::<E>()
+    };
+
     /// A buffer of `len` zeros (pages come zeroed from the system, so large ones cost nothing yet).
     pub fn zeros(len: usize) -> Self {
-        let mut lines = bytemuck::zeroed_vec(len.div_ceil(LANES));
+        let mut lines = bytemuck::zeroed_vec(len.div_ceil(Self::PER_LINE));
         ask_for_huge_pages(&mut lines);
-        Self { lines, len }
+        Self { lines, len, element: PhantomData }
     }
 
     /// A buffer holding a copy of `values`.
-    pub fn from_slice(values: &[f32]) -> Self {
+    pub fn from_slice(values: &[E]) -> Self {
         let mut buffer = Self::zeros(values.len());
         buffer.copy_from_slice(values);
         buffer
+    }
+}
+
+impl<E: Pod> Default for AlignedBuffer<E> {
+    fn default() -> Self {
+        Self::zeros(0)
     }
 }
 
@@ -52,27 +70,27 @@ fn ask_for_huge_pages(lines: &mut [Line]) {
 #[cfg(not(target_os = "linux"))]
 fn ask_for_huge_pages(_: &mut [Line]) {}
 
-impl Deref for AlignedBuffer {
-    type Target = [f32];
-    fn deref(&self) -> &[f32] {
+impl<E: Pod> Deref for AlignedBuffer<E> {
+    type Target = [E];
+    fn deref(&self) -> &[E] {
         &bytemuck::cast_slice(&self.lines)[..self.len]
     }
 }
 
-impl DerefMut for AlignedBuffer {
-    fn deref_mut(&mut self) -> &mut [f32] {
+impl<E: Pod> DerefMut for AlignedBuffer<E> {
+    fn deref_mut(&mut self) -> &mut [E] {
         &mut bytemuck::cast_slice_mut(&mut self.lines)[..self.len]
     }
 }
 
-impl std::fmt::Debug for AlignedBuffer {
+impl<E: Pod + std::fmt::Debug> std::fmt::Debug for AlignedBuffer<E> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_list().entries(self.iter()).finish()
     }
 }
 
-impl FromIterator<f32> for AlignedBuffer {
-    fn from_iter<I: IntoIterator<Item = f32>>(iter: I) -> Self {
+impl<E: Pod> FromIterator<E> for AlignedBuffer<E> {
+    fn from_iter<I: IntoIterator<Item = E>>(iter: I) -> Self {
         Self::from_slice(&iter.into_iter().collect::<Vec<_>>())
     }
 }
@@ -124,13 +142,20 @@ impl DerefMut for Scratch {
 mod tests {
     use super::*;
 
+    fn check<E: Pod + PartialEq>(len: usize) {
+        let buffer = AlignedBuffer::<E>::zeros(len);
+        assert_eq!(buffer.len(), len);
+        assert_eq!(buffer.as_ptr() as usize % LINE, 0);
+        assert!(buffer.iter().all(|&x| x == E::zeroed()));
+        assert_eq!(buffer.lines.len(), len.div_ceil(LINE / size_of::<E>()));
+    }
+
     #[test]
     fn buffers_are_aligned_and_exactly_as_long_as_asked() {
-        for len in [0, 1, 15, 16, 17, 1000] {
-            let buffer = AlignedBuffer::zeros(len);
-            assert_eq!(buffer.len(), len);
-            assert_eq!(buffer.as_ptr() as usize % 64, 0);
-            assert!(buffer.iter().all(|&x| x == 0.0));
+        for len in [0, 1, 15, 16, 17, 31, 32, 33, 1000] {
+            check::<f32>(len);
+            check::<u16>(len);
+            check::<f64>(len);
         }
     }
 }

@@ -16,27 +16,36 @@
 
 use crate::config::TrainConfig;
 use crate::error::Error;
-use mediswift_engine::{Gradients, ParamId, Parameters};
+use mediswift_engine::{Flat, Gradients, Layout, ParamId, Parameters};
 use mediswift_kernels::LANES;
 use mediswift_kernels::isa::{Isa, Kernel, dispatch};
 use rayon::prelude::*;
+use std::sync::Arc;
 
 /// Values per parallel task: weights, gradients and moments of a block fit the L2 cache.
 const BLOCK: usize = 1 << 14;
 
-/// Running means of gradients and of their squares, one tensor per parameter each.
+/// What AdamW remembers of all gradients so far.
 #[derive(Clone, Debug)]
 pub struct Moments {
-    /// m: means of gradients.
-    pub first: Gradients,
-    /// v: means of their squares.
-    pub second: Gradients,
+    /// First moments m: of the gradients.
+    pub first: Flat,
+    /// Second moments v: of their squares.
+    pub second: Flat,
 }
 
 impl Moments {
-    /// Moments before the first update.
-    pub fn zeros(parameters: &Parameters) -> Self {
-        Self { first: Gradients::zeros(parameters), second: Gradients::zeros(parameters) }
+    /// Those before the first update: zeros.
+    pub fn zeros(layout: &Arc<Layout>) -> Self {
+        Self { first: Flat::zeros(layout), second: Flat::zeros(layout) }
+    }
+
+    /// The same in another layout ([`Flat::remapped`]): what is new there has seen no gradient.
+    /// # Panics
+    /// If a tensor of one name has other extents there.
+    #[track_caller]
+    pub fn remapped(&self, layout: &Arc<Layout>) -> Self {
+        Self { first: self.first.remapped(layout), second: self.second.remapped(layout) }
     }
 }
 
@@ -76,6 +85,9 @@ impl AdamW {
 
     /// Makes update `t`, counted from 1, from `scale · gradients`. `updated` is told of every tensor
     /// while its new values are still in the caches.
+    /// # Panics
+    /// If parameters, gradients and moments are not of one layout.
+    #[track_caller]
     pub fn update(
         &mut self,
         t: u64,
@@ -85,6 +97,10 @@ impl AdamW {
         scale: f64,
         mut updated: impl FnMut(ParamId, &[f32]),
     ) {
+        let Moments { first, second } = &mut self.moments;
+        let layout = Arc::clone(parameters.layout());
+        let agree = [gradients.layout(), first.layout(), second.layout()].map(|l| *l == layout);
+        assert!(agree.iter().all(|&agrees| agrees), "parameters, gradients and moments disagree");
         let correction = |beta: f64| 1.0 - beta.powf(t as f64);
         let rates = |factor: f64, decay: f64| Rates {
             scale: scale as f32,
@@ -98,21 +114,19 @@ impl AdamW {
             keep: (1.0 - factor * learning_rate * decay) as f32,
         };
         let factors = self.factors.iter().copied().chain(std::iter::repeat(1.0));
-        let Moments { first, second } = &mut self.moments;
-        let tensors = parameters.iter_mut().zip(first.iter_mut()).zip(second.iter_mut());
-        for ((((id, parameter), (_, m)), (_, v)), factor) in tensors.zip(factors) {
+        for ((id, place), factor) in layout.iter().zip(factors) {
             if factor == 0.0 {
                 continue;
             }
-            let decay = if parameter.shape.is_matrix() { self.weight_decay } else { 0.0 };
+            let decay = if place.shape.is_matrix() { self.weight_decay } else { 0.0 };
             let rates = rates(factor, decay);
-            let w = parameter.values.par_chunks_mut(BLOCK);
+            let w = parameters[id].par_chunks_mut(BLOCK);
             let g = gradients[id].par_chunks(BLOCK);
-            let moments = m.par_chunks_mut(BLOCK).zip(v.par_chunks_mut(BLOCK));
+            let moments = first[id].par_chunks_mut(BLOCK).zip(second[id].par_chunks_mut(BLOCK));
             w.zip(g)
                 .zip(moments)
                 .for_each(|((w, g), (m, v))| dispatch(Update { rates, w, g, m, v }));
-            updated(id, &parameter.values);
+            updated(id, &parameters[id]);
         }
     }
 }
@@ -168,8 +182,8 @@ fn update(r: Rates, w: &mut [f32], g: &[f32], m: &mut [f32], v: &mut [f32]) {
 /// The Euclidean norm of all gradients together.
 /// # Errors
 /// If a gradient is not finite; names the first.
-pub fn global_norm(parameters: &Parameters, gradients: &Gradients) -> Result<f64, Error> {
-    let blocks: Vec<&[f32]> = gradients.iter().flat_map(|(_, g)| g.chunks(BLOCK)).collect();
+pub fn global_norm(gradients: &Gradients) -> Result<f64, Error> {
+    let blocks: Vec<&[f32]> = gradients.iter().flat_map(|(_, g)| g.values.chunks(BLOCK)).collect();
     let sums: Vec<f64> =
         blocks.into_par_iter().with_max_len(1).map(|block| dispatch(SumOfSquares(block))).collect();
     // Squares of f32 cannot overflow in f64, so the sum is finite if all gradients are.
@@ -177,12 +191,12 @@ pub fn global_norm(parameters: &Parameters, gradients: &Gradients) -> Result<f64
     if norm.is_finite() {
         return Ok(norm);
     }
-    let (id, position) = gradients
+    let (gradient, position) = gradients
         .iter()
-        .find_map(|(id, g)| Some((id, g.iter().position(|x| !x.is_finite())?)))
+        .find_map(|(_, g)| Some((g, g.values.iter().position(|x| !x.is_finite())?)))
         .expect("a norm that is not finite comes from such a gradient");
-    let name = parameters.get(id).name.clone();
-    Err(Error::NonFinite { what: "gradient", name, position, value: gradients[id][position] })
+    let (name, value) = (gradient.name.to_string(), gradient.values[position]);
+    Err(Error::NonFinite { what: "gradient", name, position, value })
 }
 
 /// Factor that brings gradients of norm `norm` down to norm `clip`; 1 if they are there.
@@ -225,11 +239,12 @@ mod tests {
 
     /// A matrix and a vector, neither a whole number of blocks or lines.
     fn model() -> (Parameters, Gradients) {
-        let mut parameters = Parameters::default();
         let rows = 2 * BLOCK / 100 + 3;
-        parameters.add("w", Shape::Matrix(rows, 101), noise(rows * 101, 1));
-        parameters.add("b", Shape::Vector(37), noise(37, 2));
-        let mut gradients = Gradients::zeros(&parameters);
+        let parameters = Parameters::from_tensors([
+            ("w", Shape::Matrix(rows, 101), noise(rows * 101, 1)),
+            ("b", Shape::Vector(37), noise(37, 2)),
+        ]);
+        let mut gradients = Gradients::zeros(parameters.layout());
         for (seed, (_, g)) in gradients.iter_mut().enumerate() {
             g.copy_from_slice(&noise(g.len(), seed + 3));
         }
@@ -245,7 +260,7 @@ mod tests {
         let (mut parameters, gradients) = model();
         let before = parameters.clone();
         let config = config();
-        let mut adamw = AdamW::new(&config, Moments::zeros(&parameters));
+        let mut adamw = AdamW::new(&config, Moments::zeros(parameters.layout()));
         let (rates, scale) = ([1e-2, 3e-3, 1e-2], 0.7);
         for (t, rate) in (1..).zip(rates) {
             adamw.update(t, &mut parameters, &gradients, rate, scale, |_, _| {});
@@ -300,8 +315,8 @@ mod tests {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
             pool.install(|| {
                 let (mut parameters, gradients) = model();
-                let norm = global_norm(&parameters, &gradients).unwrap();
-                let mut adamw = AdamW::new(&config(), Moments::zeros(&parameters));
+                let norm = global_norm(&gradients).unwrap();
+                let mut adamw = AdamW::new(&config(), Moments::zeros(parameters.layout()));
                 let scale = clip_scale(norm, 1.0);
                 adamw.update(1, &mut parameters, &gradients, 1e-2, scale, |_, _| {});
                 let bits =
@@ -315,10 +330,10 @@ mod tests {
 
     #[test]
     fn the_norm_is_exact_and_clips_like_pytorch() {
-        let (parameters, gradients) = model();
+        let (_, gradients) = model();
         let squares: f64 =
-            gradients.iter().flat_map(|(_, g)| g).map(|&x| f64::from(x).powi(2)).sum();
-        let norm = global_norm(&parameters, &gradients).unwrap();
+            gradients.iter().flat_map(|(_, g)| g.values).map(|&x| f64::from(x).powi(2)).sum();
+        let norm = global_norm(&gradients).unwrap();
         assert!((norm - squares.sqrt()).abs() < 1e-12 * norm);
         assert_eq!(clip_scale(0.5, 1.0), 1.0);
         assert_eq!(clip_scale(3.0, 1.0), 1.0 / (3.0 + 1e-6));
@@ -331,9 +346,9 @@ mod tests {
         let id = parameters.find("b").unwrap();
         gradients[id][36] = f32::NEG_INFINITY;
         gradients[id][35] = f32::NAN;
-        let error = global_norm(&parameters, &gradients).unwrap_err().to_string();
+        let error = global_norm(&gradients).unwrap_err().to_string();
         assert!(error.contains("gradient 'b' is NaN at element 35"), "{error}");
         gradients[id].fill(f32::MAX);
-        assert!(global_norm(&parameters, &gradients).unwrap().is_finite());
+        assert!(global_norm(&gradients).unwrap().is_finite());
     }
 }

@@ -193,14 +193,14 @@ fn write_manifest(folder: &Path, manifest: &Manifest) -> Result<(), Error> {
 fn write_weights(path: &Path, parameters: &Parameters) -> Result<FileSummary, Error> {
     let (mut notes, mut tensors) = (BTreeMap::new(), Vec::new());
     for (_, parameter) in parameters.iter() {
-        let name = &parameter.name;
+        let name = parameter.name;
         tensors.push(TensorView {
-            name: name.clone(),
-            shape: stored_extents(&parameter.shape),
-            elements: Elements::F32(&parameter.values),
+            name: name.to_string(),
+            shape: stored_extents(parameter.shape),
+            elements: Elements::F32(parameter.values),
         });
         if let Shape::Sparse(pattern) = &parameter.shape {
-            notes.insert(name.clone(), format!("{} {}", pattern.rows(), pattern.columns()));
+            notes.insert(name.to_string(), format!("{} {}", pattern.rows(), pattern.columns()));
             let indices = [
                 (row_offsets(name), pattern.row_offsets()),
                 (column_indices(name), pattern.column_indices()),
@@ -225,7 +225,7 @@ fn write_moments(
         for (moment, values) in [("m", &moments.first), ("v", &moments.second)] {
             tensors.push(TensorView {
                 name: format!("{moment}.{}", parameter.name),
-                shape: stored_extents(&parameter.shape),
+                shape: stored_extents(parameter.shape),
                 elements: Elements::F32(&values[id]),
             });
         }
@@ -324,7 +324,7 @@ impl Checkpoint {
         if let Some(name) = notes.keys().find(|name| values.iter().all(|(n, ..)| n != *name)) {
             return Err(unusable(&path, format!("sparse weight '{name}' is missing")));
         }
-        let mut parameters = Parameters::default();
+        let mut tensors = Vec::with_capacity(values.len());
         for (name, extents, values) in values {
             let shape = match (notes.get(&name), &extents[..]) {
                 (Some(note), &[nnz]) => {
@@ -342,11 +342,11 @@ impl Checkpoint {
                 (None, &[rows, columns]) => Shape::Matrix(rows, columns),
                 _ => return Err(unusable(&path, format!("'{name}' has shape {extents:?}"))),
             };
-            parameters.add(name, shape, values);
+            tensors.push((name, shape, values));
         }
         match indices.keys().min() {
             Some(extra) => Err(unusable(&path, format!("'{extra}' belongs to no sparse weight"))),
-            None => Ok(parameters),
+            None => Ok(Parameters::from_tensors(tensors)),
         }
     }
 
@@ -357,7 +357,7 @@ impl Checkpoint {
     pub fn moments(&self, parameters: &Parameters) -> Result<Option<Moments>, Error> {
         let path = self.path.join(OPTIMIZER);
         let Some(summary) = self.manifest.files.get(OPTIMIZER) else { return Ok(None) };
-        let mut moments = Moments::zeros(parameters);
+        let mut moments = Moments::zeros(parameters.layout());
         let mut seen: HashSet<(ParamId, bool)> = HashSet::new();
         tensor_file::read(&path, summary, &mut |name, info, file| {
             let target = name.split_once('.').and_then(|(moment, parameter)| {
@@ -367,7 +367,7 @@ impl Checkpoint {
             let Some((id, is_first)) = target else {
                 return Err(unusable(&path, format!("'{name}' is no moment of this model")));
             };
-            check_moment(name, info, &parameters.get(id).shape)
+            check_moment(name, info, parameters.get(id).shape)
                 .map_err(|problem| unusable(&path, problem))?;
             let values = if is_first { &mut moments.first } else { &mut moments.second };
             fill(&path, &mut values[id], file)?;
@@ -591,7 +591,7 @@ fn discard(path: &Path) -> Result<(), Error> {
 /// values, each preceded by its length. Equal for equal models, whatever computed them.
 pub fn weights_hash(parameters: &Parameters) -> String {
     let mut sorted: Vec<_> = parameters.iter().map(|(_, parameter)| parameter).collect();
-    sorted.sort_by(|a, b| a.name.cmp(&b.name));
+    sorted.sort_by(|a, b| a.name.cmp(b.name));
     let mut hasher = blake3::Hasher::new();
     let mut part = |bytes: &[u8]| {
         hasher.update(&(bytes.len() as u64).to_le_bytes()).update(bytes);
@@ -604,7 +604,7 @@ pub fn weights_hash(parameters: &Parameters) -> String {
             part(bytemuck::cast_slice(pattern.row_offsets()));
             part(bytemuck::cast_slice(pattern.column_indices()));
         }
-        part(bytemuck::cast_slice(&parameter.values));
+        part(bytemuck::cast_slice(parameter.values));
     }
     hasher.finalize().to_hex().to_string()
 }

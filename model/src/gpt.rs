@@ -23,11 +23,11 @@ use mediswift_engine::ops::{
     Add, CausalAttention, CrossEntropy, DenseLinear, Embedding, Gelu, LayerNorm, SparseLinear,
 };
 use mediswift_engine::{
-    Arena, Cost, Gradients, Loss, LossSum, Op, ParamId, Parameter, Parameters, Shape, Tape, Tiles,
-    TokenLayout, Var,
+    Arena, Cost, Gradients, Layout, Loss, LossSum, Op, ParamId, Parameters, Shape, Tape, Tensor,
+    Tiles, TokenLayout, Var,
 };
 use mediswift_kernels::ops::gemm::{Left, OutLayout, gemm};
-use mediswift_kernels::{AlignedBuffer, CsrMatrix, SparseLayer};
+use mediswift_kernels::{AlignedBuffer, SparseLayer};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -115,13 +115,13 @@ impl Gpt {
     /// # Errors
     /// If a layer is too large for 32-bit indices.
     pub fn new(config: &Config) -> Result<Self, Error> {
-        let mut parameters = Parameters::default();
-        for slot in slots(&config.model) {
-            let (rows, columns) = (slot.extents[0], slot.extents.get(1).copied().unwrap_or(1));
-            let values = slot.init.values(&slot.name, rows, columns, config.train.seed);
-            let (shape, values) = slot.sparsify(config, values)?;
-            parameters.add(slot.name, shape, values);
-        }
+        let tensors = slots(&config.model).into_iter().map(|slot| {
+            let shape = slot.shape(config, || slot.initial_values(config.train.seed))?;
+            Ok((slot.name, shape))
+        });
+        let layout = Layout::new(tensors.collect::<Result<Vec<_>, Error>>()?);
+        let mut parameters = Parameters::zeros(&layout);
+        initialise(&mut parameters, &config.model, config.train.seed);
         Self::assemble(config, parameters)
     }
 
@@ -130,23 +130,25 @@ impl Gpt {
     /// # Errors
     /// If a tensor is missing, superfluous, of the wrong shape or not finite, if a sparse model
     /// lacks a mask or a dense one has some.
-    pub fn from_parameters(config: &Config, mut given: Parameters) -> Result<Self, Error> {
+    pub fn from_parameters(config: &Config, given: Parameters) -> Result<Self, Error> {
         let mut slots = slots(&config.model);
         slots.extend(prompt_slot(config, &given));
         let extra = given.iter().find(|(_, p)| slots.iter().all(|slot| slot.name != p.name));
         if let Some((_, extra)) = extra {
-            return Err(Error::ExtraTensor { name: extra.name.clone() });
+            return Err(Error::ExtraTensor { name: extra.name.to_string() });
         }
-        let mut parameters = Parameters::default();
+        let mut tensors = Vec::with_capacity(slots.len());
         for slot in slots {
-            let Some((_, found)) = given.iter_mut().find(|(_, p)| p.name == slot.name) else {
+            let Some(id) = given.find(&slot.name) else {
                 return Err(Error::MissingTensor { name: slot.name });
             };
-            slot.check(config, &found.shape, &found.values)?;
-            let values = std::mem::take(&mut found.values);
-            parameters.add(slot.name, found.shape.clone(), values);
+            let found = given.get(id);
+            slot.check(config, found)?;
+            tensors.push((slot.name, found.shape.clone()));
         }
-        Self::assemble(config, parameters)
+        let layout = Layout::new(tensors);
+        let in_order = *given.layout() == layout;
+        Self::assemble(config, if in_order { given } else { given.remapped(&layout) })
     }
 
     /// Finds every tensor and plans the sparse layers. The parameters are those of [`slots`].
@@ -163,7 +165,7 @@ impl Gpt {
         };
         let mut linear = |name: &str| -> Result<Linear, Error> {
             let (weight, bias) = (find(&format!("{name}.weight")), find(&format!("{name}.bias")));
-            match &parameters.get(weight).shape {
+            match parameters.get(weight).shape {
                 Shape::Sparse(pattern) => {
                     let layer = Box::new(planner.layer(pattern)?);
                     Ok(Linear::Sparse { layer, weight, bias })
@@ -246,17 +248,17 @@ impl Gpt {
     }
 
     /// Sparse and dense weights that sparsity applies to, block by block.
-    pub fn linear_weights(&self) -> impl Iterator<Item = &Parameter> {
+    pub fn linear_weights(&self) -> impl Iterator<Item = Tensor<'_>> {
         let linears = self.blocks.iter().flat_map(|b| [&b.qkv, &b.proj, &b.up, &b.down]);
         linears.map(|linear| self.parameters.get(linear.parameters().0))
     }
 
     /// The sparsity of all these weights, as `config` wants it and as it is.
     pub fn layer_sparsity(&self, config: &SparsityConfig) -> Vec<LayerSparsity> {
-        let layer = |weight: &Parameter| LayerSparsity {
-            name: weight.name.clone(),
-            target: config.of(&weight.name),
-            actual: match &weight.shape {
+        let layer = |weight: Tensor<'_>| LayerSparsity {
+            name: weight.name.to_string(),
+            target: config.of(weight.name),
+            actual: match weight.shape {
                 Shape::Sparse(pattern) => 1.0 - pattern.density(),
                 _ => 0.0,
             },
@@ -273,7 +275,7 @@ impl Gpt {
     /// Brings the packed weights of sparse layers up to date with the parameters.
     pub fn refresh(&mut self) {
         let (parameters, mut packed) = self.parameters_and_packed();
-        parameters.iter().for_each(|(id, parameter)| packed.refresh(id, &parameter.values));
+        parameters.iter().for_each(|(id, parameter)| packed.refresh(id, parameter.values));
     }
 
     /// The network up to the hidden states that the output head reads: `[features]` per token.
@@ -545,6 +547,15 @@ pub(crate) fn slots(size: &ModelConfig) -> Vec<Slot> {
     slots
 }
 
+/// Gives all tensors but a soft prompt their first values.
+pub(crate) fn initialise(parameters: &mut Parameters, size: &ModelConfig, seed: u64) {
+    let layout = Arc::clone(parameters.layout());
+    for slot in slots(size) {
+        let id = layout.find(&slot.name).expect("all tensors are there");
+        slot.init.fill(&slot.name, &layout.place(id).shape, seed, &mut parameters[id]);
+    }
+}
+
 /// The place of a soft prompt, if `given` has one.
 fn prompt_slot(config: &Config, given: &Parameters) -> Option<Slot> {
     let rows = given.get(given.find(PROMPT)?).shape.extents()[0];
@@ -564,30 +575,32 @@ impl Slot {
         Some(config.sparsity.of(&weight.name)).filter(|&sparsity| sparsity > 0.0)
     }
 
-    /// The weights that the mask policy of `config` keeps of the dense `values`.
+    /// The first values, dense.
+    fn initial_values(&self, seed: u64) -> AlignedBuffer {
+        let (rows, columns) = (self.extents[0], self.extents.get(1).copied().unwrap_or(1));
+        self.init.values(&self.name, rows, columns, seed)
+    }
+
+    /// The shape, with the mask that the policy of `config` makes of the dense `values`.
     /// # Errors
     /// If the policy is unknown or the layer is too large for 32-bit indices.
-    pub(crate) fn sparsify(
+    pub(crate) fn shape(
         &self,
         config: &Config,
-        values: AlignedBuffer,
-    ) -> Result<(Shape, AlignedBuffer), Error> {
-        let shape = match (&self.extents[..], &self.linear) {
+        values: impl FnOnce() -> AlignedBuffer,
+    ) -> Result<Shape, Error> {
+        Ok(match (&self.extents[..], &self.linear) {
             (_, Some(weight)) if self.sparsity(config).is_some() => {
-                let mask = Arc::new(layer_mask(&config.sparsity, weight, &values)?);
-                let kept = CsrMatrix::from_dense(Arc::clone(&mask), &values)
-                    .map_err(|source| Error::Mask { layer: self.name.clone(), source })?;
-                return Ok((Shape::Sparse(mask), AlignedBuffer::from_slice(kept.values())));
+                Shape::Sparse(Arc::new(layer_mask(&config.sparsity, weight, values)?))
             }
             (&[n], _) => Shape::Vector(n),
             (extents, _) => Shape::Matrix(extents[0], extents[1]),
-        };
-        Ok((shape, values))
+        })
     }
 
     /// Checks a tensor from outside.
-    fn check(&self, config: &Config, shape: &Shape, values: &[f32]) -> Result<(), Error> {
-        let name = self.name.clone();
+    fn check(&self, config: &Config, tensor: Tensor<'_>) -> Result<(), Error> {
+        let (name, Tensor { shape, values, .. }) = (self.name.clone(), tensor);
         let (found, expected) = (shape.extents(), self.extents.clone());
         if found != expected {
             return Err(Error::TensorShape { name, found, expected });

@@ -15,8 +15,9 @@
 //! make one of 2ʲ⁺¹. At most ⌊log₂ n⌋ + 1 gradients are held, and their buffers serve the following
 //! steps.
 
-use mediswift_engine::{Gradients, Parameters};
+use mediswift_engine::{Gradients, Layout};
 use rayon::prelude::*;
+use std::sync::Arc;
 
 /// What up to eight ranks need to share a step; every doubling would cost the memory of another set of
 /// gradients.
@@ -48,10 +49,10 @@ impl GradientTree {
     }
 
     /// Zeros to accumulate the next leaf in, a buffer used before if there is one.
-    /// `parameters` must be the same at every call.
-    pub fn zeros(&mut self, parameters: &Parameters) -> Gradients {
+    /// `layout` must be the same at every call.
+    pub fn zeros(&mut self, layout: &Arc<Layout>) -> Gradients {
         let Some(mut gradients) = self.spare.pop() else {
-            return Gradients::zeros(parameters);
+            return Gradients::zeros(layout);
         };
         gradients.iter_mut().for_each(|(_, g)| {
             g.par_chunks_mut(BLOCK).with_max_len(1).for_each(|block| block.fill(0.0));
@@ -98,7 +99,7 @@ fn add(left: &mut Gradients, right: &Gradients) {
     let blocks: Vec<_> = left
         .iter_mut()
         .zip(right.iter())
-        .flat_map(|((_, left), (_, right))| left.chunks_mut(BLOCK).zip(right.chunks(BLOCK)))
+        .flat_map(|((_, left), (_, right))| left.chunks_mut(BLOCK).zip(right.values.chunks(BLOCK)))
         .collect();
     blocks.into_par_iter().with_max_len(1).for_each(|(left, right)| {
         left.iter_mut().zip(right).for_each(|(left, right)| *left += right);
@@ -116,19 +117,14 @@ mod tests {
         }
     }
     use mediswift_engine::Shape;
-    use mediswift_kernels::AlignedBuffer;
 
-    fn parameters() -> Parameters {
-        let mut parameters = Parameters::default();
-        for (name, len) in [("a", BLOCK + 5), ("b", 3)] {
-            parameters.add(name, Shape::Vector(len), AlignedBuffer::zeros(len));
-        }
-        parameters
+    fn layout() -> Arc<Layout> {
+        Layout::new([("a", Shape::Vector(BLOCK + 5)), ("b", Shape::Vector(3))])
     }
 
     /// Gradient of micro-batch `leaf`, with numbers whose sums round differently in other orders.
-    fn gradient(parameters: &Parameters, leaf: usize) -> Gradients {
-        let mut gradients = Gradients::zeros(parameters);
+    fn gradient(layout: &Arc<Layout>, leaf: usize) -> Gradients {
+        let mut gradients = Gradients::zeros(layout);
         for (_, g) in gradients.iter_mut() {
             for (i, x) in g.iter_mut().enumerate() {
                 let angle = (i * 31 + leaf * 17) as f32 * 0.618;
@@ -139,36 +135,36 @@ mod tests {
     }
 
     /// The definition.
-    fn recursive(parameters: &Parameters, first: usize, count: usize) -> Gradients {
+    fn recursive(layout: &Arc<Layout>, first: usize, count: usize) -> Gradients {
         if count == 1 {
-            return gradient(parameters, first);
+            return gradient(layout, first);
         }
         let half = count.next_power_of_two() / 2;
-        let mut left = recursive(parameters, first, half);
-        let right = recursive(parameters, first + half, count - half);
+        let mut left = recursive(layout, first, half);
+        let right = recursive(layout, first + half, count - half);
         for ((_, left), (_, right)) in left.iter_mut().zip(right.iter()) {
-            left.iter_mut().zip(right).for_each(|(left, right)| *left += right);
+            left.iter_mut().zip(right.values).for_each(|(left, right)| *left += right);
         }
         left
     }
 
     fn bits(gradients: &Gradients) -> Vec<u32> {
-        gradients.iter().flat_map(|(_, g)| g.iter().map(|x| x.to_bits())).collect()
+        gradients.iter().flat_map(|(_, g)| g.values.iter().map(|x| x.to_bits())).collect()
     }
 
     #[test]
     fn sums_equal_the_recursive_definition_bit_for_bit() {
-        let parameters = parameters();
+        let layout = layout();
         let mut tree = GradientTree::new();
         for count in 1..=17 {
             for leaf in 0..count {
-                let mut leaf_gradient = tree.zeros(&parameters);
-                assert!(leaf_gradient.iter().all(|(_, g)| g.iter().all(|&x| x == 0.0)));
-                add(&mut leaf_gradient, &gradient(&parameters, leaf));
+                let mut leaf_gradient = tree.zeros(&layout);
+                assert!(leaf_gradient.iter().all(|(_, g)| g.values.iter().all(|&x| x == 0.0)));
+                add(&mut leaf_gradient, &gradient(&layout, leaf));
                 tree.push(leaf_gradient);
             }
             let total = tree.finish().unwrap();
-            assert_eq!(bits(&total), bits(&recursive(&parameters, 0, count)), "{count} leaves");
+            assert_eq!(bits(&total), bits(&recursive(&layout, 0, count)), "{count} leaves");
             tree.recycle(total);
         }
         // The counter of 16 leaves is one sum, and the 16th arrives at 4 sums: 5 buffers in all.
@@ -178,9 +174,9 @@ mod tests {
 
     #[test]
     fn aligned_runs_are_nodes_of_the_whole_sum() {
-        let parameters = parameters();
-        let mut node = recursive(&parameters, 0, 8);
-        add(&mut node, &recursive(&parameters, 8, 8));
-        assert_eq!(bits(&node), bits(&recursive(&parameters, 0, 16)));
+        let layout = layout();
+        let mut node = recursive(&layout, 0, 8);
+        add(&mut node, &recursive(&layout, 8, 8));
+        assert_eq!(bits(&node), bits(&recursive(&layout, 0, 16)));
     }
 }

@@ -8,6 +8,7 @@
 //! which a sparse layer keeps a part: sparse and dense twins of one seed start from the same weights
 //! where both have them. Every row has a random stream of its own, so rows are drawn in parallel.
 
+use mediswift_engine::Shape;
 use mediswift_kernels::AlignedBuffer;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
@@ -35,20 +36,48 @@ impl Init {
 
     /// The initial values of the dense tensor `name` of `rows · columns` elements.
     pub fn values(self, name: &str, rows: usize, columns: usize, seed: u64) -> AlignedBuffer {
+        let mut values = AlignedBuffer::zeros(rows * columns);
+        self.fill(name, &Shape::Matrix(rows, columns), seed, &mut values);
+        values
+    }
+
+    /// Writes the initial values of the tensor `name` of that shape to `to`: of a sparse one, those of
+    /// its places.
+    /// # Panics
+    /// If the shape has not as many values as `to`.
+    #[track_caller]
+    pub fn fill(self, name: &str, shape: &Shape, seed: u64, mut to: &mut [f32]) {
+        assert_eq!(shape.len(), to.len(), "values and shape of '{name}' disagree");
         let std = match self {
-            Init::Zeros => return AlignedBuffer::zeros(rows * columns),
-            Init::Ones => return std::iter::repeat_n(1.0, rows * columns).collect(),
+            Init::Zeros => return to.fill(0.0),
+            Init::Ones => return to.fill(1.0),
             Init::Normal(std) => std,
         };
         let mut hasher = blake3::Hasher::new();
         hasher.update(b"mediswift initial weights").update(&seed.to_le_bytes());
         hasher.update(name.as_bytes());
         let key = *hasher.finalize().as_bytes();
-        let mut values = AlignedBuffer::zeros(rows * columns);
-        values.par_chunks_exact_mut(columns.max(1)).enumerate().for_each(|(row, to)| {
-            to.copy_from_slice(&normal_row(key, row, columns, std));
+        let extents = shape.extents();
+        let (rows, columns) = (extents[0], extents.get(1).copied().unwrap_or(1));
+        let mut rows: Vec<&mut [f32]> = (0..rows)
+            .map(|row| {
+                let len = match shape {
+                    Shape::Sparse(pattern) => pattern.row(row).len(),
+                    _ => columns,
+                };
+                to.split_off_mut(..len).expect("as many values as the shape has")
+            })
+            .collect();
+        rows.par_iter_mut().enumerate().for_each(|(row, to)| {
+            let values = normal_row(key, row, columns, std);
+            match shape {
+                Shape::Sparse(pattern) => {
+                    let kept = pattern.row(row).iter().map(|&column| values[column as usize]);
+                    to.iter_mut().zip(kept).for_each(|(to, value)| *to = value);
+                }
+                _ => to.copy_from_slice(&values),
+            }
         });
-        values
     }
 }
 
@@ -70,6 +99,9 @@ fn normal_row(key: [u8; 32], row: usize, columns: usize, std: f64) -> Vec<f32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use mediswift_kernels::CsrMatrix;
+    use mediswift_kernels::sparse::mask::uniform_random;
+    use std::sync::Arc;
 
     #[test]
     fn weights_depend_on_seed_name_and_place() {
@@ -78,6 +110,21 @@ mod tests {
         assert_ne!(values("w", 9, 7)[..], values("w", 9, 8)[..]);
         assert_ne!(values("w", 9, 7)[..], values("v", 9, 7)[..]);
         assert_ne!(values("w", 9, 7)[..31], values("w", 9, 7)[31..62]);
+    }
+
+    #[test]
+    fn sparse_tensors_start_with_the_weights_of_dense_ones() {
+        let pattern = uniform_random(9, 31, 0.7, 3).unwrap();
+        let dense = Init::Normal(STD).values("w", 9, 31, 7);
+        let kept = CsrMatrix::from_dense(Arc::new(pattern), &dense).unwrap();
+        let mut values = vec![0.0; kept.values().len()];
+        let shape = Shape::Sparse(kept.pattern().clone());
+        Init::Normal(STD).fill("w", &shape, 7, &mut values);
+        assert_eq!(values, kept.values());
+        for (init, value) in [(Init::Ones, 1.0), (Init::Zeros, 0.0)] {
+            init.fill("w", &shape, 7, &mut values);
+            assert!(values.iter().all(|&x| x == value));
+        }
     }
 
     #[test]

@@ -160,7 +160,7 @@ mod tests {
             let ids = vec![1; layout.tokens()];
             let batch = TokenBatch { layout, targets: ids.clone(), ids, weights: None };
             let gpt = Gpt::new(&config).unwrap();
-            let mut gradients = Gradients::zeros(gpt.parameters());
+            let mut gradients = Gradients::zeros(gpt.parameters().layout());
             let mut arena = Arena::default();
             for _ in 0..config.micro_batches() {
                 gpt.loss_and_gradients(&batch, 1.0, &mut gradients, &mut arena).unwrap();

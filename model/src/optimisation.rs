@@ -37,7 +37,7 @@ pub struct StepResult {
 impl Optimisation {
     /// A model that has made no step.
     pub fn new(gpt: Gpt, config: &Config) -> Self {
-        let moments = Moments::zeros(gpt.parameters());
+        let moments = Moments::zeros(gpt.parameters().layout());
         Self::resume(gpt, moments, 0, 0, config)
     }
 
@@ -128,7 +128,7 @@ impl Optimisation {
         let frozen = gradients.iter_mut().zip(self.adamw.factors());
         frozen.filter(|(_, f)| *f == 0.0).for_each(|((_, g), _)| g.fill(0.0));
         let clock = self.arena.profile.clock();
-        let grad_norm = global_norm(self.gpt.parameters(), &gradients)?;
+        let grad_norm = global_norm(&gradients)?;
         self.arena.profile.record(clock, "gradient norm", Pass::Update, || 0);
         let lr = self.learning_rate();
         let scale = clip_scale(grad_norm, self.clip_norm);
@@ -156,7 +156,7 @@ impl Optimisation {
         let weights = self.gpt.parameters().iter();
         let broken = weights.map(|(_, weight)| weight).find_map(|weight| {
             let position = weight.values.iter().position(|x| !x.is_finite())?;
-            let (name, value) = (weight.name.clone(), weight.values[position]);
+            let (name, value) = (weight.name.to_string(), weight.values[position]);
             Some(Error::NonFinite { what: "weight", name, position, value })
         });
         broken.unwrap_or(error)
@@ -177,7 +177,7 @@ impl Optimisation {
         let leaf = leaf(all);
         for (first, batches) in micro_batches.chunks(leaf).enumerate() {
             let clock = self.arena.profile.clock();
-            let mut gradients = self.tree.zeros(self.gpt.parameters());
+            let mut gradients = self.tree.zeros(self.gpt.parameters().layout());
             self.arena.profile.record(clock, "gradient sums", Pass::Update, || 0);
             for (index, batch) in batches.iter().enumerate() {
                 let done = first * leaf + index;
@@ -234,7 +234,7 @@ mod tests {
     fn state(optimisation: &Optimisation) -> (String, Vec<u32>, u64) {
         let Moments { first, second } = optimisation.moments();
         let moments = first.iter().chain(second.iter());
-        let bits = moments.flat_map(|(_, m)| m.iter().map(|x| x.to_bits())).collect();
+        let bits = moments.flat_map(|(_, m)| m.values.iter().map(|x| x.to_bits())).collect();
         let updates = optimisation.steps() - optimisation.skipped();
         (weights_hash(optimisation.gpt().parameters()), bits, updates)
     }

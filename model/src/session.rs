@@ -97,7 +97,7 @@ impl Session {
                 checkpoint.check_run(&config, &dataset.fingerprint())?;
                 let gpt = checkpoint.model(&config)?;
                 let moments = checkpoint.moments(gpt.parameters())?;
-                let moments = moments.unwrap_or_else(|| Moments::zeros(gpt.parameters()));
+                let moments = moments.unwrap_or_else(|| Moments::zeros(gpt.parameters().layout()));
                 let (sequences, windows) =
                     (checkpoint.manifest.data.sequences, batches.windows_per_epoch());
                 let position = Position { epoch: sequences / windows, index: sequences % windows };

@@ -170,8 +170,8 @@ fn the_mask_falls_without_changing_the_function() {
     let random = settings(&["finetune.inactive=random"]);
     let random = Start::new(loaded.config.clone(), loaded.gpt.parameters(), &random);
     for (_, parameter) in loaded.gpt.parameters().iter() {
-        let id = random.parameters.find(&parameter.name).unwrap();
-        let Shape::Sparse(pattern) = &parameter.shape else { continue };
+        let id = random.parameters.find(parameter.name).unwrap();
+        let Shape::Sparse(pattern) = parameter.shape else { continue };
         let values = &random.parameters[id];
         assert!(values.iter().all(|&x| x != 0.0));
         for row in 0..pattern.rows() {
@@ -209,7 +209,7 @@ fn a_prompt_is_a_vocabulary_that_nothing_predicts() {
     assert!(message.contains(&format!("token {} at position 1", v + 4)), "{message}");
     // The loss reaches the prompt.
     let batch = batch([(&virtual_ids[..5], &[7u32, 0][..])].into_iter());
-    let mut gradients = Gradients::zeros(gpt.parameters());
+    let mut gradients = Gradients::zeros(gpt.parameters().layout());
     gpt.loss_and_gradients(&batch, 1.0, &mut gradients, &mut Arena::default()).unwrap();
     let id = gpt.parameters().find(PROMPT).unwrap();
     let d = gpt.size().d_model;
@@ -258,8 +258,8 @@ fn twenty_examples_are_learnt_by_heart() {
     // Nothing but the prompt has changed.
     let (before, after) = (run::load_model(&from).unwrap(), run::load_model(&out).unwrap());
     for (_, parameter) in before.gpt.parameters().iter() {
-        let id = after.gpt.parameters().find(&parameter.name).unwrap();
-        assert_eq!(after.gpt.parameters()[id], parameter.values[..], "{}", parameter.name);
+        let id = after.gpt.parameters().find(parameter.name).unwrap();
+        assert_eq!(after.gpt.parameters()[id], *parameter.values, "{}", parameter.name);
     }
     assert_eq!(after.gpt.prompt_tokens(), 12);
     // The prompt steers whatever reads tokens: the sampler, and the scorer of texts.

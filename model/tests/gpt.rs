@@ -4,7 +4,6 @@ mod support;
 
 use mediswift_data::tokenizer::END_OF_TEXT;
 use mediswift_engine::{Arena, Gradients, Parameters, Shape, TokenLayout};
-use mediswift_kernels::AlignedBuffer;
 use mediswift_model::decode::Decoder;
 use mediswift_model::generate::{Finish, GenerateOptions, generate, generate_aloud, generate_many};
 use mediswift_model::score::{Query, encode_pair, evaluate_texts, score};
@@ -17,8 +16,8 @@ fn model(sparsity: f64) -> Gpt {
     config.model.vocabulary = 300;
     let mut gpt = Gpt::new(&config).unwrap();
     // Larger weights than a new model's, so that every path shows in the logits.
-    for (_, parameter) in gpt.parameters_mut().iter_mut() {
-        for (i, value) in parameter.values.iter_mut().enumerate() {
+    for (_, values) in gpt.parameters_mut().iter_mut() {
+        for (i, value) in values.iter_mut().enumerate() {
             *value = 5.0 * *value + 0.1 * (i as f32 * 0.618).sin();
         }
     }
@@ -84,7 +83,7 @@ fn losses_are_the_negative_log_likelihoods_of_the_targets() {
     assert!((loss.sum / expected - 1.0).abs() < 1e-5, "{} is not {expected}", loss.sum);
     assert_eq!(loss.weight, LAYOUT.tokens() as f64);
 
-    let mut gradients = Gradients::zeros(gpt.parameters());
+    let mut gradients = Gradients::zeros(gpt.parameters().layout());
     let trained =
         gpt.loss_and_gradients(&batch, loss.weight, &mut gradients, &mut Arena::default()).unwrap();
     assert!((trained.sum / loss.sum - 1.0).abs() < 1e-6);
@@ -280,7 +279,7 @@ fn generation_stops_where_it_is_told_to() {
 #[test]
 fn what_does_not_fit_the_model_is_named() {
     let gpt = model(0.75);
-    let mut gradients = Gradients::zeros(gpt.parameters());
+    let mut gradients = Gradients::zeros(gpt.parameters().layout());
     let mut arena = Arena::default();
     let mut error = |batch: &TokenBatch| {
         let result = gpt.loss_and_gradients(batch, 1.0, &mut gradients, &mut arena);
@@ -301,13 +300,7 @@ fn what_does_not_fit_the_model_is_named() {
 fn weights_that_do_not_fit_the_configuration_are_named() {
     let mut config = support::config(0.75);
     config.model.vocabulary = 300;
-    let parameters = || {
-        let mut copy = Parameters::default();
-        for (_, p) in model(0.75).parameters().iter() {
-            copy.add(p.name.clone(), p.shape.clone(), p.values.clone());
-        }
-        copy
-    };
+    let parameters = || model(0.75).parameters().clone();
     let error = |config: &Config, parameters| {
         Gpt::from_parameters(config, parameters).err().unwrap().to_string()
     };
@@ -319,8 +312,10 @@ fn weights_that_do_not_fit_the_configuration_are_named() {
     let full = model(0.0).parameters().clone();
     assert!(error(&config, full).contains("'blocks.0.attn.qkv.weight', which has no mask"));
 
-    let mut extra = parameters();
-    extra.add("lm_head.weight", Shape::Vector(1), AlignedBuffer::zeros(1));
+    let all = parameters();
+    let tensors = all.iter().map(|(_, t)| (t.name, t.shape.clone(), t.values));
+    let extra = tensors.chain([("lm_head.weight", Shape::Vector(1), &[0.0][..])]);
+    let extra = Parameters::from_tensors(extra);
     assert!(error(&config, extra).contains("'lm_head.weight' has no place"));
     let mut deeper = config.clone();
     deeper.model.layers = 3;

@@ -6,7 +6,7 @@ mod support;
 
 use gguf_reader::{Gguf, Value};
 use mediswift_data::{Dataset, Tokenizer};
-use mediswift_engine::{Parameter, Shape, TokenLayout};
+use mediswift_engine::{Shape, Tensor, TokenLayout};
 use mediswift_kernels::CsrMatrix;
 use mediswift_model::Config;
 use mediswift_model::adamw::Moments;
@@ -124,8 +124,8 @@ impl Tensors {
 }
 
 /// The matrix with its zeros.
-fn dense(parameter: &Parameter) -> Vec<f32> {
-    match &parameter.shape {
+fn dense(parameter: Tensor<'_>) -> Vec<f32> {
+    match parameter.shape {
         Shape::Sparse(pattern) => {
             CsrMatrix::new(pattern.clone(), parameter.values.to_vec()).unwrap().to_dense()
         }
@@ -133,7 +133,7 @@ fn dense(parameter: &Parameter) -> Vec<f32> {
     }
 }
 
-fn parameter<'a>(loaded: &'a Loaded, name: &str) -> &'a Parameter {
+fn parameter<'a>(loaded: &'a Loaded, name: &str) -> Tensor<'a> {
     let parameters = loaded.gpt.parameters();
     parameters.get(parameters.find(name).unwrap())
 }
@@ -206,7 +206,7 @@ fn the_folder_is_a_gpt2() {
         assert_eq!(weights.0[theirs].1, [columns, rows]);
         let (dtype, shape, mask) = &masks.0[theirs];
         assert_eq!((*dtype, &shape[..]), (Dtype::BOOL, &[columns, rows][..]));
-        let Shape::Sparse(pattern) = &parameter.shape else { panic!("{ours} is dense") };
+        let Shape::Sparse(pattern) = parameter.shape else { panic!("{ours} is dense") };
         for row in 0..rows {
             for column in 0..columns {
                 let at = column * rows + row;
@@ -346,14 +346,14 @@ fn a_dense_checkpoint_can_be_made_sparse() {
         let sparse = exported.load(method);
         let mut kept_sums = Vec::new();
         for weight in sparse.gpt.linear_weights() {
-            let Shape::Sparse(pattern) = &weight.shape else { panic!("dense") };
-            let all = dense(parameter(&whole, &weight.name));
+            let Shape::Sparse(pattern) = weight.shape else { panic!("dense") };
+            let all = dense(parameter(&whole, weight.name));
             assert_eq!(4 * pattern.nnz(), all.len());
             for (kept, original) in dense(weight).iter().zip(&all) {
                 assert!(*kept == 0.0 || kept == original);
             }
             let sum = |values: &[f32]| values.iter().map(|x| f64::from(x.abs())).sum::<f64>();
-            kept_sums.push(sum(&weight.values) / sum(&all));
+            kept_sums.push(sum(weight.values) / sum(&all));
         }
         let expected = if method == "random" { 0.2..0.3 } else { 0.4..0.8 };
         assert!(kept_sums.iter().all(|sum| expected.contains(sum)), "{method}: {kept_sums:?}");
@@ -394,7 +394,7 @@ fn an_imported_run_is_trained_on() {
     // Older programs saved zeros.
     exported.import("older", &shorter).unwrap();
     let parameters = older.parameters().unwrap();
-    let zeros = Moments::zeros(&parameters);
+    let zeros = Moments::zeros(parameters.layout());
     let snapshot = Snapshot {
         config: &older.config,
         step: 0,

@@ -39,7 +39,7 @@ fn trace(out: &Path) -> (Vec<StepMetrics>, Vec<Validation>, String) {
     let parameters = checkpoint.parameters().unwrap();
     let moments = checkpoint.moments(&parameters).unwrap().unwrap();
     let moments = moments.first.iter().chain(moments.second.iter());
-    let bits: Vec<u8> = moments.flat_map(|(_, m)| m).flat_map(|x| x.to_le_bytes()).collect();
+    let bits: Vec<u8> = moments.flat_map(|(_, m)| m.values).flat_map(|x| x.to_le_bytes()).collect();
     let moments = blake3::hash(&bits);
     // Their wall times differ, their number of bytes does not.
     let events = fs::metadata(out.join(tensorboard::FILE)).unwrap().len();

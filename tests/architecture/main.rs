@@ -64,21 +64,6 @@ fn sources(folder: &str, files: &mut BTreeMap<PathBuf, String>) {
 const KNOWN_CIRCLES: &[&[&str]] = &[
     &["cli/bench/layer/report.rs", "cli/bench/layer.rs"],
     &[
-        "cli/data/prepare.rs",
-        "cli/tokenizer/decode.rs",
-        "cli/tokenizer/encode.rs",
-        "cli/tokenizer/train.rs",
-        "cli/tokenizer.rs",
-    ],
-    &["cli/export/gguf.rs", "cli/export/hf.rs", "cli/export.rs"],
-    &[
-        "cli/serve/completions.rs",
-        "cli/serve/http.rs",
-        "cli/serve/request.rs",
-        "cli/serve/tokens.rs",
-        "cli/serve.rs",
-    ],
-    &[
         "data/src/prepare/encode.rs",
         "data/src/prepare/extract.rs",
         "data/src/prepare/mod.rs",
@@ -95,24 +80,6 @@ const KNOWN_CIRCLES: &[&[&str]] = &[
         "data/src/source/xml.rs",
     ],
     &["data/src/tokenizer/file.rs", "data/src/tokenizer/mod.rs"],
-    &[
-        "engine/src/ops/add.rs",
-        "engine/src/ops/attention.rs",
-        "engine/src/ops/cross_entropy.rs",
-        "engine/src/ops/embedding.rs",
-        "engine/src/ops/gelu.rs",
-        "engine/src/ops/layer_norm.rs",
-        "engine/src/ops/linear_dense.rs",
-        "engine/src/ops/linear_sparse.rs",
-        "engine/src/ops/mod.rs",
-    ],
-    &[
-        "kernels/src/isa/avx2.rs",
-        "kernels/src/isa/avx512.rs",
-        "kernels/src/isa/mod.rs",
-        "kernels/src/isa/neon.rs",
-        "kernels/src/isa/scalar.rs",
-    ],
     &["kernels/src/ops/plan/mod.rs", "kernels/src/ops/plan/panel.rs"],
     &["model/src/config/tables.rs", "model/src/config.rs"],
     &[
@@ -127,18 +94,11 @@ const KNOWN_CIRCLES: &[&[&str]] = &[
         "model/src/finetune/report.rs",
         "model/src/finetune/train.rs",
     ],
-    &["model/src/interchange/hf/import.rs", "model/src/interchange/hf/prompt.rs"],
     &[
         "model/src/sparsity/magnitude.rs",
         "model/src/sparsity/mod.rs",
         "model/src/sparsity/uniform.rs",
         "model/src/sparsity/weights.rs",
-    ],
-    &[
-        "model/src/tasks/hoc/corpus.rs",
-        "model/src/tasks/hoc/mod.rs",
-        "model/src/tasks/mod.rs",
-        "model/src/tasks/pubmedqa/mod.rs",
     ],
 ];
 

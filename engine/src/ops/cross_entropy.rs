@@ -455,9 +455,7 @@ const fn case<const V: usize, const D: usize, const N: usize, const EVERY: usize
         features: D,
         scale: CASE_SCALE,
         parameters: || {
-            let mut parameters = Parameters::default();
-            parameters.add("tokens", Shape::Matrix(V, D), numbers(V * D, 1));
-            parameters
+            Parameters::from_tensors([("tokens", Shape::Matrix(V, D), numbers(V * D, 1))])
         },
         with_loss: |parameters, check| {
             check(&CrossEntropy {
@@ -500,9 +498,7 @@ mod tests {
 
     fn hidden_states_and_parameters() -> (Tiles, Parameters) {
         let x = Tiles::from_rows(LAYOUT, 3, &numbers(LAYOUT.tokens() * 3, 2));
-        let mut parameters = Parameters::default();
-        parameters.add("tokens", Shape::Matrix(7, 3), numbers(7 * 3, 1));
-        (x, parameters)
+        (x, Parameters::from_tensors([("tokens", Shape::Matrix(7, 3), numbers(7 * 3, 1))]))
     }
 
     fn loss<'a>(parameters: &Parameters, targets: &'a [u32]) -> CrossEntropy<'a> {
@@ -576,7 +572,7 @@ mod tests {
         let none = vec![0.0; LAYOUT.tokens()];
         let few = CrossEntropy { weights: Some(&none), ..loss(&parameters, &targets) };
         let mut dx = Tiles::from_rows(LAYOUT, 3, &[1.0; 34 * 3]);
-        let mut gradients = Gradients::zeros(&parameters);
+        let mut gradients = Gradients::zeros(parameters.layout());
         let found = few.differentiate(&x, &parameters, &mut dx, &mut gradients);
         assert_eq!((found, dx.data().iter().all(|&dx| dx == 0.0)), (LossSum::default(), true));
     }

@@ -80,17 +80,19 @@ impl Op for Embedding<'_> {
 
     fn backward(&self, pass: Backward<'_>) {
         let prompt = self.prompt;
-        let own = self.tokens != self.positions
-            && prompt.is_none_or(|id| id != self.tokens && id != self.positions);
-        assert!(own, "tokens, prompts and positions need tables of their own");
         let (layout, gradients) = (pass.dy.layout(), pass.gradients);
         assert_eq!(pass.dy.features(), self.features, "shapes disagree");
         let of_prompt = prompt.map_or(&[][..], |prompt| &gradients[prompt]);
         self.check(layout, &gradients[self.tokens], of_prompt, &gradients[self.positions]);
         let vocabulary = gradients[self.tokens].len() / self.features;
-        let tokens = SharedMut::new(&mut gradients[self.tokens]);
-        let prompt = prompt.map_or(tokens, |prompt| SharedMut::new(&mut gradients[prompt]));
-        let positions = SharedMut::new(&mut gradients[self.positions]);
+        let (tokens, positions, prompt) = match prompt {
+            None => {
+                let [tokens, positions] = gradients.disjoint_mut([self.tokens, self.positions]);
+                (tokens, positions, &mut [][..])
+            }
+            Some(prompt) => gradients.disjoint_mut([self.tokens, self.positions, prompt]).into(),
+        };
+        let [tokens, positions, prompt] = [tokens, positions, prompt].map(SharedMut::new);
         for_each_block(self.features.div_ceil(LANES), |block| {
             let first = block * LANES;
             let tables = Tables { tokens, vocabulary, prompt, positions };
@@ -204,10 +206,10 @@ pub const CASE: OpCase = OpCase {
     layout: TokenLayout { sequences: 2, context: 19 },
     input_features: &[],
     parameters: || {
-        let mut parameters = Parameters::default();
-        parameters.add("tokens", Shape::Matrix(5, 21), numbers(5 * 21, 1));
-        parameters.add("positions", Shape::Matrix(20, 21), numbers(20 * 21, 2));
-        parameters
+        Parameters::from_tensors([
+            ("tokens", Shape::Matrix(5, 21), numbers(5 * 21, 1)),
+            ("positions", Shape::Matrix(20, 21), numbers(20 * 21, 2)),
+        ])
     },
     with_op: |parameters, check| {
         let find = |name| parameters.find(name).expect("a parameter of this case");
@@ -221,11 +223,11 @@ pub const CASE: OpCase = OpCase {
 pub const PROMPT_CASE: OpCase = OpCase {
     name: "embedding with a soft prompt",
     parameters: || {
-        let mut parameters = Parameters::default();
-        parameters.add("tokens", Shape::Matrix(3, 21), numbers(3 * 21, 1));
-        parameters.add("positions", Shape::Matrix(20, 21), numbers(20 * 21, 2));
-        parameters.add("prompt", Shape::Matrix(2, 21), numbers(2 * 21, 3));
-        parameters
+        Parameters::from_tensors([
+            ("tokens", Shape::Matrix(3, 21), numbers(3 * 21, 1)),
+            ("positions", Shape::Matrix(20, 21), numbers(20 * 21, 2)),
+            ("prompt", Shape::Matrix(2, 21), numbers(2 * 21, 3)),
+        ])
     },
     with_op: |parameters, check| {
         let find = |name| parameters.find(name).expect("a parameter of this case");

@@ -247,10 +247,10 @@ pub const CASE: OpCase = OpCase {
     layout: TokenLayout { sequences: 2, context: 19 },
     input_features: &[FEATURES],
     parameters: || {
-        let mut parameters = Parameters::default();
-        parameters.add("gain", Shape::Vector(FEATURES), numbers(FEATURES, 1));
-        parameters.add("bias", Shape::Vector(FEATURES), numbers(FEATURES, 2));
-        parameters
+        Parameters::from_tensors([
+            ("gain", Shape::Vector(FEATURES), numbers(FEATURES, 1)),
+            ("bias", Shape::Vector(FEATURES), numbers(FEATURES, 2)),
+        ])
     },
     with_op: |parameters, check| {
         let find = |name| parameters.find(name).expect("a parameter of this case");

@@ -143,11 +143,11 @@ pub const CASE: OpCase = OpCase {
     layout: TokenLayout { sequences: 2, context: 19 },
     input_features: &[INPUTS],
     parameters: || {
-        let mut parameters = Parameters::default();
         let values = numbers(OUTPUTS * INPUTS, 1);
-        parameters.add("weight", Shape::Matrix(OUTPUTS, INPUTS), values);
-        parameters.add("bias", Shape::Vector(OUTPUTS), numbers(OUTPUTS, 2));
-        parameters
+        Parameters::from_tensors([
+            ("weight", Shape::Matrix(OUTPUTS, INPUTS), values),
+            ("bias", Shape::Vector(OUTPUTS), numbers(OUTPUTS, 2)),
+        ])
     },
     with_op: |parameters, check| {
         let find = |name| parameters.find(name).expect("a parameter of this case");

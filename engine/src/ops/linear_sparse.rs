@@ -71,12 +71,12 @@ pub const CASE: OpCase = OpCase {
     layout: TokenLayout { sequences: 2, context: 19 },
     input_features: &[INPUTS],
     parameters: || {
-        let mut parameters = Parameters::default();
         let pattern = Arc::new(pattern());
         let values = numbers(pattern.nnz(), 1);
-        parameters.add("weight", Shape::Sparse(pattern), values);
-        parameters.add("bias", Shape::Vector(OUTPUTS), numbers(OUTPUTS, 2));
-        parameters
+        Parameters::from_tensors([
+            ("weight", Shape::Sparse(pattern), values),
+            ("bias", Shape::Vector(OUTPUTS), numbers(OUTPUTS, 2)),
+        ])
     },
     with_op: |parameters, check| {
         let find = |name| parameters.find(name).expect("a parameter of this case");

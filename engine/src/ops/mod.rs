@@ -13,6 +13,7 @@
 
 mod add;
 mod attention;
+mod case;
 mod cross_entropy;
 mod embedding;
 mod gelu;
@@ -23,58 +24,13 @@ mod lines;
 
 pub use add::Add;
 pub use attention::CausalAttention;
+pub use case::{LossCase, OpCase, Reference, WithLoss, WithOp};
 pub use cross_entropy::{CHUNK_TILES, CrossEntropy, Prediction};
 pub use embedding::Embedding;
 pub use gelu::Gelu;
 pub use layer_norm::{EPSILON, LayerNorm};
 pub use linear_dense::DenseLinear;
 pub use linear_sparse::SparseLinear;
-
-use crate::{Loss, Op, Parameters, TokenLayout};
-
-/// Makes an operator for the parameters and hands it to the caller's check.
-pub type WithOp = fn(&Parameters, &mut dyn FnMut(&dyn Op));
-
-/// Makes a loss for the parameters and hands it to the caller's check.
-pub type WithLoss = fn(&Parameters, &mut dyn FnMut(&dyn Loss));
-
-/// The definition, in `f64`: takes the inputs as rows `[sequence][token][feature]` and the
-/// parameters in their order.
-pub type Reference<R> = fn(TokenLayout, &[Vec<f64>], &[Vec<f64>]) -> R;
-
-/// One operator on one small batch: what every test of an operator needs.
-pub struct OpCase {
-    /// Name in test reports.
-    pub name: &'static str,
-    /// The batch.
-    pub layout: TokenLayout,
-    /// Features of each input.
-    pub input_features: &'static [usize],
-    /// Parameters with values of their own.
-    pub parameters: fn() -> Parameters,
-    /// The operator.
-    pub with_op: WithOp,
-    /// Its output, as rows.
-    pub reference: Reference<Vec<f64>>,
-}
-
-/// One loss on one small batch.
-pub struct LossCase {
-    /// Name in test reports.
-    pub name: &'static str,
-    /// The batch.
-    pub layout: TokenLayout,
-    /// Features of the hidden states.
-    pub features: usize,
-    /// What gradients are multiplied with.
-    pub scale: f32,
-    /// Parameters with values of their own.
-    pub parameters: fn() -> Parameters,
-    /// The loss.
-    pub with_loss: WithLoss,
-    /// Σ weight · loss of the hidden states, its one input.
-    pub reference: Reference<f64>,
-}
 
 /// The test case of every operator.
 pub const OPS: &[OpCase] = &[

@@ -1,6 +1,7 @@
 //! Every instruction set of this machine against the scalar one, bit for bit.
 
 use super::*;
+use crate::LANES;
 
 /// Runs every operation on fixed data and returns all resulting lanes.
 struct Everything;

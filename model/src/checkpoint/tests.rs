@@ -1,6 +1,7 @@
 use super::*;
 use crate::adamw::AdamW;
 use crate::gradient_tree::GradientTree;
+use mediswift_engine::Tensor;
 use mediswift_kernels::sparse::mask::uniform_random;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -24,19 +25,19 @@ impl State {
         let sparse = |rows, columns, sparsity| {
             Shape::Sparse(Arc::new(uniform_random(rows, columns, sparsity, 5).unwrap()))
         };
-        let mut parameters = Parameters::default();
-        for (name, shape) in [
+        let tensors = [
             ("z.dense", Shape::Matrix(3, 5)),
             ("a.weight", sparse(4, 6, 0.5)),
             ("b.weight", sparse(2, 2, 1.0)),
             ("a.bias", Shape::Vector(4)),
-        ] {
+        ];
+        let mut parameters = Parameters::from_tensors(tensors.map(|(name, shape)| {
             let values = noise(shape.len(), name.len());
-            parameters.add(name, shape, values);
-        }
-        let mut optimiser = AdamW::new(&config.train, Moments::zeros(&parameters));
+            (name, shape, values)
+        }));
+        let mut optimiser = AdamW::new(&config.train, Moments::zeros(parameters.layout()));
         for t in 1..=step {
-            let mut gradients = GradientTree::new().zeros(&parameters);
+            let mut gradients = GradientTree::new().zeros(parameters.layout());
             for (_, g) in gradients.iter_mut() {
                 g.copy_from_slice(&noise(g.len(), t as usize - 1));
             }
@@ -88,6 +89,13 @@ fn bits(values: &[f32]) -> Vec<u32> {
     values.iter().map(|x| x.to_bits()).collect()
 }
 
+type Owned = (String, Shape, Vec<f32>);
+
+fn tensors(parameters: &Parameters) -> Vec<Owned> {
+    let tensor = |t: Tensor<'_>| (t.name.to_string(), t.shape.clone(), t.values.to_vec());
+    parameters.iter().map(|(_, t)| tensor(t)).collect()
+}
+
 #[test]
 fn everything_comes_back_bit_for_bit() {
     let (run, path) = saved();
@@ -108,7 +116,7 @@ fn everything_comes_back_bit_for_bit() {
         if let (Shape::Sparse(a), Shape::Sparse(b)) = (&a.shape, &b.shape) {
             assert_eq!(a, b);
         }
-        assert_eq!(bits(&a.values), bits(&b.values));
+        assert_eq!(bits(a.values), bits(b.values));
         assert_eq!(bits(&state.moments.first[id]), bits(&moments.first[id]));
         assert_eq!(bits(&state.moments.second[id]), bits(&moments.second[id]));
     }
@@ -128,41 +136,39 @@ fn a_model_without_an_optimiser_has_no_file_of_moments() {
     assert!(path.join(OPTIMIZER).exists(), "another state of the same step replaces it");
     let moments = load(&path).unwrap().1.unwrap();
     let all = moments.first.iter().chain(moments.second.iter());
-    assert!(all.flat_map(|(_, m)| m).all(|&x| x == 0.0));
+    assert!(all.flat_map(|(_, m)| m.values).all(|&x| x == 0.0));
 }
 
 #[test]
 fn moments_find_their_parameters_in_any_order() {
     let (_run, path) = saved();
     let state = State::new(3);
-    let mut reversed = Parameters::default();
-    for (_, parameter) in state.parameters.iter().collect::<Vec<_>>().into_iter().rev() {
-        let (shape, values) = (parameter.shape.clone(), parameter.values.clone());
-        reversed.add(parameter.name.clone(), shape, values);
-    }
+    let mut tensors: Vec<_> = tensors(&state.parameters);
+    tensors.reverse();
+    let reversed = Parameters::from_tensors(tensors);
     assert_eq!(weights_hash(&reversed), weights_hash(&state.parameters));
     let moments = Checkpoint::open(&path).unwrap().moments(&reversed).unwrap().unwrap();
     for (id, parameter) in reversed.iter() {
-        let there = state.parameters.find(&parameter.name).unwrap();
+        let there = state.parameters.find(parameter.name).unwrap();
         assert_eq!(moments.first[id], state.moments.first[there]);
     }
 }
 
 #[test]
 fn the_hash_of_weights_sees_every_change() {
-    let hash = |change: &dyn Fn(&mut Parameters)| {
-        let mut parameters = State::new(0).parameters;
-        change(&mut parameters);
-        weights_hash(&parameters)
+    let hash = |change: &dyn Fn(&mut [Owned])| {
+        let mut tensors = tensors(&State::new(0).parameters);
+        change(&mut tensors);
+        weights_hash(&Parameters::from_tensors(tensors))
     };
     let hashes = HashSet::from([
         hash(&|_| {}),
-        hash(&|p| p.iter_mut().nth(3).unwrap().1.values[2] += 1e-6),
-        hash(&|p| p.iter_mut().nth(3).unwrap().1.name = "a.bigs".into()),
-        hash(&|p| p.iter_mut().next().unwrap().1.shape = Shape::Matrix(5, 3)),
+        hash(&|p| p[3].2[2] += 1e-6),
+        hash(&|p| p[3].0 = "a.bigs".into()),
+        hash(&|p| p[0].1 = Shape::Matrix(5, 3)),
         hash(&|p| {
             let other = uniform_random(4, 6, 0.5, 6).unwrap();
-            p.iter_mut().nth(1).unwrap().1.shape = Shape::Sparse(Arc::new(other));
+            p[1].1 = Shape::Sparse(Arc::new(other));
         }),
     ]);
     assert_eq!(hashes.len(), 5);

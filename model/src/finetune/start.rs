@@ -3,11 +3,9 @@
 use super::settings::Settings;
 use crate::config::Config;
 use crate::error::Error;
-use crate::gpt::PROMPT;
-use crate::init::{Init, STD};
+use crate::gpt::{PROMPT, initialise};
 use mediswift_data::Tokenizer;
-use mediswift_engine::{Parameter, Parameters, Shape};
-use mediswift_kernels::AlignedBuffer;
+use mediswift_engine::{Layout, Parameters, Shape};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
@@ -28,11 +26,18 @@ impl Start {
         if !settings.is_dense() {
             return Self { config, parameters: parameters.clone() };
         }
-        let mut dense = Parameters::default();
-        for (_, parameter) in parameters.iter() {
-            let (shape, values) = densified(parameter, &config, settings);
-            dense.add(parameter.name.clone(), shape, values);
+        let tensors = parameters.iter().map(|(_, tensor)| {
+            let shape = match tensor.shape {
+                Shape::Sparse(pattern) => Shape::Matrix(pattern.rows(), pattern.columns()),
+                shape => shape.clone(),
+            };
+            (tensor.name, shape)
+        });
+        let mut dense = Parameters::zeros(&Layout::new(tensors));
+        if settings.is_random() {
+            initialise(&mut dense, &config.model, settings.finetune.seed);
         }
+        dense.carry_over(parameters);
         config.sparsity.sparsity = 0.0;
         config.sparsity.groups.clear();
         config.kernels.plans.clear();
@@ -49,12 +54,8 @@ impl Start {
         seed: u64,
     ) -> Result<Self, Error> {
         let tune = &settings.finetune;
-        let mut parameters = Parameters::default();
-        for (_, Parameter { name, shape, values }) in self.parameters.iter() {
-            if name != PROMPT {
-                parameters.add(name.clone(), shape.clone(), values.clone());
-            }
-        }
+        let d = self.config.model.d_model;
+        let mut prompt = Vec::new();
         if tune.prompt_tokens > 0 {
             let rows: Vec<u32> = if tune.prompt_text.is_empty() {
                 let mut random = ChaCha8Rng::seed_from_u64(seed);
@@ -68,42 +69,14 @@ impl Start {
                 }
                 ids.into_iter().cycle().take(tune.prompt_tokens).collect()
             };
-            let d = self.config.model.d_model;
-            let tokens = parameters.find("tok_embed.weight").expect("every model has it");
-            let table = &parameters[tokens];
-            let row = |&id: &u32| table[id as usize * d..][..d].iter().copied();
-            let values: AlignedBuffer = rows.iter().flat_map(row).collect();
-            parameters.add(PROMPT, Shape::Matrix(rows.len(), d), values);
+            let tokens = self.parameters.find("tok_embed.weight").expect("every model has it");
+            let table = &self.parameters[tokens];
+            rows.iter().for_each(|&id| prompt.extend(&table[id as usize * d..][..d]));
         }
-        Ok(Self { parameters, ..self })
+        let model = self.parameters.iter().filter(|(_, tensor)| tensor.name != PROMPT);
+        let model = model.map(|(_, tensor)| (tensor.name, tensor.shape.clone(), tensor.values));
+        let shape = Shape::Matrix(tune.prompt_tokens, d);
+        let prompt = (!prompt.is_empty()).then_some((PROMPT, shape, &prompt[..]));
+        Ok(Self { parameters: Parameters::from_tensors(model.chain(prompt)), config: self.config })
     }
-}
-
-/// A weight without its mask.
-fn densified(
-    parameter: &Parameter,
-    config: &Config,
-    settings: &Settings,
-) -> (Shape, AlignedBuffer) {
-    let Shape::Sparse(pattern) = &parameter.shape else {
-        return (parameter.shape.clone(), parameter.values.clone());
-    };
-    let (rows, columns) = (pattern.rows(), pattern.columns());
-    let shape = Shape::Matrix(rows, columns);
-    let mut values = if settings.is_random() {
-        let residual = [".attn.proj.weight", ".mlp.down.weight"];
-        let init = match residual.iter().any(|end| parameter.name.ends_with(end)) {
-            true => Init::residual(config.model.layers),
-            false => Init::Normal(STD),
-        };
-        init.values(&parameter.name, rows, columns, settings.finetune.seed)
-    } else {
-        AlignedBuffer::zeros(rows * columns)
-    };
-    for row in 0..rows {
-        for (at, &column) in pattern.row_range(row).zip(pattern.row(row)) {
-            values[row * columns + column as usize] = parameter.values[at];
-        }
-    }
-    (shape, values)
 }

@@ -168,7 +168,7 @@ impl Training<'_> {
         let weights = if self.settings.is_frozen() { 0.0 } else { 1.0 };
         let prompt = if tune.prompt_lr > 0.0 { tune.prompt_lr / config.train.lr } else { 1.0 };
         let factor = |name: &str| if name == PROMPT { prompt } else { weights };
-        let factors = gpt.parameters().iter().map(|(_, p)| factor(&p.name)).collect();
+        let factors = gpt.parameters().iter().map(|(_, p)| factor(p.name)).collect();
         Optimisation::new(gpt, config).with_factors(factors)
     }
 }

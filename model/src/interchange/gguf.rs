@@ -20,7 +20,7 @@ use half::slice::HalfFloatSliceExt;
 use mediswift_data::tokenizer::Kind;
 use mediswift_data::{DataError, Tokenizer, write_atomically_with};
 use mediswift_engine::ops::EPSILON;
-use mediswift_engine::{Parameter, Shape};
+use mediswift_engine::{Shape, Tensor};
 use std::borrow::Cow;
 use std::path::Path;
 
@@ -65,8 +65,8 @@ pub fn export(run: &Path, out: &Path, precision: Precision) -> Result<Exported, 
         let advice = "export it with hf, or fine-tune with finetune.prompt_tokens=0";
         return Err(refused(run, format!("{problem}: {advice}")));
     }
-    let tensors: Vec<Tensor<'_>> =
-        source.gpt.parameters().iter().map(|(_, p)| Tensor::new(p, precision)).collect();
+    let tensors: Vec<Entry<'_>> =
+        source.gpt.parameters().iter().map(|(_, p)| Entry::new(p, precision)).collect();
     if let Some(tensor) = tensors.iter().find(|tensor| tensor.overflows()) {
         let problem = format!("'{}' has a weight too large for 16 bits", tensor.parameter.name);
         return Err(refused(run, format!("{problem}: export it with 32")));
@@ -95,7 +95,7 @@ pub fn export(run: &Path, out: &Path, precision: Precision) -> Result<Exported, 
 }
 
 /// Everything before the tensors' data.
-fn header(source: &Source, precision: Precision, tensors: &[Tensor<'_>]) -> Bytes {
+fn header(source: &Source, precision: Precision, tensors: &[Entry<'_>]) -> Bytes {
     let (model, tokenizer) = (&source.config.model, &source.tokenizer);
     let mut pairs = Pairs::default();
     pairs.string("general.architecture", "gpt2");
@@ -158,17 +158,17 @@ fn describe_tokenizer(pairs: &mut Pairs, tokenizer: &Tokenizer, vocabulary: usiz
 }
 
 /// One tensor of the file.
-struct Tensor<'a> {
+struct Entry<'a> {
     name: String,
-    parameter: &'a Parameter,
+    parameter: Tensor<'a>,
     is_half: bool,
 }
 
-impl<'a> Tensor<'a> {
-    fn new(parameter: &'a Parameter, precision: Precision) -> Self {
+impl<'a> Entry<'a> {
+    fn new(parameter: Tensor<'a>, precision: Precision) -> Self {
         let is_position = parameter.name.starts_with("pos_embed");
         let is_half = precision == Precision::F16 && parameter.shape.is_matrix() && !is_position;
-        Self { name: Names::of(&parameter.name).gguf, parameter, is_half }
+        Self { name: Names::of(parameter.name).gguf, parameter, is_half }
     }
 
     fn byte_len(&self) -> u64 {
@@ -184,7 +184,7 @@ impl<'a> Tensor<'a> {
     fn data(&self) -> Cow<'a, [u8]> {
         let values = match self.parameter.shape {
             Shape::Sparse(_) => Cow::Owned(dense(self.parameter)),
-            _ => Cow::Borrowed(&self.parameter.values[..]),
+            _ => Cow::Borrowed(self.parameter.values),
         };
         match (self.is_half, values) {
             (true, values) => {

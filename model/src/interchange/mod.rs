@@ -15,8 +15,10 @@ use crate::error::Error;
 use crate::gpt::Gpt;
 use crate::run::{self, Loaded, Origin};
 use mediswift_data::Tokenizer;
-use mediswift_engine::{Parameter, Shape};
+use mediswift_engine::{Shape, Tensor};
+use mediswift_kernels::CsrMatrix;
 use std::path::Path;
+use std::sync::Arc;
 
 /// What an export wrote.
 #[derive(Clone, Debug, PartialEq)]
@@ -65,18 +67,14 @@ fn check_vocabulary(tokenizer: &Tokenizer, vocabulary: usize, path: &Path) -> Re
 }
 
 /// The elements of a matrix with its zeros, row by row.
-fn dense(parameter: &Parameter) -> Vec<f32> {
-    let Shape::Sparse(pattern) = &parameter.shape else { return parameter.values.to_vec() };
-    let columns = pattern.columns();
-    let mut dense = vec![0.0; pattern.rows() * columns];
-    for row in 0..pattern.rows() {
-        for (&column, &value) in
-            pattern.row(row).iter().zip(&parameter.values[pattern.row_range(row)])
-        {
-            dense[row * columns + column as usize] = value;
+fn dense(tensor: Tensor<'_>) -> Vec<f32> {
+    let values = tensor.values.to_vec();
+    match tensor.shape {
+        Shape::Sparse(pattern) => {
+            CsrMatrix::new(Arc::clone(pattern), values).expect("one value per place").to_dense()
         }
+        _ => values,
     }
-    dense
 }
 
 /// A `[rows, columns]` matrix as `[columns, rows]`.

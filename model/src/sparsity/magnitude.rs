@@ -13,14 +13,15 @@ impl MaskPolicy for Magnitude {
         "magnitude"
     }
 
-    fn mask(
+    fn mask<'v>(
         &self,
         rows: usize,
         columns: usize,
         sparsity: f64,
         _: u64,
-        weights: &[f32],
+        values: &dyn Fn() -> &'v [f32],
     ) -> Result<SparsePattern, PatternError> {
+        let weights = values();
         let count = kept(weights.len(), sparsity);
         // Without their signs, the bits of floating-point numbers are ordered as the numbers are.
         let magnitude = |weight: &f32| weight.abs().to_bits();
@@ -54,7 +55,7 @@ mod tests {
     fn the_largest_stay_and_ties_go_to_the_first() {
         let weights = [1.0, -3.0, 0.5, -1.0, 1.0, 2.0];
         let kept_at = |sparsity| {
-            let mask = Magnitude.mask(2, 3, sparsity, 1, &weights).unwrap();
+            let mask = Magnitude.mask(2, 3, sparsity, 1, &|| &weights).unwrap();
             (0..2).flat_map(|r| mask.row(r).iter().map(move |&c| r * 3 + c as usize)).collect()
         };
         let all: Vec<Vec<usize>> = [1.0, 0.83, 0.66, 0.5, 0.33, 0.17, 0.0].map(kept_at).into();

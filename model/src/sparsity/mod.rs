@@ -14,7 +14,8 @@ pub use weights::{LayerSparsity, LinearWeight, block_weights, linear_weights};
 
 use crate::config::SparsityConfig;
 use crate::error::Error;
-use mediswift_kernels::{PatternError, SparsePattern};
+use mediswift_kernels::{AlignedBuffer, PatternError, SparsePattern};
+use std::cell::LazyCell;
 
 /// A way to choose the weights that a layer keeps.
 pub trait MaskPolicy: Sync {
@@ -22,16 +23,16 @@ pub trait MaskPolicy: Sync {
     fn name(&self) -> &'static str;
 
     /// A `[rows, columns]` mask with exactly `kept(rows · columns, sparsity)` non-zeros, the same
-    /// for the same seed and the same dense `values`, row by row.
+    /// for the same seed and the same dense values, which `values` returns row by row.
     /// # Errors
     /// If the extents exceed 32-bit indices.
-    fn mask(
+    fn mask<'v>(
         &self,
         rows: usize,
         columns: usize,
         sparsity: f64,
         seed: u64,
-        values: &[f32],
+        values: &dyn Fn() -> &'v [f32],
     ) -> Result<SparsePattern, PatternError>;
 }
 
@@ -48,8 +49,8 @@ pub fn policy(name: &str) -> Result<&'static dyn MaskPolicy, Error> {
     })
 }
 
-/// The mask of a weight, made of its parts, each with its exact number of non-zeros. `values` are its
-/// dense values, row by row.
+/// The mask of a weight, made of its parts, each with its exact number of non-zeros. `values` returns
+/// its dense values, row by row; it is asked if the policy wants them.
 /// # Errors
 /// If the policy is unknown or the layer exceeds 32-bit indices.
 /// # Panics
@@ -59,18 +60,22 @@ pub fn policy(name: &str) -> Result<&'static dyn MaskPolicy, Error> {
 pub fn layer_mask(
     config: &SparsityConfig,
     weight: &LinearWeight,
-    values: &[f32],
+    values: impl FnOnce() -> AlignedBuffer,
 ) -> Result<SparsePattern, Error> {
     let &LinearWeight { ref name, rows, columns, parts } = weight;
     assert_eq!(rows % parts, 0, "{rows} rows of '{name}' do not split into {parts} parts");
-    assert_eq!(values.len(), rows * columns, "values and extents of '{name}' disagree");
     let policy = policy(&config.init_method)?;
+    let values = LazyCell::new(values);
+    let values = || {
+        assert_eq!(values.len(), rows * columns, "values and extents of '{name}' disagree");
+        &values[..]
+    };
     let masks: Result<Vec<_>, _> = (0..parts)
         .map(|part| {
             let seed = layer_seed(config.seed, name, part);
             let count = rows / parts * columns;
-            let values = &values[part * count..][..count];
-            policy.mask(rows / parts, columns, config.of(name), seed, values)
+            let values = || &values()[part * count..][..count];
+            policy.mask(rows / parts, columns, config.of(name), seed, &values)
         })
         .collect();
     masks
@@ -106,8 +111,9 @@ mod tests {
     fn every_policy_keeps_the_exact_number_in_every_part() {
         for policy in POLICIES {
             let config = SparsityConfig { init_method: policy.name().into(), ..config(1) };
-            let values: Vec<f32> = (0..39 * 13).map(|i| (i * 37 % 101) as f32 - 50.0).collect();
-            let pattern = layer_mask(&config, &weight("qkv", 39, 13, 3), &values).unwrap();
+            let values: AlignedBuffer =
+                (0..39 * 13).map(|i| (i * 37 % 101) as f32 - 50.0).collect();
+            let pattern = layer_mask(&config, &weight("qkv", 39, 13, 3), || values).unwrap();
             for part in 0..3 {
                 let count: usize = (part * 13..(part + 1) * 13).map(|r| pattern.row(r).len()).sum();
                 assert_eq!(count, kept(13 * 13, 0.75));
@@ -118,8 +124,9 @@ mod tests {
 
     #[test]
     fn masks_depend_on_seed_and_name_alone() {
+        let values = || AlignedBuffer::zeros(256);
         let mask =
-            |seed, name| layer_mask(&config(seed), &weight(name, 16, 16, 1), &[0.0; 256]).unwrap();
+            |seed, name| layer_mask(&config(seed), &weight(name, 16, 16, 1), values).unwrap();
         assert_eq!(mask(1, "a"), mask(1, "a"));
         assert_ne!(mask(1, "a"), mask(2, "a"));
         assert_ne!(mask(1, "a"), mask(1, "b"));

@@ -12,13 +12,13 @@ impl MaskPolicy for UniformRandom {
         "random"
     }
 
-    fn mask(
+    fn mask<'v>(
         &self,
         rows: usize,
         columns: usize,
         sparsity: f64,
         seed: u64,
-        _: &[f32],
+        _: &dyn Fn() -> &'v [f32],
     ) -> Result<SparsePattern, PatternError> {
         uniform_random(rows, columns, sparsity, seed)
     }

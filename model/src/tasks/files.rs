@@ -121,3 +121,8 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Entries<T> {
         deserializer.deserialize_map(Pairs(PhantomData))
     }
 }
+
+/// Runs of white space as single blanks, none at the ends.
+pub(super) fn one_line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}

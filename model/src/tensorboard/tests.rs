@@ -80,8 +80,8 @@ fn validation(step: usize) -> Validation {
 
 #[test]
 fn sums_are_those_of_the_standard() {
-    assert_eq!(crc32c(b"123456789"), 0xe306_9283);
-    assert_eq!(crc32c(&[0; 32]), 0x8a91_36aa);
+    assert_eq!(crc32c::crc32c(b"123456789"), 0xe306_9283);
+    assert_eq!(crc32c::crc32c(&[0; 32]), 0x8a91_36aa);
     assert_eq!(varint(300), [0xac, 0x02]);
 }
 

@@ -88,7 +88,7 @@ fn write_weights(path: &Path, parameters: &Parameters) -> Result<u64, Error> {
         .iter()
         .filter(|(_, parameter)| parameter.name != PROMPT)
         .map(|(_, parameter)| {
-            let names = Names::of(&parameter.name);
+            let names = Names::of(parameter.name);
             let mut shape = parameter.shape.extents();
             let elements = if names.is_conv1d {
                 shape.reverse();
@@ -99,7 +99,7 @@ fn write_weights(path: &Path, parameters: &Parameters) -> Result<u64, Error> {
                 };
                 Elements::Made(Dtype::F32, Box::new(make))
             } else {
-                Elements::F32(&parameter.values)
+                Elements::F32(parameter.values)
             };
             TensorView { name: format!("{PREFIX}{}", names.hf), shape, elements }
         })

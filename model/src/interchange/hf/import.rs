@@ -3,6 +3,7 @@
 use super::super::names::Names;
 use super::super::{check_vocabulary, refused, transposed};
 use super::config::{Architecture, read_object};
+use super::floats::read_floats;
 use super::masks::{self, Masks};
 use super::prompt;
 use super::{HEAD, INDEX, MASKS, PREFIX, WEIGHTS};
@@ -11,12 +12,9 @@ use crate::error::Error;
 use crate::gpt::{Gpt, PROMPT, Slot, slots};
 use crate::run;
 use crate::tensor_file;
-use half::slice::HalfFloatSliceExt;
-use half::{bf16, f16};
 use mediswift_data::{Tokenizer, tokenizer};
 use mediswift_engine::{Parameters, Shape};
 use mediswift_kernels::{AlignedBuffer, CsrMatrix, SparsePattern};
-use safetensors::Dtype;
 use safetensors::tensor::TensorInfo;
 use serde_json::Value;
 use std::collections::{BTreeSet, HashMap};
@@ -81,19 +79,18 @@ pub fn import(folder: &Path, out: &Path, options: &Import) -> Result<Imported, E
 
     let has_masks = masks.is_some();
     let patterns = masks.map(|masks| masks.patterns);
-    let mut reader =
-        Reader { config: &config, places, patterns, head: None, parameters: Parameters::default() };
+    let mut reader = Reader { config: &config, places, patterns, head: None, tensors: Vec::new() };
     for file in weight_files(folder)? {
         let mut visit = |name: &str, info: &TensorInfo, stream: &mut dyn Read| {
             reader.receive(&file, name, info, stream)
         };
         tensor_file::read_foreign(&file, &mut visit)?;
     }
-    let mut parameters = reader.finish(folder, architecture.is_tied)?;
+    let mut tensors = reader.finish(folder, architecture.is_tied)?;
     if let Some((rows, values)) = prompt::read(folder, config.model.d_model)? {
-        parameters.add(PROMPT, Shape::Matrix(rows, config.model.d_model), values);
+        tensors.push((PROMPT.to_string(), Shape::Matrix(rows, config.model.d_model), values));
     }
-    let gpt = Gpt::from_parameters(&config, parameters)?;
+    let gpt = Gpt::from_parameters(&config, Parameters::from_tensors(tensors))?;
     config.kernels.plans = gpt.plans();
     let name = folder.canonicalize().ok();
     let name = name.as_deref().unwrap_or(folder).file_name().unwrap_or_default();
@@ -190,7 +187,7 @@ struct Reader<'a> {
     patterns: Option<HashMap<String, SparsePattern>>,
     /// The output head, if it is written out.
     head: Option<AlignedBuffer>,
-    parameters: Parameters,
+    tensors: Vec<(String, Shape, AlignedBuffer)>,
 }
 
 impl Reader<'_> {
@@ -234,20 +231,28 @@ impl Reader<'_> {
         let (shape, values) = match pattern {
             Some(pattern) => masked(path, name, pattern, &values)?,
             // The settings decide; they make no mask where all masks came with the checkpoint.
-            None => slot.sparsify(self.config, values)?,
+            None => match slot.shape(self.config, || values.clone())? {
+                Shape::Sparse(pattern) => kept(name, pattern, &values)?,
+                shape => (shape, values),
+            },
         };
-        self.parameters.add(slot.name, shape, values);
+        self.tensors.push((slot.name, shape, values));
         Ok(())
     }
 
     /// All tensors, once every file is read.
-    fn finish(self, folder: &Path, is_tied: bool) -> Result<Parameters, Error> {
+    fn finish(
+        self,
+        folder: &Path,
+        is_tied: bool,
+    ) -> Result<Vec<(String, Shape, AlignedBuffer)>, Error> {
         if let Some(name) = self.places.keys().min() {
             return Err(refused(folder, format!("tensor '{PREFIX}{name}' is missing")));
         }
-        let embedding = self.parameters.find("tok_embed.weight").expect("every place is filled");
+        let embedding = self.tensors.iter().find(|(name, ..)| name == "tok_embed.weight");
+        let (_, _, embedding) = embedding.expect("every place is filled");
         match &self.head {
-            Some(head) if head[..] != self.parameters[embedding] => {
+            Some(head) if head[..] != embedding[..] => {
                 let problem = format!("'{HEAD}' differs from the token embedding");
                 Err(refused(folder, format!("{problem}: the engine's output head is tied to it")))
             }
@@ -255,7 +260,7 @@ impl Reader<'_> {
                 let problem = format!("tensor '{HEAD}' is missing, and it is not tied");
                 Err(refused(folder, problem))
             }
-            _ => Ok(self.parameters),
+            _ => Ok(self.tensors),
         }
     }
 }
@@ -274,42 +279,6 @@ fn check_shape(path: &Path, name: &str, found: &[usize], needed: &[usize]) -> Re
     Ok(())
 }
 
-/// Reads finite numbers of any floating-point type of up to 32 bits.
-pub(super) fn read_floats(
-    path: &Path,
-    name: &str,
-    info: &TensorInfo,
-    stream: &mut dyn Read,
-) -> Result<AlignedBuffer, Error> {
-    let count = info.shape.iter().product();
-    let mut values = AlignedBuffer::zeros(count);
-    let mut fill = |bytes: &mut [u8]| stream.read_exact(bytes).map_err(Error::io("read", path));
-    match info.dtype {
-        Dtype::F32 => fill(bytemuck::cast_slice_mut(&mut values))?,
-        Dtype::F16 => {
-            let mut halves = vec![f16::ZERO; count];
-            fill(bytemuck::cast_slice_mut(&mut halves))?;
-            halves.convert_to_f32_slice(&mut values);
-        }
-        Dtype::BF16 => {
-            let mut halves = vec![bf16::ZERO; count];
-            fill(bytemuck::cast_slice_mut(&mut halves))?;
-            halves.convert_to_f32_slice(&mut values);
-        }
-        other => {
-            let problem = format!("tensor '{name}' has type {other}: expected F32, F16 or BF16");
-            return Err(refused(path, problem));
-        }
-    }
-    match values.iter().position(|value| !value.is_finite()) {
-        Some(at) => {
-            let problem = format!("tensor '{name}' is {} at element {at}", values[at]);
-            Err(refused(path, problem))
-        }
-        None => Ok(values),
-    }
-}
-
 /// The weights that `pattern` keeps; the others must be 0.
 fn masked(
     path: &Path,
@@ -317,15 +286,25 @@ fn masked(
     pattern: SparsePattern,
     dense: &[f32],
 ) -> Result<(Shape, AlignedBuffer), Error> {
-    let kept = CsrMatrix::from_dense(Arc::new(pattern), dense)
-        .map_err(|source| Error::Mask { layer: name.to_string(), source })?;
+    let (shape, kept) = kept(name, Arc::new(pattern), dense)?;
     let non_zeros = |values: &[f32]| values.iter().filter(|&&value| value != 0.0).count();
-    let (all, inside) = (non_zeros(dense), non_zeros(kept.values()));
+    let (all, inside) = (non_zeros(dense), non_zeros(&kept));
     if all != inside {
         let problem =
             format!("tensor '{name}' has {} weights where its mask has none", all - inside);
         let advice = "move masks.safetensors away to import it dense";
         return Err(refused(path, format!("{problem}: {advice}")));
     }
+    Ok((shape, kept))
+}
+
+/// The weights that `pattern` keeps.
+fn kept(
+    name: &str,
+    pattern: Arc<SparsePattern>,
+    dense: &[f32],
+) -> Result<(Shape, AlignedBuffer), Error> {
+    let kept = CsrMatrix::from_dense(pattern, dense)
+        .map_err(|source| Error::Mask { layer: name.to_string(), source })?;
     Ok((Shape::Sparse(kept.pattern().clone()), AlignedBuffer::from_slice(kept.values())))
 }

@@ -35,11 +35,11 @@ pub(super) fn write(
 ) -> Result<(usize, u64), Error> {
     let mut tensors = Vec::new();
     for (_, parameter) in parameters.iter() {
-        if let Shape::Sparse(pattern) = &parameter.shape {
+        if let Shape::Sparse(pattern) = parameter.shape {
             let shape = vec![pattern.columns(), pattern.rows()];
             let make = || conv1d(pattern);
             let elements = Elements::Made(Dtype::BOOL, Box::new(make));
-            let name = format!("{PREFIX}{}", Names::of(&parameter.name).hf);
+            let name = format!("{PREFIX}{}", Names::of(parameter.name).hf);
             tensors.push(TensorView { name, shape, elements });
         }
     }

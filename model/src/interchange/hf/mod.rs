@@ -22,6 +22,7 @@
 
 mod config;
 mod export;
+mod floats;
 mod import;
 mod masks;
 mod prompt;

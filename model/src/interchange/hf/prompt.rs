@@ -2,7 +2,7 @@
 
 use super::super::refused;
 use super::SOFT_PROMPT;
-use super::import::read_floats;
+use super::floats::read_floats;
 use crate::error::Error;
 use crate::gpt::{Gpt, PROMPT};
 use crate::tensor_file::{self, Elements, TensorView};
@@ -20,7 +20,7 @@ pub(super) fn write(folder: &Path, gpt: &Gpt) -> Result<u64, Error> {
     let tensor = TensorView {
         name: TENSOR.into(),
         shape: parameter.shape.extents(),
-        elements: Elements::F32(&parameter.values),
+        elements: Elements::F32(parameter.values),
     };
     let notes = BTreeMap::from([("format".to_string(), "pt".to_string())]);
     Ok(tensor_file::write(&folder.join(SOFT_PROMPT), &notes, &[tensor])?.bytes)

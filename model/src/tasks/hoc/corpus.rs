@@ -11,13 +11,29 @@
 //! sentence, each after a `<`; hallmarks joined by `AND`, refinements after `--`, none or `NULL` for
 //! no hallmark.
 
-use super::LABELS;
 use crate::error::Error;
+use crate::tasks::checks;
 use crate::tasks::files::{self, problem};
-use crate::tasks::{check_ids, one_line};
 use serde::Deserialize;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+
+/// The hallmarks, in alphabetical order, as every source numbers them.
+pub const LABELS: &[&str] = &[
+    "activating invasion and metastasis",
+    "avoiding immune destruction",
+    "cellular energetics",
+    "enabling replicative immortality",
+    "evading growth suppressors",
+    "genomic instability and mutation",
+    "inducing angiogenesis",
+    "resisting cell death",
+    "sustaining proliferative signaling",
+    "tumor promoting inflammation",
+];
+
+/// The word for no label.
+pub(super) const EMPTY: &str = "empty";
 
 /// An abstract, or with BioGPT's files a sentence.
 #[derive(Clone, Debug, PartialEq)]
@@ -82,7 +98,7 @@ fn labels<'w>(
 }
 
 fn sentence(path: &Path, place: &str, text: &str) -> Result<String, Error> {
-    match one_line(text) {
+    match files::one_line(text) {
         text if text.is_empty() => Err(problem(path, format!("{place}: the sentence is empty"))),
         text => Ok(text),
     }
@@ -226,7 +242,7 @@ fn biogpt(folders: &[PathBuf]) -> Result<Vec<(Part, Document)>, Error> {
         let path = files::need(folders, &format!("biogpt_hoc_{name}.tsv"))?;
         for (number, [text, words]) in rows::<2>(&path, &files::read(&path)?)? {
             let place = format!("line {number}");
-            let words = words.split('|').filter(|word| word.trim() != super::EMPTY);
+            let words = words.split('|').filter(|word| word.trim() != EMPTY);
             let labels = labels(&path, &place, words)?;
             let sentences = vec![(sentence(&path, &place, &text)?, labels)];
             documents.push((part, Document { id: format!("{name}-{number}"), sentences }));
@@ -281,7 +297,7 @@ fn original(folders: &[PathBuf]) -> Result<Vec<(Part, Document)>, Error> {
     }
     let mut documents = Vec::new();
     let parts = [(Part::Train, listed.train), (Part::Dev, listed.dev), (Part::Test, listed.test)];
-    check_ids(&splits.display().to_string(), parts.iter().flat_map(|(_, l)| l).map(|id| &**id))?;
+    checks::ids(&splits.display().to_string(), parts.iter().flat_map(|(_, l)| l).map(|id| &**id))?;
     for (part, id) in
         parts.into_iter().flat_map(|(part, ids)| ids.into_iter().map(move |id| (part, id)))
     {

@@ -15,33 +15,17 @@ pub mod corpus;
 
 use super::metrics::{Flags, example_based, multilabel_macro_f1, multilabel_micro_f1};
 use super::{
-    Example, FAILED, Published, Recipe, Request, Score, Task, TaskData, after_template, check_ids,
-    check_overlap,
+    Example, FAILED, Published, Recipe, Request, Score, Task, TaskData, after_template, checks,
 };
 use crate::error::Error;
-use corpus::Document;
+use corpus::{Document, EMPTY};
+
+pub use corpus::LABELS;
 
 /// The task.
 pub struct Hoc;
 
-/// The hallmarks, in alphabetical order, as every source numbers them.
-pub const LABELS: &[&str] = &[
-    "activating invasion and metastasis",
-    "avoiding immune destruction",
-    "cellular energetics",
-    "enabling replicative immortality",
-    "evading growth suppressors",
-    "genomic instability and mutation",
-    "inducing angiogenesis",
-    "resisting cell death",
-    "sustaining proliferative signaling",
-    "tumor promoting inflammation",
-];
-
 const TEMPLATE: &str = "the type of this document is";
-
-/// The word for no label.
-const EMPTY: &str = "empty";
 
 const SENTENCE: &str = "sentence";
 const FORMS: &[&str] = &["document", SENTENCE];
@@ -105,7 +89,7 @@ impl Task for Hoc {
         let sentences = request.form == SENTENCE;
         let corpus = corpus::load(request.folders, request.split, sentences)?;
         let place = request.folders[0].display().to_string();
-        check_ids(&place, corpus.documents.iter().map(|(_, document)| &*document.id))?;
+        checks::ids(&place, corpus.documents.iter().map(|(_, document)| &*document.id))?;
         let mut parts = [Vec::new(), Vec::new(), Vec::new()];
         for (part, document) in &corpus.documents {
             let examples = &mut parts[*part as usize];
@@ -130,7 +114,7 @@ impl Task for Hoc {
         let split = format!("{} split, {sizes} {}s", request.split, request.form);
         let data = TaskData { stages: Vec::new(), train, dev, test, split, notes };
         // Short sentences may well be written twice.
-        check_overlap(&data, request, !sentences)?;
+        checks::overlap(&data, request, !sentences)?;
         Ok(data)
     }
 

@@ -17,7 +17,7 @@ use super::metrics::{accuracy, macro_f1};
 use super::python_random::PythonRandom;
 use super::{
     Example, FAILED, Published, Recipe, Request, Score, Stage, Task, TaskData, after_template,
-    check_ids, check_overlap, one_line,
+    checks,
 };
 use crate::error::Error;
 use serde::Deserialize;
@@ -134,7 +134,7 @@ impl Task for PubMedQa {
         let sizes = [train.len(), dev.len(), test.len()].map(|n| n.to_string()).join("/");
         let split = format!("{how}, {}, {sizes} questions", request.split);
         let data = TaskData { stages, train, dev, test, split, notes };
-        check_overlap(&data, request, true)?;
+        checks::overlap(&data, request, true)?;
         Ok(data)
     }
 
@@ -193,11 +193,11 @@ struct Item {
 impl Item {
     fn example(&self, path: &Path, id: &str, form: &str) -> Result<Example, Error> {
         let refuse = |what: &str| Err(problem(path, format!("item {id}: {what}")));
-        let question = one_line(&self.question);
+        let question = files::one_line(&self.question);
         if question.is_empty() {
             return refuse("QUESTION is empty");
         }
-        let mut passage = one_line(&self.contexts.join(" "));
+        let mut passage = files::one_line(&self.contexts.join(" "));
         if passage.is_empty() {
             return refuse("CONTEXTS is empty: there is nothing to answer from");
         }
@@ -205,7 +205,7 @@ impl Item {
             let Some(answer) = &self.long_answer else {
                 return refuse("LONG_ANSWER is missing, which reasoning-free shows");
             };
-            passage += &format!(" answer: {}", one_line(answer));
+            passage += &format!(" answer: {}", files::one_line(answer));
         }
         let labels = match &self.final_decision {
             None => Vec::new(),
@@ -298,7 +298,7 @@ fn listed<'e>(
         ));
     };
     let find = |ids: &Vec<String>, part: &str| -> Result<Vec<&'e Example>, Error> {
-        check_ids(&format!("{}: {part}", path.display()), ids.iter().map(String::as_str))?;
+        checks::ids(&format!("{}: {part}", path.display()), ids.iter().map(String::as_str))?;
         let find = |id: &String| {
             by_id.get(&**id).copied().ok_or_else(|| {
                 problem(path, format!("{part} lists {id}, which ori_pqal.json does not hold"))
@@ -427,7 +427,7 @@ fn bioasq(path: &Path) -> Result<Stage, Error> {
     let (mut train, mut dev) = (Vec::new(), Vec::new());
     for (line, item) in files::json_lines::<BioAsq>(path)? {
         let refuse = |what: String| Err(problem(path, format!("line {line}: {what}")));
-        let (question, passage) = (one_line(&item.question), one_line(&item.context));
+        let (question, passage) = (files::one_line(&item.question), files::one_line(&item.context));
         if question.is_empty() || passage.is_empty() {
             return refuse("question or context is empty".into());
         }
@@ -439,7 +439,7 @@ fn bioasq(path: &Path) -> Result<Stage, Error> {
             other => return refuse(format!("split is '{other}', but must be train or dev")),
         }
     }
-    check_ids(&path.display().to_string(), train.iter().chain(&dev).map(|e| &*e.id))?;
+    checks::ids(&path.display().to_string(), train.iter().chain(&dev).map(|e| &*e.id))?;
     if train.is_empty() || dev.is_empty() {
         return Err(problem(path, "it needs both train and dev items"));
     }

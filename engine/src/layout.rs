@@ -1,0 +1,141 @@
+//! [`Layout`]: where the tensors of a model lie in one buffer.
+
+use mediswift_kernels::{LANES, SparsePattern};
+use std::ops::Range;
+use std::sync::Arc;
+
+/// Names one tensor of a [`Layout`], and so of every store that has this layout.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ParamId(pub(crate) usize);
+
+/// The shape of a tensor.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Shape {
+    /// `[n]`: a bias or a LayerNorm gain.
+    Vector(usize),
+    /// `[rows, columns]`, row-major.
+    Matrix(usize, usize),
+    /// The non-zeros of a CSR matrix, row by row.
+    Sparse(Arc<SparsePattern>),
+}
+
+impl Shape {
+    /// Stored values.
+    pub fn len(&self) -> usize {
+        match self {
+            Shape::Vector(n) => *n,
+            Shape::Matrix(rows, columns) => rows * columns,
+            Shape::Sparse(pattern) => pattern.nnz(),
+        }
+    }
+
+    /// Whether nothing is stored.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Extents as the outside sees them, zeros of a sparse matrix included.
+    pub fn extents(&self) -> Vec<usize> {
+        match self {
+            Shape::Vector(n) => vec![*n],
+            Shape::Matrix(rows, columns) => vec![*rows, *columns],
+            Shape::Sparse(pattern) => vec![pattern.rows(), pattern.columns()],
+        }
+    }
+
+    /// Whether this is a matrix, dense or sparse: what weight decay applies to.
+    pub fn is_matrix(&self) -> bool {
+        !matches!(self, Shape::Vector(_))
+    }
+}
+
+/// The place of one tensor.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// Unique name, such as `blocks.0.attn.qkv.weight`.
+    pub name: String,
+    /// Its shape.
+    pub shape: Shape,
+    /// Its elements in the buffer.
+    pub range: Range<usize>,
+}
+
+/// Tensors start at multiples of so many elements: at cache lines, in stores of 16-bit types too.
+pub(crate) const ALIGNMENT: usize = 2 * LANES;
+
+/// Names, shapes and places of all tensors of a model, in a fixed order; shared by all stores of the
+/// model. Every tensor starts at a cache line.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Layout {
+    places: Vec<Place>,
+    len: usize,
+}
+
+impl Layout {
+    /// Lays tensors out one after the other.
+    /// # Panics
+    /// If a name comes twice.
+    #[track_caller]
+    pub fn new<N: Into<String>>(tensors: impl IntoIterator<Item = (N, Shape)>) -> Arc<Self> {
+        let mut layout = Self::default();
+        for (name, shape) in tensors {
+            let name = name.into();
+            assert!(layout.find(&name).is_none(), "tensor '{name}' exists already");
+            let range = layout.len..layout.len + shape.len();
+            layout.len = range.end.next_multiple_of(ALIGNMENT);
+            layout.places.push(Place { name, shape, range });
+        }
+        Arc::new(layout)
+    }
+
+    /// Every tensor's place, in order.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = (ParamId, &Place)> {
+        self.places.iter().enumerate().map(|(at, place)| (ParamId(at), place))
+    }
+
+    /// The tensor of that name.
+    pub fn find(&self, name: &str) -> Option<ParamId> {
+        self.places.iter().position(|place| place.name == name).map(ParamId)
+    }
+
+    /// The place of a tensor.
+    pub fn place(&self, id: ParamId) -> &Place {
+        &self.places[id.0]
+    }
+
+    /// Elements of the buffer, those between tensors included.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether there is no element.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Elements of all tensors.
+    pub fn count(&self) -> usize {
+        self.places.iter().map(|place| place.range.len()).sum()
+    }
+
+    /// The buffer in `count` parts that follow each other and start at cache lines, of
+    /// lengths that differ by at most 32: shard r is what rank r of `count` owns. Borders need not be
+    /// those of tensors.
+    /// # Panics
+    /// If `count` is 0.
+    pub fn shards(&self, count: usize) -> impl ExactSizeIterator<Item = Range<usize>> {
+        assert!(count > 0, "a store has at least one shard");
+        let border = move |lines: usize, shard: usize| lines * shard / count * ALIGNMENT;
+        let lines = self.len / ALIGNMENT;
+        (0..count).map(move |shard| border(lines, shard)..border(lines, shard + 1))
+    }
+
+    /// The tensors that have elements in a range of the buffer, and which of their elements.
+    pub fn pieces(&self, range: Range<usize>) -> impl Iterator<Item = (ParamId, Range<usize>)> {
+        self.iter().filter_map(move |(id, place)| {
+            let start = range.start.max(place.range.start);
+            let end = range.end.min(place.range.end);
+            (start < end).then(|| (id, start - place.range.start..end - place.range.start))
+        })
+    }
+}

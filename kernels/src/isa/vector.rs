@@ -1,0 +1,140 @@
+//! What an instruction set can do with a vector, and what a kernel is.
+
+use crate::LANES;
+
+/// An instruction set, with vectors of [`LANES`] `f32` lanes.
+///
+/// Holding a value proves that the running CPU supports it, so arithmetic is safe; only memory
+/// access is not.
+pub trait Isa: Copy + Send + Sync + 'static {
+    /// Sixteen `f32` lanes.
+    type V: Copy;
+
+    /// Sixteen-lane vectors that fit in registers at once (accumulators plus operands).
+    const REGISTERS: usize;
+
+    /// All lanes equal to `x`.
+    fn splat(self, x: f32) -> Self::V;
+    /// Reads sixteen lanes.
+    /// # Safety
+    /// `from` must be valid for reading sixteen `f32`; no alignment is needed.
+    unsafe fn load(self, from: *const f32) -> Self::V;
+    /// Writes sixteen lanes.
+    /// # Safety
+    /// `to` must be valid for writing sixteen `f32`; no alignment is needed.
+    unsafe fn store(self, to: *mut f32, v: Self::V);
+    /// Asks for the cache line at `at` ahead of its use. A hint: any address is allowed.
+    #[inline(always)]
+    fn prefetch(self, at: *const f32) {
+        let _ = at;
+    }
+    /// Reads sixteen `f32` at the given indices.
+    /// # Safety
+    /// `indices` must be valid for reading sixteen `u32`, each below 2³¹, and `base` at each of them.
+    #[inline(always)]
+    unsafe fn gather(self, base: *const f32, indices: *const u32) -> Self::V {
+        let mut lanes = [0.0; LANES];
+        for (i, lane) in lanes.iter_mut().enumerate() {
+            // SAFETY: the caller vouches for the indices and what they point at.
+            *lane = unsafe { *base.add(*indices.add(i) as usize) };
+        }
+        // SAFETY: `lanes` holds sixteen `f32`.
+        unsafe { self.load(lanes.as_ptr()) }
+    }
+    /// `a * b + c`, rounded once.
+    fn fma(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V;
+    /// `a + b`.
+    fn add(self, a: Self::V, b: Self::V) -> Self::V;
+    /// `a - b`.
+    fn sub(self, a: Self::V, b: Self::V) -> Self::V;
+    /// `a * b`.
+    fn mul(self, a: Self::V, b: Self::V) -> Self::V;
+    /// `a / b`.
+    fn div(self, a: Self::V, b: Self::V) -> Self::V;
+    /// The larger of each pair of lanes; the second operand where one is NaN, as on x86.
+    fn max(self, a: Self::V, b: Self::V) -> Self::V;
+    /// The smaller of each pair of lanes; the second operand where one is NaN, as on x86.
+    fn min(self, a: Self::V, b: Self::V) -> Self::V;
+    /// Square root.
+    fn sqrt(self, a: Self::V) -> Self::V;
+    /// Nearest integer, ties to even.
+    fn round(self, a: Self::V) -> Self::V;
+    /// 2ⁿ for integral lanes −126 ≤ n ≤ 127.
+    fn exp2_integer(self, n: Self::V) -> Self::V;
+    /// Lanes of `a` below index `n`, lanes of `b` from `n` on.
+    fn first_lanes(self, n: usize, a: Self::V, b: Self::V) -> Self::V;
+    /// Transposes a 16 × 16 block held as sixteen rows.
+    fn transpose(self, rows: [Self::V; LANES]) -> [Self::V; LANES];
+    /// Sum of each vector: lane `j` of the result is the sum over the lanes of `vs[j]`,
+    /// by the same tree as [`Isa::sum`].
+    fn sum_each(self, vs: [Self::V; LANES]) -> Self::V {
+        let mut sums = [0.0; LANES];
+        for (s, v) in sums.iter_mut().zip(vs) {
+            *s = self.sum(v);
+        }
+        // SAFETY: `sums` holds sixteen `f32`.
+        unsafe { self.load(sums.as_ptr()) }
+    }
+    /// Sums inside quarters of four lanes: lane `4 q + j` of the result is the sum over quarter `q` of
+    /// `vs[j]`, as (lane 0 + lane 2) + (lane 1 + lane 3).
+    #[inline(always)]
+    fn sum_within_quarters(self, vs: [Self::V; 4]) -> Self::V {
+        let mut sums = [0.0; LANES];
+        for (j, v) in vs.into_iter().enumerate() {
+            let v = self.to_array(v);
+            for (q, v) in v.chunks_exact(4).enumerate() {
+                sums[4 * q + j] = (v[0] + v[2]) + (v[1] + v[3]);
+            }
+        }
+        // SAFETY: `sums` holds sixteen `f32`.
+        unsafe { self.load(sums.as_ptr()) }
+    }
+    /// Sums over quarters of four lanes: lane `4 g + j` of the result is the sum of lane `j` of the
+    /// quarters of `vs[g]`, as (0 + 1) + (2 + 3). After [`Isa::sum_within_quarters`] it completes the
+    /// sums of sixteen vectors.
+    #[inline(always)]
+    fn sum_over_quarters(self, vs: [Self::V; 4]) -> Self::V {
+        let mut sums = [0.0; LANES];
+        for (g, v) in vs.into_iter().enumerate() {
+            let v = self.to_array(v);
+            for j in 0..4 {
+                sums[4 * g + j] = (v[j] + v[4 + j]) + (v[8 + j] + v[12 + j]);
+            }
+        }
+        // SAFETY: `sums` holds sixteen `f32`.
+        unsafe { self.load(sums.as_ptr()) }
+    }
+    /// The lanes as an array.
+    #[inline(always)]
+    fn to_array(self, v: Self::V) -> [f32; LANES] {
+        let mut lanes = [0.0; LANES];
+        // SAFETY: `lanes` holds sixteen `f32`.
+        unsafe { self.store(lanes.as_mut_ptr(), v) };
+        lanes
+    }
+    /// Sum over the lanes, by halving: lane i + lane i+8, then +4, +2, +1.
+    #[inline(always)]
+    fn sum(self, v: Self::V) -> f32 {
+        let mut lanes = self.to_array(v);
+        for half in [8, 4, 2, 1] {
+            for i in 0..half {
+                lanes[i] += lanes[i + half];
+            }
+        }
+        lanes[0]
+    }
+    /// Runs `kernel` compiled for this instruction set.
+    fn run<K: Kernel>(self, kernel: K) -> K::Output;
+}
+
+/// A piece of single-threaded vector code, generic over the instruction set.
+///
+/// `run` and everything it calls must be `#[inline(always)]`, so that it is compiled inside the
+/// `target_feature` function of its [`Isa`]. Parallel loops stay outside: a closure handed to
+/// another thread would lose the features.
+pub trait Kernel {
+    /// What the kernel returns.
+    type Output;
+    /// The code.
+    fn run<I: Isa>(self, isa: I) -> Self::Output;
+}
