@@ -7,7 +7,7 @@
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use mediswift_kernels::baseline::{Baseline, Matrix};
 use mediswift_kernels::isa::IsaKind;
-use mediswift_kernels::ops::{KERNELS, Product};
+use mediswift_kernels::ops::{Product, kernels};
 use mediswift_kernels::sparse::mask::MASKS;
 use mediswift_kernels::{AlignedBuffer, CsrMatrix, LANES};
 use std::sync::Arc;
@@ -30,8 +30,9 @@ fn dense_flops(product: Product, rows: usize, columns: usize) -> u64 {
     2 * (rows * columns * tokens) as u64
 }
 
-fn kernels(criterion: &mut Criterion) {
+fn products(criterion: &mut Criterion) {
     let isa = IsaKind::active().unwrap_or_else(|error| panic!("{error}"));
+    let list = kernels(isa.registers());
     let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build().expect("one thread");
     for (rows, columns) in SHAPES {
         let (x, dy) = (ramp(columns * TOKENS), ramp(rows * TOKENS));
@@ -70,9 +71,10 @@ fn kernels(criterion: &mut Criterion) {
                     let w =
                         CsrMatrix::new(Arc::new(pattern), values).expect("a value per non-zero");
                     let mut out = AlignedBuffer::zeros(product.output_len(&w, TOKENS / LANES));
-                    for kernel in KERNELS.iter().filter(|kernel| kernel.product == product) {
-                        let prepared = (kernel.prepare)(isa, &w);
-                        let name = BenchmarkId::new(kernel.name, format!("{mask} {sparsity}"));
+                    for kernel in list.iter().filter(|kernel| kernel.product == product) {
+                        let prepared = kernel.prepare(isa, &w);
+                        let name =
+                            BenchmarkId::new(kernel.name.as_str(), format!("{mask} {sparsity}"));
                         group.bench_function(name, |bench| {
                             bench.iter(|| pool.install(|| prepared(&x, &dy, &mut out)));
                         });
@@ -90,6 +92,6 @@ criterion_group! {
         .sample_size(10)
         .warm_up_time(Duration::from_millis(300))
         .measurement_time(Duration::from_secs(1));
-    targets = kernels
+    targets = products
 }
 criterion_main!(benches);

@@ -8,7 +8,7 @@ use indicatif::ProgressBar;
 use mediswift_data::synth;
 use mediswift_model::Error;
 use mediswift_model::finetune::report::TuningReport;
-use mediswift_model::finetune::settings::Settings;
+use mediswift_model::finetune::settings::{Base, Settings};
 use mediswift_model::finetune::{Job, finetune};
 use mediswift_model::tasks::task;
 use mediswift_model::watch::{Progress, Watch};
@@ -33,10 +33,8 @@ pub fn tune(
     signals: &StopSignal,
 ) -> Result<TuningReport, Error> {
     let task = task("pubmedqa")?;
-    let mut settings = Settings::new(task);
-    for assignment in ["finetune.seeds=1", "finetune.stages=[]"].iter().chain(tuning) {
-        settings.set(assignment)?;
-    }
+    let assignments = [&["finetune.seeds=1", "finetune.stages=[]"], tuning].concat();
+    let settings = Settings::load(task, Base::Recipe, &assignments)?;
     let job = Job {
         task,
         settings,

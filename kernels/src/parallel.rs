@@ -15,6 +15,27 @@ pub fn for_each_block(count: usize, task: impl Fn(usize) + Sync + Send) {
     }
 }
 
+/// Runs `task(i, chunk)` for every chunk of `len` elements of `data`, whose last may be shorter, on the
+/// current rayon pool.
+/// # Panics
+/// If `len` is 0 and there is data.
+#[track_caller]
+pub fn for_each_chunk(
+    data: &mut [f32],
+    len: usize,
+    task: impl Fn(usize, &mut [f32]) + Sync + Send,
+) {
+    match data.len() {
+        0 => {}
+        all if all <= len => task(0, data),
+        _ => data
+            .par_chunks_mut(len)
+            .with_max_len(1)
+            .enumerate()
+            .for_each(|(i, chunk)| task(i, chunk)),
+    }
+}
+
 /// A pointer that blocks of a parallel loop share, each to write elements of its own.
 #[derive(Clone, Copy)]
 pub struct SharedMut(*mut f32);

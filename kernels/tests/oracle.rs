@@ -2,11 +2,12 @@
 //! bit for bit the same on every instruction set and for every thread count.
 
 use mediswift_kernels::isa::IsaKind;
-use mediswift_kernels::ops::plan::Blocking;
-use mediswift_kernels::ops::spmm::Start;
-use mediswift_kernels::ops::{KERNELS, LayerPlan, Product, SparseLayer, Strategy};
+use mediswift_kernels::ops::{
+    Initial, KernelSpec, LayerPlan, LinearLayer, Product, Strategy, kernels,
+};
 use mediswift_kernels::sparse::mask::uniform_random;
 use mediswift_kernels::{CsrMatrix, LANES, SparsePattern};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// Rows, columns, tiles: single elements, ragged panels and blocks, empty extents.
@@ -64,27 +65,48 @@ fn assert_close(found: &[f32], want: &[f64], what: &str) {
     }
 }
 
+/// The kernels that are of use on few registers or on many.
+fn all_kernels() -> Vec<KernelSpec> {
+    let mut all = kernels(8);
+    let more = kernels(32).into_iter();
+    let known: Vec<(String, Product)> = all.iter().map(|k| (k.name.clone(), k.product)).collect();
+    all.extend(more.filter(|kernel| !known.contains(&(kernel.name.clone(), kernel.product))));
+    all
+}
+
 /// Runs every kernel on every instruction set.
 fn check(w: &CsrMatrix, tiles: usize, what: &str) {
     let x = numbers(w.pattern().columns() * tiles * LANES, 2);
     let dy = numbers(w.pattern().rows() * tiles * LANES, 3);
     for product in Product::ALL {
         let want = product.reference(w, &x, &dy, tiles);
-        for kernel in KERNELS.iter().filter(|kernel| kernel.product == product) {
+        for kernel in all_kernels().iter().filter(|kernel| kernel.product == product) {
             let mut first: Option<Vec<u32>> = None;
             for isa in IsaKind::available() {
                 let what = format!("{} {} on {isa}, {what}", product.name(), kernel.name);
                 let mut found = vec![f32::NAN; product.output_len(w, tiles)];
-                // Plans of a kernel differ between register counts, and with them the order of
-                // the sums; equal plans must give equal bits.
-                (kernel.prepare)(isa, w)(&x, &dy, &mut found);
+                kernel.prepare(isa, w)(&x, &dy, &mut found);
                 assert_close(&found, &want, &what);
-                if isa.registers() == 8 {
-                    let first = first.get_or_insert_with(|| bits(&found));
-                    assert!(*first == bits(&found), "{what}: bits differ");
-                }
+                let first = first.get_or_insert_with(|| bits(&found));
+                assert!(*first == bits(&found), "{what}: bits differ");
             }
         }
+    }
+}
+
+#[test]
+fn every_strategy_and_product_is_in_the_list() {
+    let mut counts = BTreeMap::new();
+    for kernel in all_kernels() {
+        *counts.entry(kernel.product.name()).or_insert(0) += 1;
+    }
+    assert!(Product::ALL.iter().all(|product| counts[product.name()] >= 2), "{counts:?}");
+    for strategy in Strategy::candidates(IsaKind::active().unwrap().registers()) {
+        let name = strategy.to_string();
+        let listed = all_kernels().into_iter().filter(|kernel| kernel.name == name);
+        let products: Vec<Product> = listed.map(|kernel| kernel.product).collect();
+        let able = Product::TRAINING.into_iter().filter(|&product| strategy.can(product));
+        assert!(able.eq(products), "{name}");
     }
 }
 
@@ -104,17 +126,26 @@ fn uneven_and_empty_rows() {
 }
 
 /// The three products of a layer: biased forward, accumulating backward.
-fn layer_products(layer: &SparseLayer, tiles: usize) -> Vec<f32> {
-    let (rows, columns) = (layer.pattern().rows(), layer.pattern().columns());
+fn layer_products(layer: &LinearLayer, values: &[f32], tiles: usize) -> Vec<f32> {
+    let (rows, columns) = (layer.rows(), layer.columns());
     let x = numbers(columns * tiles * LANES, 2);
     let dy = numbers(rows * tiles * LANES, 3);
     let mut y = vec![f32::NAN; rows * tiles * LANES];
-    layer.forward(&x, &mut y, Start::Bias(&numbers(rows, 4)));
+    layer.forward(values, &x, &mut y, Initial::Bias(&numbers(rows, 4)));
     let mut dx = vec![1.0; columns * tiles * LANES];
-    layer.input_gradient(&dy, &mut dx, Start::Accumulate);
-    let mut dw = vec![1.0; layer.pattern().nnz()];
+    layer.input_gradient(values, &dy, &mut dx, Initial::Held);
+    let mut dw = vec![1.0; layer.nnz()];
     layer.weight_gradient(&dy, &x, &mut dw);
     [y, dx, dw].concat()
+}
+
+/// Plans that run one strategy wherever it can, and `csr` for the other products.
+fn plans_of_each(strategies: Vec<Strategy>) -> impl Iterator<Item = LayerPlan> {
+    let csr: Strategy = "csr".parse().unwrap();
+    strategies.into_iter().map(move |strategy| {
+        let able = |product| if strategy.can(product) { strategy.clone() } else { csr.clone() };
+        LayerPlan::new(Product::TRAINING.map(able)).unwrap()
+    })
 }
 
 #[test]
@@ -131,31 +162,28 @@ fn layers_start_from_bias_and_accumulate_for_all_tile_sizes() {
     for product in [Product::InputGradient, Product::WeightGradient] {
         want.extend(product.reference(&w, &x, &dy, tiles).iter().map(|x| x + 1.0));
     }
-    let mut plans = vec![LayerPlan::CSR, "dense/dense/dense".parse().unwrap()];
+    let candidates = [Strategy::candidates(8), Strategy::candidates(32)].concat();
+    let mut plans: Vec<LayerPlan> = plans_of_each(candidates).collect();
     for panel_rows in [1, 2, 4] {
         for vectors in [1, 2, 4, 8].into_iter().filter(|v| panel_rows < 4 || *v < 8) {
             for k_pass in [1, 3] {
                 let unroll = if panel_rows * vectors <= 4 { 2 } else { 1 };
-                let (k_block, row_block) = (64, 48);
-                let forward = Blocking { panel_rows, vectors, unroll, k_block, row_block, k_pass };
-                let input_gradient = Blocking { unroll: 1, ..forward };
+                let panels = |unroll: usize, k_block: usize| {
+                    format!("panels-r{panel_rows}-v{vectors}-u{unroll}-k{k_block}-m48-p{k_pass}")
+                };
+                let (forward, dx) = (panels(unroll, 64), panels(1, 64));
                 // Once the plan of the forward product, once its own.
-                let weight_gradient =
-                    if k_pass == 1 { forward } else { Blocking { k_block: 50, ..forward } };
-                plans.push(LayerPlan {
-                    forward: Strategy::Panels(forward),
-                    input_gradient: Strategy::Panels(input_gradient),
-                    weight_gradient: Strategy::Panels(weight_gradient),
-                });
+                let dw = if k_pass == 1 { forward.clone() } else { panels(unroll, 50) };
+                plans.push(format!("{forward}/{dx}/{dw}").parse().unwrap());
             }
         }
     }
     for plan in plans {
         let mut first = None;
         for isa in IsaKind::available() {
-            let mut layer = SparseLayer::with_plan(isa, w.pattern().clone(), plan);
+            let mut layer = LinearLayer::sparse(isa, w.pattern().clone(), plan.clone());
             layer.refresh(w.values());
-            let found = layer_products(&layer, tiles);
+            let found = layer_products(&layer, w.values(), tiles);
             assert_close(&found, &want, &format!("{isa} {plan}"));
             let first = first.get_or_insert_with(|| bits(&found));
             assert!(*first == bits(&found), "{isa} {plan}: bits differ");
@@ -163,25 +191,61 @@ fn layers_start_from_bias_and_accumulate_for_all_tile_sizes() {
     }
 }
 
+/// A dense layer against the sparse one whose pattern has no zero; both again after a refresh.
 #[test]
-fn thread_counts_do_not_change_a_bit() {
-    let uniform = random(300, 500, 0.75);
-    let plans = ["csr/csr/csr", "dense/dense/dense"].map(|plan| plan.parse().unwrap());
-    for w in [&uniform, &uneven()] {
-        for plan in plans.into_iter().chain([LayerPlan::estimate(0.25, 32, 48 << 10)]) {
-            let run = |threads| {
-                let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-                pool.install(|| {
-                    let isa = IsaKind::active().unwrap();
-                    let mut layer = SparseLayer::with_plan(isa, w.pattern().clone(), plan);
-                    layer.refresh(w.values());
-                    bits(&layer_products(&layer, 37))
-                })
-            };
-            let one = run(1);
-            for threads in [2, 3, 8] {
-                assert!(run(threads) == one, "{plan}, {threads} threads");
+fn dense_layers_equal_full_sparse_ones_and_follow_their_values() {
+    for (rows, columns) in [(1, 1), (13, 37), (48, 64), (130, 300)] {
+        let pattern = Arc::new(SparsePattern::full(rows, columns).unwrap());
+        for isa in IsaKind::available() {
+            let plan = "csr/csr/csr".parse().unwrap();
+            let mut layers = [
+                LinearLayer::dense(isa, rows, columns),
+                LinearLayer::sparse(isa, pattern.clone(), plan),
+            ];
+            for seed in [5, 6] {
+                let values = numbers(rows * columns, seed);
+                let [dense, sparse] = layers.each_mut().map(|layer| {
+                    layer.refresh(&values);
+                    let mut all = layer_products(layer, &values, 3);
+                    let mut y = vec![f32::NAN; rows];
+                    layer.one_token(&values, &numbers(columns, 7), &mut y);
+                    all.extend(y);
+                    all
+                });
+                let sparse: Vec<f64> = sparse.iter().map(|&x| f64::from(x)).collect();
+                assert_close(&dense, &sparse, &format!("{rows}×{columns} on {isa}"));
             }
         }
+    }
+}
+
+/// Checks that the products of a layer are the same on any number of threads.
+fn check_threads(what: &str, layer: impl Fn() -> (LinearLayer, Vec<f32>) + Sync) {
+    let on = |threads| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        pool.install(|| {
+            let (mut layer, values) = layer();
+            layer.refresh(&values);
+            bits(&layer_products(&layer, &values, 37))
+        })
+    };
+    let one = on(1);
+    for threads in [2, 3, 8] {
+        assert!(on(threads) == one, "{what}, {threads} threads");
+    }
+}
+
+#[test]
+fn thread_counts_do_not_change_a_bit() {
+    let isa = IsaKind::active().unwrap();
+    for w in [&random(300, 500, 0.75), &uneven()] {
+        for plan in plans_of_each(Strategy::candidates(isa.registers())) {
+            check_threads(&plan.to_string(), || {
+                let layer = LinearLayer::sparse(isa, w.pattern().clone(), plan.clone());
+                (layer, w.values().to_vec())
+            });
+        }
+        let (rows, columns) = (w.pattern().rows(), w.pattern().columns());
+        check_threads("dense", || (LinearLayer::dense(isa, rows, columns), w.to_dense()));
     }
 }

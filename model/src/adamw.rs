@@ -14,7 +14,7 @@
 //! alone. Work is split into fixed blocks, and the gradient norm sums block by block in order, so
 //! results do not depend on the number of threads.
 
-use crate::config::TrainConfig;
+use crate::config::OptimiserConfig;
 use crate::error::Error;
 use mediswift_engine::{Flat, Gradients, Layout, ParamId, Parameters};
 use mediswift_kernels::LANES;
@@ -63,8 +63,8 @@ pub struct AdamW {
 
 impl AdamW {
     /// An optimiser that goes on from `moments`.
-    pub fn new(config: &TrainConfig, moments: Moments) -> Self {
-        let &TrainConfig { beta1, beta2, epsilon, weight_decay, .. } = config;
+    pub fn new(config: &OptimiserConfig, moments: Moments) -> Self {
+        let &OptimiserConfig { beta1, beta2, epsilon, weight_decay, .. } = config;
         Self { beta1, beta2, epsilon, weight_decay, moments, factors: Vec::new() }
     }
 
@@ -251,8 +251,8 @@ mod tests {
         (parameters, gradients)
     }
 
-    fn config() -> TrainConfig {
-        Config::from_preset("tiny").unwrap().train
+    fn config() -> OptimiserConfig {
+        Config::from_preset("tiny").unwrap().optimiser
     }
 
     #[test]

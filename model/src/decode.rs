@@ -10,7 +10,7 @@ use crate::gpt::{Gpt, Linear, Norm};
 use mediswift_engine::ops::EPSILON;
 use mediswift_engine::{Arena, Tape, Tiles, TokenLayout};
 use mediswift_kernels::LANES;
-use mediswift_kernels::ops::spmv::{gemv, spmv};
+use mediswift_kernels::ops::gemv;
 
 /// Reads tokens and predicts the next one. A clone goes on from the same place.
 #[derive(Clone)]
@@ -198,15 +198,9 @@ fn gelu(x: f32) -> f32 {
 
 /// y = W · x + b.
 fn linear(gpt: &Gpt, linear: &Linear, x: &[f32]) -> Vec<f32> {
-    let (weight, bias) = linear.parameters();
-    let bias = &gpt.parameters[bias];
+    let bias = &gpt.parameters[linear.bias];
     let mut y = vec![0.0; bias.len()];
-    match linear {
-        Linear::Dense(_) => gemv(&gpt.parameters[weight], x, &mut y),
-        Linear::Sparse { layer, .. } => {
-            spmv(layer.pattern(), &gpt.parameters[weight], x, &mut y);
-        }
-    }
+    linear.layer.one_token(&gpt.parameters[linear.weight], x, &mut y);
     add(&mut y, bias);
     y
 }

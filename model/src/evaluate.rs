@@ -51,7 +51,7 @@ pub fn validation_loss(
     let context = windows.context.min((tokens - 1) as usize);
     let limit = if windows.sequences == 0 { usize::MAX } else { windows.sequences };
     let all = limit.min((tokens - 1) as usize / context);
-    let mut sequences = sequential(dataset, Split::Validation, context).take(all);
+    let mut sequences = sequential(dataset, Split::Validation, context)?.take(all);
     let (mut arena, mut total) = (Arena::default(), LossSum::default());
     for done in (0..all).step_by(windows.micro_batch) {
         watch.tell(Progress::Judging { done, all })?;
@@ -92,7 +92,7 @@ pub fn evaluate_run(
 ) -> Result<Evaluation, Error> {
     let Loaded { config, gpt, skipped, .. } = run::load_model(path)?;
     let tokenizer = Tokenizer::load(&run::tokenizer_path(path))?;
-    if tokenizer.hash().to_hex().as_str() != dataset.tokenizer_hash() {
+    if tokenizer.hash() != dataset.tokenizer_hash() {
         let problem = "its tokenizer is not the run's: prepare the data with that of the run";
         return Err(Error::config("dataset", problem));
     }

@@ -16,25 +16,23 @@
 use crate::config::{Config, ModelConfig, SparsityConfig};
 use crate::error::Error;
 use crate::init::{Init, STD};
-use crate::plans::{self, Planner, Plans};
+use crate::plans::{Planner, Plans};
 use crate::sparsity::{LayerSparsity, LinearWeight, block_weights, layer_mask};
 use mediswift_data::Sequence;
-use mediswift_engine::ops::{
-    Add, CausalAttention, CrossEntropy, DenseLinear, Embedding, Gelu, LayerNorm, SparseLinear,
-};
+use mediswift_engine::ops::{self, Add, CausalAttention, CrossEntropy, Embedding, Gelu, LayerNorm};
 use mediswift_engine::{
     Arena, Cost, Gradients, Layout, Loss, LossSum, Op, ParamId, Parameters, Shape, Tape, Tensor,
     Tiles, TokenLayout, Var,
 };
-use mediswift_kernels::ops::gemm::{Left, OutLayout, gemm};
-use mediswift_kernels::{AlignedBuffer, SparseLayer};
+use mediswift_kernels::ops::gemm::{Left, Out, gemm};
+use mediswift_kernels::{AlignedBuffer, LinearLayer};
 use std::ops::Range;
 use std::sync::Arc;
 
 /// Name of the soft prompt among the parameters.
 pub const PROMPT: &str = "prompt.weight";
 
-/// A GPT: its parameters and the execution plans of its sparse layers.
+/// A GPT: its parameters and the execution plans of its linear layers.
 pub struct Gpt {
     pub(crate) size: ModelConfig,
     pub(crate) parameters: Parameters,
@@ -65,9 +63,10 @@ pub(crate) struct Norm {
 }
 
 /// y = W x + b.
-pub(crate) enum Linear {
-    Dense(DenseLinear),
-    Sparse { layer: Box<SparseLayer>, weight: ParamId, bias: ParamId },
+pub(crate) struct Linear {
+    pub(crate) layer: LinearLayer,
+    pub(crate) weight: ParamId,
+    pub(crate) bias: ParamId,
 }
 
 /// Sequences of equal length with the tokens to predict, `[sequence][position]` each.
@@ -151,7 +150,7 @@ impl Gpt {
         Self::assemble(config, if in_order { given } else { given.remapped(&layout) })
     }
 
-    /// Finds every tensor and plans the sparse layers. The parameters are those of [`slots`].
+    /// Finds every tensor and plans the linear layers. The parameters are those of [`slots`].
     ///
     /// # Errors
     /// If a plan in the configuration is none.
@@ -165,16 +164,7 @@ impl Gpt {
         };
         let mut linear = |name: &str| -> Result<Linear, Error> {
             let (weight, bias) = (find(&format!("{name}.weight")), find(&format!("{name}.bias")));
-            match parameters.get(weight).shape {
-                Shape::Sparse(pattern) => {
-                    let layer = Box::new(planner.layer(pattern)?);
-                    Ok(Linear::Sparse { layer, weight, bias })
-                }
-                shape => {
-                    let (outputs, inputs) = (shape.extents()[0], shape.extents()[1]);
-                    Ok(Linear::Dense(DenseLinear { weight, bias, inputs, outputs }))
-                }
-            }
+            Ok(Linear { layer: planner.layer(parameters.get(weight).shape)?, weight, bias })
         };
         let block = |i| {
             Ok(Block {
@@ -201,8 +191,8 @@ impl Gpt {
         let mut plans = Plans::new();
         for block in &self.blocks {
             for linear in [&block.qkv, &block.proj, &block.up, &block.down] {
-                if let Linear::Sparse { layer, .. } = linear {
-                    plans.insert(plans::key(layer.pattern()), layer.plan().to_string());
+                if let Some(key) = linear.layer.plan_key() {
+                    plans.insert(key, linear.layer.plan().to_string());
                 }
             }
         }
@@ -250,7 +240,7 @@ impl Gpt {
     /// Sparse and dense weights that sparsity applies to, block by block.
     pub fn linear_weights(&self) -> impl Iterator<Item = Tensor<'_>> {
         let linears = self.blocks.iter().flat_map(|b| [&b.qkv, &b.proj, &b.up, &b.down]);
-        linears.map(|linear| self.parameters.get(linear.parameters().0))
+        linears.map(|linear| self.parameters.get(linear.weight))
     }
 
     /// The sparsity of all these weights, as `config` wants it and as it is.
@@ -272,7 +262,7 @@ impl Gpt {
         (&mut self.parameters, PackedWeights { blocks: &mut self.blocks })
     }
 
-    /// Brings the packed weights of sparse layers up to date with the parameters.
+    /// Brings the packed weights of linear layers up to date with the parameters.
     pub fn refresh(&mut self) {
         let (parameters, mut packed) = self.parameters_and_packed();
         parameters.iter().for_each(|(id, parameter)| packed.refresh(id, parameter.values));
@@ -360,7 +350,7 @@ impl Gpt {
         let head = Left::row_major(&self.parameters[self.tok_embed], vocabulary, features);
         let mut logits = Tiles::zeros(layout, vocabulary);
         let hidden = tape.value(last).data();
-        gemm(head, hidden, logits.data_mut(), OutLayout::tiles(vocabulary), false);
+        gemm(head, hidden, logits.data_mut(), Out::Tiles, false);
         Ok(logits.to_rows())
     }
 
@@ -415,22 +405,19 @@ impl Gpt {
     }
 }
 
-/// Copies of sparse weights in the orders of their products.
+/// Copies of the weights of linear layers in the orders of their products.
 pub struct PackedWeights<'a> {
     blocks: &'a mut [Block],
 }
 
 impl PackedWeights<'_> {
-    /// Packs the new values of parameter `id`, if it is a sparse weight.
+    /// Packs the new values of parameter `id`, if a linear layer has copies of it.
     pub fn refresh(&mut self, id: ParamId, values: &[f32]) {
         let linears = self.blocks.iter_mut();
         let linears = linears.flat_map(|b| [&mut b.qkv, &mut b.proj, &mut b.up, &mut b.down]);
-        for linear in linears {
-            match linear {
-                Linear::Sparse { layer, weight, .. } if *weight == id => layer.refresh(values),
-                _ => {}
-            }
-        }
+        linears
+            .filter(|linear| linear.weight == id)
+            .for_each(|linear| linear.layer.refresh(values));
     }
 }
 
@@ -442,20 +429,7 @@ impl Norm {
 
 impl Linear {
     fn apply<'a, R: Recorder<'a>>(&'a self, x: R::Value, r: &mut R) -> R::Value {
-        match self {
-            Linear::Dense(dense) => r.apply(DenseLinear { ..*dense }, &[x]),
-            Linear::Sparse { layer, weight, bias } => {
-                r.apply(SparseLinear { layer, weight: *weight, bias: *bias }, &[x])
-            }
-        }
-    }
-
-    /// Weight and bias.
-    pub(crate) fn parameters(&self) -> (ParamId, ParamId) {
-        match self {
-            Linear::Dense(dense) => (dense.weight, dense.bias),
-            Linear::Sparse { weight, bias, .. } => (*weight, *bias),
-        }
+        r.apply(ops::Linear { layer: &self.layer, weight: self.weight, bias: self.bias }, &[x])
     }
 }
 

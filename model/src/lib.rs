@@ -5,13 +5,14 @@
 //! * [`gpt`]: the network; [`init`]: its first weights; [`inference`]: forward passes alone;
 //!   [`score`]: log-likelihoods of texts; [`decode`] and [`generate`]: text from it.
 //! * [`optimisation`]: one optimiser step; [`session`]: a run between two steps, in a [`run`] folder
-//!   with [`tensorboard`] events; [`mod@pretrain`]: a whole run; [`evaluate`]: its validation loss.
+//!   with [`tensorboard`] events; [`mod@pretrain`]: a whole run; [`evaluate`]: its validation loss; [`curves`]: its
+//!   losses so far.
 //! * [`watch`]: who is told how long work gets on, and may stop it.
 //! * [`adamw`], [`schedule`], [`gradient_tree`]: the optimiser, its learning rate, and the sum of
 //!   micro-batch gradients; [`checkpoint`]: all of a run's state on the disk.
 //! * [`interchange`]: runs as Hugging Face folders and GGUF files, and back.
 //! * [`tasks`]: what to fine-tune for; [`finetune`]: dense fine-tuning and soft prompts.
-//! * [`error`]: what can go wrong with what comes from outside.
+//! * [`named`]: things that are chosen by name; [`error`]: what can go wrong with what comes from outside.
 #![warn(missing_docs)]
 
 // The tests' support speaks of this crate by its name.
@@ -21,6 +22,7 @@ extern crate self as mediswift_model;
 pub mod adamw;
 pub mod checkpoint;
 pub mod config;
+pub mod curves;
 pub mod decode;
 mod disk;
 pub mod error;
@@ -34,6 +36,7 @@ pub mod inference;
 pub mod init;
 pub mod interchange;
 pub mod memory;
+pub mod named;
 pub mod optimisation;
 pub mod plans;
 pub mod presets;

@@ -8,7 +8,7 @@
 //! | weights | P |
 //! | moments | 2 P |
 //! | gradients | (⌊log₂ n⌋ + 1) P for n leaves of the [`crate::gradient_tree`], at most 4 P |
-//! | plans | 26 bytes per non-zero: its column (4); column, origin and packed value in both products (2 × 10), with zeros that pad patterns |
+//! | plans | the weights of dense linear layers once more, packed for their input gradients; 26 bytes per non-zero: its column (4); column, origin and packed value in both products (2 × 10), with zeros that pad panels |
 //! | activations | T · (L · (18 d + heads + 4) + 2 d + 2) of the forward pass, and what travels back |
 //! | head | the logits of one chunk, and the packed token table V · d |
 //!
@@ -18,8 +18,8 @@
 //! of d, and one at a time has everything else.
 //!
 //! Not counted: the program itself, the scratch memory of threads (a few megabytes each), pages of
-//! the data, which the system may drop, and plans that hold dense copies (layers under about 15 %
-//! sparsity).
+//! the data, which the system may drop, and plans that hold dense copies of sparse weights (layers
+//! under about 15 % sparsity).
 
 use crate::config::Config;
 use crate::gradient_tree::leaf;
@@ -44,7 +44,7 @@ pub struct Memory {
     pub moments: u64,
     /// Sums of micro-batch gradients.
     pub gradients: u64,
-    /// Patterns, execution plans and packed values of sparse layers.
+    /// Packed values of linear layers; patterns and execution plans of sparse ones.
     pub plans: u64,
     /// Values on the tape, and the gradients that travel back.
     pub activations: u64,
@@ -59,11 +59,15 @@ impl Memory {
         let vocabulary = if model.vocabulary == 0 { PAPER_VOCABULARY } else { model.vocabulary };
         let sparsity = &config.sparsity;
         let (mut dense, mut sparse) = ((vocabulary + model.context) * model.d_model, 0);
+        let mut packed = 0;
         // Per block two norms of 2 d and biases of 9 d; at the end a norm.
         dense += (13 * model.layers + 2) * model.d_model;
         for weight in linear_weights(model) {
             match sparsity.of(&weight.name) {
-                0.0 => dense += weight.len(),
+                0.0 => {
+                    dense += weight.len();
+                    packed += weight.len();
+                }
                 sparsity => sparse += weight.kept(sparsity),
             }
         }
@@ -79,7 +83,7 @@ impl Memory {
             weights,
             moments: 2 * weights,
             gradients: levels * weights,
-            plans: PLANS * sparse as u64,
+            plans: PLANS * sparse as u64 + VALUE * packed as u64,
             activations: VALUE * activations(config, layout),
             head: VALUE * (chunk * vocabulary as u64 + table),
         }
@@ -121,6 +125,7 @@ fn activations(config: &Config, layout: TokenLayout) -> u64 {
 mod tests {
     use super::*;
     use crate::gpt::{Gpt, TokenBatch};
+    use crate::sparsity::LayerSparsity;
     use mediswift_engine::{Arena, Gradients};
 
     fn config(sparsity: f64) -> Config {
@@ -140,8 +145,11 @@ mod tests {
                 let gpt = Gpt::new(&config).unwrap();
                 assert_eq!(memory.weights, 4 * gpt.parameters().count() as u64);
                 let layers = gpt.layer_sparsity(&config.sparsity);
-                let sparse = layers.iter().filter(|layer| layer.target > 0.0);
-                assert_eq!(memory.plans, PLANS * sparse.map(|layer| layer.nnz as u64).sum::<u64>());
+                let bytes = |layer: &LayerSparsity| match layer.target {
+                    0.0 => VALUE * layer.nnz as u64,
+                    _ => PLANS * layer.nnz as u64,
+                };
+                assert_eq!(memory.plans, layers.iter().map(bytes).sum::<u64>());
                 assert_eq!(memory.moments, 2 * memory.weights);
             }
         }

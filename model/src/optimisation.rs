@@ -46,11 +46,11 @@ impl Optimisation {
     pub fn resume(gpt: Gpt, moments: Moments, steps: u64, skipped: u64, config: &Config) -> Self {
         Self {
             gpt,
-            adamw: AdamW::new(&config.train, moments),
+            adamw: AdamW::new(&config.optimiser, moments),
             steps,
             skipped,
             schedule: Schedule::new(config),
-            clip_norm: config.train.clip_norm,
+            clip_norm: config.optimiser.clip_norm,
             tree: GradientTree::new(),
             arena: Arena::default(),
         }

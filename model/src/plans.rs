@@ -1,25 +1,20 @@
-//! Which strategies the sparse layers of a model run: those its configuration lists, else measured
+//! Which strategies the linear layers of a model run: those its configuration lists, else measured
 //! or estimated ones.
 
 use crate::config::KernelsConfig;
 use crate::error::Error;
+use mediswift_engine::Shape;
+use mediswift_kernels::LinearLayer;
 use mediswift_kernels::isa::{ISA_VARIABLE, IsaKind};
-use mediswift_kernels::ops::{LayerPlan, tune};
-use mediswift_kernels::{SparseLayer, SparsePattern};
+use mediswift_kernels::ops::{LayerPlan, StrategyError, tune};
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::Arc;
 
 /// Tokens on which a new run measures.
 const TUNING_TOKENS: usize = 512;
 
 /// Strategies by [`LayerPlan::key`].
 pub type Plans = BTreeMap<String, String>;
-
-/// The key of a layer's plan.
-pub fn key(pattern: &SparsePattern) -> String {
-    LayerPlan::key(pattern.rows(), pattern.columns(), pattern.nnz())
-}
 
 /// Reads a file of plans: `"OUTxIN@nnz" = "forward/dx/dw"`, one a line, as `bench layer` writes it.
 /// # Errors
@@ -52,23 +47,31 @@ impl<'a> Planner<'a> {
         Ok(Self { config, isa, found: BTreeMap::new() })
     }
 
-    /// The layer of a pattern, yet without values.
+    /// The layer of a weight of that shape, yet without values. Dense weights have nothing to choose.
     /// # Errors
     /// If the configuration's plan for it is none.
-    pub fn layer(&mut self, pattern: &Arc<SparsePattern>) -> Result<SparseLayer, Error> {
-        let key = key(pattern);
-        let plan = match (self.found.get(&key), self.config.plans.get(&key)) {
-            (Some(plan), _) => *plan,
-            (None, Some(name)) => {
-                name.parse().map_err(|e: mediswift_kernels::ops::StrategyError| {
-                    Error::config(format!("kernels.plans.\"{key}\""), e.to_string())
-                })?
+    /// # Panics
+    /// If the shape is not that of a matrix.
+    #[track_caller]
+    pub fn layer(&mut self, weight: &Shape) -> Result<LinearLayer, Error> {
+        let pattern = match weight {
+            Shape::Sparse(pattern) => pattern,
+            Shape::Matrix(rows, columns) => {
+                return Ok(LinearLayer::dense(self.isa, *rows, *columns));
             }
+            Shape::Vector(_) => panic!("a linear layer has a matrix"),
+        };
+        let key = LayerPlan::key(pattern.rows(), pattern.columns(), pattern.nnz());
+        let plan = match (self.found.get(&key), self.config.plans.get(&key)) {
+            (Some(plan), _) => plan.clone(),
+            (None, Some(name)) => name.parse().map_err(|e: StrategyError| {
+                Error::config(format!("kernels.plans.\"{key}\""), e.to_string())
+            })?,
             (None, None) if self.config.tune => tune::measure(self.isa, pattern, TUNING_TOKENS).0,
             (None, None) => LayerPlan::of(pattern.density(), self.isa),
         };
-        self.found.insert(key, plan);
-        Ok(SparseLayer::with_plan(self.isa, pattern.clone(), plan))
+        self.found.insert(key, plan.clone());
+        Ok(LinearLayer::sparse(self.isa, pattern.clone(), plan))
     }
 }
 
@@ -76,17 +79,21 @@ impl<'a> Planner<'a> {
 mod tests {
     use super::*;
     use mediswift_kernels::sparse::mask::uniform_random;
+    use std::sync::Arc;
+
+    fn sparse(seed: u64) -> Shape {
+        Shape::Sparse(Arc::new(uniform_random(20, 30, 0.5, seed).unwrap()))
+    }
 
     #[test]
     fn listed_plans_come_first() {
-        let pattern = Arc::new(uniform_random(20, 30, 0.5, 1).unwrap());
         let name = "csr/dense/panels-r1-v4-u2-k16-m8-p1";
         let mut config = KernelsConfig::default();
-        config.plans.insert(key(&pattern), name.into());
-        let layer = Planner::new(&config).unwrap().layer(&pattern).unwrap();
+        config.plans.insert("20x30@300".into(), name.into());
+        let layer = Planner::new(&config).unwrap().layer(&sparse(1)).unwrap();
         assert_eq!(layer.plan().to_string(), name);
-        config.plans.insert(key(&pattern), "fast".into());
-        let error = Planner::new(&config).unwrap().layer(&pattern).unwrap_err().to_string();
+        config.plans.insert("20x30@300".into(), "fast".into());
+        let error = Planner::new(&config).unwrap().layer(&sparse(1)).unwrap_err().to_string();
         assert!(error.contains("20x30@300") && error.contains("'fast'"), "{error}");
     }
 
@@ -94,12 +101,8 @@ mod tests {
     fn tuning_happens_once_for_equal_layers() {
         let config = KernelsConfig { tune: true, ..KernelsConfig::default() };
         let mut planner = Planner::new(&config).unwrap();
-        let plans: Vec<LayerPlan> = (1..4)
-            .map(|seed| {
-                let pattern = Arc::new(uniform_random(20, 30, 0.5, seed).unwrap());
-                planner.layer(&pattern).unwrap().plan()
-            })
-            .collect();
+        let plans: Vec<LayerPlan> =
+            (1..4).map(|seed| planner.layer(&sparse(seed)).unwrap().plan().clone()).collect();
         assert!(plans.iter().all(|plan| *plan == plans[0]));
         assert_eq!(planner.found.len(), 1);
     }

@@ -31,7 +31,7 @@ use super::OpCase;
 use super::lines::{Line, lines, lines_mut, load, store};
 use crate::{Backward, Cost, Op, Parameters, Tiles, TokenLayout};
 use mediswift_kernels::isa::{Isa, Kernel, dispatch, math};
-use mediswift_kernels::ops::gemm::Product;
+use mediswift_kernels::ops::gemm::TileProduct;
 use mediswift_kernels::parallel::{SharedMut, for_each_block};
 use mediswift_kernels::{LANES, Scratch};
 use std::ops::Range;
@@ -222,7 +222,7 @@ impl Kernel for Forward<'_> {
         let stride = queries.end * SQUARE;
         for key in 0..queries.end {
             let first = key.max(queries.start);
-            let product = Product {
+            let product = TileProduct {
                 rows: LANES,
                 k: at.head_features,
                 tiles: queries.end - first,
@@ -235,7 +235,7 @@ impl Kernel for Forward<'_> {
                 c_row: LANES,
                 c_tile: stride,
                 accumulate: false,
-                ..Product::NOTHING
+                ..TileProduct::NOTHING
             };
             // SAFETY: A is the head's lines of K in one tile, B its lines of Q in the query tiles
             // from `first`, C the sixteen lines of this key tile for each of them; `forward` has
@@ -256,7 +256,7 @@ impl Kernel for Forward<'_> {
             // for the query tiles from `first`, C the head's output lines in these tiles, which
             // belong to this task alone; `forward` has checked the extents of qkv and y.
             unsafe {
-                let product = Product {
+                let product = TileProduct {
                     rows: at.head_features,
                     k: LANES,
                     tiles: queries.end - first,
@@ -269,7 +269,7 @@ impl Kernel for Forward<'_> {
                     c_row: LANES,
                     c_tile: at.output_tile(),
                     accumulate: key > 0,
-                    ..Product::NOTHING
+                    ..TileProduct::NOTHING
                 };
                 product.run(isa);
             }
@@ -399,7 +399,7 @@ impl Gradient<'_> {
     fn score_gradients<I: Isa>(&mut self, isa: I, query: usize, keys: Range<usize>) {
         let (at, rows) = (self.at, self.tokens(query));
         let qkv = self.qkv.data();
-        let product = Product {
+        let product = TileProduct {
             rows,
             k: at.head_features,
             tiles: keys.len(),
@@ -412,13 +412,13 @@ impl Gradient<'_> {
             c_row: LANES,
             c_tile: SQUARE,
             accumulate: false,
-            ..Product::NOTHING
+            ..TileProduct::NOTHING
         };
         // SAFETY: A is the head's lines of Q (then dO) in the query tile, B its lines of K (then V)
         // in the key tiles, C a scratch of `BLOCK` squares; `backward` has checked the extents.
         unsafe {
             product.run(isa);
-            let product = Product {
+            let product = TileProduct {
                 a: at.lines(self.dy.data(), at.output(query)).as_ptr().cast(),
                 b: qkv[at.input(Part::V, keys.start)..].as_ptr(),
                 c: self.ds.as_mut_ptr(),
@@ -456,7 +456,7 @@ impl Gradient<'_> {
             // SAFETY: A is the head's lines in the query tile, B the rows of the real queries in
             // the scratch, C the head's lines in the key tiles, which belong to this task alone.
             unsafe {
-                let product = Product {
+                let product = TileProduct {
                     rows: at.head_features,
                     k: self.tokens(query),
                     tiles: keys.len(),
@@ -469,7 +469,7 @@ impl Gradient<'_> {
                     c_row: LANES,
                     c_tile: at.input_tile(),
                     accumulate: true,
-                    ..Product::NOTHING
+                    ..TileProduct::NOTHING
                 };
                 product.run(isa);
             }
@@ -502,7 +502,7 @@ impl Gradient<'_> {
             // SAFETY: A is the head's lines of K in one tile, B a square of the scratch per query
             // tile, C the head's lines of Q in these tiles, which belong to this task alone.
             unsafe {
-                let product = Product {
+                let product = TileProduct {
                     rows: at.head_features,
                     k: LANES,
                     tiles: queries.end - first,
@@ -515,7 +515,7 @@ impl Gradient<'_> {
                     c_row: LANES,
                     c_tile: at.input_tile(),
                     accumulate: true,
-                    ..Product::NOTHING
+                    ..TileProduct::NOTHING
                 };
                 product.run(isa);
             }

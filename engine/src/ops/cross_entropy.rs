@@ -26,7 +26,7 @@ use super::lines::{Line, lines, lines_mut, load, store};
 use crate::gradcheck::numbers;
 use crate::{Cost, Gradients, Loss, LossSum, ParamId, Parameters, Shape, Tiles, TokenLayout};
 use mediswift_kernels::isa::{Isa, Kernel, dispatch, math};
-use mediswift_kernels::ops::gemm::{Left, OutLayout, gemm, gemm_packed, transpose_tiles};
+use mediswift_kernels::ops::gemm::{Left, Out, gemm, transpose_tiles};
 use mediswift_kernels::{AlignedBuffer, LANES, Scratch};
 use rayon::prelude::*;
 use std::ops::Range;
@@ -112,8 +112,7 @@ impl CrossEntropy<'_> {
     #[track_caller]
     pub fn logits(&self, x: &Tiles, parameters: &Parameters) -> Vec<f32> {
         let mut logits = Tiles::zeros(x.layout(), self.vocabulary);
-        let layout = OutLayout::tiles(self.vocabulary);
-        gemm(self.table(parameters), x.data(), logits.data_mut(), layout, false);
+        gemm(self.table(parameters), x.data(), logits.data_mut(), Out::Tiles, false);
         logits.to_rows()
     }
 
@@ -165,7 +164,7 @@ impl CrossEntropy<'_> {
                 }
             };
             let logits = &mut buffer[..tiles.len() * self.vocabulary * LANES];
-            gemm(table, x, logits, OutLayout::tiles(self.vocabulary), false);
+            gemm(table, x, logits, Out::Tiles, false);
             let tokens = self.log_sum_exp(layout, tiles, logits);
             for (&tile, tokens) in tiles.iter().zip(&tokens) {
                 let losses = &mut losses[tokens_of(layout, tile)];
@@ -274,7 +273,8 @@ impl Loss for CrossEntropy<'_> {
     ) -> LossSum {
         let (vocabulary, features, tile_len) = (self.vocabulary, self.features, x.tile_len());
         // Packed once for all chunks.
-        let transposed = Left::transposed(&parameters[self.weight], features, vocabulary).pack();
+        let transposed =
+            Left::transposed(&parameters[self.weight], features, vocabulary).pack_scratch();
         let gradient = &mut gradients[self.weight];
         // The product dW writes whole lines; rows that are not made of lines get padded ones.
         let columns = features.next_multiple_of(LANES);
@@ -292,11 +292,11 @@ impl Loss for CrossEntropy<'_> {
             match together(tiles, tile_len) {
                 Some(place) => {
                     let dx = &mut dx.data_mut()[place];
-                    gemm_packed(&transposed, logits, dx, OutLayout::tiles(features), false);
+                    transposed.multiply(logits, dx, Out::Tiles, false);
                 }
                 None => {
                     let found = &mut scattered[..x.len()];
-                    gemm_packed(&transposed, logits, found, OutLayout::tiles(features), false);
+                    transposed.multiply(logits, found, Out::Tiles, false);
                     for (found, &tile) in found.chunks_exact(tile_len).zip(tiles) {
                         dx.data_mut()[tile * tile_len..][..tile_len].copy_from_slice(found);
                     }
@@ -304,7 +304,7 @@ impl Loss for CrossEntropy<'_> {
             }
             let xt = transpose_tiles(x, features);
             let dw = if padded.is_empty() { &mut *gradient } else { &mut *padded };
-            gemm(Left::tiles(logits, vocabulary), &xt, dw, OutLayout::row_major(columns), true);
+            gemm(Left::tiles(logits, vocabulary), &xt, dw, Out::Rows, true);
         });
         for (to, row) in gradient.chunks_exact_mut(features).zip(padded.chunks_exact(columns)) {
             to.iter_mut().zip(row).for_each(|(to, dw)| *to += dw);

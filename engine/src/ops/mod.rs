@@ -18,8 +18,7 @@ mod cross_entropy;
 mod embedding;
 mod gelu;
 mod layer_norm;
-mod linear_dense;
-mod linear_sparse;
+mod linear;
 mod lines;
 
 pub use add::Add;
@@ -29,15 +28,14 @@ pub use cross_entropy::{CHUNK_TILES, CrossEntropy, Prediction};
 pub use embedding::Embedding;
 pub use gelu::Gelu;
 pub use layer_norm::{EPSILON, LayerNorm};
-pub use linear_dense::DenseLinear;
-pub use linear_sparse::SparseLinear;
+pub use linear::Linear;
 
 /// The test case of every operator.
 pub const OPS: &[OpCase] = &[
     embedding::CASE,
     embedding::PROMPT_CASE,
-    linear_dense::CASE,
-    linear_sparse::CASE,
+    linear::DENSE_CASE,
+    linear::SPARSE_CASE,
     layer_norm::CASE,
     attention::CASE,
     attention::LONG_CASE,

@@ -1,12 +1,26 @@
-//! Lines of several tiles side by side: how micro-kernels get their operand into L1.
+//! Copies in another order: values in that of a product, and lines of several tiles side by side.
 
 use crate::LANES;
 use crate::isa::Isa;
+use crate::parallel::for_each_chunk;
 use std::ops::Range;
 
-/// The lines of `columns` in `V` tiles from `tile`, as `[column][tile][LANES]`: one tile as it
-/// lies, several gathered into `lines`. Side by side they need one address, and power-of-two
-/// strides between tiles cannot make them fight for the same sets of L1.
+/// Values packed per parallel task.
+const PACK_BLOCK: usize = 1 << 15;
+
+/// packed[i] = values[source[i]], or 0 where `source` names no value.
+pub(super) fn gather_values(values: &[f32], source: &[u32], packed: &mut [f32]) {
+    assert_eq!(packed.len(), source.len(), "one source per value is needed");
+    for_each_chunk(packed, PACK_BLOCK, |block, packed| {
+        for (packed, &at) in packed.iter_mut().zip(&source[block * PACK_BLOCK..]) {
+            *packed = values.get(at as usize).copied().unwrap_or(0.0);
+        }
+    });
+}
+
+/// How micro-kernels get their operand into L1: the lines of `columns` in `V` tiles from `tile`, as
+/// `[column][tile][LANES]`, one tile as it lies, several gathered into `lines`. Side by side they need
+/// one address, and power-of-two strides between tiles cannot make them fight for the same sets of L1.
 #[inline(always)]
 pub(super) fn gather_tiles<'a, I: Isa, const V: usize>(
     isa: I,

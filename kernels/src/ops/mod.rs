@@ -1,17 +1,19 @@
-//! The products of a linear layer, one file each, and the list that tests and benchmarks walk.
+//! The products of a linear layer, and the list that tests and benchmarks walk.
 
-pub mod csr;
+mod extent;
 mod gather;
 pub mod gemm;
 mod layer;
 mod list;
-pub mod plan;
-pub mod sddmm;
-pub mod spmm;
-pub mod spmv;
-pub mod strategy;
+mod plan;
+mod product;
+mod spmv;
+mod strategy;
 pub mod tune;
 
-pub use layer::SparseLayer;
-pub use list::{KERNELS, KernelSpec, Prepared, Product};
-pub use strategy::{LayerPlan, Strategy, StrategyError};
+pub use layer::LinearLayer;
+pub use list::{KernelSpec, Prepared, kernels};
+pub use plan::LayerPlan;
+pub use product::{Initial, Product};
+pub use spmv::gemv;
+pub use strategy::{Strategy, StrategyError};

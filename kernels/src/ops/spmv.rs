@@ -4,26 +4,28 @@
 //! the product goes at the speed at which W streams from memory. A row keeps independent partial
 //! sums, which hide the latency of the additions, and adds them in a fixed order.
 
+use super::extent::size;
 use crate::isa::{Isa, IsaKind, Kernel};
-use crate::parallel::{SharedMut, for_each_block};
-use crate::{CsrMatrix, LANES, SparsePattern};
+use crate::parallel::for_each_chunk;
+use crate::{LANES, SparsePattern};
 
 /// Rows per parallel task.
 const ROW_BLOCK: usize = 64;
 
-/// y = W · x with CSR W, on the active instruction set. 2 · nnz FLOPs.
-/// # Panics
-/// If the lengths disagree.
-#[track_caller]
-pub fn spmv(pattern: &SparsePattern, values: &[f32], x: &[f32], y: &mut [f32]) {
-    spmv_on(IsaKind::active().unwrap_or_else(|e| panic!("{e}")), pattern, values, x, y);
-}
+/// Columns that a gather can address: its indices are signed.
+const GATHERED: usize = 1 << 31;
 
-/// [`spmv`] on a given instruction set.
+/// y = W · x with CSR W. 2 · nnz FLOPs.
 /// # Panics
 /// If the lengths disagree or the machine lacks `isa`.
 #[track_caller]
-pub fn spmv_on(isa: IsaKind, pattern: &SparsePattern, values: &[f32], x: &[f32], y: &mut [f32]) {
+pub(super) fn spmv_on(
+    isa: IsaKind,
+    pattern: &SparsePattern,
+    values: &[f32],
+    x: &[f32],
+    y: &mut [f32],
+) {
     assert_eq!(values.len(), pattern.nnz(), "values and pattern disagree");
     assert_eq!(x.len(), pattern.columns(), "x and columns disagree");
     assert_eq!(y.len(), pattern.rows(), "y and rows disagree");
@@ -43,19 +45,13 @@ pub fn gemv(w: &[f32], x: &[f32], y: &mut [f32]) {
 /// # Panics
 /// If the lengths disagree or the machine lacks `isa`.
 #[track_caller]
-pub fn gemv_on(isa: IsaKind, w: &[f32], x: &[f32], y: &mut [f32]) {
-    assert_eq!(w.len(), x.len() * y.len(), "matrix, x and y disagree");
+pub(super) fn gemv_on(isa: IsaKind, w: &[f32], x: &[f32], y: &mut [f32]) {
+    assert_eq!(w.len(), size(&[y.len(), x.len()]), "matrix, x and y disagree");
     for_each_rows(y, |first, y| isa.run(Dense { w: &w[first * x.len()..], x, y }));
 }
 
 fn for_each_rows(y: &mut [f32], task: impl Fn(usize, &mut [f32]) + Sync + Send) {
-    let rows = y.len();
-    let shared = SharedMut::new(y);
-    for_each_block(rows.div_ceil(ROW_BLOCK), |block| {
-        let first = block * ROW_BLOCK;
-        // SAFETY: the blocks are disjoint ranges of y.
-        task(first, unsafe { shared.slice(first, ROW_BLOCK.min(rows - first)) });
-    });
+    for_each_chunk(y, ROW_BLOCK, |block, y| task(block * ROW_BLOCK, y));
 }
 
 struct Sparse<'a> {
@@ -76,10 +72,13 @@ impl Kernel for Sparse<'_> {
             let (columns, values) =
                 (&self.pattern.column_indices()[range.clone()], &self.values[range]);
             let (mut a, mut b) = (isa.splat(0.0), isa.splat(0.0));
-            let pairs = columns.chunks_exact(2 * LANES).zip(values.chunks_exact(2 * LANES));
-            for (columns, values) in pairs {
+            // Without a gather, everything is left to the tail.
+            let gathered = if self.x.len() <= GATHERED { columns.len() } else { 0 };
+            let whole = gathered / (2 * LANES) * (2 * LANES);
+            let pairs = columns[..whole].chunks_exact(2 * LANES);
+            for (columns, values) in pairs.zip(values.chunks_exact(2 * LANES)) {
                 // SAFETY: both chunks hold 32 elements, and a pattern's columns are below
-                // `columns()`, the length of x.
+                // `columns()`, the length of x, which is at most 2³¹.
                 unsafe {
                     let x = isa.gather(self.x.as_ptr(), columns.as_ptr());
                     a = isa.fma(isa.load(values.as_ptr()), x, a);
@@ -87,8 +86,7 @@ impl Kernel for Sparse<'_> {
                     b = isa.fma(isa.load(values.as_ptr().add(LANES)), x, b);
                 }
             }
-            let rest = columns.len() / (2 * LANES) * (2 * LANES);
-            let tail = columns[rest..].iter().zip(&values[rest..]);
+            let tail = columns[whole..].iter().zip(&values[whole..]);
             *y = tail.fold(isa.sum(isa.add(a, b)), |y, (&c, w)| w.mul_add(self.x[c as usize], y));
         }
     }
@@ -124,9 +122,4 @@ impl Kernel for Dense<'_> {
             *y = tail.fold(sum, |y, (w, x)| w.mul_add(*x, y));
         }
     }
-}
-
-/// y = W · x by the definition, in f64: the reference.
-pub fn naive(w: &CsrMatrix, x: &[f64]) -> Vec<f64> {
-    super::spmm::naive(w, x, 1)
 }

@@ -4,11 +4,12 @@
 //! the least median wins. What it finds is a [`LayerPlan`], which decides the bits of the results:
 //! a run tunes once, stores the plan, and never tunes again.
 
-use super::layer::SparseLayer;
-use super::spmm::Start;
-use super::strategy::{LayerPlan, Strategy};
+use super::list::{Prepared, prepare};
+use super::plan::LayerPlan;
+use super::product::Product;
+use super::strategy::Strategy;
 use crate::isa::IsaKind;
-use crate::{AlignedBuffer, LANES, SparsePattern};
+use crate::{AlignedBuffer, CsrMatrix, LANES, SparsePattern};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -18,10 +19,10 @@ const ROUNDS: usize = 5;
 /// What a candidate took.
 #[derive(Clone, Debug)]
 pub struct Timing {
-    /// The product: `forward`, `dx` or `dw`.
-    pub product: &'static str,
-    /// The strategy's name.
-    pub strategy: String,
+    /// The product.
+    pub product: Product,
+    /// The strategy.
+    pub strategy: Strategy,
     /// Median time of one product.
     pub median: Duration,
 }
@@ -29,65 +30,47 @@ pub struct Timing {
 /// Finds the fastest strategies for a pattern on an instruction set with the current threads.
 ///
 /// `tokens` is rounded up to whole tiles; a few hundred suffice. Memory: the plans of all
-/// candidates of one product, about 12 bytes per non-zero each.
+/// candidates of one product, about 16 bytes per non-zero each.
 pub fn measure(
     isa: IsaKind,
     pattern: &Arc<SparsePattern>,
     tokens: usize,
 ) -> (LayerPlan, Vec<Timing>) {
-    let mut plan = LayerPlan::of(pattern.density(), isa);
-    let mut timings = Vec::new();
     let tiles = tokens.div_ceil(LANES).max(1);
     let numbers = |len: usize| -> AlignedBuffer {
         (0..len).map(|i| (i % 127) as f32 / 127.0 - 0.5).collect()
     };
-    let values = numbers(pattern.nnz());
+    let values = numbers(pattern.nnz()).to_vec();
+    let w = CsrMatrix::new(pattern.clone(), values).expect("a value per non-zero");
     let x = numbers(pattern.columns() * tiles * LANES);
     let dy = numbers(pattern.rows() * tiles * LANES);
-    let mut y = AlignedBuffer::zeros(dy.len());
-    let mut dx = AlignedBuffer::zeros(x.len());
-    let mut dw = AlignedBuffer::zeros(pattern.nnz());
-    let layers = |plans: Vec<LayerPlan>| -> Vec<SparseLayer> {
-        let planned = plans.into_iter().map(|plan| {
-            let mut layer = SparseLayer::with_plan(isa, pattern.clone(), plan);
-            layer.refresh(&values);
-            layer
-        });
-        planned.collect()
-    };
-    let candidates = Strategy::candidates(isa.registers());
-
-    let plans = candidates.iter().map(|&forward| LayerPlan { forward, ..LayerPlan::CSR }).collect();
-    let (best, medians) = race(&layers(plans), |layer| layer.forward(&x, &mut y, Start::Zero));
-    plan.forward = candidates[best];
-    timings.extend(report("forward", &candidates, &medians));
-
-    let plans = candidates
-        .iter()
-        .map(|&input_gradient| LayerPlan { input_gradient, ..LayerPlan::CSR })
-        .collect();
-    let (best, medians) =
-        race(&layers(plans), |layer| layer.input_gradient(&dy, &mut dx, Start::Zero));
-    plan.input_gradient = candidates[best];
-    timings.extend(report("dx", &candidates, &medians));
-
-    let plans = candidates
-        .iter()
-        .map(|&weight_gradient| LayerPlan { weight_gradient, ..LayerPlan::CSR })
-        .collect();
-    let (best, medians) = race(&layers(plans), |layer| layer.weight_gradient(&dy, &x, &mut dw));
-    plan.weight_gradient = candidates[best];
-    timings.extend(report("dw", &candidates, &medians));
-    (plan, timings)
+    let mut timings = Vec::new();
+    let best = Product::TRAINING.map(|product| {
+        let candidates = Strategy::candidates(isa.registers());
+        let able: Vec<Strategy> = candidates.into_iter().filter(|s| s.can(product)).collect();
+        let prepared: Vec<Prepared> =
+            able.iter().map(|strategy| prepare(isa, &w, strategy, product)).collect();
+        let mut out = AlignedBuffer::zeros(product.output_len(&w, tiles));
+        let (best, medians) = race(&prepared, |run| run(&x, &dy, &mut out));
+        let timed = able.iter().zip(medians);
+        let timing = |(strategy, median): (&Strategy, _)| Timing {
+            product,
+            strategy: strategy.clone(),
+            median,
+        };
+        timings.extend(timed.map(timing));
+        able[best].clone()
+    });
+    (LayerPlan::new(best).expect("every candidate can compute its product"), timings)
 }
 
 /// The fastest contestant and everybody's median time.
-fn race(layers: &[SparseLayer], mut run: impl FnMut(&SparseLayer)) -> (usize, Vec<Duration>) {
-    let mut times = vec![Vec::with_capacity(ROUNDS); layers.len()];
+fn race(contestants: &[Prepared], mut run: impl FnMut(&Prepared)) -> (usize, Vec<Duration>) {
+    let mut times = vec![Vec::with_capacity(ROUNDS); contestants.len()];
     for round in 0..=ROUNDS {
-        for (layer, times) in layers.iter().zip(&mut times) {
+        for (contestant, times) in contestants.iter().zip(&mut times) {
             let start = Instant::now();
-            run(layer);
+            run(contestant);
             if round > 0 {
                 times.push(start.elapsed());
             }
@@ -102,19 +85,6 @@ fn race(layers: &[SparseLayer], mut run: impl FnMut(&SparseLayer)) -> (usize, Ve
     (best, medians)
 }
 
-fn report<S: ToString>(
-    product: &'static str,
-    strategies: &[S],
-    medians: &[Duration],
-) -> Vec<Timing> {
-    let timings = strategies.iter().zip(medians).map(|(strategy, &median)| Timing {
-        product,
-        strategy: strategy.to_string(),
-        median,
-    });
-    timings.collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -125,15 +95,14 @@ mod tests {
         let pattern = Arc::new(uniform_random(40, 70, 0.6, 1).unwrap());
         for isa in IsaKind::available() {
             let (plan, timings) = measure(isa, &pattern, 20);
-            let fastest = |product| {
-                let of = timings.iter().filter(|t| t.product == product);
-                of.min_by_key(|t| t.median).expect("timings of every product").strategy.clone()
-            };
-            assert_eq!(plan.forward.to_string(), fastest("forward"));
-            assert_eq!(plan.input_gradient.to_string(), fastest("dx"));
-            assert_eq!(plan.weight_gradient.to_string(), fastest("dw"));
-            let candidates = 3 * Strategy::candidates(isa.registers()).len();
-            assert_eq!(timings.len(), candidates);
+            for (product, strategy) in Product::TRAINING.into_iter().zip(plan.strategies()) {
+                let able = Strategy::candidates(isa.registers());
+                let able = able.iter().filter(|strategy| strategy.can(product));
+                let of: Vec<_> = timings.iter().filter(|t| t.product == product).collect();
+                assert!(of.iter().map(|timing| &timing.strategy).eq(able));
+                let fastest = of.iter().min_by_key(|t| t.median).expect("timings");
+                assert_eq!(*strategy, fastest.strategy);
+            }
         }
     }
 }

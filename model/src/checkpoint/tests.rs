@@ -35,7 +35,7 @@ impl State {
             let values = noise(shape.len(), name.len());
             (name, shape, values)
         }));
-        let mut optimiser = AdamW::new(&config.train, Moments::zeros(parameters.layout()));
+        let mut optimiser = AdamW::new(&config.optimiser, Moments::zeros(parameters.layout()));
         for t in 1..=step {
             let mut gradients = GradientTree::new().zeros(parameters.layout());
             for (_, g) in gradients.iter_mut() {

@@ -79,12 +79,10 @@ impl Folder {
         let folder = Self { path: path.into(), _lock: run::lock(path)? };
         if there {
             let known: Identity = folder.read(IDENTITY)?;
-            let text = fs::read_to_string(path.join(SETTINGS))
-                .map_err(Error::io("read", path.join(SETTINGS)))?;
             if known != *identity {
                 return refuse("was started from another model, task or examples");
             }
-            if text != settings.to_toml() {
+            if read_settings(path)?.0 != *settings {
                 return refuse("was started with other settings: leave them out to keep its own");
             }
         } else {

@@ -2,7 +2,7 @@
 
 use super::answer::{Answerer, by_likelihood, candidates};
 use super::encode::{Encoded, Encoder, Fit, batch};
-use super::settings::Settings;
+use super::settings::{Settings, Weights};
 use super::start::Start;
 use crate::config::Config;
 use crate::error::Error;
@@ -165,7 +165,7 @@ impl Training<'_> {
     /// A model with the learning rates that the settings give weights and prompt.
     fn optimisation(&self, gpt: Gpt, config: &Config) -> Optimisation {
         let tune = &self.settings.finetune;
-        let weights = if self.settings.is_frozen() { 0.0 } else { 1.0 };
+        let weights = if tune.weights == Weights::Frozen { 0.0 } else { 1.0 };
         let prompt = if tune.prompt_lr > 0.0 { tune.prompt_lr / config.train.lr } else { 1.0 };
         let factor = |name: &str| if name == PROMPT { prompt } else { weights };
         let factors = gpt.parameters().iter().map(|(_, p)| factor(p.name)).collect();

@@ -1,21 +1,22 @@
 //! Sampled dense–dense product, dW += (dY · Xᵀ) at the non-zeros of W: the weight gradient.
 //!
 //! Every non-zero (o, i) is the dot product of row o of dY with row i of X over all tokens. The plan is
-//! that of the forward product: panels of R rows whose columns are grouped by pattern. The lines of a
+//! that of the forward product: panels of R rows whose columns are grouped by row set. The lines of a
 //! panel's rows of dY over V tiles stay in registers, a block of X over the same tiles stays in L1, and
-//! a line of X is loaded once for all rows of its pattern. Dot products come in groups of four, which
+//! a line of X is loaded once for all rows of its set. Dot products come in groups of four, which
 //! are reduced together to one line of sixteen partial sums ([`Isa::sum_within_quarters`]). The lines of
 //! a block stay in L2 until all tiles are done; then they are completed, four together
 //! ([`Isa::sum_over_quarters`]).
 //!
-//! Loop nest, outside in: row blocks × K blocks (parallel) · groups of V tiles · panels · patterns ·
+//! Loop nest, outside in: row blocks × K blocks (parallel) · groups of V tiles · panels · row sets ·
 //! columns.
 
-use super::gather::gather_tiles;
-use super::plan::{Block, Blocking, GROUP, PanelPlan, whole_groups};
+use super::order::{Block, Blocking, GROUP, NO_ROW, PanelPlan, ZERO, whole_groups};
 use crate::isa::{Isa, IsaKind, Kernel};
+use crate::ops::extent::{check_tiles, tiles};
+use crate::ops::gather::gather_tiles;
 use crate::parallel::{SharedMut, for_each_block};
-use crate::{LANES, Scratch, SparsePattern};
+use crate::{LANES, Scratch};
 
 /// Panels ahead of the running one whose lines of dY are fetched.
 const PREFETCH: usize = 4;
@@ -28,19 +29,14 @@ const PER_LINE: usize = LANES / GROUP;
 /// # Panics
 /// If the shapes disagree or the machine lacks `isa`.
 #[track_caller]
-pub fn sddmm(isa: IsaKind, plan: &PanelPlan, dy: &[f32], x: &[f32], dw: &mut [f32]) {
+pub(super) fn sddmm(isa: IsaKind, plan: &PanelPlan, dy: &[f32], x: &[f32], dw: &mut [f32]) {
     assert_eq!(dw.len(), plan.nnz(), "gradient and pattern disagree");
     if plan.nnz() == 0 {
         return;
     }
     let (rows, columns) = (plan.rows(), plan.columns());
-    assert!(dy.len().is_multiple_of(rows * LANES), "dY is not made of tiles of {rows} lines");
-    let tiles = dy.len() / (rows * LANES);
-    assert_eq!(
-        x.len(),
-        tiles * columns * LANES,
-        "X does not have {tiles} tiles of {columns} lines"
-    );
+    let tiles = tiles("dY", dy, rows);
+    check_tiles("X", x, tiles, columns);
     let shared = SharedMut::new(dw);
     for_each_block(plan.row_blocks() * plan.k_blocks(), |task| {
         let block = plan.block(task / plan.k_blocks(), task % plan.k_blocks());
@@ -94,7 +90,7 @@ impl Kernel for Task<'_> {
                 let sums = isa.sum_over_quarters([line(0), line(1), line(2), line(3)]);
                 from = from.add(PER_LINE * LANES);
                 for (&at, sum) in source.iter().zip(isa.to_array(sums)) {
-                    if at != PanelPlan::ZERO {
+                    if at != ZERO {
                         *self.dw.get(at as usize) += sum;
                     }
                 }
@@ -118,11 +114,11 @@ impl Task<'_> {
         let dy = self.dy[tile * dy_tile..(tile + V) * dy_tile].as_ptr();
         let x = gather_tiles::<I, V>(isa, self.x, plan.columns(), tile, block.columns(), lines);
         let mut walk =
-            Walk { x: x.as_ptr(), columns: block.steps.as_ptr(), to: partial.as_mut_ptr() };
-        let patterns = block.patterns();
+            Walk { x: x.as_ptr(), columns: block.places.as_ptr(), to: partial.as_mut_ptr() };
+        let row_sets = block.row_sets();
         for panel in 0..block.panels() {
             let rows = &block.rows[panel * R..(panel + 1) * R];
-            let counts = &block.counts[panel * patterns..(panel + 1) * patterns];
+            let counts = &block.counts[panel * row_sets..(panel + 1) * row_sets];
             let mut g = [[isa.splat(0.0); V]; R];
             // SAFETY: the plan names rows below `rows()`, columns below the block's width, and as many
             // columns and values as the counts say; tiles tile..tile + V exist, `sddmm` has checked
@@ -131,13 +127,13 @@ impl Task<'_> {
                 let line = |row: u32, v| dy.wrapping_add(v * dy_tile + row as usize * LANES);
                 // Rows come in the order of their counts, which no hardware prefetcher foresees.
                 let ahead = block.rows.iter().skip((panel + PREFETCH) * R).take(R);
-                for &row in ahead.filter(|&&row| row != PanelPlan::NO_ROW) {
+                for &row in ahead.filter(|&&row| row != NO_ROW) {
                     for v in 0..V {
                         isa.prefetch(line(row, v));
                     }
                 }
                 for (g, &row) in g.iter_mut().zip(rows) {
-                    if row != PanelPlan::NO_ROW {
+                    if row != NO_ROW {
                         for (v, g) in g.iter_mut().enumerate() {
                             *g = isa.load(line(row, v));
                         }
@@ -160,7 +156,7 @@ impl Task<'_> {
                         walk.run::<I, R, V, 6>(isa, counts, 10, &g);
                     }
                 }
-                walk.run_singles(isa, counts[patterns - 1], &g);
+                walk.run_singles(isa, counts[row_sets - 1], &g);
             }
         }
         V
@@ -176,31 +172,31 @@ struct Walk {
 }
 
 impl Walk {
-    /// The columns whose non-zeros are in the rows of the bits of `P`.
+    /// The columns whose non-zeros are in the rows of the bits of `SET`.
     #[inline(always)]
-    unsafe fn run<I: Isa, const R: usize, const V: usize, const P: usize>(
+    unsafe fn run<I: Isa, const R: usize, const V: usize, const SET: usize>(
         &mut self,
         isa: I,
-        counts: &[u16],
-        pattern: usize,
+        counts: &[u32],
+        which: usize,
         g: &[[I::V; V]; R],
     ) {
-        if P >= 1 << R {
+        if SET >= 1 << R {
             return;
         }
         // SAFETY: the caller vouches for counts, columns, sums and X.
         unsafe {
-            for _ in 0..usize::from(*counts.get_unchecked(pattern)) / whole_groups(P) {
+            for _ in 0..*counts.get_unchecked(which) as usize / whole_groups(SET) {
                 let mut products = [g[0][0]; GROUP];
                 let mut filled = 0;
-                for at in 0..whole_groups(P) {
+                for at in 0..whole_groups(SET) {
                     let lines = self.x.add(usize::from(*self.columns.add(at)) * V * LANES);
                     let mut x = [g[0][0]; V];
                     for (v, x) in x.iter_mut().enumerate() {
                         *x = isa.load(lines.add(v * LANES));
                     }
                     for (row, g) in g.iter().enumerate() {
-                        if P >> row & 1 == 1 {
+                        if SET >> row & 1 == 1 {
                             products[filled % GROUP] = dot(isa, g, &x);
                             filled += 1;
                             if filled % GROUP == 0 {
@@ -209,7 +205,7 @@ impl Walk {
                         }
                     }
                 }
-                self.columns = self.columns.add(whole_groups(P));
+                self.columns = self.columns.add(whole_groups(SET));
             }
         }
     }
@@ -219,7 +215,7 @@ impl Walk {
     unsafe fn run_singles<I: Isa, const R: usize, const V: usize>(
         &mut self,
         isa: I,
-        rounds: u16,
+        rounds: u32,
         g: &[[I::V; V]; R],
     ) {
         // SAFETY: the caller vouches for rounds, columns, sums and X.
@@ -267,17 +263,4 @@ fn dot<I: Isa, const V: usize>(isa: I, g: &[I::V; V], x: &[I::V; V]) -> I::V {
         sum = isa.fma(g[v], x[v], sum);
     }
     sum
-}
-
-/// The gradient by the definition, on `[feature][token]` matrices in f64: the reference.
-pub fn naive(pattern: &SparsePattern, dy: &[f64], x: &[f64], tokens: usize) -> Vec<f64> {
-    let mut dw = Vec::with_capacity(pattern.nnz());
-    for row in 0..pattern.rows() {
-        for &column in pattern.row(row) {
-            let dy = &dy[row * tokens..(row + 1) * tokens];
-            let x = &x[column as usize * tokens..];
-            dw.push(dy.iter().zip(x).map(|(a, b)| a * b).sum());
-        }
-    }
-    dw
 }

@@ -1,20 +1,18 @@
 //! Execution plans for [`spmm`](super::spmm) and [`sddmm`](super::sddmm): the non-zeros of a matrix in
 //! the order in which the kernels meet them.
 
-mod panel;
-
-use self::panel::{Panel, panels};
+use super::panel::{Panel, panels};
 use crate::SparsePattern;
 use rayon::prelude::*;
 use std::ops::Range;
 
 /// Tile sizes of a plan. They are data: chosen by
-/// [`LayerPlan::estimate`](super::LayerPlan::estimate) or by measurement.
+/// [`LayerPlan::estimate`](crate::ops::LayerPlan::estimate) or by measurement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Blocking {
+pub(crate) struct Blocking {
     /// Rows of a panel: 1, 2 or 4.
     pub panel_rows: usize,
-    /// Tiles that a micro-kernel works on at once: 1, 2 or 4.
+    /// Tiles that a micro-kernel works on at once: 1, 2 or 4, or 8 with at most two rows.
     pub vectors: usize,
     /// Sums of each row that single-row columns go to in turn: 1, or 2 where rows × vectors alone are
     /// too few independent sums to hide the latency of an FMA.
@@ -31,9 +29,9 @@ pub struct Blocking {
 /// Packed values come in groups of so many: the weight gradient reduces as many sums together.
 pub(super) const GROUP: usize = 4;
 
-/// Columns of a pattern that make whole groups of values.
-pub(super) const fn whole_groups(pattern: usize) -> usize {
-    match pattern.count_ones() {
+/// Columns of a row set that make whole groups of values.
+pub(super) const fn whole_groups(rows: usize) -> usize {
+    match rows.count_ones() {
         4 => 1,
         2 => 2,
         _ => 4,
@@ -41,20 +39,24 @@ pub(super) const fn whole_groups(pattern: usize) -> usize {
 }
 
 /// The order of execution of one sparse matrix.
-#[derive(Clone, Debug)]
-pub struct PanelPlan {
+///
+/// **What the kernels rely on**, since they do not check again: rows are below `rows`, or [`NO_ROW`] in
+/// slots without non-zeros; every place is below the width of its K block; a panel has as many places and
+/// sources as its counts say; every non-zero of the matrix is the source of exactly one packed value.
+/// [`PanelPlan::new`] and [`PanelPlan::of_twin`] make plans, and nothing changes one.
+pub(super) struct PanelPlan {
     rows: usize,
     columns: usize,
     nnz: usize,
     blocking: Blocking,
     k_blocks: usize,
-    /// Row of every panel slot, [`PanelPlan::NO_ROW`] where the last panel of a block is short.
+    /// Row of every panel slot, [`NO_ROW`] where the last panel of a block is short.
     panel_rows: Vec<u32>,
-    /// For every panel the number of columns of each shared pattern in their order, whole groups each,
-    /// then the number of rounds: groups of columns of single rows, as many of each row.
-    counts: Vec<u16>,
-    /// Column inside the K block of every step.
-    column_steps: Vec<u16>,
+    /// For every panel the number of columns of each set of several rows in their order, whole groups
+    /// each, then the number of rounds: groups of columns of single rows, as many of each row.
+    counts: Vec<u32>,
+    /// Place inside the K block of every column of every panel.
+    places: Vec<u16>,
     /// CSR position of every packed value.
     source: Vec<u32>,
     /// One entry per (row block, K block), and one at the end.
@@ -72,11 +74,11 @@ struct BlockStart {
 pub(super) struct Block<'a> {
     columns: Range<usize>,
     pub(super) rows: &'a [u32],
-    pub(super) counts: &'a [u16],
-    pub(super) steps: &'a [u16],
+    pub(super) counts: &'a [u32],
+    pub(super) places: &'a [u16],
     pub(super) values: Range<usize>,
     panels: usize,
-    patterns: usize,
+    row_sets: usize,
 }
 
 impl Block<'_> {
@@ -93,23 +95,23 @@ impl Block<'_> {
 
     /// Counts of each panel.
     #[inline(always)]
-    pub(super) fn patterns(&self) -> usize {
-        self.patterns
+    pub(super) fn row_sets(&self) -> usize {
+        self.row_sets
     }
 }
 
+/// In the place of a CSR position: a zero that is no value of the matrix.
+pub(super) const ZERO: u32 = u32::MAX;
+
+/// Marks a slot of a panel that has no row.
+pub(super) const NO_ROW: u32 = u32::MAX;
+
 impl PanelPlan {
-    /// In the place of a CSR position: a zero that is no value of the matrix.
-    pub const ZERO: u32 = u32::MAX;
-
-    /// Marks a slot of a panel that has no row.
-    pub const NO_ROW: u32 = u32::MAX;
-
     /// Plans the products with a matrix of that pattern.
     /// # Panics
     /// If `blocking` is out of range.
     #[track_caller]
-    pub fn new(pattern: &SparsePattern, blocking: Blocking) -> Self {
+    pub(super) fn new(pattern: &SparsePattern, blocking: Blocking) -> Self {
         let Blocking { k_block, row_block, .. } = blocking;
         assert!(blocking.is_valid(), "{blocking:?}");
         let k_blocks = pattern.columns().div_ceil(k_block).max(1);
@@ -121,7 +123,7 @@ impl PanelPlan {
             k_blocks,
             panel_rows: Vec::new(),
             counts: Vec::new(),
-            column_steps: Vec::with_capacity(pattern.nnz()),
+            places: Vec::with_capacity(pattern.nnz()),
             source: Vec::with_capacity(pattern.nnz()),
             starts: Vec::new(),
         };
@@ -143,55 +145,68 @@ impl PanelPlan {
     fn here(&self) -> BlockStart {
         BlockStart {
             panel: self.panel_rows.len() / self.blocking.panel_rows,
-            column: self.column_steps.len(),
+            column: self.places.len(),
             value: self.source.len(),
         }
     }
 
     fn add_panel(&mut self, panel: &Panel) {
         let panel_rows = self.blocking.panel_rows;
-        let row = |slot| panel.rows.get(slot).map_or(Self::NO_ROW, |&row| row as u32);
+        let row = |slot| panel.rows.get(slot).map_or(NO_ROW, |&row| row as u32);
         self.panel_rows.extend((0..panel_rows).map(row));
-        for &bits in self.blocking.shared() {
-            self.counts.push(panel.columns[bits].len() as u16);
-            for step in &panel.columns[bits] {
-                self.column_steps.push(step.column);
-                let rows = (0..panel_rows).filter(|row| bits >> row & 1 == 1);
-                self.source.extend(rows.map(|row| step.source[row]));
+        for &set in self.blocking.shared() {
+            self.counts.push(panel.columns[set].len() as u32);
+            for column in &panel.columns[set] {
+                self.places.push(column.place);
+                let rows = (0..panel_rows).filter(|row| set >> row & 1 == 1);
+                self.source.extend(rows.map(|row| column.source[row]));
             }
         }
-        self.counts.push((panel.columns[1].len() * panel_rows / GROUP) as u16);
+        self.counts.push((panel.columns[1].len() * panel_rows / GROUP) as u32);
         for at in 0..panel.columns[1].len() {
             for row in 0..panel_rows {
-                let step = &panel.columns[1 << row][at];
-                self.column_steps.push(step.column);
-                self.source.push(step.source[row]);
+                let column = &panel.columns[1 << row][at];
+                self.places.push(column.place);
+                self.source.push(column.source[row]);
             }
         }
     }
 
+    /// Plans the products with the transpose of a matrix, whose values are taken from the matrix.
+    /// # Panics
+    /// If `blocking` is out of range.
+    #[track_caller]
+    pub(super) fn of_twin(pattern: &SparsePattern, blocking: Blocking) -> Self {
+        let (twin, positions) = pattern.transpose();
+        let mut plan = Self::new(&twin, blocking);
+        for source in plan.source.iter_mut().filter(|source| **source != ZERO) {
+            *source = positions[*source as usize];
+        }
+        plan
+    }
+
     /// Rows of the matrix.
-    pub fn rows(&self) -> usize {
+    pub(super) fn rows(&self) -> usize {
         self.rows
     }
 
     /// Columns of the matrix.
-    pub fn columns(&self) -> usize {
+    pub(super) fn columns(&self) -> usize {
         self.columns
     }
 
     /// Non-zeros of the matrix.
-    pub fn nnz(&self) -> usize {
+    pub(super) fn nnz(&self) -> usize {
         self.nnz
     }
 
-    /// Packed values: the non-zeros of the matrix and the zeros that pad patterns.
-    pub fn packed_len(&self) -> usize {
+    /// Packed values: the non-zeros of the matrix and the zeros that pad row sets.
+    pub(super) fn packed_len(&self) -> usize {
         self.source.len()
     }
 
     /// Tile sizes of the plan.
-    pub fn blocking(&self) -> Blocking {
+    pub(super) fn blocking(&self) -> Blocking {
         self.blocking
     }
 
@@ -212,39 +227,28 @@ impl PanelPlan {
         let at = row_block * self.k_blocks + k_block;
         let (from, to) = (self.starts[at], self.starts[at + 1]);
         let r = self.blocking.panel_rows;
-        let patterns = self.blocking.shared().len() + 1;
+        let row_sets = self.blocking.shared().len() + 1;
         let first = k_block * self.blocking.k_block;
         Block {
             columns: first..(first + self.blocking.k_block).min(self.columns),
             rows: &self.panel_rows[from.panel * r..to.panel * r],
-            counts: &self.counts[from.panel * patterns..to.panel * patterns],
-            steps: &self.column_steps[from.column..to.column],
+            counts: &self.counts[from.panel * row_sets..to.panel * row_sets],
+            places: &self.places[from.column..to.column],
             values: from.value..to.value,
             panels: to.panel - from.panel,
-            patterns,
+            row_sets,
         }
     }
 
-    /// CSR position of every packed value, or [`PanelPlan::ZERO`], in the order of execution.
-    pub fn source(&self) -> &[u32] {
+    /// CSR position of every packed value, or [`ZERO`], in the order of execution.
+    pub(super) fn source(&self) -> &[u32] {
         &self.source
-    }
-
-    /// The same plan for values that lie elsewhere: packed value i is then at `positions[source[i]]`.
-    pub fn compose(mut self, positions: &[u32]) -> Self {
-        for source in &mut self.source {
-            // A padding zero stays one.
-            if let Some(&position) = positions.get(*source as usize) {
-                *source = position;
-            }
-        }
-        self
     }
 }
 
 impl Blocking {
     /// Whether the kernel can run it.
-    pub fn is_valid(&self) -> bool {
+    pub(super) fn is_valid(&self) -> bool {
         matches!(self.panel_rows, 1 | 2 | 4)
             && (matches!(self.vectors, 1 | 2 | 4) || self.vectors == 8 && self.panel_rows <= 2)
             && (self.unroll == 1 || self.unroll == 2 && self.panel_rows * self.vectors <= 4)
@@ -253,9 +257,9 @@ impl Blocking {
             && self.k_pass > 0
     }
 
-    /// Patterns of several rows, in the order in which the kernels run them; columns of a single row
-    /// come last.
-    fn shared(&self) -> &'static [usize] {
+    /// Sets of several rows of a panel, as bits, in the order in which the kernels run them; columns of
+    /// a single row come last.
+    pub(super) fn shared(&self) -> &'static [usize] {
         match self.panel_rows {
             1 => &[],
             2 => &[3],

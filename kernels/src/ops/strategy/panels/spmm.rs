@@ -3,23 +3,24 @@
 //!
 //! W is cut into K blocks, so that the block of X that a micro-kernel reads (V tiles × K block)
 //! stays in L1, and into row blocks. Inside a block the rows are **sorted by their number of
-//! non-zeros** and taken R at a time as *panels*. In a panel, the non-zeros of a column form a
-//! pattern of R bits; the columns are grouped by pattern and each group runs through one
-//! branch-free loop that loads X once and uses it for every row of the pattern (after SpRegTiling,
-//! PLDI 2023). Surplus columns of a pattern are **demoted** to two smaller ones, so that nearly all
-//! panels of a block run the same trip counts: loop exits become predictable. Sorting does the
-//! same for the single-row patterns.
+//! non-zeros** and taken R at a time as *panels* ([`panel`](super::panel)). In a panel, the rows that
+//! have a non-zero in a column form a set, R bits; the columns are grouped by row set and each group runs
+//! through one branch-free loop that loads X once and uses it for every row of the set (after
+//! SpRegTiling, PLDI 2023). All panels of a block run the same trip counts of the loops over sets of
+//! several rows: their exits become predictable. Sorting does nearly the same for single rows.
 //!
 //! Loop nest, outside in: row blocks × tile blocks (parallel) · passes of several K blocks · groups
-//! of V tiles · K blocks · panels · patterns · columns. A pass reads its part of W once per group
+//! of V tiles · K blocks · panels · row sets · columns. A pass reads its part of W once per group
 //! of tiles, and a group's lines of Y stay in L2 from one K block of the pass to the next. The sum of
 //! one element of Y always runs in the plan's order, on one thread.
 
-use super::gather::gather_tiles;
-use super::plan::{Blocking, GROUP, PanelPlan};
+use super::order::{Blocking, GROUP, NO_ROW, PanelPlan};
 use crate::isa::{Isa, IsaKind, Kernel};
+use crate::ops::Initial;
+use crate::ops::extent::{check_tiles, tiles};
+use crate::ops::gather::gather_tiles;
 use crate::parallel::{SharedMut, for_each_block};
-use crate::{CsrMatrix, LANES, Scratch};
+use crate::{LANES, Scratch};
 use std::ops::Range;
 
 /// Tiles per parallel task, unless that makes too few tasks for the threads: 256 tokens.
@@ -31,43 +32,27 @@ const TASKS_PER_THREAD: usize = 4;
 /// Panels ahead of the running one whose lines of Y are fetched.
 const PREFETCH: usize = 4;
 
-/// What Y holds before the product is added.
-#[derive(Clone, Copy, Debug)]
-pub enum Start<'a> {
-    /// Nothing: Y is overwritten.
-    Zero,
-    /// One value per row, the same for all tokens; Y is overwritten.
-    Bias(&'a [f32]),
-    /// Y itself.
-    Accumulate,
-}
-
-/// Y = start + W · X with W given by a plan and its packed values: X `[tiles][columns][LANES]`,
+/// Y = initial + W · X with W given by a plan and its packed values: X `[tiles][columns][LANES]`,
 /// Y `[tiles][rows][LANES]`. 2 · nnz · tiles · LANES FLOPs.
 /// # Panics
 /// If the shapes disagree or the machine lacks `isa`.
 #[track_caller]
-pub fn spmm(
+pub(super) fn spmm(
     isa: IsaKind,
     plan: &PanelPlan,
     values: &[f32],
     x: &[f32],
     y: &mut [f32],
-    start: Start<'_>,
+    initial: Initial<'_>,
 ) {
     let (rows, columns) = (plan.rows(), plan.columns());
     assert_eq!(values.len(), plan.packed_len(), "packed values and plan disagree");
     if rows == 0 {
         return;
     }
-    assert!(y.len().is_multiple_of(rows * LANES), "Y is not made of tiles of {rows} lines");
-    let tiles = y.len() / (rows * LANES);
-    assert_eq!(
-        x.len(),
-        tiles * columns * LANES,
-        "X does not have {tiles} tiles of {columns} lines"
-    );
-    if let Start::Bias(bias) = start {
+    let tiles = tiles("the result", y, rows);
+    check_tiles("the operand", x, tiles, columns);
+    if let Initial::Bias(bias) = initial {
         assert_eq!(bias.len(), rows, "bias and rows disagree");
     }
     // How tokens are shared out changes no sum, so it may depend on the threads.
@@ -80,7 +65,7 @@ pub fn spmm(
     for_each_block(plan.row_blocks() * tile_blocks, |task| {
         let first = task % tile_blocks * block;
         let tiles = first..(first + block).min(tiles);
-        isa.run(Task { plan, values, x, y: shared, start, row_block: task / tile_blocks, tiles });
+        isa.run(Task { plan, values, x, y: shared, initial, row_block: task / tile_blocks, tiles });
     });
 }
 
@@ -89,7 +74,7 @@ struct Task<'a> {
     values: &'a [f32],
     x: &'a [f32],
     y: SharedMut,
-    start: Start<'a>,
+    initial: Initial<'a>,
     row_block: usize,
     tiles: Range<usize>,
 }
@@ -165,13 +150,13 @@ impl Task<'_> {
         let x =
             gather_tiles::<I, V>(isa, self.x, self.plan.columns(), tile, block.columns(), lines);
         let x = x.as_ptr();
-        let mut columns = block.steps.as_ptr();
+        let mut columns = block.places.as_ptr();
         let mut values = self.values[block.values.clone()].as_ptr();
-        let fresh = k_block == 0 && !matches!(self.start, Start::Accumulate);
+        let fresh = k_block == 0 && !matches!(self.initial, Initial::Held);
         for panel in 0..block.panels() {
             let rows = &block.rows[panel * R..(panel + 1) * R];
-            let patterns = block.patterns();
-            let counts = &block.counts[panel * patterns..(panel + 1) * patterns];
+            let row_sets = block.row_sets();
+            let counts = &block.counts[panel * row_sets..(panel + 1) * row_sets];
             let mut acc = [[isa.splat(0.0); V]; R];
             // SAFETY: the plan names rows below `rows()`, columns below the block's width and as
             // many columns and values as the counts say; tiles tile..tile + V exist. Row blocks
@@ -181,20 +166,20 @@ impl Task<'_> {
                 let y = |row: u32, v: usize| self.y.get((tile + v) * y_tile + row as usize * LANES);
                 // Rows come in the order of their counts, which no hardware prefetcher foresees.
                 let ahead = block.rows.iter().skip((panel + PREFETCH) * R).take(R);
-                for &row in ahead.filter(|&&row| row != PanelPlan::NO_ROW) {
+                for &row in ahead.filter(|&&row| row != NO_ROW) {
                     for v in 0..V {
                         isa.prefetch(y(row, v));
                     }
                 }
                 for (acc, &row) in acc.iter_mut().zip(rows) {
-                    if row == PanelPlan::NO_ROW {
+                    if row == NO_ROW {
                         continue;
                     }
                     if !fresh {
                         for (v, acc) in acc.iter_mut().enumerate() {
                             *acc = isa.load(y(row, v));
                         }
-                    } else if let Start::Bias(bias) = self.start {
+                    } else if let Initial::Bias(bias) = self.initial {
                         *acc = [isa.splat(bias[row as usize]); V];
                     }
                 }
@@ -216,10 +201,10 @@ impl Task<'_> {
                         cursor.run::<I, R, V, 6>(isa, counts, 10, &mut acc);
                     }
                 }
-                cursor.run_singles::<I, R, V, U>(isa, counts[patterns - 1], &mut acc);
+                cursor.run_singles::<I, R, V, U>(isa, counts[row_sets - 1], &mut acc);
                 (columns, values) = (cursor.columns, cursor.values);
                 for (acc, &row) in acc.iter().zip(rows) {
-                    if row != PanelPlan::NO_ROW {
+                    if row != NO_ROW {
                         for (v, acc) in acc.iter().enumerate() {
                             isa.store(y(row, v), *acc);
                         }
@@ -239,21 +224,21 @@ struct Cursor {
 }
 
 impl Cursor {
-    /// The columns whose non-zeros are in the rows of the bits of `P`.
+    /// The columns whose non-zeros are in the rows of the bits of `SET`.
     #[inline(always)]
-    unsafe fn run<I: Isa, const R: usize, const V: usize, const P: usize>(
+    unsafe fn run<I: Isa, const R: usize, const V: usize, const SET: usize>(
         &mut self,
         isa: I,
-        counts: &[u16],
-        pattern: usize,
+        counts: &[u32],
+        which: usize,
         acc: &mut [[I::V; V]; R],
     ) {
-        if P >= 1 << R {
+        if SET >= 1 << R {
             return;
         }
         // SAFETY: the caller vouches for counts, columns, values and X.
         unsafe {
-            for _ in 0..*counts.get_unchecked(pattern) {
+            for _ in 0..*counts.get_unchecked(which) {
                 let lines = self.x.add(usize::from(*self.columns) * V * LANES);
                 self.columns = self.columns.add(1);
                 let mut x = [isa.splat(0.0); V];
@@ -261,7 +246,7 @@ impl Cursor {
                     *x = isa.load(lines.add(v * LANES));
                 }
                 for (row, acc) in acc.iter_mut().enumerate() {
-                    if P >> row & 1 == 1 {
+                    if SET >> row & 1 == 1 {
                         let w = isa.splat(*self.values);
                         self.values = self.values.add(1);
                         for (acc, x) in acc.iter_mut().zip(x) {
@@ -280,7 +265,7 @@ impl Cursor {
     unsafe fn run_singles<I: Isa, const R: usize, const V: usize, const U: usize>(
         &mut self,
         isa: I,
-        rounds: u16,
+        rounds: u32,
         acc: &mut [[I::V; V]; R],
     ) {
         let mut sums = [[[isa.splat(0.0); V]; R]; U];
@@ -311,18 +296,4 @@ impl Cursor {
             }
         }
     }
-}
-
-/// Y = W · X by the definition, on `[feature][token]` matrices in f64: the reference.
-pub fn naive(w: &CsrMatrix, x: &[f64], tokens: usize) -> Vec<f64> {
-    let mut y = vec![0.0; w.pattern().rows() * tokens];
-    for (row, y) in y.chunks_exact_mut(tokens.max(1)).enumerate() {
-        for at in w.pattern().row_range(row) {
-            let column = w.pattern().column_indices()[at] as usize;
-            for (y, x) in y.iter_mut().zip(&x[column * tokens..]) {
-                *y += f64::from(w.values()[at]) * x;
-            }
-        }
-    }
-    y
 }

@@ -4,42 +4,107 @@
 //! against. Every non-zero reads its line of X from wherever that lies; at the sizes of a language
 //! model's layers that is L2 or beyond, and one line serves one multiplication.
 
-use super::spmm::Start;
+use super::{Family, Initial, Method, Planned, Product, Strategy};
 use crate::isa::{Isa, IsaKind, Kernel};
+use crate::ops::extent::{check_tiles, tiles};
+use crate::ops::gather::gather_values;
 use crate::parallel::{SharedMut, for_each_block};
-use crate::{LANES, SparsePattern};
+use crate::{AlignedBuffer, LANES, SparsePattern};
+use std::sync::Arc;
+
+pub(super) const FAMILY: Family = Family {
+    grammar: "csr",
+    parse: |name| (name == "csr").then(|| Strategy::new(Csr)),
+    candidates: |_| vec![Strategy::new(Csr)],
+};
+
+struct Csr;
+
+impl Method for Csr {
+    fn name(&self) -> String {
+        "csr".into()
+    }
+
+    fn plan(
+        &self,
+        isa: IsaKind,
+        pattern: &Arc<SparsePattern>,
+        products: &[Product],
+    ) -> Box<dyn Planned> {
+        let twin = products.contains(&Product::InputGradient).then(|| {
+            let (pattern, source) = pattern.transpose();
+            Twin { values: AlignedBuffer::zeros(pattern.nnz()), pattern, source }
+        });
+        Box::new(PlannedCsr { isa, pattern: pattern.clone(), twin })
+    }
+}
+
+/// The forward product and the weight gradient read W's values where they are.
+struct PlannedCsr {
+    isa: IsaKind,
+    pattern: Arc<SparsePattern>,
+    twin: Option<Twin>,
+}
+
+/// Wᵀ.
+struct Twin {
+    pattern: SparsePattern,
+    /// Where each of its values is in W.
+    source: Vec<u32>,
+    values: AlignedBuffer,
+}
+
+impl Planned for PlannedCsr {
+    fn refresh(&mut self, values: &[f32]) {
+        if let Some(twin) = &mut self.twin {
+            gather_values(values, &twin.source, &mut twin.values);
+        }
+    }
+
+    fn forward(&self, values: &[f32], x: &[f32], y: &mut [f32], initial: Initial<'_>) {
+        spmm(self.isa, &self.pattern, values, x, y, initial);
+    }
+
+    fn input_gradient(&self, _: &[f32], dy: &[f32], dx: &mut [f32], initial: Initial<'_>) {
+        let twin = self.twin.as_ref().expect("a product that was planned");
+        spmm(self.isa, &twin.pattern, &twin.values, dy, dx, initial);
+    }
+
+    fn weight_gradient(&self, dy: &[f32], x: &[f32], dw: &mut [f32]) {
+        sddmm(self.isa, &self.pattern, dy, x, dw);
+    }
+}
 
 /// Rows per parallel task.
 const ROW_BLOCK: usize = 32;
 
-/// Y = start + W · X with CSR W: X `[tiles][columns][LANES]`, Y `[tiles][rows][LANES]`.
+/// Y = initial + W · X with CSR W: X `[tiles][columns][LANES]`, Y `[tiles][rows][LANES]`.
 ///
 /// Loop nest: rows (parallel) · tiles · non-zeros of the row.
 /// # Panics
 /// If the shapes disagree or the machine lacks `isa`.
 #[track_caller]
-pub fn spmm_csr(
+fn spmm(
     isa: IsaKind,
     pattern: &SparsePattern,
     values: &[f32],
     x: &[f32],
     y: &mut [f32],
-    start: Start<'_>,
+    initial: Initial<'_>,
 ) {
     let (rows, columns) = (pattern.rows(), pattern.columns());
     assert_eq!(values.len(), pattern.nnz(), "values and pattern disagree");
     if rows == 0 {
         return;
     }
-    assert!(y.len().is_multiple_of(rows * LANES), "Y is not made of tiles of {rows} lines");
-    let tiles = y.len() / (rows * LANES);
-    assert_eq!(x.len(), tiles * columns * LANES, "X and Y disagree in tiles");
-    if let Start::Bias(bias) = start {
+    let tiles = tiles("the result", y, rows);
+    check_tiles("the operand", x, tiles, columns);
+    if let Initial::Bias(bias) = initial {
         assert_eq!(bias.len(), rows, "bias and rows disagree");
     }
     let y = SharedMut::new(y);
     for_each_block(rows.div_ceil(ROW_BLOCK), |block| {
-        isa.run(Spmm { pattern, values, x, y, start, tiles, first: block * ROW_BLOCK });
+        isa.run(Spmm { pattern, values, x, y, initial, tiles, first: block * ROW_BLOCK });
     });
 }
 
@@ -48,7 +113,7 @@ struct Spmm<'a> {
     values: &'a [f32],
     x: &'a [f32],
     y: SharedMut,
-    start: Start<'a>,
+    initial: Initial<'a>,
     tiles: usize,
     first: usize,
 }
@@ -69,10 +134,10 @@ impl Kernel for Spmm<'_> {
                 unsafe {
                     let x = self.x.as_ptr().add(tile * columns * LANES);
                     let y = self.y.get((tile * rows + row) * LANES);
-                    let mut sum = match self.start {
-                        Start::Zero => isa.splat(0.0),
-                        Start::Bias(bias) => isa.splat(bias[row]),
-                        Start::Accumulate => isa.load(y),
+                    let mut sum = match self.initial {
+                        Initial::Zero => isa.splat(0.0),
+                        Initial::Bias(bias) => isa.splat(bias[row]),
+                        Initial::Held => isa.load(y),
                     };
                     for (&column, &w) in indices.iter().zip(values) {
                         sum = isa.fma(isa.splat(w), isa.load(x.add(column as usize * LANES)), sum);
@@ -91,15 +156,14 @@ impl Kernel for Spmm<'_> {
 /// # Panics
 /// If the shapes disagree or the machine lacks `isa`.
 #[track_caller]
-pub fn sddmm_csr(isa: IsaKind, pattern: &SparsePattern, dy: &[f32], x: &[f32], dw: &mut [f32]) {
+fn sddmm(isa: IsaKind, pattern: &SparsePattern, dy: &[f32], x: &[f32], dw: &mut [f32]) {
     let (rows, columns) = (pattern.rows(), pattern.columns());
     assert_eq!(dw.len(), pattern.nnz(), "gradient and pattern disagree");
     if pattern.nnz() == 0 {
         return;
     }
-    assert!(dy.len().is_multiple_of(rows * LANES), "dY is not made of tiles of {rows} lines");
-    let tiles = dy.len() / (rows * LANES);
-    assert_eq!(x.len(), tiles * columns * LANES, "X and dY disagree in tiles");
+    let tiles = tiles("dY", dy, rows);
+    check_tiles("X", x, tiles, columns);
     let dw = SharedMut::new(dw);
     for_each_block(rows.div_ceil(ROW_BLOCK), |block| {
         isa.run(Sddmm { pattern, dy, x, dw, tiles, first: block * ROW_BLOCK });

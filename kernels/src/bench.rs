@@ -1,36 +1,50 @@
-//! One layer, sparse and dense in turns.
+//! One layer, sparse and dense in turns: realised against theoretical speedup.
+//!
+//! Every product is timed in turns with the best dense code there is: the [baselines](crate::baseline)
+//! asked for and this crate's own dense product. Packing, zeroing and the refresh after an optimiser
+//! step are part of the times. A step is forward + dx + dw + refresh.
 
 use std::sync::Arc;
 use std::time::Instant;
 
-use mediswift_kernels::baseline::{Baseline, Matrix};
-use mediswift_kernels::isa::IsaKind;
-use mediswift_kernels::ops::gemm::{Left, OutLayout, gemm_on, transpose_tiles};
-use mediswift_kernels::ops::spmm::Start;
-use mediswift_kernels::ops::spmv::{gemv_on, spmv_on};
-use mediswift_kernels::ops::{LayerPlan, SparseLayer, Strategy, tune};
-use mediswift_kernels::probe::{self, Limits};
-use mediswift_kernels::{AlignedBuffer, LANES, SparsePattern};
+use crate::baseline::{Baseline, Matrix};
+use crate::isa::IsaKind;
+use crate::ops::gemm::{Left, Out, gemm_on, transpose_tiles};
+use crate::ops::{Initial, LayerPlan, LinearLayer, Product, tune};
+use crate::probe::{self, Limits};
+use crate::{AlignedBuffer, LANES, SparsePattern};
+
+/// What can be measured, by the names of reports and in their order.
+pub const PRODUCTS: [&str; 5] = {
+    let [forward, dx, dw] = Product::TRAINING;
+    [forward.name(), dx.name(), dw.name(), STEP, Product::OneToken.name()]
+};
+
+/// The name of a whole step.
+const STEP: &str = "step";
 
 /// Where the strategies come from.
-#[derive(Clone, Copy)]
+#[derive(Clone, Debug)]
 pub enum Planning {
+    /// The cost model.
     Estimate,
+    /// The autotuner, for every layer.
     Tuned,
+    /// These.
     Fixed(LayerPlan),
 }
 
 /// Tokens on which the autotuner measures.
 const TUNING_TOKENS: usize = 512;
 
-/// The name of this program's own dense product in reports.
+/// The name of this crate's own dense product in reports.
 const OWN: &str = "own gemm";
 
-/// Seconds that the turns of one layer should take, if `--rounds` does not say otherwise.
+/// Seconds that the turns of one layer should take, if the number of turns is not given.
 const SECONDS: f64 = 4.0;
 
 /// What is measured, on what.
-pub struct Bench {
+pub struct LayerBench {
     isa: IsaKind,
     tokens: usize,
     products: Vec<&'static str>,
@@ -42,39 +56,55 @@ pub struct Bench {
 /// Times of some turns, in seconds.
 #[derive(Clone, Copy, Debug)]
 pub struct Times {
+    /// The time in the middle.
     pub median: f64,
+    /// The shortest time.
     pub least: f64,
+    /// The longest time.
     pub most: f64,
 }
 
 /// One product of one layer.
-pub struct Row {
+#[derive(Clone, Debug)]
+pub struct Measured {
+    /// Outputs of the layer.
     pub rows: usize,
+    /// Inputs of the layer.
     pub columns: usize,
+    /// Weights that the sparse layer has.
     pub nnz: usize,
+    /// One of [`PRODUCTS`].
     pub product: &'static str,
+    /// Times of the best dense code.
     pub dense: Times,
+    /// What that code is.
     pub dense_kernel: String,
+    /// Times of the sparse layer.
     pub sparse: Times,
+    /// The strategy that the sparse layer takes, or all of a step.
     pub kernel: String,
+    /// The strategies of all products.
     pub plan: LayerPlan,
     /// Whether the sparse layer computes this product densely.
     pub fallback: bool,
     /// Executed FLOPs of the sparse product, over its time and the FMA peak.
     pub fraction_of_peak: f64,
-    /// Speedup that ports and L1 would allow, see [`ceiling`].
+    /// Speedup that ports and L1, or for one token the memory, would allow.
     pub ceiling: f64,
 }
 
-impl Row {
+impl Measured {
+    /// The fraction of weights that the layer lacks.
     pub fn sparsity(&self) -> f64 {
         1.0 - self.nnz as f64 / (self.rows * self.columns) as f64
     }
 
+    /// Realised speedup, by medians.
     pub fn speedup(&self) -> f64 {
         self.dense.median / self.sparse.median
     }
 
+    /// Theoretical speedup: weights of the dense layer for each of the sparse one.
     pub fn theory(&self) -> f64 {
         (self.rows * self.columns) as f64 / self.nnz as f64
     }
@@ -87,7 +117,12 @@ impl Times {
     }
 }
 
-impl Bench {
+impl LayerBench {
+    /// A bench for layers that work on `tokens` tokens at once, rounded up to whole tiles. `rounds` is
+    /// the number of turns of every contestant; without it, their time decides: 3 to 15. Measures the
+    /// machine's limits, which takes about a second.
+    /// # Panics
+    /// If the machine lacks `isa`.
     pub fn new(
         isa: IsaKind,
         tokens: usize,
@@ -100,6 +135,7 @@ impl Bench {
         Self { isa, tokens, products: products.to_vec(), baselines, rounds, limits }
     }
 
+    /// What the machine can do at best.
     pub fn limits(&self) -> Limits {
         self.limits
     }
@@ -111,8 +147,9 @@ impl Bench {
         (weights * (16.0 + 64.0 * (1.0 - sparsity)) + 20.0 * activations) as u64
     }
 
-    /// Measures the products of one layer.
-    pub fn run(&self, pattern: &Arc<SparsePattern>, planning: Planning) -> Vec<Row> {
+    /// Measures the products of one layer, in the order of [`PRODUCTS`]; nothing of a layer without a
+    /// weight.
+    pub fn run(&self, pattern: &Arc<SparsePattern>, planning: Planning) -> Vec<Measured> {
         if pattern.nnz() == 0 {
             return Vec::new();
         }
@@ -122,10 +159,10 @@ impl Bench {
             Planning::Fixed(plan) => plan,
         };
         let mut rows = Vec::new();
-        if self.products.iter().any(|product| *product != "one-token") {
-            rows.extend(self.layer(pattern, plan));
+        if self.products.iter().any(|product| *product != Product::OneToken.name()) {
+            rows.extend(self.layer(pattern, plan.clone()));
         }
-        if self.products.contains(&"one-token") {
+        if self.products.contains(&Product::OneToken.name()) {
             rows.push(self.one_token(pattern, plan));
         }
         rows
@@ -136,9 +173,9 @@ impl Bench {
         self.rounds.map_or((SECONDS / seconds).clamp(3.0, 15.0) as usize, |rounds| rounds as usize)
     }
 
-    fn layer(&self, pattern: &Arc<SparsePattern>, plan: LayerPlan) -> Vec<Row> {
+    fn layer(&self, pattern: &Arc<SparsePattern>, plan: LayerPlan) -> Vec<Measured> {
         let (rows, columns, tokens) = (pattern.rows(), pattern.columns(), self.tokens);
-        let mut layer = SparseLayer::with_plan(self.isa, pattern.clone(), plan);
+        let mut layer = LinearLayer::sparse(self.isa, pattern.clone(), plan.clone());
         let values = numbers(pattern.nnz());
         let w = numbers(rows * columns);
         // As tiles and as row-major matrices: what the numbers are does not matter to either.
@@ -169,23 +206,22 @@ impl Bench {
                         ]
                     }
                     None if at < dense_kernels => [
-                        time(|| self.own(Left::row_major(&w, rows, columns), &x, &mut y, rows)),
+                        time(|| self.own(Left::row_major(&w, rows, columns), &x, &mut y)),
                         time(|| {
-                            self.own(Left::transposed(&w, columns, rows), &dy, &mut dx, columns);
+                            self.own(Left::transposed(&w, columns, rows), &dy, &mut dx);
                         }),
                         time(|| {
                             let xt = transpose_tiles(&x, columns);
-                            let layout = OutLayout::row_major(columns.next_multiple_of(LANES));
                             let left = Left::tiles(&dy, rows);
-                            gemm_on(self.isa, left, &xt, &mut dense_dw, layout, false);
+                            gemm_on(self.isa, left, &xt, &mut dense_dw, Out::Rows, false);
                         }),
                         0.0,
                     ],
                     None => {
                         let refresh = time(|| layer.refresh(&values));
                         [
-                            time(|| layer.forward(&x, &mut y, Start::Zero)),
-                            time(|| layer.input_gradient(&dy, &mut dx, Start::Zero)),
+                            time(|| layer.forward(&values, &x, &mut y, Initial::Zero)),
+                            time(|| layer.input_gradient(&values, &dy, &mut dx, Initial::Zero)),
                             time(|| {
                                 dw.fill(0.0);
                                 layer.weight_gradient(&dy, &x, &mut dw);
@@ -207,8 +243,8 @@ impl Bench {
         self.rows(pattern, plan, times)
     }
 
-    fn own(&self, w: Left<'_>, x: &[f32], y: &mut [f32], features: usize) {
-        gemm_on(self.isa, w, x, y, OutLayout::tiles(features), false);
+    fn own(&self, w: Left<'_>, x: &[f32], y: &mut [f32]) {
+        gemm_on(self.isa, w, x, y, Out::Tiles, false);
     }
 
     /// The report of [`Self::layer`]'s times.
@@ -217,7 +253,7 @@ impl Bench {
         pattern: &SparsePattern,
         plan: LayerPlan,
         mut times: Vec<Vec<Vec<f64>>>,
-    ) -> Vec<Row> {
+    ) -> Vec<Measured> {
         let sparse = times.pop().expect("the sparse times");
         let names: Vec<String> =
             self.baselines.iter().map(Baseline::name).chain([OWN.to_string()]).collect();
@@ -237,31 +273,33 @@ impl Bench {
         let weights = (pattern.rows() * pattern.columns()) as f64;
         let work = |dense: bool| if dense { weights } else { pattern.nnz() as f64 };
         let flops = 2.0 * self.tokens as f64;
-        let parts = [
-            ("forward", plan.forward.to_string(), plan.forward == Strategy::Dense),
-            ("dx", plan.input_gradient.to_string(), plan.input_gradient == Strategy::Dense),
-            ("dw", plan.weight_gradient.to_string(), plan.weight_gradient == Strategy::Dense),
-        ];
+        let parts: Vec<(Product, String, bool)> = Product::TRAINING
+            .into_iter()
+            .zip(plan.strategies())
+            .map(|(product, strategy)| (product, strategy.to_string(), strategy.is_dense()))
+            .collect();
         let ceilings: Vec<f64> = parts
             .iter()
             .map(|part| ceiling(part.0, pattern.density(), pattern.nnz(), self.tokens, self.limits))
             .collect();
         let row =
-            |product, dense, dense_kernel, sparse: Times, kernel, fallback, executed, limit| Row {
-                rows: pattern.rows(),
-                columns: pattern.columns(),
-                nnz: pattern.nnz(),
-                product,
-                dense,
-                dense_kernel,
-                sparse,
-                kernel,
-                plan,
-                fallback,
-                fraction_of_peak: executed / sparse.median / self.limits.fma_peak,
-                ceiling: dense.median / limit,
+            |product, dense, dense_kernel, sparse: Times, kernel, fallback, executed, limit| {
+                Measured {
+                    rows: pattern.rows(),
+                    columns: pattern.columns(),
+                    nnz: pattern.nnz(),
+                    product,
+                    dense,
+                    dense_kernel,
+                    sparse,
+                    kernel,
+                    plan: plan.clone(),
+                    fallback,
+                    fraction_of_peak: executed / sparse.median / self.limits.fma_peak,
+                    ceiling: dense.median / limit,
+                }
             };
-        let mut rows: Vec<Row> = parts
+        let mut rows: Vec<Measured> = parts
             .iter()
             .enumerate()
             .map(|(at, (product, kernel, fallback))| {
@@ -270,7 +308,7 @@ impl Bench {
                 let executed = flops * work(*fallback);
                 let name = names[which].clone();
                 row(
-                    *product,
+                    product.name(),
                     dense,
                     name,
                     sparse,
@@ -285,12 +323,12 @@ impl Bench {
         let mut kernels: Vec<String> = best.iter().map(|(at, _)| names[*at].clone()).collect();
         kernels.dedup();
         rows.push(row(
-            "step",
+            STEP,
             Times::of(sum(&dense_step)),
             kernels.join(" + "),
             Times::of(sum(&sparse)),
             plan.to_string(),
-            plan.has_fallback(),
+            parts.iter().any(|part| part.2),
             executed,
             ceilings.iter().sum(),
         ));
@@ -299,16 +337,18 @@ impl Bench {
     }
 
     /// y = W · x for one token: bound by the bytes of W.
-    fn one_token(&self, pattern: &SparsePattern, plan: LayerPlan) -> Row {
+    fn one_token(&self, pattern: &Arc<SparsePattern>, plan: LayerPlan) -> Measured {
         let (rows, columns) = (pattern.rows(), pattern.columns());
         let (w, values, x) = (numbers(rows * columns), numbers(pattern.nnz()), numbers(columns));
+        let sparse_layer = LinearLayer::sparse(self.isa, pattern.clone(), plan.clone());
+        let dense_layer = LinearLayer::dense(self.isa, rows, columns);
         let mut y = AlignedBuffer::zeros(rows);
         let (mut dense, mut sparse) = (Vec::new(), Vec::new());
         let mut turns = self.rounds.map_or(101, |rounds| rounds as usize);
         let mut warm = false;
         while turns > 0 {
-            let a = time(|| gemv_on(self.isa, &w, &x, &mut y));
-            let b = time(|| spmv_on(self.isa, pattern, &values, &x, &mut y));
+            let a = time(|| dense_layer.one_token(&w, &x, &mut y));
+            let b = time(|| sparse_layer.one_token(&values, &x, &mut y));
             if warm {
                 dense.push(a);
                 sparse.push(b);
@@ -318,11 +358,11 @@ impl Bench {
         }
         let (dense, sparse) = (Times::of(dense), Times::of(sparse));
         let bytes = (8 * pattern.nnz() + 4 * rows) as f64;
-        Row {
+        Measured {
             rows,
             columns,
             nnz: pattern.nnz(),
-            product: "one-token",
+            product: Product::OneToken.name(),
             dense,
             dense_kernel: "own gemv".into(),
             sparse,
@@ -335,6 +375,67 @@ impl Bench {
     }
 }
 
+/// Speedups of one product at one sparsity, over the shapes.
+#[derive(Clone, Copy, Debug)]
+pub struct Mean {
+    /// One of [`PRODUCTS`].
+    pub product: &'static str,
+    /// Mean sparsity.
+    pub sparsity: f64,
+    /// Shapes measured.
+    pub shapes: usize,
+    /// Geometric mean of realised speedups.
+    pub realised: f64,
+    /// Geometric mean of theoretical speedups.
+    pub theoretical: f64,
+    /// Geometric mean of what ports and L1 would allow.
+    pub ceiling: f64,
+}
+
+/// Geometric means over shapes, in the order of products and sparsities.
+pub fn means(measured: &[Measured]) -> Vec<Mean> {
+    let mut means = Vec::new();
+    for product in PRODUCTS {
+        let mut of: Vec<&Measured> = measured.iter().filter(|r| r.product == product).collect();
+        of.sort_by(|a, b| a.sparsity().total_cmp(&b.sparsity()));
+        // Rounding the number of non-zeros makes sparsities differ in the last digits.
+        for rows in of.chunk_by(|a, b| (a.sparsity() - b.sparsity()).abs() < 1e-3) {
+            let mean = |value: fn(&Measured) -> f64| {
+                let logs: f64 = rows.iter().map(|row| value(row).ln()).sum();
+                (logs / rows.len() as f64).exp()
+            };
+            means.push(Mean {
+                product,
+                sparsity: rows.iter().map(|row| row.sparsity()).sum::<f64>() / rows.len() as f64,
+                shapes: rows.len(),
+                realised: mean(Measured::speedup),
+                theoretical: mean(Measured::theory),
+                ceiling: mean(|row| row.ceiling),
+            });
+        }
+    }
+    means
+}
+
+/// The sparsity from which the step is faster than the dense one, by linear interpolation; the
+/// least measured one if it is faster already there.
+pub fn break_even(means: &[Mean]) -> Option<f64> {
+    let steps: Vec<(f64, f64)> = means
+        .iter()
+        .filter(|mean| mean.product == STEP)
+        .map(|mean| (mean.sparsity, mean.realised))
+        .collect();
+    let crossing = steps.windows(2).find(|pair| pair[0].1 < 1.0 && pair[1].1 >= 1.0);
+    match (crossing, steps.first()) {
+        (Some(pair), _) => {
+            let ((s0, v0), (s1, v1)) = (pair[0], pair[1]);
+            Some(s0 + (s1 - s0) * (1.0 - v0) / (v1 - v0))
+        }
+        (None, Some(&(sparsity, speedup))) if speedup >= 1.0 => Some(sparsity),
+        _ => None,
+    }
+}
+
 /// Seconds in which the ports of the machine could do a product, all else free.
 ///
 /// A fused multiply-add of 16 lanes needs its share of the FMA peak. It also needs loads from L1: a
@@ -342,11 +443,11 @@ impl Bench {
 /// a column that is not empty has p = 4d / (1 − (1 − d)⁴) non-zeros at density d, so with V = 4 an FMA
 /// takes 1/p + 1/V loads. In a weight gradient each FMA loads its own line. Whichever takes longer
 /// is the limit.
-fn ceiling(product: &str, density: f64, nnz: usize, tokens: usize, limits: Limits) -> f64 {
+fn ceiling(product: Product, density: f64, nnz: usize, tokens: usize, limits: Limits) -> f64 {
     const R: i32 = 4;
     const V: f64 = 4.0;
     let fmas = nnz as f64 * tokens as f64 / LANES as f64;
-    let loads = if product == "dw" {
+    let loads = if product == Product::WeightGradient {
         1.0
     } else {
         let shared = f64::from(R) * density / (1.0 - (1.0 - density).powi(R));

@@ -1,13 +1,14 @@
-//! Panels of one block: which rows go together, and their columns by pattern.
+//! Panels of one block: which rows go together, and their columns by the set of rows that have a
+//! non-zero there.
 //!
 //! Rows of a panel share the loads of the columns that they have in common, so rows are put together
 //! that share many: each panel starts with the sparsest row that is left and takes the rows, among
 //! some of about as many non-zeros, that share most columns with it ([`group`]). Then the columns are made to
 //! come in the same numbers in every panel of the block, so that the trip counts of the kernels' loops
-//! are foreseeable: surplus columns of a shared pattern are *demoted* to two smaller patterns, missing
+//! are foreseeable: surplus columns of a set of several rows are *demoted* to two smaller sets, missing
 //! ones *promoted* from a smaller one, with a zero in the place of the value that is not there.
 
-use super::{Blocking, GROUP, PanelPlan, whole_groups};
+use super::order::{Blocking, GROUP, ZERO, whole_groups};
 use crate::SparsePattern;
 use std::ops::Range;
 
@@ -94,33 +95,35 @@ fn group(
     groups
 }
 
-/// One column of a panel: its place in the K block and the CSR position of each row's non-zero.
+/// One column of a panel, or the part of it in a set of rows.
 #[derive(Clone, Copy)]
-pub(super) struct Step {
-    pub column: u16,
+pub(super) struct PanelColumn {
+    /// Its place in the K block.
+    pub place: u16,
+    /// CSR position of each row's non-zero.
     pub source: [u32; 4],
 }
 
-impl Step {
+impl PanelColumn {
     /// Zeros in the first column of the block.
-    const PADDING: Step = Step { column: 0, source: [PanelPlan::ZERO; 4] };
+    const PADDING: Self = Self { place: 0, source: [ZERO; 4] };
 
-    /// The part of the column in the rows of `bits`.
-    fn only(self, bits: usize) -> Step {
-        let source = std::array::from_fn(|row| match bits >> row & 1 {
+    /// The part of the column in some rows.
+    fn only(self, set: usize) -> Self {
+        let source = std::array::from_fn(|row| match set >> row & 1 {
             1 => self.source[row],
-            _ => PanelPlan::ZERO,
+            _ => ZERO,
         });
-        Step { source, ..self }
+        Self { source, ..self }
     }
 }
 
-/// A panel: columns by pattern.
+/// A panel: columns by their row set, the bits of the rows that have a non-zero there.
 pub(super) struct Panel {
     /// At most four rows of the matrix.
     pub rows: Vec<usize>,
-    /// By the bits of the pattern.
-    pub columns: Vec<Vec<Step>>,
+    /// Those of each row set.
+    pub columns: Vec<Vec<PanelColumn>>,
 }
 
 impl Panel {
@@ -132,71 +135,70 @@ impl Panel {
             let column_of = |at: usize| pattern.column_indices()[at];
             let left = heads.iter().filter(|h| !h.is_empty());
             let Some(column) = left.map(|h| column_of(h.start)).min() else { break };
-            let column_step = (column as usize - first_column) as u16;
-            let mut step = Step { column: column_step, source: [PanelPlan::ZERO; 4] };
-            let mut bits = 0;
+            let place = (column as usize - first_column) as u16;
+            let (mut source, mut set) = ([ZERO; 4], 0);
             for (row, head) in heads.iter_mut().enumerate() {
                 if head.start < head.end && pattern.column_indices()[head.start] == column {
-                    step.source[row] = head.start as u32;
-                    bits |= 1 << row;
+                    source[row] = head.start as u32;
+                    set |= 1 << row;
                     head.start += 1;
                 }
             }
-            columns[bits].push(step);
+            columns[set].push(PanelColumn { place, source });
         }
         Self { rows: segments.iter().map(|&(row, _)| row).collect(), columns }
     }
 
-    /// Gives every shared pattern exactly its target of columns: surplus ones are demoted to two
-    /// smaller patterns, and missing ones promoted from a smaller pattern, with a zero for the row
-    /// that has no non-zero there.
+    /// Gives every set of several rows exactly its target of columns: surplus ones are demoted to two
+    /// smaller sets, and missing ones promoted from a smaller set, with a zero for the row that has no
+    /// non-zero there.
     fn share(&mut self, shared: &[usize], targets: &[usize; 16]) {
-        for &bits in shared {
-            let kept = self.columns[bits].len().min(targets[bits]);
-            let surplus = self.columns[bits].split_off(kept);
-            let (a, b) = split(bits);
-            for step in surplus {
-                self.columns[a].push(step.only(a));
-                self.columns[b].push(step.only(b));
+        for &set in shared {
+            let kept = self.columns[set].len().min(targets[set]);
+            let surplus = self.columns[set].split_off(kept);
+            let (a, b) = split(set);
+            for column in surplus {
+                self.columns[a].push(column.only(a));
+                self.columns[b].push(column.only(b));
             }
-            while self.columns[bits].len() < targets[bits] {
-                let smaller = (1..bits).filter(|part| {
-                    part & bits == *part && part.count_ones() + 1 == bits.count_ones()
+            while self.columns[set].len() < targets[set] {
+                let smaller = (1..set).filter(|part| {
+                    part & set == *part && part.count_ones() + 1 == set.count_ones()
                 });
                 // The one with most columns; the first of equals, for the plan must be a function.
                 let from = smaller.rev().max_by_key(|&part| self.columns[part].len());
-                let step = from.and_then(|part| self.columns[part].pop());
-                self.columns[bits].push(step.unwrap_or(Step::PADDING));
+                let column = from.and_then(|part| self.columns[part].pop());
+                self.columns[set].push(column.unwrap_or(PanelColumn::PADDING));
             }
         }
     }
 
-    /// Pads the single-row patterns to the same number of columns, in whole groups.
+    /// Pads the columns of single rows to the same number of columns, in whole groups.
     fn level_singles(&mut self, panel_rows: usize) {
         let singles = (0..panel_rows).map(|row| self.columns[1 << row].len());
         let most = singles.max().unwrap_or(0).next_multiple_of(GROUP / panel_rows);
         for row in 0..panel_rows {
-            self.columns[1 << row].resize(most, Step::PADDING);
+            self.columns[1 << row].resize(most, PanelColumn::PADDING);
         }
     }
 }
 
-/// How many columns each shared pattern gets: what half of the panels have, after the demotions from
+/// How many columns each set of several rows gets: what half of the panels have, after the demotions from
 /// above, in whole groups.
 fn targets(panels: &[Panel], shared: &[usize]) -> [usize; 16] {
     let mut targets = [0; 16];
     let mut counts: Vec<[usize; 16]> =
-        panels.iter().map(|p| std::array::from_fn(|bits| p.columns[bits].len())).collect();
-    for &bits in shared {
-        let mut sorted: Vec<usize> = counts.iter().map(|c| c[bits]).collect();
+        panels.iter().map(|p| std::array::from_fn(|set| p.columns[set].len())).collect();
+    for &set in shared {
+        let mut sorted: Vec<usize> = counts.iter().map(|c| c[set]).collect();
         sorted.sort_unstable();
         let median = sorted.get(sorted.len() / 2).copied().unwrap_or(0);
-        let whole = whole_groups(bits);
+        let whole = whole_groups(set);
         // A loop of one round costs more than what it saves.
-        targets[bits] = if median < 2 { 0 } else { median / whole * whole };
-        let (a, b) = split(bits);
+        targets[set] = if median < 2 { 0 } else { median / whole * whole };
+        let (a, b) = split(set);
         for counts in &mut counts {
-            let surplus = counts[bits].saturating_sub(targets[bits]);
+            let surplus = counts[set].saturating_sub(targets[set]);
             counts[a] += surplus;
             counts[b] += surplus;
         }
@@ -204,17 +206,17 @@ fn targets(panels: &[Panel], shared: &[usize]) -> [usize; 16] {
     targets
 }
 
-/// Where a multi-row pattern goes when its column is demoted: two smaller patterns.
-fn split(pattern: usize) -> (usize, usize) {
-    match pattern {
+/// Where the column of a set of several rows goes when it is demoted: two smaller sets.
+fn split(set: usize) -> (usize, usize) {
+    match set {
         15 => (3, 12),
         7 => (3, 4),
         11 => (3, 8),
         13 => (12, 1),
         14 => (12, 2),
         _ => {
-            let low = pattern & pattern.wrapping_neg();
-            (low, pattern ^ low)
+            let low = set & set.wrapping_neg();
+            (low, set ^ low)
         }
     }
 }

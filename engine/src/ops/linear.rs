@@ -1,0 +1,164 @@
+//! Linear layer, y = W x + b with W `[out, in]`, dense (row by row) or sparse (its non-zeros).
+//!
+//! Forward: Y = W·X + b. Backward: dX = Wᵀ·dY; dW = dY·Xᵀ at the stored weights; db = Σ dY over tokens.
+//! How W's products are computed is the layer's business ([`LinearLayer`]).
+//! Cost per token, with nnz stored weights: 2·nnz + out forward, 4·nnz + out backward.
+
+use super::OpCase;
+use super::lines::{lines, load};
+use crate::gradcheck::numbers;
+use crate::{Backward, Cost, Op, ParamId, Parameters, Shape, Tiles, TokenLayout};
+use mediswift_kernels::SparsePattern;
+use mediswift_kernels::isa::{Isa, IsaKind, Kernel, dispatch};
+use mediswift_kernels::ops::{Initial, LayerPlan, LinearLayer};
+use mediswift_kernels::parallel::for_each_chunk;
+use mediswift_kernels::sparse::mask;
+use std::sync::Arc;
+
+/// The operator; its layer must have been refreshed since the weights changed.
+pub struct Linear<'a> {
+    /// W, planned.
+    pub layer: &'a LinearLayer,
+    /// The stored weights of W: where the gradient goes.
+    pub weight: ParamId,
+    /// Bias `[out]`.
+    pub bias: ParamId,
+}
+
+impl Op for Linear<'_> {
+    fn name(&self) -> &'static str {
+        self.layer.name()
+    }
+
+    fn out_features(&self) -> usize {
+        self.layer.rows()
+    }
+
+    fn forward(&self, x: &[&Tiles], parameters: &Parameters, y: &mut Tiles, _saved: &mut Tiles) {
+        let bias = Initial::Bias(&parameters[self.bias]);
+        self.layer.forward(&parameters[self.weight], x[0].data(), y.data_mut(), bias);
+    }
+
+    fn backward(&self, pass: Backward<'_>) {
+        let (x, dy, dx) = (pass.x[0], pass.dy, pass.dx[0].data_mut());
+        let initial = if pass.accumulate[0] { Initial::Held } else { Initial::Zero };
+        self.layer.input_gradient(&pass.parameters[self.weight], dy.data(), dx, initial);
+        self.layer.weight_gradient(dy.data(), x.data(), &mut pass.gradients[self.weight]);
+        bias_gradient(dy, &mut pass.gradients[self.bias]);
+    }
+
+    fn cost(&self, layout: TokenLayout) -> Cost {
+        let (nnz, tokens) = (self.layer.nnz() as u64, layout.tokens() as u64);
+        let (outputs, inputs) = (self.layer.rows() as u64, self.layer.columns() as u64);
+        Cost {
+            forward_flops: tokens * (2 * nnz + outputs),
+            backward_flops: tokens * (4 * nnz + outputs),
+            bytes: 4 * (2 * tokens * (inputs + outputs) + 3 * nnz + 2 * outputs),
+        }
+    }
+}
+
+/// Features per parallel task of a bias gradient.
+const BIAS_BLOCK: usize = 64;
+
+/// db += Σ dY over tokens; the sum of a feature runs over tiles in order, on one thread.
+fn bias_gradient(dy: &Tiles, db: &mut [f32]) {
+    assert_eq!(db.len(), dy.features(), "gradient and outputs disagree");
+    for_each_chunk(db, BIAS_BLOCK, |block, db| {
+        dispatch(SumTokens { dy, first: block * BIAS_BLOCK, db });
+    });
+}
+
+struct SumTokens<'a> {
+    dy: &'a Tiles,
+    first: usize,
+    db: &'a mut [f32],
+}
+
+impl Kernel for SumTokens<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<I: Isa>(self, isa: I) {
+        let mut sums = [isa.splat(0.0); BIAS_BLOCK];
+        for tile in self.dy.data().chunks_exact(self.dy.tile_len()) {
+            let lines = &lines(tile)[self.first..];
+            for (sum, line) in sums[..self.db.len()].iter_mut().zip(lines) {
+                *sum = isa.add(*sum, load(isa, line));
+            }
+        }
+        for (db, sum) in self.db.iter_mut().zip(sums) {
+            *db += isa.sum(sum);
+        }
+    }
+}
+
+const INPUTS: usize = 21;
+const OUTPUTS: usize = 13;
+const LAYOUT: TokenLayout = TokenLayout { sequences: 2, context: 19 };
+
+fn parameters(weight: Shape) -> Parameters {
+    let values = numbers(weight.len(), 1);
+    Parameters::from_tensors([
+        ("weight", weight, values),
+        ("bias", Shape::Vector(OUTPUTS), numbers(OUTPUTS, 2)),
+    ])
+}
+
+fn check(mut layer: LinearLayer, parameters: &Parameters, check: &mut dyn FnMut(&dyn Op)) {
+    let find = |name| parameters.find(name).expect("a parameter of this case");
+    let (weight, bias) = (find("weight"), find("bias"));
+    layer.refresh(&parameters[weight]);
+    check(&Linear { layer: &layer, weight, bias });
+}
+
+fn isa() -> IsaKind {
+    IsaKind::active().unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// Test case of a dense weight.
+pub const DENSE_CASE: OpCase = OpCase {
+    name: "dense linear",
+    layout: LAYOUT,
+    input_features: &[INPUTS],
+    parameters: || parameters(Shape::Matrix(OUTPUTS, INPUTS)),
+    with_op: |parameters, then| {
+        check(LinearLayer::dense(isa(), OUTPUTS, INPUTS), parameters, then);
+    },
+    reference: |_, x, parameters| affine(&parameters[0], &parameters[1], &x[0]),
+};
+
+/// The pattern of the sparse test case.
+fn pattern() -> Arc<SparsePattern> {
+    Arc::new(mask::uniform_random(OUTPUTS, INPUTS, 0.6, 1).expect("a small matrix"))
+}
+
+/// Test case of a sparse weight.
+pub const SPARSE_CASE: OpCase = OpCase {
+    name: "sparse linear",
+    parameters: || parameters(Shape::Sparse(pattern())),
+    with_op: |parameters, then| {
+        let plan = LayerPlan::of(pattern().density(), isa());
+        check(LinearLayer::sparse(isa(), pattern(), plan), parameters, then);
+    },
+    reference: |_, x, parameters| {
+        let pattern = pattern();
+        let mut w = vec![0.0; OUTPUTS * INPUTS];
+        let mut values = parameters[0].iter();
+        for (row, w) in w.chunks_exact_mut(INPUTS).enumerate() {
+            for (&column, value) in pattern.row(row).iter().zip(values.by_ref()) {
+                w[column as usize] = *value;
+            }
+        }
+        affine(&w, &parameters[1], &x[0])
+    },
+    ..DENSE_CASE
+};
+
+/// W x + b of every row of `x`, by the definition.
+fn affine(w: &[f64], b: &[f64], x: &[f64]) -> Vec<f64> {
+    let inputs = w.len() / b.len();
+    let dot = |w: &[f64], x: &[f64]| w.iter().zip(x).map(|(w, x)| w * x).sum::<f64>();
+    let row = |x| w.chunks_exact(inputs).zip(b).map(move |(w, b)| dot(w, x) + b);
+    x.chunks_exact(inputs).flat_map(row).collect()
+}
