@@ -297,6 +297,8 @@ pub enum ErrorKind {
     Damaged,
     /// A number is not finite.
     NonFinite,
+    /// Whoever watches asked to stop.
+    Stopped,
     /// Datasets and tokenizers: the source has details.
     Data,
     /// The system refused.
@@ -331,6 +333,7 @@ impl Error {
             Self::Damaged { .. } | Self::Checkpoint { .. } => ErrorKind::Damaged,
             Self::NonFinite { .. } => ErrorKind::NonFinite,
             Self::Step { source, .. } => source.kind(),
+            Self::Stopped => ErrorKind::Stopped,
             Self::Data(_) => ErrorKind::Data,
             Self::Io { source, .. } => match source.kind() {
                 std::io::ErrorKind::NotFound => ErrorKind::NotFound,
