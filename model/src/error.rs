@@ -104,6 +104,9 @@ pub enum Error {
         /// Why.
         source: Box<Error>,
     },
+    /// Whoever watches long work asked it to stop.
+    #[error("stopped")]
+    Stopped,
     /// The data cannot be read.
     #[error(transparent)]
     Data(#[from] mediswift_data::DataError),
