@@ -168,8 +168,6 @@ fn prepare(size: &Size, out: &Path, data: &Path, signals: &StopSignal) -> anyhow
     bar.finish_and_clear();
 
     let options = Options {
-        inputs: vec![corpus],
-        out: data.to_path_buf(),
         tokenizer: TokenizerSource::Train {
             kind: mediswift_data::tokenizer::Kind::ByteBpe,
             vocab_size: size.vocab_size,
@@ -180,8 +178,7 @@ fn prepare(size: &Size, out: &Path, data: &Path, signals: &StopSignal) -> anyhow
         cleaning: Cleaning { near_duplicates: None, ..Cleaning::default() },
         strict: true,
         validation_fraction: 0.05,
-        shard_tokens: 100_000_000,
-        force: false,
+        ..Options::new(vec![corpus], data.to_path_buf())
     };
     progress::preparing(signals, |show| mediswift_data::prepare(&options, show))
         .map_err(|error| signals.explain(error))?;
