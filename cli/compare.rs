@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
-use mediswift_data::write_atomically;
+use mediswift_files as files;
 use mediswift_model::finetune::report::TuningReport;
 use serde_json::json;
 
@@ -64,10 +64,10 @@ impl Verb for Compare {
         });
         let text = markdown(&reports);
         if let Some(out) = &self.out {
-            fs::create_dir_all(out).with_context(|| format!("{}: cannot create", out.display()))?;
-            write_atomically(&out.join("results.md"), text.as_bytes())?;
+            files::create_folders(out)?;
+            files::write(&out.join("results.md"), text.as_bytes())?;
             let printed = serde_json::to_string_pretty(&json)? + "\n";
-            write_atomically(&out.join("results.json"), printed.as_bytes())?;
+            files::write(&out.join("results.json"), printed.as_bytes())?;
             let reports: Vec<&TuningReport> = reports.iter().collect();
             Files::create(&out.join("accuracy.svg"))?.draw(&Sizes { reports: &reports })?;
         }
