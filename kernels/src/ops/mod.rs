@@ -1,6 +1,6 @@
 //! The products of a linear layer, and the list that tests and benchmarks walk.
 
-mod extent;
+pub(crate) mod extent;
 mod gather;
 pub mod gemm;
 mod layer;
