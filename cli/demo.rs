@@ -14,6 +14,7 @@ use mediswift_data::clean::Cleaning;
 use mediswift_data::prepare::{Options, TokenizerSource};
 use mediswift_data::{Dataset, Split, Tokenizer, write_atomically};
 use mediswift_kernels::isa::IsaKind;
+use mediswift_model::config::Base;
 use mediswift_model::finetune::report::Report;
 use mediswift_model::flops::{Convention, Workload};
 use mediswift_model::generate::{GenerateOptions, Generation, generate};
@@ -189,13 +190,11 @@ fn prepare(size: &Size, out: &Path, data: &Path, signals: &StopSignal) -> anyhow
 
 /// Twins differ in sparsity alone: one seed gives both the same data and initial weights.
 fn settings(size: &Size, sparsity: f64) -> anyhow::Result<Config> {
-    let mut config = Config::from_preset(size.preset)?;
-    for assignment in size.settings {
-        config.set(assignment)?;
-    }
-    config.sparsity.sparsity = sparsity;
-    // Once, at the end, and all of it: `eval` then finds the same loss.
-    (config.eval.every, config.eval.sequences, config.checkpoint.every) = (0, 0, 0);
+    let config = Config::load(Base::Preset(size.preset), size.settings, |config| {
+        config.sparsity.sparsity = sparsity;
+        // Once, at the end, and all of it: `eval` then finds the same loss.
+        (config.eval.every, config.eval.sequences, config.checkpoint.every) = (0, 0, 0);
+    })?;
     Ok(config)
 }
 

@@ -3,15 +3,14 @@
 //! Everything is read from the standard library, `/proc` and `/sys`; what cannot be read is left
 //! out. No answer is measured: `bench` does that.
 
-pub(crate) mod machine;
 mod memory;
 
 use std::fmt::Display;
 
 use serde_json::json;
 
-use self::machine::Machine;
 use self::memory::Need;
+use crate::machine::Machine;
 use crate::verb::{Context, Outcome, Verb};
 
 /// Look at this machine: what it offers, and what would run slowly and why

@@ -3,13 +3,13 @@
 use std::path::PathBuf;
 
 use indicatif::HumanCount;
-use mediswift_data::Dataset;
+use mediswift_data::{Dataset, texts};
 use mediswift_model::evaluate::evaluate_run;
 use mediswift_model::score::evaluate_texts;
 use serde_json::json;
 
 use crate::output;
-use crate::trained::{Trained, documents};
+use crate::trained::Trained;
 use crate::verb::{Context, Outcome, Verb};
 
 /// Measure the loss of a trained model on held-out data
@@ -55,8 +55,7 @@ impl Eval {
     fn on_file(self) -> anyhow::Result<Outcome> {
         let Trained { gpt, tokenizer } = Trained::load(&self.run)?;
         let path = self.data.display();
-        let texts = documents(self.data.clone());
-        let texts = texts.map(|document| anyhow::Ok(document?.text));
+        let texts = texts(self.data.clone()).map(|text| anyhow::Ok(text?.text));
         let found = evaluate_texts(&gpt, &tokenizer, texts)?;
         anyhow::ensure!(found.tokens > 0, "{path}: it holds no text to measure the loss on");
         let text = format!(

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use indicatif::ProgressBar;
 use mediswift_model::finetune::folder::read_settings;
 use mediswift_model::finetune::report::Report;
-use mediswift_model::finetune::settings::Settings;
+use mediswift_model::finetune::settings::{Base, Settings};
 use mediswift_model::finetune::train::{Cell, Epoch};
 use mediswift_model::finetune::{self, Job, Observer, Progress};
 use mediswift_model::tasks::{Task, task};
@@ -69,19 +69,22 @@ pub struct Finetune {
     #[arg(long)]
     allow_overlap: bool,
 
-    /// Print all settings as TOML and train nothing
+    /// Print all settings as TOML, each with what it means, and train nothing
     #[arg(long)]
     print_config: bool,
 }
 
 impl Verb for Finetune {
     fn run(self, _: &Context) -> anyhow::Result<Outcome> {
-        let task = task(&self.task).map_err(|error| Exit::usage(error.to_string()))?;
+        let task = task(&self.task).map_err(Exit::settings)?;
         let settings = self.settings(task)?;
         let (Some(from), Some(data), Some(out), false) =
             (&self.from, &self.data, &self.out, self.print_config)
         else {
-            return Ok(Outcome::new(serde_json::to_value(&settings)?, settings.to_toml()));
+            return Ok(Outcome::new(
+                serde_json::to_value(&settings)?,
+                settings.to_commented_toml(),
+            ));
         };
         let folders: Vec<PathBuf> = [data].into_iter().chain(&self.also).cloned().collect();
         let signals = StopSignal::watch()?;
@@ -122,21 +125,12 @@ impl Verb for Finetune {
 impl Finetune {
     /// The settings that the options describe, checked.
     fn settings(&self, task: &dyn Task) -> anyhow::Result<Settings> {
-        let usage = |error: mediswift_model::Error| Exit::usage(error.to_string());
-        let mut settings = match (&self.config, &self.out) {
-            (Some(file), _) => {
-                let text = std::fs::read_to_string(file)
-                    .map_err(|error| Exit::usage(format!("{}: {error}", file.display())))?;
-                Settings::from_toml(&text, file, task)?
-            }
-            (None, Some(out)) if self.resume => read_settings(out)?.0,
-            _ => Settings::new(task),
+        let base = match (&self.config, &self.out) {
+            (Some(file), _) => Base::File(file),
+            (None, Some(out)) if self.resume => Base::Given(Box::new(read_settings(out)?.0)),
+            _ => Base::Recipe,
         };
-        for assignment in &self.set {
-            settings.set(assignment).map_err(usage)?;
-        }
-        settings.validate(task).map_err(usage)?;
-        Ok(settings)
+        Settings::load(task, base, &self.set).map_err(Exit::settings)
     }
 }
 

@@ -2,7 +2,9 @@
 
 use indicatif::HumanCount;
 use mediswift_model::Config;
+use mediswift_model::config::Base;
 use mediswift_model::flops::{Convention, Workload, table6};
+use mediswift_model::named::Named;
 use mediswift_model::presets::PAPER_VOCABULARY;
 use serde_json::{Value, json};
 
@@ -57,12 +59,12 @@ impl Verb for Flops {
 
 impl Flops {
     fn count(&self, preset: &str) -> anyhow::Result<Outcome> {
-        let usage = |error: mediswift_model::Error| Exit::usage(error.to_string());
-        let convention = Convention::by_name(&self.convention).map_err(usage)?;
-        let mut config = Config::from_preset(preset).map_err(usage)?;
-        config.sparsity.sparsity = self.sparsity;
-        config.model.vocabulary = self.vocabulary.map_or(PAPER_VOCABULARY, |v| v as usize);
-        config.validate().map_err(usage)?;
+        let convention = Convention::named(&self.convention, "flops").map_err(Exit::settings)?;
+        let config = Config::load(Base::Preset(preset), &[""; 0], |config| {
+            config.sparsity.sparsity = self.sparsity;
+            config.model.vocabulary = self.vocabulary.map_or(PAPER_VOCABULARY, |v| v as usize);
+        })
+        .map_err(Exit::settings)?;
 
         let work = Workload::of_run(&config);
         let of_run = (work.sequences * work.context) as u64;

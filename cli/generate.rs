@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use clap::builder::NonEmptyStringValueParser;
 use mediswift_model::Error;
+use mediswift_model::finetune::encode::steered;
 use mediswift_model::generate::{GenerateOptions, Generation, generate_many};
 use serde_json::{Value, json};
 
@@ -88,7 +89,9 @@ impl Verb for Generate {
     fn run(self, _: &Context) -> anyhow::Result<Outcome> {
         let model = Trained::load(&self.run)?;
         let mut prompts = if self.soft_prompt {
-            self.prompt.iter().map(|prompt| model.steered(prompt)).collect::<Result<_, _>>()?
+            let steered = |prompt: &String| steered(&model.gpt, &model.tokenizer, prompt);
+            let prompts = self.prompt.iter().map(steered).collect::<Result<_, _>>();
+            prompts.map_err(|error| Exit::usage(error.to_string()))?
         } else {
             model.tokenizer.encode_batch(&self.prompt)
         };

@@ -15,6 +15,7 @@ mod finetune;
 mod flops;
 mod generate;
 mod import;
+mod machine;
 mod output;
 mod plot;
 mod pretrain;

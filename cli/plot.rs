@@ -4,11 +4,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
+use mediswift_model::curves::{Curves, Point};
 use mediswift_model::finetune::folder::SETTINGS;
 use mediswift_model::finetune::report::Report;
 use serde_json::{Value, json};
 
-use crate::chart::losses::{Axis, Curves, Losses, Point};
+use crate::chart::losses::{Axis, Losses};
 use crate::chart::sizes::Sizes;
 use crate::chart::speedup::Speedups;
 use crate::chart::{Files, Picture};

@@ -4,11 +4,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context as _;
 use indicatif::{FormattedDuration, HumanCount, ProgressBar};
 use mediswift_data::Dataset;
 use mediswift_kernels::isa::IsaKind;
 use mediswift_kernels::probe;
+use mediswift_model::config::Base;
 use mediswift_model::run::Validation;
 use mediswift_model::sparsity::LayerSparsity;
 use mediswift_model::trainer::{self, Observer, Progress, Report, Trainer};
@@ -101,32 +101,23 @@ impl Verb for Pretrain {
 impl Pretrain {
     /// The settings that the options describe, checked.
     fn settings(&self) -> anyhow::Result<Config> {
-        let usage = |error: mediswift_model::Error| Exit::usage(error.to_string());
-        let mut config = match (&self.preset, &self.config, &self.out) {
-            (Some(preset), ..) => Config::from_preset(preset).map_err(usage)?,
-            (None, Some(file), _) => Config::from_toml(&read(file)?, file)?,
-            (None, None, Some(run)) => run::read_config(run)?,
+        let base = match (&self.preset, &self.config, &self.out) {
+            (Some(preset), ..) => Base::Preset(preset),
+            (None, Some(file), _) => Base::File(file),
+            (None, None, Some(run)) => Base::Given(Box::new(run::read_config(run)?)),
             (None, None, None) => {
                 return Err(Exit::usage("--resume needs --out RUN: which run to go on with").into());
             }
         };
-        for assignment in &self.set {
-            config.set(assignment).map_err(usage)?;
-        }
-        if let Some(sparsity) = self.sparsity {
-            config.sparsity.sparsity = sparsity;
-        }
-        if let Some(path) = &self.plans {
-            config.kernels.plans = plans::read(path)?;
-        }
-        config.validate().map_err(usage)?;
-        Ok(config)
+        let plans = self.plans.as_deref().map(plans::read).transpose()?;
+        Config::load(base, &self.set, |config| {
+            config.sparsity.sparsity = self.sparsity.unwrap_or(config.sparsity.sparsity);
+            if let Some(plans) = plans {
+                config.kernels.plans = plans;
+            }
+        })
+        .map_err(Exit::settings)
     }
-}
-
-/// The text of a configuration file.
-pub fn read(file: &Path) -> anyhow::Result<String> {
-    std::fs::read_to_string(file).with_context(|| format!("{}: cannot read", file.display()))
 }
 
 /// Shows a run on a progress bar.

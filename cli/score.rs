@@ -4,12 +4,13 @@ use std::path::PathBuf;
 
 use anyhow::Context as _;
 use indicatif::HumanCount;
-use mediswift_data::{DataError, write_atomically_with};
-use mediswift_model::score::{Query, Score as Scored, encode_pair, score};
+use mediswift_data::{DataError, Text, Tokenizer, texts, write_atomically_with};
+use mediswift_model::Error;
+use mediswift_model::score::{Before, ScoredText, score_texts};
 use serde_json::{Value, json};
 
-use crate::trained::{Document, Trained, documents};
-use crate::verb::{Context, Outcome, Verb, refuse_to_overwrite};
+use crate::trained::Trained;
+use crate::verb::{Context, Exit, Outcome, Verb, refuse_to_overwrite};
 
 /// Texts that are scored together.
 const GROUP: usize = 1024;
@@ -67,17 +68,16 @@ impl Verb for Score {
         let model = Trained::load(&self.run)?;
         let Some(file) = &self.file else {
             let text = self.text.clone().unwrap_or_default();
-            let document = Document { identity: None, text };
-            let [line] = self.score(&model, &[document])?.try_into().expect("one line a text");
+            let text = Text { identity: None, text };
+            let [line] = self.score(&model, &[text])?.try_into().expect("one line a text");
             let text = for_people(&line);
             return Ok(Outcome::new(line, text));
         };
         let (mut lines, mut count, mut nats) = (Vec::new(), 0, 0.0);
-        let mut documents = documents(file.clone());
+        let mut texts = texts(file.clone());
         let mut for_each_group = |take: &mut dyn FnMut(Vec<Value>) -> anyhow::Result<()>| {
             loop {
-                let group: Vec<Document> =
-                    documents.by_ref().take(GROUP).collect::<Result<_, _>>()?;
+                let group: Vec<Text> = texts.by_ref().take(GROUP).collect::<Result<_, _>>()?;
                 if group.is_empty() {
                     return anyhow::Ok(());
                 }
@@ -123,58 +123,38 @@ impl Verb for Score {
 
 impl Score {
     /// One JSON object per text.
-    fn score(&self, model: &Trained, documents: &[Document]) -> anyhow::Result<Vec<Value>> {
-        let Trained { gpt, tokenizer } = model;
-        let encoded: Vec<(Vec<u32>, usize)> = match &self.context {
-            Some(context) if self.soft_prompt => {
-                let source = model.steered(context)?;
-                let pair = |d: &Document| {
-                    let text = tokenizer.encode(&d.text);
-                    ([source.clone(), text].concat(), source.len())
-                };
-                documents.iter().map(pair).collect()
-            }
-            Some(context) => {
-                let pair = |d: &Document| encode_pair(tokenizer, context, &d.text);
-                documents.iter().map(pair).collect()
-            }
-            None => {
-                let texts: Vec<&str> = documents.iter().map(|d| d.text.as_str()).collect();
-                tokenizer.encode_batch(&texts).into_iter().map(|ids| (ids, 0)).collect()
-            }
+    fn score(&self, model: &Trained, texts: &[Text]) -> anyhow::Result<Vec<Value>> {
+        let before = match &self.context {
+            None => Before::Nothing,
+            Some(source) if self.soft_prompt => Before::Steered(source),
+            Some(context) => Before::Text(context),
         };
-        // The first token of all has nothing before it.
-        let queries: Vec<Query<'_>> = encoded
-            .iter()
-            .map(|(ids, from)| Query { ids, from: (*from).max(1), next: false })
-            .collect();
-        let scores = score(gpt, &queries, 1)?;
-        let texts = documents.iter().zip(&encoded).zip(&scores);
-        texts
-            .map(|((document, (ids, from)), score)| line(model, document, &ids[*from..], score))
-            .collect()
+        let Trained { gpt, tokenizer } = model;
+        let bare: Vec<&str> = texts.iter().map(|text| text.text.as_str()).collect();
+        let scored = score_texts(gpt, tokenizer, before, &bare).map_err(|error| match error {
+            // There is no soft prompt.
+            Error::Config { .. } => Exit::usage(error.to_string()).into(),
+            other => anyhow::Error::from(other),
+        })?;
+        texts.iter().zip(&scored).map(|(text, scored)| line(tokenizer, text, scored)).collect()
     }
 }
 
-/// The JSON object of a text whose tokens are `ids`; the first has no score if one is missing.
-fn line(
-    model: &Trained,
-    document: &Document,
-    ids: &[u32],
-    score: &Scored,
-) -> anyhow::Result<Value> {
+/// The JSON object of a text.
+fn line(tokenizer: &Tokenizer, text: &Text, scored: &ScoredText) -> anyhow::Result<Value> {
+    let ScoredText { ids, score } = scored;
     let unknown = ids.len() - score.tokens.len();
     let logprobs = score.tokens.iter().map(|token| Some(token.logprob));
     let logprobs: Vec<Option<f64>> = vec![None; unknown].into_iter().chain(logprobs).collect();
     let mut json = json!({
         "ids": ids,
-        "tokens": model.tokenizer.tokens(ids)?,
+        "tokens": tokenizer.tokens(ids)?,
         "token_logprobs": logprobs,
         "loglikelihood": score.loglikelihood(),
         "is_greedy": score.is_greedy,
         "cut": score.cut,
     });
-    if let Some(identity) = &document.identity {
+    if let Some(identity) = &text.identity {
         json["id"] = json!(identity);
     }
     Ok(json)

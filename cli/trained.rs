@@ -1,21 +1,12 @@
-//! What the verbs that use a trained model have in common: the model, and texts to give it.
+//! What the verbs that use a trained model have in common.
 
-use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicU64;
-use std::sync::mpsc;
-use std::thread;
+use std::path::Path;
 
-use mediswift_data::clean::text_of;
-use mediswift_data::source::{self, Event};
-use mediswift_data::{DataError, Tokenizer};
+use mediswift_data::Tokenizer;
 use mediswift_model::Gpt;
 use mediswift_model::run::{self, Loaded};
 
 use crate::output;
-use crate::verb::Exit;
-
-/// Texts that are read ahead of the model.
-const AHEAD: usize = 256;
 
 /// What every generated text comes with.
 pub const DISCLAIMER: &str = "note: for research only, not for clinical use: the text may be \
@@ -44,45 +35,4 @@ impl Trained {
         );
         Ok(Self { gpt, tokenizer })
     }
-
-    /// A text as fine-tuning shows it to the model: `[end of text; source; virtual tokens]`.
-    pub fn steered(&self, source: &str) -> anyhow::Result<Vec<u32>> {
-        let prompt = self.gpt.prompt_ids();
-        if prompt.is_empty() {
-            return Err(Exit::usage("the model has no soft prompt: leave --soft-prompt out").into());
-        }
-        let mut ids = vec![self.tokenizer.end_of_text()];
-        ids.extend(self.tokenizer.encode(source));
-        ids.extend(prompt);
-        Ok(ids)
-    }
-}
-
-/// One text of a file.
-pub struct Document {
-    /// What it is about, if the file says so.
-    pub identity: Option<String>,
-    /// The text, cleaned as `data prepare` cleans it.
-    pub text: String,
-}
-
-/// The texts of a file in any format that `data prepare` reads, read while others are worked on.
-/// The first damage ends them: a part of a file is not what was asked for.
-pub fn documents(path: PathBuf) -> impl Iterator<Item = Result<Document, DataError>> {
-    let (send, receive) = mpsc::sync_channel(AHEAD);
-    thread::spawn(move || {
-        let read = source::read(&path, &AtomicU64::new(0), &mut |event| match event {
-            Event::Record(record) => {
-                let document = Document { text: text_of(&record), identity: record.identity };
-                // Nobody listens any more.
-                send.send(Ok(document)).map_err(|_| DataError::Interrupted)
-            }
-            Event::Damaged(damage) => Err(damage),
-            Event::Deleted(_) => Ok(()),
-        });
-        if let Err(error) = read {
-            let _ = send.send(Err(error));
-        }
-    });
-    receive.into_iter()
 }

@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::Path;
 
 use anyhow::Context as _;
+use mediswift_model::error::ErrorKind;
 use serde_json::Value;
 
 /// A parsed verb, ready to run.
@@ -87,6 +88,14 @@ impl Exit {
     /// The arguments are well-formed, but ask for something impossible.
     pub fn usage(message: impl Into<String>) -> Self {
         Self { code: 2, message: message.into() }
+    }
+
+    /// What is wrong with settings: a usage error, unless a file has them so.
+    pub fn settings(error: mediswift_model::Error) -> anyhow::Error {
+        match error.kind() {
+            ErrorKind::Setting => Self::usage(error.to_string()).into(),
+            _ => error.into(),
+        }
     }
 
     /// A signal ended the work before it was done.

@@ -1,6 +1,5 @@
 //! `mediswift bench layer`: realised against theoretical speedup of sparse layers.
 
-mod measure;
 mod report;
 
 use std::path::{Path, PathBuf};
@@ -9,14 +8,15 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use mediswift_kernels::SparsePattern;
 use mediswift_kernels::baseline::{Baseline, Blas};
+use mediswift_kernels::bench::{LayerBench, Measured, PRODUCTS, Planning};
 use mediswift_kernels::isa::IsaKind;
-use mediswift_kernels::ops::{LayerPlan, Product, Strategy};
+use mediswift_kernels::ops::{LayerPlan, Strategy};
 use mediswift_kernels::sparse::files;
 use mediswift_kernels::sparse::mask::{Draw, MASKS};
 
-use self::measure::{Bench, Row};
+use self::report::{Report, Title};
 use crate::chart::speedup::Speedups;
-use crate::doctor::machine::Machine;
+use crate::machine::Machine;
 use crate::output;
 use crate::progress;
 use crate::verb::{Context, Exit, Outcome, Verb};
@@ -89,12 +89,6 @@ pub struct Layer {
 const SHAPES: [(usize, usize); 6] =
     [(1024, 1024), (3072, 1024), (4096, 1024), (1024, 4096), (4096, 4096), (12288, 12288)];
 
-/// Products in the order in which they are reported.
-const PRODUCTS: [&str; 5] = {
-    let [forward, dx, dw] = Product::TRAINING;
-    [forward.name(), dx.name(), dw.name(), "step", Product::OneToken.name()]
-};
-
 fn mask_help() -> String {
     let names: Vec<&str> = MASKS.iter().map(|(name, _)| *name).collect();
     format!("Mask: {}, or a file (.smtx, .mtx, .npz)", names.join(", "))
@@ -152,8 +146,8 @@ impl Verb for Layer {
         }
         let cases = self.cases(&source)?;
         let machine = Machine::look()?;
-        let bench = Bench::new(isa, self.tokens as usize, &self.product, baselines, self.rounds);
-        let limits = bench.limits();
+        let bench =
+            LayerBench::new(isa, self.tokens as usize, &self.product, baselines, self.rounds);
         let bar = progress::count(cases.len() as u64, "measuring");
         let (mut rows, mut skipped) = (Vec::new(), Vec::new());
         for ((out, inputs), sparsity) in cases {
@@ -183,8 +177,14 @@ impl Verb for Layer {
         if let Some(path) = &self.save_plans {
             save_plans(path, &rows)?;
         }
-        let title = report::Title { machine: &machine, isa, context, layer: &self };
-        let report = report::Report::new(title, limits, rows, skipped);
+        let title = Title {
+            cpu: &machine.cpu.model,
+            isa,
+            threads: context.threads,
+            tokens: self.tokens,
+            mask: &self.mask,
+        };
+        let report = Report { title, rows, limits: bench.limits(), skipped };
         let (json, mut text) = (report.json(), report.text());
         if let Some(files) = chart {
             let speedups: Speedups = serde_json::from_value(json.clone())?;
@@ -197,13 +197,13 @@ impl Verb for Layer {
 }
 
 impl Layer {
-    fn fixed_plan(&self) -> anyhow::Result<measure::Planning> {
+    fn fixed_plan(&self) -> anyhow::Result<Planning> {
         Ok(match self.plan.as_str() {
-            "estimate" => measure::Planning::Estimate,
-            "tuned" => measure::Planning::Tuned,
-            name => measure::Planning::Fixed(
-                name.parse::<LayerPlan>().map_err(|e| Exit::usage(e.to_string()))?,
-            ),
+            "estimate" => Planning::Estimate,
+            "tuned" => Planning::Tuned,
+            name => {
+                Planning::Fixed(name.parse::<LayerPlan>().map_err(|e| Exit::usage(e.to_string()))?)
+            }
         })
     }
 
@@ -253,7 +253,7 @@ impl Layer {
 }
 
 /// Writes `"OUTxIN@nnz" = "forward/dx/dw"` for every layer that was measured.
-fn save_plans(path: &Path, rows: &[Row]) -> anyhow::Result<()> {
+fn save_plans(path: &Path, rows: &[Measured]) -> anyhow::Result<()> {
     let mut plans = std::collections::BTreeMap::new();
     for row in rows {
         plans.insert(LayerPlan::key(row.rows, row.columns, row.nnz), row.plan.to_string());

@@ -6,12 +6,13 @@ use std::time::Instant;
 use mediswift_engine::{Pass, TokenLayout};
 use mediswift_kernels::isa::IsaKind;
 use mediswift_kernels::probe;
+use mediswift_model::config::Base;
 use mediswift_model::memory::Memory;
 use mediswift_model::presets::PAPER_VOCABULARY;
 use mediswift_model::{Config, Gpt, Optimisation, TokenBatch};
 use serde_json::{Value, json};
 
-use crate::doctor::machine::Machine;
+use crate::machine::Machine;
 use crate::progress;
 use crate::verb::{Context, Exit, Outcome, Verb};
 
@@ -134,22 +135,19 @@ impl Verb for Step {
 impl Step {
     /// The settings that the options describe, checked.
     fn config(&self, sparsity: f64) -> anyhow::Result<Config> {
-        let usage = |error: mediswift_model::Error| Exit::usage(error.to_string());
-        let mut config = match (&self.preset, &self.config) {
-            (Some(preset), _) => Config::from_preset(preset).map_err(usage)?,
-            (None, Some(file)) => Config::from_toml(&crate::pretrain::read(file)?, file)?,
+        let base = match (&self.preset, &self.config) {
+            (Some(preset), _) => Base::Preset(preset),
+            (None, Some(file)) => Base::File(file),
             (None, None) => unreachable!("one of the two is required"),
         };
-        for assignment in &self.set {
-            config.set(assignment).map_err(usage)?;
-        }
-        config.sparsity.sparsity = sparsity;
-        config.model.vocabulary = self.vocab;
-        config.train.context = self.ctx.unwrap_or(config.train.context);
-        config.train.micro_batch = self.batch.unwrap_or(config.train.micro_batch);
-        config.train.batch = config.train.micro_batch;
-        config.validate().map_err(usage)?;
-        Ok(config)
+        Config::load(base, &self.set, |config| {
+            config.sparsity.sparsity = sparsity;
+            config.model.vocabulary = self.vocab;
+            config.train.context = self.ctx.unwrap_or(config.train.context);
+            config.train.micro_batch = self.batch.unwrap_or(config.train.micro_batch);
+            config.train.batch = config.train.micro_batch;
+        })
+        .map_err(Exit::settings)
     }
 }
 

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::PathBuf;
-use std::sync::atomic::AtomicU64;
 
 use mediswift_data::DataError;
 use mediswift_data::source::{self, Event};
@@ -40,7 +39,7 @@ impl Verb for Show {
         // What stopped a parser that could have gone on.
         let mut failure = None;
         for (_, path) in source::find(&self.inputs)? {
-            let outcome = source::read(&path, &AtomicU64::new(0), &mut |event| {
+            let outcome = source::read(&path, &mut |event| {
                 let line = match event {
                     Event::Record(record) => shown.describe(record, &rules),
                     Event::Damaged(damage) if self.cleaning.strict => return Err(damage),
@@ -66,7 +65,7 @@ impl Verb for Show {
             match outcome {
                 Ok(()) => {}
                 Err(DataError::Interrupted) => break,
-                Err(damage) if damage.is_damage() && !self.cleaning.strict => {
+                Err(damage @ DataError::Input { .. }) if !self.cleaning.strict => {
                     damaged.push(damage.to_string());
                 }
                 Err(error) => return Err(error.into()),

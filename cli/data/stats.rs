@@ -73,10 +73,7 @@ const PERCENTILES: [(&str, f64); 5] =
 
 impl Described {
     fn new(dataset: &Dataset, split: Split) -> Result<Self, DataError> {
-        let about = match split {
-            Split::Train => &dataset.manifest().train,
-            Split::Validation => &dataset.manifest().validation,
-        };
+        let about = dataset.manifest().split(split);
         let mut lengths = dataset.document_lengths(split)?;
         lengths.sort_unstable();
         let unknown = match dataset.tokenizer()?.unknown() {

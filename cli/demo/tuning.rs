@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use indicatif::ProgressBar;
 use mediswift_data::synth;
 use mediswift_model::finetune::report::Report;
-use mediswift_model::finetune::settings::Settings;
+use mediswift_model::finetune::settings::{Base, Settings};
 use mediswift_model::finetune::{Job, Observer, Outcome, Progress, finetune};
 use mediswift_model::tasks::task;
 
@@ -26,10 +26,8 @@ pub fn tune(
     std::fs::create_dir_all(&folder)?;
     synth::write_questions(&folder.join("ori_pqal.json"), 1, questions)?;
     let task = task("pubmedqa")?;
-    let mut settings = Settings::new(task);
-    for assignment in ["finetune.seeds=1", "finetune.stages=[]"].iter().chain(tuning) {
-        settings.set(assignment)?;
-    }
+    let assignments = [&["finetune.seeds=1", "finetune.stages=[]"], tuning].concat();
+    let settings = Settings::load(task, Base::Recipe, &assignments)?;
     let job = Job {
         task,
         settings,

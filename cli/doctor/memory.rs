@@ -17,8 +17,8 @@ pub struct Need {
 impl Need {
     /// Of every preset, with the paper's vocabulary.
     pub fn of_presets() -> anyhow::Result<Vec<Self>> {
-        let of_preset = |preset: &Preset| {
-            let mut config = Config::from_preset(preset.name)?;
+        let of_preset = |preset: &'static Preset| {
+            let mut config = Config::new(preset);
             let dense = Memory::of_step(&config).total();
             config.sparsity.sparsity = 0.75;
             let sparse = Memory::of_step(&config).total();

@@ -40,7 +40,7 @@ impl Verb for Import {
             json!({
                 "vocab_size": size,
                 "kind": kind,
-                "tokenizer_hash": tokenizer.hash().to_hex().as_str(),
+                "tokenizer_hash": tokenizer.hash(),
                 "path": self.out.display().to_string(),
             }),
             format!("{}: {kind}, {size} tokens\n", self.out.display()),

@@ -81,7 +81,7 @@ impl Verb for Train {
             json!({
                 "vocab_size": learned,
                 "documents": documents,
-                "tokenizer_hash": tokenizer.hash().to_hex().as_str(),
+                "tokenizer_hash": tokenizer.hash(),
                 "path": out.display().to_string(),
             }),
             format!("{}: {learned} tokens, from {documents} documents\n", out.display()),

@@ -9,6 +9,7 @@ use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use crate::DataError;
+use crate::error::DatasetProblem;
 
 /// Writes `bytes` to `path`, replacing what is there in one step.
 ///
@@ -55,8 +56,7 @@ pub fn write_folder_atomically<T, E: From<DataError>>(
     fill: impl FnOnce(&Path) -> Result<T, E>,
 ) -> Result<T, E> {
     if path.file_name().is_none() {
-        let problem = "not a folder that can be made";
-        return Err(DataError::file(path, problem, "name a new folder").into());
+        return Err(DataError::dataset(path, DatasetProblem::NoName).into());
     }
     let temporary = temporary_name(path);
     fs::create_dir_all(parent(path)).map_err(|e| DataError::io("create", parent(path), e))?;

@@ -17,6 +17,7 @@ use md5::{Digest, Md5};
 
 use crate::DataError;
 use crate::commit::publish;
+use crate::error::RequestProblem;
 
 /// The yearly baseline.
 pub const BASELINE: &str = "https://ftp.ncbi.nlm.nih.gov/pubmed/baseline/";
@@ -170,9 +171,9 @@ struct Session<'a> {
 impl Session<'_> {
     /// Names of the files asked for, from the list that the server shows of its folder.
     fn wanted(&self) -> Result<Vec<String>, DataError> {
-        let listed = self.retry(|| self.text(&self.base))?.map_err(|why| {
-            DataError::request(format!("{}: {why}", self.base), "check the address and the network")
-        })?;
+        let listed = self
+            .retry(|| self.text(&self.base))?
+            .map_err(|why| RequestProblem::NoAnswer { url: self.base.clone(), why })?;
         let names = names_in(&listed);
         if self.options.numbers.is_empty() && !names.is_empty() {
             return Ok(names.into_values().collect());
@@ -180,21 +181,15 @@ impl Session<'_> {
         let mut wanted = Vec::new();
         for number in self.options.numbers.iter().cloned().flatten() {
             let Some(name) = names.get(&number) else {
-                let (first, last) = (names.keys().next(), names.keys().last());
-                let found = match (first, last) {
-                    (Some(first), Some(last)) => format!("its files go from {first} to {last}"),
-                    _ => "it lists no pubmedYYnNNNN.xml.gz".to_owned(),
-                };
-                return Err(DataError::request(
-                    format!("{} has no file number {number} ({found})", self.base),
-                    "choose other numbers, or another --base-url",
-                ));
+                let ends = names.keys().next().zip(names.keys().last());
+                let listed = ends.map(|(first, last)| (*first, *last));
+                let url = self.base.clone();
+                return Err(RequestProblem::NotListed { url, number, listed }.into());
             };
             wanted.push(name.clone());
         }
         if wanted.is_empty() {
-            let problem = format!("{} lists no pubmedYYnNNNN.xml.gz", self.base);
-            return Err(DataError::request(problem, "check the --base-url"));
+            return Err(RequestProblem::NothingListed { url: self.base.clone() }.into());
         }
         wanted.sort();
         wanted.dedup();

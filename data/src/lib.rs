@@ -5,7 +5,7 @@
 //! | module | turns | into |
 //! |---|---|---|
 //! | [`synth`] | a seed | a synthetic corpus of abstracts, so that everything runs offline |
-//! | [`fetch`](mod@fetch) | numbers of files | PubMed's files on disk, checked |
+//! | `fetch` (a feature) | numbers of files | PubMed's files on disk, checked |
 //! | [`source`] | PubMed XML, JATS, JSONL, text (plain, gzip, zstd, tar) | records |
 //! | [`clean`] | records | documents, or reasons against them |
 //! | [`tokenizer`] | texts | token ids (byte-level or Moses BPE), and back |
@@ -23,17 +23,24 @@ mod commit;
 
 pub mod batches;
 pub mod clean;
+mod dataset;
 pub mod error;
+#[cfg(feature = "fetch")]
 pub mod fetch;
 pub mod manifest;
 pub mod prepare;
 pub mod shard;
 pub mod source;
+mod split;
 pub mod synth;
+mod texts;
 pub mod tokenizer;
 
-pub use batches::{Batches, Dataset, Position, Sequence, Split, sequential};
+pub use batches::{Batches, Position, Sequence, sequential};
 pub use commit::{write_atomically, write_atomically_with, write_folder_atomically};
+pub use dataset::Dataset;
 pub use error::DataError;
 pub use prepare::prepare;
+pub use split::Split;
+pub use texts::{Text, texts};
 pub use tokenizer::Tokenizer;

@@ -10,6 +10,8 @@ use std::path::{Component, Path};
 
 use serde::{Deserialize, Serialize};
 
+use crate::error::DatasetProblem;
+use crate::split::Split;
 use crate::{DataError, write_atomically};
 
 /// File name of the manifest within a dataset folder.
@@ -17,7 +19,6 @@ pub const FILE_NAME: &str = "dataset.json";
 
 const FORMAT: &str = "mediswift-dataset";
 const VERSION: u32 = 2;
-const ADVICE: &str = "make the dataset again with `mediswift data prepare`";
 
 /// The contents of `dataset.json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -118,7 +119,7 @@ impl Manifest {
             version: VERSION,
             vocab_size: tokenizer.vocab_size() as u64,
             end_of_text: tokenizer.end_of_text(),
-            tokenizer_hash: tokenizer.hash().to_hex().to_string(),
+            tokenizer_hash: tokenizer.hash(),
             validation_fraction,
             documents: train.documents + validation.documents,
             tokens: train.tokens + validation.tokens,
@@ -130,45 +131,50 @@ impl Manifest {
         }
     }
 
+    /// What is said of a split.
+    pub fn split(&self, split: Split) -> &SplitManifest {
+        match split {
+            Split::Train => &self.train,
+            Split::Validation => &self.validation,
+        }
+    }
+
     /// Writes the manifest into `folder`.
     pub(crate) fn save(&self, folder: &Path) -> Result<(), DataError> {
         let path = folder.join(FILE_NAME);
-        let mut bytes = serde_json::to_vec_pretty(self)
-            .map_err(|e| DataError::file(&path, e.to_string(), "report this as a defect"))?;
+        let mut bytes =
+            serde_json::to_vec_pretty(self).map_err(|e| DataError::io("write", &path, e.into()))?;
         bytes.push(b'\n');
         write_atomically(&path, &bytes)
     }
 
-    /// Reads the manifest of a dataset folder; returns it with its BLAKE3.
-    ///
-    /// # Errors
-    /// When there is none, or it is damaged, of another version, or names files elsewhere.
-    pub fn load(folder: &Path) -> Result<(Self, blake3::Hash), DataError> {
+    /// Reads the manifest of a dataset folder; returns it with its BLAKE3 in hexadecimal.
+    pub(crate) fn load(folder: &Path) -> Result<(Self, String), DataError> {
         let path = folder.join(FILE_NAME);
-        let wrong = |problem: String| DataError::file(&path, problem, ADVICE);
+        let wrong = |problem| DataError::dataset(&path, problem);
         if !path.is_file() {
-            let problem = format!("not a dataset folder (it has no {FILE_NAME})");
-            return Err(DataError::file(folder, problem, ADVICE));
+            return Err(DataError::dataset(folder, DatasetProblem::NoManifest));
         }
         let bytes = fs::read(&path).map_err(|e| DataError::io("read", &path, e))?;
-        let value: serde_json::Value =
-            serde_json::from_slice(&bytes).map_err(|e| wrong(format!("not valid JSON ({e})")))?;
+        let value: serde_json::Value = serde_json::from_slice(&bytes)
+            .map_err(|e| wrong(DatasetProblem::NotJson { why: e.to_string() }))?;
         if value["format"] != FORMAT {
-            return Err(wrong(format!("not a dataset manifest (format {})", value["format"])));
+            return Err(wrong(DatasetProblem::Foreign { found: value["format"].to_string() }));
         }
         // Before the fields: a later version may well have others.
         if value["version"] != VERSION {
-            let found = &value["version"];
-            return Err(wrong(format!("format version {found}; this program reads {VERSION}")));
+            let found = value["version"].to_string();
+            return Err(wrong(DatasetProblem::Version { found, known: VERSION }));
         }
-        let manifest: Self =
-            serde_json::from_value(value).map_err(|e| wrong(format!("not a manifest ({e})")))?;
+        let manifest: Self = serde_json::from_value(value)
+            .map_err(|e| wrong(DatasetProblem::NotAManifest { why: e.to_string() }))?;
         for shard in manifest.train.shards.iter().chain(&manifest.validation.shards) {
             let mut parts = Path::new(&shard.file).components();
             if !matches!((parts.next(), parts.next()), (Some(Component::Normal(_)), None)) {
-                return Err(wrong(format!("{:?} is not a file name in the folder", shard.file)));
+                let file = shard.file.clone();
+                return Err(wrong(DatasetProblem::FileElsewhere { file }));
             }
         }
-        Ok((manifest, blake3::hash(&bytes)))
+        Ok((manifest, blake3::hash(&bytes).to_hex().to_string()))
     }
 }

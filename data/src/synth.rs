@@ -21,7 +21,8 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 use serde::Serialize;
 
-use crate::source::{self, Compression};
+use crate::error::RequestProblem;
+use crate::source::{Compression, Format, RecordFormat, format_of};
 use crate::{DataError, write_atomically_with};
 
 pub use questions::{SynthQuestion, questions, write_questions};
@@ -60,9 +61,8 @@ pub fn write(
     documents: u64,
     progress: &mut dyn FnMut(u64) -> ControlFlow<()>,
 ) -> Result<u64, DataError> {
-    let Some(compression) = source::jsonl_compression(path) else {
-        let advice = "end it in .jsonl, .jsonl.gz or .jsonl.zst";
-        return Err(DataError::file(path, "the name does not say what it is", advice));
+    let Some(compression) = jsonl_compression(path) else {
+        return Err(RequestProblem::UnknownOutput { path: path.to_owned() }.into());
     };
     let mut bytes = 0;
     write_atomically_with(path, |file| {
@@ -96,6 +96,12 @@ pub fn write(
         }
     })?;
     Ok(bytes)
+}
+
+/// How a JSONL file is compressed, by its name; `None` if it is not JSONL by its name.
+fn jsonl_compression(path: &Path) -> Option<Compression> {
+    let (format, compression) = format_of(path)?;
+    (format == Format::Records(RecordFormat::Jsonl)).then_some(compression)
 }
 
 /// An organ system: adjective, organ, word stem, what is measured, its unit, whether lower is
@@ -682,7 +688,7 @@ mod tests {
             let path = folder.path().join(name);
             write(&path, 2, 10, &mut |_| ControlFlow::Continue(())).expect("write");
             let bytes = std::fs::read(&path).expect("read");
-            let read: Vec<String> = source::testing::records(name, &bytes)
+            let read: Vec<String> = crate::source::testing::records(name, &bytes)
                 .into_iter()
                 .map(|record| format!("{}\n{}", record.title, record.paragraphs.concat()))
                 .collect();

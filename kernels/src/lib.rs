@@ -8,13 +8,15 @@
 //! * [`isa`]: sixteen-lane vectors for AVX-512, AVX2+FMA, NEON and plain scalar code.
 //! * [`sparse`]: [`SparsePattern`] (validated CSR structure), [`CsrMatrix`], masks, files, conversions.
 //! * [`ops`]: the products of a linear layer, one file each, with the naive reference beside it.
-//! * [`probe`]: the limits of the machine, measured; `baseline` (a cargo feature): dense libraries to
-//!   compare with.
+//! * [`probe`]: the limits of the machine, measured; `baseline` and `bench` (with the cargo feature
+//!   `baseline`): dense libraries to compare with, and whole layers in turns with them.
 //! * [`parallel`]: loops over blocks whose results do not depend on the thread count.
 #![warn(missing_docs)]
 
 #[cfg(feature = "baseline")]
 pub mod baseline;
+#[cfg(feature = "baseline")]
+pub mod bench;
 pub mod buffer;
 pub mod isa;
 pub mod ops;

@@ -14,7 +14,7 @@
 //! alone. Work is split into fixed blocks, and the gradient norm sums block by block in order, so
 //! results do not depend on the number of threads.
 
-use crate::config::TrainConfig;
+use crate::config::OptimiserConfig;
 use crate::error::Error;
 use mediswift_engine::{Flat, Gradients, Layout, ParamId, Parameters};
 use mediswift_kernels::LANES;
@@ -65,14 +65,14 @@ pub struct AdamW {
 
 impl AdamW {
     /// An optimiser that has made no update.
-    pub fn new(config: &TrainConfig, layout: &Arc<Layout>) -> Self {
+    pub fn new(config: &OptimiserConfig, layout: &Arc<Layout>) -> Self {
         Self::resume(config, 0, 0, Moments::zeros(layout))
     }
 
     /// An optimiser that has made `updates` updates and skipped `skipped` steps, with the moments it had
     /// then.
-    pub fn resume(config: &TrainConfig, updates: u64, skipped: u64, moments: Moments) -> Self {
-        let &TrainConfig { beta1, beta2, epsilon, weight_decay, .. } = config;
+    pub fn resume(config: &OptimiserConfig, updates: u64, skipped: u64, moments: Moments) -> Self {
+        let &OptimiserConfig { beta1, beta2, epsilon, weight_decay, .. } = config;
         let factors = Vec::new();
         Self { beta1, beta2, epsilon, weight_decay, updates, skipped, moments, factors }
     }
@@ -280,8 +280,8 @@ mod tests {
         (parameters, gradients)
     }
 
-    fn config() -> TrainConfig {
-        Config::from_preset("tiny").unwrap().train
+    fn config() -> OptimiserConfig {
+        Config::from_preset("tiny").unwrap().optimiser
     }
 
     #[test]

@@ -375,7 +375,7 @@ impl Checkpoint {
             }
         }
         let Manifest { step, skipped, .. } = self.manifest;
-        Ok(AdamW::resume(&self.config.train, step - skipped, skipped, moments))
+        Ok(AdamW::resume(&self.config.optimiser, step - skipped, skipped, moments))
     }
 
     /// Whether all content is as it was written.

@@ -3,49 +3,52 @@
 //! A configuration starts from a preset; a file or `--set table.key=value` changes single keys.
 //! Whatever is unknown, of the wrong type or out of range is refused with one line that names it.
 
-mod tables;
+pub(crate) mod checks;
+pub(crate) mod moved;
+pub(crate) mod tables;
+pub(crate) mod text;
+pub(crate) mod value;
 
 pub use tables::{
-    CheckpointConfig, EvalConfig, KernelsConfig, ModelConfig, SparsityConfig, SparsityGroup,
-    TrainConfig,
+    CheckpointConfig, EvalConfig, KernelsConfig, ModelConfig, OnNonFinite, OptimiserConfig,
+    SparsityConfig, SparsityGroup, TrainConfig,
 };
 
-use crate::error::Error;
-use crate::presets::{PRESETS, preset};
+use crate::error::{Error, Place};
+use crate::named::Named;
+use crate::presets::{PRESETS, Preset};
+use crate::sparsity::UniformRandom;
+use checks::{require, require_some};
 use mediswift_kernels::ops::LayerPlan;
-use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
-use std::collections::BTreeSet;
+use serde::Serialize;
 use std::path::Path;
-use toml::{Table, Value};
+use tables::settings;
+use text::{Comment, Section, Tables, parse, parse_assignment};
+use toml::Value;
+use value::wrong_type;
 
-/// A training run: model, sparsity, optimisation, evaluation, checkpoints.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Config {
-    /// `[model]`.
-    pub model: ModelConfig,
-    /// `[sparsity]`.
-    pub sparsity: SparsityConfig,
-    /// `[train]`.
-    pub train: TrainConfig,
-    /// `[eval]`.
-    pub eval: EvalConfig,
-    /// `[checkpoint]`.
-    pub checkpoint: CheckpointConfig,
-    /// `[kernels]`.
-    pub kernels: KernelsConfig,
+settings! {
+    /// A training run: model, sparsity, optimisation, evaluation, checkpoints.
+    pub struct Config {
+        model: ModelConfig,
+        sparsity: SparsityConfig,
+        train: TrainConfig,
+        optimiser: OptimiserConfig,
+        eval: EvalConfig,
+        checkpoint: CheckpointConfig,
+        kernels: KernelsConfig,
+    }
 }
 
-/// What to do with a step whose loss or gradient is not finite. It never changes a weight.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum OnNonFinite {
-    /// End the run with an error.
-    #[default]
-    Stop,
-    /// Go on with the next step, unless a weight of the model is to blame.
-    Skip,
+/// Where settings start from, before single ones are changed.
+#[derive(Clone, Debug)]
+pub enum Base<'a> {
+    /// The defaults of a preset.
+    Preset(&'a str),
+    /// A file that names a preset, and may change any key.
+    File(&'a Path),
+    /// Settings that are there already, as those of a run.
+    Given(Box<Config>),
 }
 
 /// Tables and keys that may differ between a run and its continuation: they change no weight, or
@@ -54,13 +57,10 @@ const FREE_ON_RESUME: [&str; 4] = ["eval", "checkpoint", "train.recompute", "tra
 
 impl Config {
     /// The defaults of a preset.
-    /// # Errors
-    /// If there is no such preset.
-    pub fn from_preset(name: &str) -> Result<Self, Error> {
-        let preset = preset(name)?;
-        Ok(Self {
+    pub fn new(preset: &'static Preset) -> Self {
+        Self {
             model: ModelConfig {
-                preset: preset.name.to_string(),
+                preset,
                 layers: preset.layers,
                 d_model: preset.d_model,
                 heads: preset.heads,
@@ -69,7 +69,7 @@ impl Config {
             },
             sparsity: SparsityConfig {
                 sparsity: 0.0,
-                init_method: "random".into(),
+                init_method: &UniformRandom,
                 seed: 1,
                 groups: Vec::new(),
             },
@@ -81,6 +81,9 @@ impl Config {
                 context: preset.context,
                 seed: 1,
                 lr: preset.lr,
+                on_nonfinite: OnNonFinite::Stop,
+            },
+            optimiser: OptimiserConfig {
                 final_lr_fraction: 0.1,
                 warmup_fraction: 0.1,
                 weight_decay: 0.1,
@@ -88,26 +91,50 @@ impl Config {
                 beta2: 0.95,
                 epsilon: 1e-8,
                 clip_norm: 1.0,
-                on_nonfinite: OnNonFinite::Stop,
             },
             eval: EvalConfig { every: preset.steps / 10, sequences: 64 },
             checkpoint: CheckpointConfig { every: preset.steps / 10, keep: 2, keep_every: 0 },
             kernels: KernelsConfig::default(),
-        })
+        }
     }
 
-    /// Reads a configuration file: `model.preset` names the defaults, every other key changes one.
-    /// `path` is for messages. The result is not validated yet, for `--set` may follow.
+    /// The defaults of the preset of that name.
+    /// # Errors
+    /// If there is no such preset.
+    pub fn from_preset(name: &str) -> Result<Self, Error> {
+        Ok(Self::new(Named::named(name, "model.preset")?))
+    }
+
+    /// The settings of a run, checked: those of `base`, changed by `assignments` as in
+    /// [`Config::set`], then by `adjust`.
+    /// # Errors
+    /// If a file cannot be read, an assignment is wrong, or a value is out of range.
+    pub fn load(
+        base: Base<'_>,
+        assignments: &[impl AsRef<str>],
+        adjust: impl FnOnce(&mut Self),
+    ) -> Result<Self, Error> {
+        let mut config = match base {
+            Base::Preset(name) => Self::from_preset(name)?,
+            Base::File(path) => {
+                let text = std::fs::read_to_string(path).map_err(Error::io("read", path))?;
+                Self::from_toml(&text, path)?
+            }
+            Base::Given(config) => *config,
+        };
+        assignments.iter().try_for_each(|assignment| config.set(assignment.as_ref()))?;
+        adjust(&mut config);
+        config.validate()?;
+        Ok(config)
+    }
+
+    /// Reads a configuration: `model.preset` names the defaults, every other key changes one. `path`
+    /// is for messages. Ranges are not checked yet: see [`Config::validate`].
     /// # Errors
     /// If the text is not TOML, names no preset, or has an unknown key or one of the wrong type.
     pub fn from_toml(text: &str, path: &Path) -> Result<Self, Error> {
-        let place = path.display().to_string();
-        let table: Table = text.parse().map_err(|error: toml::de::Error| {
-            let before = error.span().map_or(0, |span| span.start);
-            let line = 1 + text.bytes().take(before).filter(|&byte| byte == b'\n').count();
-            let problem = error.message().replace('\n', "; ");
-            Error::config(format!("{place}:{line}"), problem)
-        })?;
+        let place = Place::file(path);
+        let table = parse(text, &place)?;
         let name = match table.get("model").and_then(|model| model.get("preset")) {
             Some(Value::String(name)) => name,
             Some(other) => return Err(wrong_type(&place, "model.preset", "string", other)),
@@ -120,7 +147,9 @@ impl Config {
                 return Err(Error::config(place, problem));
             }
         };
-        Self::from_preset(name)?.overlaid(table, &place)
+        let mut config = Self::new(Named::named(name, place.within("model.preset"))?);
+        config.overlay(table, &place)?;
+        Ok(config)
     }
 
     /// Changes one key: `table.key=value`, the value as in TOML; quotes around strings may be left
@@ -128,29 +157,18 @@ impl Config {
     /// # Errors
     /// If the assignment is malformed, the key unknown or the value of the wrong type.
     pub fn set(&mut self, assignment: &str) -> Result<(), Error> {
-        let place = format!("--set {assignment}");
-        let over = parse_assignment(assignment)?;
+        let (over, place) = parse_assignment(assignment)?;
         if over.get("model").is_some_and(|model| model.get("preset").is_some()) {
             return Err(Error::config(place, "the preset is chosen by --preset or a file"));
         }
-        *self = self.clone().overlaid(over, &place)?;
-        Ok(())
-    }
-
-    /// This configuration with the keys of `over` changed.
-    fn overlaid(self, over: Table, place: &str) -> Result<Self, Error> {
-        overlay(self.to_table(), over, place)
-    }
-
-    fn to_table(&self) -> Table {
-        Table::try_from(self).expect("seeds and counts fit the 63 bits of TOML's integers")
+        self.overlay(over, &place)
     }
 
     /// The whole configuration as TOML; [`Config::from_toml`] reads it back.
     /// # Panics
     /// If a seed or a count has 64 bits, which no TOML can hold.
     pub fn to_toml(&self) -> String {
-        toml::to_string(self).expect("seeds and counts fit the 63 bits of TOML's integers")
+        self.plain()
     }
 
     /// The whole configuration as TOML with a comment above every table and key that says what it
@@ -158,28 +176,12 @@ impl Config {
     /// # Panics
     /// As for [`Config::to_toml`].
     pub fn to_commented_toml(&self) -> String {
-        let (mut text, mut table) = (String::new(), String::new());
-        let mut said = BTreeSet::new();
-        let mut comment = |path: &str| {
-            // Once is enough where several groups have the same keys.
-            let lines = tables::comment(path).filter(|_| said.insert(path.to_string()));
-            lines.unwrap_or_default().iter().map(|line| format!("#{line}\n")).collect::<String>()
-        };
-        for line in self.to_toml().lines() {
-            if let Some(name) = line.strip_prefix('[') {
-                table = name.trim_matches(['[', ']']).to_string();
-                text += &comment(&table);
-            } else if let Some((key, _)) = line.split_once(" = ") {
-                text += &comment(&format!("{table}.{key}"));
-            }
-            text += &format!("{line}\n");
-        }
-        text
+        self.commented()
     }
 
     /// Steps over which the learning rate rises.
     pub fn warmup_steps(&self) -> usize {
-        (self.train.steps as f64 * self.train.warmup_fraction).round() as usize
+        (self.train.steps as f64 * self.optimiser.warmup_fraction).round() as usize
     }
 
     /// Forward and backward passes per optimiser step.
@@ -203,9 +205,7 @@ impl Config {
             ("train.context", train.context),
             ("checkpoint.keep", self.checkpoint.keep),
         ];
-        for (key, size) in sizes {
-            require(size > 0, key, || "is 0, but must be at least 1".into())?;
-        }
+        sizes.into_iter().try_for_each(|(key, size)| require_some(key, size))?;
         let fits = |product: Option<usize>| product.is_some_and(|n| n < u32::MAX as usize);
         require(fits(model.d_model.checked_mul(4)), "model.d_model", || {
             format!("is {}, too large for 32-bit indices", model.d_model)
@@ -226,35 +226,8 @@ impl Config {
             checked
                 .map_err(|e| Error::config(format!("kernels.plans.\"{key}\""), e.to_string()))?;
         }
-        for (key, value) in [("train.lr", train.lr), ("train.epsilon", train.epsilon)] {
-            require(value.is_finite() && value > 0.0, key, || {
-                format!("is {value}, but must be a finite number above 0")
-            })?;
-        }
-        // An infinite norm is how to ask for no clipping.
-        require(train.clip_norm > 0.0, "train.clip_norm", || {
-            format!("is {}, but must be above 0 (inf never clips)", train.clip_norm)
-        })?;
-        require(
-            train.weight_decay.is_finite() && train.weight_decay >= 0.0,
-            "train.weight_decay",
-            || format!("is {}, but must be a finite number of at least 0", train.weight_decay),
-        )?;
-        for (key, beta) in [("train.beta1", train.beta1), ("train.beta2", train.beta2)] {
-            require((0.0..1.0).contains(&beta), key, || {
-                format!("is {beta}, but must lie in [0, 1)")
-            })?;
-        }
-        let fractions = [
-            ("train.final_lr_fraction", train.final_lr_fraction),
-            ("train.warmup_fraction", train.warmup_fraction),
-        ];
-        for (key, fraction) in fractions {
-            require((0.0..=1.0).contains(&fraction), key, || {
-                format!("is {fraction}, but must lie in [0, 1]")
-            })?;
-        }
-        Ok(())
+        self.optimiser.validate()?;
+        self.optimiser.check_rate("train.lr", train.lr)
     }
 
     /// Keys that must not differ between a run and its continuation but do, as
@@ -281,87 +254,10 @@ impl Config {
     }
 }
 
-/// `table.key=value` as a table of tables; a value that is not TOML is a string.
-/// # Errors
-/// If the assignment is malformed.
-pub(crate) fn parse_assignment(assignment: &str) -> Result<Table, Error> {
-    let place = format!("--set {assignment}");
-    let malformed = || Error::config(&place, "expected table.key=value, as in train.lr=1e-3");
-    let (key, value) = assignment.split_once('=').ok_or_else(malformed)?;
-    let (table, key) = key.trim().split_once('.').ok_or_else(malformed)?;
-    let value = value.trim();
-    let value = match format!("value = {value}").parse::<Table>() {
-        Ok(mut parsed) if parsed.len() == 1 => parsed.remove("value").ok_or_else(malformed)?,
-        _ => Value::String(value.to_string()),
-    };
-    let keys = Table::from_iter([(key.to_string(), value)]);
-    Ok(Table::from_iter([(table.to_string(), Value::Table(keys))]))
-}
-
-/// Settings with the keys of `over` changed.
-/// # Errors
-/// If a key is unknown or a value has the wrong type.
-pub(crate) fn overlay<T: DeserializeOwned>(
-    mut base: Table,
-    over: Table,
-    place: &str,
-) -> Result<T, Error> {
-    for (name, table) in over {
-        let tables: Vec<String> = base.keys().cloned().collect();
-        let Some(keys) = base.get_mut(&name).and_then(Value::as_table_mut) else {
-            let known = tables.iter().map(String::as_str);
-            return Err(Error::unknown(place, "table", &name, known));
-        };
-        let Value::Table(table) = table else {
-            return Err(wrong_type(place, &name, "table", &table));
-        };
-        for (key, value) in table {
-            let path = format!("{name}.{key}");
-            let Some(old) = keys.get(&key) else {
-                let known = keys.keys().map(String::as_str);
-                return Err(Error::unknown(format!("{place}: [{name}]"), "key", &key, known));
-            };
-            let value = like(old, value, &path, place)?;
-            keys.insert(key, value);
-        }
-    }
-    base.try_into().map_err(|error: toml::de::Error| Error::config(place, error.message()))
-}
-
-/// An error about `key` unless something `holds`.
-pub(crate) fn require(
-    holds: bool,
-    key: &str,
-    problem: impl FnOnce() -> String,
-) -> Result<(), Error> {
-    if holds { Ok(()) } else { Err(Error::config(key, problem())) }
-}
-
-/// `value` if it has the type of `old`; whole numbers also stand for fractions.
-fn like(old: &Value, value: Value, key: &str, place: &str) -> Result<Value, Error> {
-    match (old, value) {
-        (Value::Float(_), Value::Integer(n)) => Ok(Value::Float(n as f64)),
-        (Value::Integer(_), Value::Integer(n)) if n < 0 => {
-            Err(wrong_type(place, key, "whole number of at least 0", &Value::Integer(n)))
-        }
-        (old, value) if old.same_type(&value) => Ok(value),
-        (Value::Integer(_), value) => {
-            Err(wrong_type(place, key, "whole number of at least 0", &value))
-        }
-        (Value::Float(_), value) => Err(wrong_type(place, key, "number", &value)),
-        (old, value) => Err(wrong_type(place, key, old.type_str(), &value)),
-    }
-}
-
-fn wrong_type(place: &str, key: &str, expected: &str, found: &Value) -> Error {
-    let kind = found.type_str();
-    let shown = found.to_string().replace('\n', " ");
-    Error::config(place, format!("{key} must be a {expected}, but is the {kind} {shown}"))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::ErrorKind;
 
     fn tiny() -> Config {
         Config::from_preset("tiny").unwrap()
@@ -429,7 +325,10 @@ mod tests {
                 "[model]\npreset = 'tiny'\n[train]\nstep = 1",
                 "run.toml: [train]: unknown key 'step': did you mean 'steps'?",
             ),
-            ("[model]\npreset = 'tinny'", "unknown preset 'tinny': did you mean 'tiny'?"),
+            (
+                "[model]\npreset = 'tinny'",
+                "run.toml: model.preset: unknown preset 'tinny': did you mean 'tiny'?",
+            ),
             ("[model]\npreset = 3", "model.preset must be a string, but is the integer 3"),
             ("[model]\nlayers = 3", "model.preset is missing"),
             ("model = 3", "model.preset is missing"),
@@ -444,7 +343,19 @@ mod tests {
             ),
             (
                 "[model]\npreset = 'tiny'\n[[sparsity.groups]]\nparam_filters = []",
-                "run.toml: unknown field `param_filters`, expected `param_filter` or `sparsity`",
+                "run.toml: sparsity.groups[1].param_filter is missing",
+            ),
+            (
+                "[model]\npreset = 'tiny'\n[[sparsity.groups]]\nparam_filter=[]\nsparsity=0\nseeed=1",
+                "run.toml: sparsity.groups[1]: unknown key 'seeed': did you mean 'sparsity'?",
+            ),
+            (
+                "[model]\npreset = 'tiny'\n[train]\nbeta1 = 0.5\n[optimiser]\nbeta1 = 0.6",
+                "run.toml: optimiser.beta1 is given twice: its old place is [train]",
+            ),
+            (
+                "[model]\npreset = 'tiny'\n[optimiser]\nlr = 0.5",
+                "run.toml: [optimiser]: unknown key 'lr'",
             ),
             (
                 "[model]\npreset = 'tiny'\n[train]\nlr = [1]",
@@ -464,7 +375,20 @@ mod tests {
             ("train.lr=fast", "train.lr must be a number, but is the string \"fast\""),
             ("train.rl=1", "--set train.rl=1: [train]: unknown key 'rl': did you mean 'lr'?"),
             ("model.preset=xl", "the preset is chosen by --preset or a file"),
-            ("train.on_nonfinite=halt", "expected `stop` or `skip`"),
+            (
+                "train.on_nonfinite=halt",
+                "unknown value 'halt': did you mean 'stop'? (known: stop, skip)",
+            ),
+            (
+                "train.on_nonfinite=stpo",
+                "train.on_nonfinite: unknown value 'stpo': did you mean 'stop'?",
+            ),
+            (
+                "sparsity.init_method=topology",
+                "sparsity.init_method: unknown mask policy 'topology'",
+            ),
+            ("train.beta1=half", "optimiser.beta1 must be a number"),
+            ("train.beta3=0.5", "[train]: unknown key 'beta3'"),
             ("train.on_nonfinite=1", "train.on_nonfinite must be a string"),
         ];
         let errors = errors
@@ -491,18 +415,29 @@ mod tests {
             ("train.lr=nan", "train.lr: is NaN"),
             ("train.lr=0", "train.lr: is 0"),
             ("train.lr=inf", "train.lr: is inf"),
-            ("train.epsilon=-1", "train.epsilon: is -1"),
-            ("train.beta1=1", "train.beta1: is 1"),
-            ("train.beta2=nan", "train.beta2: is NaN"),
-            ("train.weight_decay=-0.1", "train.weight_decay: is -0.1"),
-            ("train.clip_norm=0", "train.clip_norm: is 0"),
-            ("train.clip_norm=nan", "train.clip_norm: is NaN"),
-            ("train.warmup_fraction=1.5", "train.warmup_fraction: is 1.5"),
-            ("train.final_lr_fraction=-1", "train.final_lr_fraction: is -1"),
+            (
+                "train.lr=1e-60",
+                "train.lr: is 1e-60, but must be a finite number above 0, in 32 bits",
+            ),
+            ("train.lr=1e38", "train.lr: is 1e38, too large for 32 bits"),
+            ("train.lr=1e60", "train.lr: is 1e60, too large for 32 bits"),
+            ("optimiser.epsilon=-1", "optimiser.epsilon: is -1"),
+            ("optimiser.epsilon=1e-300", "optimiser.epsilon: is 1e-300, but must be"),
+            ("optimiser.epsilon=1e39", "optimiser.epsilon: is 1e39, but must be"),
+            ("optimiser.beta1=1", "optimiser.beta1: is 1"),
+            ("optimiser.beta1=0.99999999999", "optimiser.beta1: is 0.99999999999, but must lie"),
+            ("optimiser.beta2=nan", "optimiser.beta2: is NaN"),
+            ("optimiser.weight_decay=-0.1", "optimiser.weight_decay: is -0.1"),
+            ("optimiser.weight_decay=1e39", "optimiser.weight_decay: is 1e39"),
+            ("optimiser.clip_norm=0", "optimiser.clip_norm: is 0"),
+            ("optimiser.clip_norm=nan", "optimiser.clip_norm: is NaN"),
+            ("optimiser.clip_norm=1e-300", "optimiser.clip_norm: is 1e-300"),
+            ("optimiser.warmup_fraction=1.5", "optimiser.warmup_fraction: is 1.5"),
+            ("optimiser.final_lr_fraction=-1", "optimiser.final_lr_fraction: is -1"),
+            ("train.epsilon=-1", "optimiser.epsilon: is -1"),
             ("sparsity.sparsity=1", "sparsity.sparsity: is 1, but must lie in [0, 1)"),
             ("sparsity.sparsity=-0.1", "sparsity.sparsity: is -0.1"),
             ("sparsity.sparsity=nan", "sparsity.sparsity: is NaN"),
-            ("sparsity.init_method=topology", "unknown mask policy 'topology'"),
             ("checkpoint.keep=0", "checkpoint.keep: is 0"),
             ("checkpoint.keep_every=150", "150 is not a multiple of checkpoint.every = 100"),
         ] {
@@ -511,6 +446,76 @@ mod tests {
             let message = config.validate().unwrap_err().to_string();
             assert!(message.contains(expected), "{assignment}: {message}");
         }
+    }
+
+    #[test]
+    fn keys_that_have_moved_are_found_in_their_old_place() {
+        let values = [0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8];
+        let mut text = "[model]\npreset = 'tiny'\n[train]\nsteps = 7\n".to_string();
+        let mut expected = tiny();
+        expected.set("train.steps=7").unwrap();
+        for (key, value) in moved::TO_OPTIMISER.into_iter().zip(values) {
+            let (mut old, mut new) = (tiny(), tiny());
+            old.set(&format!("train.{key}={value}")).unwrap();
+            new.set(&format!("optimiser.{key}={value}")).unwrap();
+            assert_eq!(old, new, "{key}");
+            assert_ne!(new, tiny(), "{key}");
+            assert_eq!(old.differences(&tiny()).len(), 1, "{key}");
+            text += &format!("{key} = {value}\n");
+            let one = from_toml(&format!("[model]\npreset = 'tiny'\n[train]\n{key} = {value}\n"));
+            assert_eq!(one.unwrap(), new, "{key}");
+            expected.set(&format!("optimiser.{key}={value}")).unwrap();
+        }
+        let read = from_toml(&text).unwrap();
+        assert_eq!(read, expected);
+        assert!(read.differences(&expected).is_empty());
+        assert_eq!(from_toml(&read.to_toml()).unwrap(), expected);
+    }
+
+    /// Written by the program before `[optimiser]` was there.
+    #[test]
+    fn a_configuration_of_the_past_says_what_it_said() {
+        let old = include_str!("config/before_optimiser.toml");
+        let read = from_toml(old).unwrap();
+        let mut expected = Config::from_preset("micro").unwrap();
+        for assignment in [
+            "model.vocabulary=512",
+            "sparsity.sparsity=0.75",
+            "train.steps=8",
+            "train.lr=0.002",
+            "optimiser.weight_decay=0.05",
+            "optimiser.beta2=0.98",
+            "optimiser.clip_norm=inf",
+            "sparsity.groups={param_filter='blocks.0.mlp.*', sparsity=0}",
+            "kernels.plans={ \"192x64@3072\" = \"csr/csr/csr\" }",
+        ] {
+            expected.set(assignment).unwrap();
+        }
+        expected.validate().unwrap();
+        assert!(read.differences(&expected).is_empty(), "{:?}", read.differences(&expected));
+        assert_eq!(read, expected);
+    }
+
+    #[test]
+    fn settings_are_loaded_in_order_and_checked() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("run.toml");
+        std::fs::write(&file, "[model]\npreset = 'tiny'\n[train]\nlr = 0.5\nsteps = 3\n").unwrap();
+        let config = Config::load(Base::File(&file), &["train.steps=4", "train.batch=5"], |c| {
+            c.train.batch += 1;
+        });
+        let config = config.unwrap();
+        assert_eq!((config.train.lr, config.train.steps, config.train.batch), (0.5, 4, 6));
+        let again = Config::load(Base::Given(Box::new(config.clone())), &[""; 0], |_| ()).unwrap();
+        assert_eq!(again, config);
+
+        let kind = |base, set: &[&str]| Config::load(base, set, |_| ()).unwrap_err().kind();
+        assert_eq!(kind(Base::Preset("tinny"), &[]), ErrorKind::Setting);
+        assert_eq!(kind(Base::Preset("tiny"), &["train.stesp=1"]), ErrorKind::Setting);
+        assert_eq!(kind(Base::File(&file), &["train.batch=0"]), ErrorKind::Setting);
+        std::fs::write(&file, "[model]\npreset = 'tinny'\n").unwrap();
+        assert_eq!(kind(Base::File(&file), &[]), ErrorKind::Other);
+        assert_eq!(kind(Base::File(&folder.path().join("absent.toml")), &[]), ErrorKind::Other);
     }
 
     #[test]

@@ -2,7 +2,8 @@
 //! below it is its `source`.
 
 use mediswift_kernels::PatternError;
-use std::path::PathBuf;
+use std::fmt;
+use std::path::{Path, PathBuf};
 
 /// Why a configuration, a model, a checkpoint or a training step was refused.
 #[derive(Debug, thiserror::Error)]
@@ -10,8 +11,8 @@ pub enum Error {
     /// A preset, a table, a key or a policy does not exist.
     #[error("{place}: unknown {what} '{found}': did you mean '{nearest}'? (known: {known})")]
     Unknown {
-        /// File, `--set` or table it was found in.
-        place: String,
+        /// Where it was found.
+        place: Place,
         /// Kind of name.
         what: &'static str,
         /// What was found.
@@ -24,8 +25,8 @@ pub enum Error {
     /// A configuration is malformed or contradicts itself.
     #[error("{place}: {problem}")]
     Config {
-        /// File, `--set` or key.
-        place: String,
+        /// Where.
+        place: Place,
         /// What is wrong, and what to do.
         problem: String,
     },
@@ -126,10 +127,71 @@ pub enum Error {
     },
 }
 
+/// Where something wrong was found: a file, an assignment, a key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    text: String,
+    is_file: bool,
+}
+
+impl Place {
+    /// A file.
+    pub(crate) fn file(path: &Path) -> Self {
+        Self { text: path.display().to_string(), is_file: true }
+    }
+
+    /// A line of this file, from 1.
+    pub(crate) fn line(&self, line: usize) -> Self {
+        Self { text: format!("{}:{line}", self.text), ..*self }
+    }
+
+    /// A table or key in it.
+    pub(crate) fn within(&self, part: &str) -> Self {
+        Self { text: format!("{}: {part}", self.text), ..*self }
+    }
+
+    /// Whether it is in a file.
+    pub fn is_file(&self) -> bool {
+        self.is_file
+    }
+}
+
+impl<T: Into<String>> From<T> for Place {
+    fn from(text: T) -> Self {
+        Self { text: text.into(), is_file: false }
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+/// What kind of thing went wrong, for programs that decide what to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// A setting that was asked for makes no sense.
+    Setting,
+    /// Anything else.
+    Other,
+}
+
 impl Error {
+    /// What kind of thing went wrong.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Unknown { place, .. } | Self::Config { place, .. } if !place.is_file() => {
+                ErrorKind::Setting
+            }
+            _ => ErrorKind::Other,
+        }
+    }
+
     /// An unknown name, with the nearest of `known`.
     pub(crate) fn unknown<'a>(
-        place: impl Into<String>,
+        place: impl Into<Place>,
         what: &'static str,
         found: &str,
         known: impl IntoIterator<Item = &'a str>,
@@ -149,7 +211,7 @@ impl Error {
     }
 
     /// A wrong configuration.
-    pub(crate) fn config(place: impl Into<String>, problem: impl Into<String>) -> Self {
+    pub(crate) fn config(place: impl Into<Place>, problem: impl Into<String>) -> Self {
         Self::Config { place: place.into(), problem: problem.into() }
     }
 

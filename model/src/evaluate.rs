@@ -49,7 +49,7 @@ pub fn validation_loss(
     let tokens = validation_tokens(dataset)?;
     let context = windows.context.min((tokens - 1) as usize);
     let limit = if windows.sequences == 0 { usize::MAX } else { windows.sequences };
-    let mut sequences = sequential(dataset, Split::Validation, context).take(limit).peekable();
+    let mut sequences = sequential(dataset, Split::Validation, context)?.take(limit).peekable();
     let (mut arena, mut total) = (Arena::default(), LossSum::default());
     while sequences.peek().is_some() {
         if stop() {
@@ -87,7 +87,7 @@ pub fn validation_tokens(dataset: &Dataset) -> Result<u64, Error> {
 pub fn evaluate_run(path: &Path, dataset: &Dataset) -> Result<Evaluation, Error> {
     let Loaded { config, gpt, skipped, .. } = run::load_model(path)?;
     let tokenizer = Tokenizer::load(&run::tokenizer_path(path))?;
-    if tokenizer.hash().to_hex().as_str() != dataset.tokenizer_hash() {
+    if tokenizer.hash() != dataset.tokenizer_hash() {
         let problem = "its tokenizer is not the run's: prepare the data with that of the run";
         return Err(Error::config("dataset", problem));
     }

@@ -23,41 +23,18 @@
 //! Where groups give layers sparsities of their own, L · 12d² (1 − s) is the number of weights kept.
 
 use crate::config::Config;
-use crate::error::Error;
+use crate::named::named;
 use crate::presets::PAPER_VOCABULARY;
 
-/// What counts as an operation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Convention {
-    /// The accounting that reproduces the paper's Table 6.
-    Table6,
-    /// Backward = 2 × forward everywhere.
-    Hoffmann,
-    /// The operators that the engine runs.
-    Executed,
-}
-
-impl Convention {
-    /// Every convention.
-    pub const ALL: [Convention; 3] = [Self::Table6, Self::Hoffmann, Self::Executed];
-
-    /// The name on the command line.
-    pub fn name(self) -> &'static str {
-        match self {
-            Convention::Table6 => "table6",
-            Convention::Hoffmann => "hoffmann",
-            Convention::Executed => "executed",
-        }
-    }
-
-    /// The convention of that name.
-    /// # Errors
-    /// If there is none; the message names the nearest.
-    pub fn by_name(name: &str) -> Result<Self, Error> {
-        Self::ALL
-            .into_iter()
-            .find(|convention| convention.name() == name)
-            .ok_or_else(|| Error::unknown("flops", "convention", name, Self::ALL.map(Self::name)))
+named! {
+    /// What counts as an operation.
+    pub enum Convention: "convention" {
+        /// The accounting that reproduces the paper's Table 6.
+        Table6 = "table6",
+        /// Backward = 2 × forward everywhere.
+        Hoffmann = "hoffmann",
+        /// The operators that the engine runs.
+        Executed = "executed",
     }
 }
 
@@ -232,6 +209,7 @@ pub fn table6() -> Vec<Table6Entry> {
 mod tests {
     use super::*;
     use crate::gpt::Gpt;
+    use crate::named::Named;
     use crate::presets::PRESETS;
     use mediswift_engine::TokenLayout;
 
@@ -279,7 +257,7 @@ mod tests {
 
     #[test]
     fn sparsity_saves_more_in_larger_models_and_never_more_than_its_share() {
-        for convention in Convention::ALL {
+        for convention in Convention::all() {
             let speedups: Vec<f64> = PRESETS
                 .iter()
                 .map(|preset| {
@@ -296,10 +274,10 @@ mod tests {
 
     #[test]
     fn conventions_are_found_by_name() {
-        for convention in Convention::ALL {
-            assert_eq!(Convention::by_name(convention.name()).unwrap(), convention);
+        for convention in Convention::all() {
+            assert_eq!(Convention::named(convention.name(), "flops").unwrap(), convention);
         }
-        let error = Convention::by_name("table5").unwrap_err().to_string();
+        let error = Convention::named("table5", "flops").unwrap_err().to_string();
         assert!(error.contains("did you mean 'table6'?"), "{error}");
     }
 }

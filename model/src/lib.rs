@@ -5,12 +5,13 @@
 //! * [`gpt`]: the network; [`init`]: its first weights; [`inference`]: forward passes alone;
 //!   [`score`]: log-likelihoods of texts; [`decode`] and [`generate`]: text from it.
 //! * [`optimisation`]: one optimiser step; [`trainer`]: a whole run, which lives in a
-//!   [`run`] folder with [`tensorboard`] events; [`evaluate`]: its validation loss.
+//!   [`run`] folder with [`tensorboard`] events; [`evaluate`]: its validation loss;
+//!   [`curves`]: its losses so far.
 //! * [`adamw`], [`schedule`], [`gradient_tree`]: the optimiser, its learning rate, and the sum of
 //!   micro-batch gradients; [`checkpoint`]: all of a run's state on the disk.
 //! * [`interchange`]: runs as Hugging Face folders and GGUF files, and back.
 //! * [`tasks`]: what to fine-tune for; [`finetune`]: dense fine-tuning and soft prompts.
-//! * [`error`]: what can go wrong with what comes from outside.
+//! * [`named`]: things that are chosen by name; [`error`]: what can go wrong with what comes from outside.
 #![warn(missing_docs)]
 
 // The tests' support speaks of this crate by its name.
@@ -20,6 +21,7 @@ extern crate self as mediswift_model;
 pub mod adamw;
 pub mod checkpoint;
 pub mod config;
+pub mod curves;
 pub mod decode;
 mod disk;
 pub mod error;
@@ -33,6 +35,7 @@ pub mod inference;
 pub mod init;
 pub mod interchange;
 pub mod memory;
+pub mod named;
 pub mod optimisation;
 pub mod plans;
 pub mod presets;

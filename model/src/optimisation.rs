@@ -32,7 +32,7 @@ pub struct StepResult {
 impl Optimisation {
     /// A model that has made no step.
     pub fn new(gpt: Gpt, config: &Config) -> Self {
-        let adamw = AdamW::new(&config.train, gpt.parameters().layout());
+        let adamw = AdamW::new(&config.optimiser, gpt.parameters().layout());
         Self::resume(gpt, adamw, config)
     }
 
@@ -42,7 +42,7 @@ impl Optimisation {
             gpt,
             adamw,
             schedule: Schedule::new(config),
-            clip_norm: config.train.clip_norm,
+            clip_norm: config.optimiser.clip_norm,
             tree: GradientTree::new(),
             arena: Arena::default(),
         }

@@ -3,7 +3,8 @@
 //! `med`, `large` and `xl` are the paper's (MediSwift Table 5 and §3.2); the smaller ones are for
 //! tests, laptops and small studies.
 
-use crate::error::Error;
+use crate::named::Named;
+use serde::{Serialize, Serializer};
 
 /// Entries of the paper's vocabulary.
 pub const PAPER_VOCABULARY: usize = 42_384;
@@ -112,11 +113,21 @@ pub const PRESETS: &[Preset] = &[
     },
 ];
 
-/// The preset of that name.
-/// # Errors
-/// If there is none; the message names the nearest.
-pub fn preset(name: &str) -> Result<&'static Preset, Error> {
-    PRESETS.iter().find(|preset| preset.name == name).ok_or_else(|| {
-        Error::unknown("model.preset", "preset", name, PRESETS.iter().map(|p| p.name))
-    })
+impl Named for &'static Preset {
+    const WHAT: &'static str = "preset";
+
+    fn all() -> impl Iterator<Item = Self> {
+        PRESETS.iter()
+    }
+
+    fn name(&self) -> &'static str {
+        self.name
+    }
+}
+
+/// Settings know a preset by its name.
+impl Serialize for Preset {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.name)
+    }
 }

@@ -210,8 +210,7 @@ impl RunFolder {
     /// An imported run brings its tokenizer: the data must have been made with it.
     fn check_tokenizer(&self, data: &DataIdentity) -> Result<(), Error> {
         let path = tokenizer_path(&self.path);
-        if path.exists() && Tokenizer::load(&path)?.hash().to_hex().as_str() != data.tokenizer_hash
-        {
+        if path.exists() && Tokenizer::load(&path)?.hash() != data.tokenizer_hash {
             let advice = "the data were made with another tokenizer: prepare them with this one";
             return Err(problem(&path, advice));
         }
@@ -305,8 +304,8 @@ pub fn import(
     }
     let parameters = gpt.parameters();
     let origin = Origin { source: source.into(), weights_hash: weights_hash(parameters) };
-    let data = DataState { tokenizer: tokenizer.hash().to_hex().to_string(), ..Default::default() };
-    let optimiser = AdamW::new(&config.train, parameters.layout());
+    let data = DataState { tokenizer: tokenizer.hash(), ..Default::default() };
+    let optimiser = AdamW::new(&config.optimiser, parameters.layout());
     write_folder_atomically(path, |folder| {
         write_atomically(&folder.join(CONFIG), config.to_toml().as_bytes())?;
         tokenizer.save(&tokenizer_path(folder))?;
@@ -509,7 +508,7 @@ pub(crate) fn model_card(config: &Config, origin: Option<&Origin>, result: &str)
         }
         None => "trained from scratch to predict the next token".to_string(),
     };
-    let how = match config.sparsity.init_method.as_str() {
+    let how = match config.sparsity.init_method.name() {
         "random" => "at random".to_string(),
         method => format!("by {method}"),
     };
@@ -528,7 +527,7 @@ pub(crate) fn model_card(config: &Config, origin: Option<&Origin>, result: &str)
          vocabulary of {vocabulary} tokens, {start}. {kind}\n\n\
          ## Training\n\n```toml\n{toml}```\n\n\
          ## Result\n\n{result}\n",
-        preset = model.preset,
+        preset = model.preset.name,
         layers = model.layers,
         d_model = model.d_model,
         heads = model.heads,

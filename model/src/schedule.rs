@@ -31,7 +31,7 @@ impl Schedule {
         let train = &config.train;
         Self {
             peak: train.lr,
-            last: train.lr * train.final_lr_fraction,
+            last: train.lr * config.optimiser.final_lr_fraction,
             warmup: config.warmup_steps(),
             steps: train.steps,
         }

@@ -15,6 +15,7 @@
 //! a causal model cannot see, so a text's values do not depend on its company.
 
 use crate::error::Error;
+use crate::finetune::encode::steered;
 use crate::gpt::{Gpt, TokenBatch};
 use mediswift_data::Tokenizer;
 use mediswift_engine::ops::Prediction;
@@ -184,6 +185,58 @@ pub fn encode_pair(tokenizer: &Tokenizer, context: &str, continuation: &str) -> 
     let ids = tokenizer.encode(&format!("{context}{continuation}"));
     let from = from.min(ids.len());
     (ids, from)
+}
+
+/// What stands before texts that are scored.
+#[derive(Clone, Copy, Debug)]
+pub enum Before<'a> {
+    /// Nothing: the first token of a text has no score.
+    Nothing,
+    /// A text, see [`encode_pair`].
+    Text(&'a str),
+    /// A source and the model's soft prompt, see [`steered`].
+    Steered(&'a str),
+}
+
+/// A text with its score.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ScoredText {
+    /// Tokens of the text alone.
+    pub ids: Vec<u32>,
+    /// Their score; the first has none if nothing stands before it.
+    pub score: Score,
+}
+
+/// Scores texts, each after the same beginning.
+/// # Errors
+/// If the model has no soft prompt and one is wanted, or its vocabulary is not the tokenizer's.
+pub fn score_texts(
+    gpt: &Gpt,
+    tokenizer: &Tokenizer,
+    before: Before<'_>,
+    texts: &[&str],
+) -> Result<Vec<ScoredText>, Error> {
+    let encoded: Vec<(Vec<u32>, usize)> = match before {
+        Before::Nothing => tokenizer.encode_batch(texts).into_iter().map(|ids| (ids, 0)).collect(),
+        Before::Text(context) => {
+            texts.iter().map(|text| encode_pair(tokenizer, context, text)).collect()
+        }
+        Before::Steered(source) => {
+            let source = steered(gpt, tokenizer, source)?;
+            let texts = tokenizer.encode_batch(texts).into_iter();
+            texts.map(|text| ([&source[..], &text].concat(), source.len())).collect()
+        }
+    };
+    // The first token of all has nothing before it.
+    let queries: Vec<Query<'_>> = encoded
+        .iter()
+        .map(|(ids, from)| Query { ids, from: (*from).max(1), next: false })
+        .collect();
+    let scores = score(gpt, &queries, 1)?;
+    let texts = encoded.into_iter().zip(scores);
+    Ok(texts
+        .map(|((mut ids, from), score)| ScoredText { ids: ids.split_off(from), score })
+        .collect())
 }
 
 /// The loss of documents: the tokens of each, the first of them predicted after the end of another

@@ -62,13 +62,13 @@ fn the_recipes_of_the_paper_are_the_papers() {
     for (name, layers, d_model, heads, millions) in table5 {
         for (suffix, sparsity) in [("dense", 0.0), ("50", 0.5), ("75", 0.75)] {
             let config = &recipes[&format!("{name}-{suffix}")].0;
-            let (model, train) = (&config.model, &config.train);
+            let (model, train, optimiser) = (&config.model, &config.train, &config.optimiser);
             assert_eq!((model.layers, model.d_model, model.heads), (layers, d_model, heads));
             assert_eq!((model.context, model.vocabulary), (1024, 42_384));
             assert_eq!((train.context, train.batch, train.steps), (1024, 512, 200_000));
             assert_eq!(config.micro_batches() * train.micro_batch, 512);
-            assert_eq!((train.lr, train.weight_decay), (2e-4, 0.1));
-            assert_eq!((train.beta1, train.beta2, train.epsilon), (0.9, 0.95, 1e-8));
+            assert_eq!((train.lr, optimiser.weight_decay), (2e-4, 0.1));
+            assert_eq!((optimiser.beta1, optimiser.beta2, optimiser.epsilon), (0.9, 0.95, 1e-8));
             let schedule = Schedule::new(config);
             assert_eq!(schedule.warmup, 20_000);
             assert!((schedule.last - 2e-5).abs() < 1e-18);

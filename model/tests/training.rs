@@ -129,7 +129,7 @@ fn interrupted_and_resumed_runs_equal_uninterrupted_ones() {
     let folder = tempfile::tempdir().unwrap();
     let data = dataset(folder.path(), 1);
     let mut config = config(0.75);
-    config.train.warmup_fraction = 0.4;
+    config.optimiser.warmup_fraction = 0.4;
     assert_eq!(config.warmup_steps(), 5);
     let whole = folder.path().join("whole");
     let expected = train(&config, &data, &whole);
@@ -190,7 +190,8 @@ fn a_small_text_is_learnt_by_heart() {
         let mut config = config(sparsity);
         config.model.vocabulary = data.vocab_size();
         (config.train.lr, config.train.steps) = (1e-2, 120);
-        let text = sequential(&data, Split::Train, config.train.context).take(config.train.batch);
+        let text =
+            sequential(&data, Split::Train, config.train.context).unwrap().take(config.train.batch);
         let batch = TokenBatch::new(text.map(Result::unwrap));
         let mut optimisation = Optimisation::new(Gpt::new(&config).unwrap(), &config);
         let mut step = || optimisation.step(std::slice::from_ref(&batch)).unwrap().loss.mean();
@@ -271,8 +272,8 @@ fn steps_that_are_not_finite_are_refused() {
 /// A run whose weights explode in its first update.
 fn exploding(on_nonfinite: OnNonFinite) -> Config {
     let mut config = config(0.75);
-    (config.train.lr, config.train.clip_norm) = (1e30, f64::INFINITY);
-    (config.train.warmup_fraction, config.eval.every) = (0.0, 0);
+    (config.train.lr, config.optimiser.clip_norm) = (1e30, f64::INFINITY);
+    (config.optimiser.warmup_fraction, config.eval.every) = (0.0, 0);
     config.train.on_nonfinite = on_nonfinite;
     config
 }

@@ -1,110 +1,44 @@
 //! What `bench layer` says: JSON, a table, and the lines of its chart.
 
+use mediswift_kernels::bench::{self, Measured, Times};
 use mediswift_kernels::isa::IsaKind;
 use mediswift_kernels::probe::Limits;
 use serde_json::{Value, json};
 
-use super::measure::{Row, Times};
-use super::{Layer, PRODUCTS};
-use crate::doctor::machine::Machine;
-use crate::verb::Context;
-
 /// On what the measurement ran.
 pub struct Title<'a> {
-    pub machine: &'a Machine,
+    pub cpu: &'a str,
     pub isa: IsaKind,
-    pub context: &'a Context,
-    pub layer: &'a Layer,
+    pub threads: usize,
+    pub tokens: u32,
+    pub mask: &'a str,
 }
 
 /// A finished measurement.
 pub struct Report<'a> {
     pub title: Title<'a>,
-    pub rows: Vec<Row>,
-    limits: Limits,
-    skipped: Vec<String>,
+    pub rows: Vec<Measured>,
+    pub limits: Limits,
+    /// What did not fit into memory.
+    pub skipped: Vec<String>,
 }
 
-/// Speedups of one product at one sparsity, over the shapes.
-pub struct Mean {
-    pub product: &'static str,
-    pub sparsity: f64,
-    pub shapes: usize,
-    /// Geometric means.
-    pub realised: f64,
-    pub theoretical: f64,
-    pub ceiling: f64,
-}
-
-impl<'a> Report<'a> {
-    pub fn new(title: Title<'a>, limits: Limits, rows: Vec<Row>, skipped: Vec<String>) -> Self {
-        Self { title, rows, limits, skipped }
-    }
-
+impl Report<'_> {
     /// One line about machine and work.
-    pub fn subtitle(&self) -> String {
-        let Title { machine, isa, context, layer } = &self.title;
-        let threads = match context.threads {
+    fn subtitle(&self) -> String {
+        let Title { cpu, isa, threads, tokens, mask } = &self.title;
+        let threads = match threads {
             1 => "1 thread".into(),
             n => format!("{n} threads"),
         };
-        format!(
-            "{}, {}, {threads}, {} tokens, {} mask",
-            machine.cpu.model,
-            isa.name().to_uppercase(),
-            layer.tokens,
-            layer.mask
-        )
-    }
-
-    /// Geometric means over shapes, in the order of products and sparsities.
-    pub fn means(&self) -> Vec<Mean> {
-        let mut means = Vec::new();
-        for product in PRODUCTS {
-            let mut of: Vec<&Row> = self.rows.iter().filter(|r| r.product == product).collect();
-            of.sort_by(|a, b| a.sparsity().total_cmp(&b.sparsity()));
-            // Rounding the number of non-zeros makes sparsities differ in the last digits.
-            for rows in of.chunk_by(|a, b| (a.sparsity() - b.sparsity()).abs() < 1e-3) {
-                let mean = |value: fn(&Row) -> f64| {
-                    let logs: f64 = rows.iter().map(|row| value(row).ln()).sum();
-                    (logs / rows.len() as f64).exp()
-                };
-                means.push(Mean {
-                    product,
-                    sparsity: rows.iter().map(|row| row.sparsity()).sum::<f64>()
-                        / rows.len() as f64,
-                    shapes: rows.len(),
-                    realised: mean(Row::speedup),
-                    theoretical: mean(Row::theory),
-                    ceiling: mean(|row| row.ceiling),
-                });
-            }
-        }
-        means
-    }
-
-    /// The sparsity from which the step is faster than the dense one, by linear interpolation; the
-    /// least measured one if it is faster already there.
-    fn break_even(&self) -> Option<f64> {
-        let steps: Vec<(f64, f64)> = self
-            .means()
-            .iter()
-            .filter(|mean| mean.product == "step")
-            .map(|mean| (mean.sparsity, mean.realised))
-            .collect();
-        let crossing = steps.windows(2).find(|pair| pair[0].1 < 1.0 && pair[1].1 >= 1.0);
-        match (crossing, steps.first()) {
-            (Some(pair), _) => {
-                let ((s0, v0), (s1, v1)) = (pair[0], pair[1]);
-                Some(s0 + (s1 - s0) * (1.0 - v0) / (v1 - v0))
-            }
-            (None, Some(&(sparsity, speedup))) if speedup >= 1.0 => Some(sparsity),
-            _ => None,
-        }
+        let isa = isa.name().to_uppercase();
+        format!("{cpu}, {isa}, {threads}, {tokens} tokens, {mask} mask")
     }
 
     pub fn json(&self) -> Value {
-        let Title { machine, isa, context, layer } = &self.title;
+        let Title { cpu, isa, threads, tokens, mask } = &self.title;
+        let means = bench::means(&self.rows);
+        let break_even = bench::break_even(&means);
         let spread = |times: &Times| json!({ "least": times.least, "most": times.most });
         let rows: Vec<Value> = self
             .rows
@@ -128,8 +62,7 @@ impl<'a> Report<'a> {
                 })
             })
             .collect();
-        let means: Vec<Value> = self
-            .means()
+        let means: Vec<Value> = means
             .iter()
             .map(|mean| {
                 json!({
@@ -143,11 +76,11 @@ impl<'a> Report<'a> {
             })
             .collect();
         json!({
-            "cpu": machine.cpu.model,
+            "cpu": cpu,
             "isa": isa.name(),
-            "threads": context.threads,
-            "tokens": layer.tokens,
-            "mask": layer.mask,
+            "threads": threads,
+            "tokens": tokens,
+            "mask": mask,
             "fma_peak_gflops": self.limits.fma_peak / 1e9,
             "bandwidth_gbytes": {
                 "l1": self.limits.l1 / 1e9,
@@ -156,7 +89,7 @@ impl<'a> Report<'a> {
             },
             "rows": rows,
             "geometric_means": means,
-            "break_even_sparsity": self.break_even(),
+            "break_even_sparsity": break_even,
             "left_out": self.skipped,
         })
     }
@@ -194,7 +127,8 @@ impl<'a> Report<'a> {
         }
         text.push_str("\ngeometric mean over shapes\n");
         text.push_str("sparsity product    shapes  speedup  theory  ceiling\n");
-        for mean in self.means() {
+        let means = bench::means(&self.rows);
+        for mean in &means {
             text.push_str(&format!(
                 "{:>7.1}% {:<10} {:>6} {:>7.2}x {:>6.2}x {:>7.2}x\n",
                 100.0 * mean.sparsity,
@@ -205,8 +139,8 @@ impl<'a> Report<'a> {
                 mean.ceiling
             ));
         }
-        if let Some(sparsity) = self.break_even() {
-            let least = self.rows.iter().map(Row::sparsity).fold(1.0, f64::min);
+        if let Some(sparsity) = bench::break_even(&means) {
+            let least = self.rows.iter().map(Measured::sparsity).fold(1.0, f64::min);
             let found = if sparsity <= least + 1e-3 { "or below " } else { "" };
             text.push_str(&format!(
                 "\nthe step breaks even with the dense one at {found}{:.0} % sparsity\n",

@@ -1,14 +1,25 @@
 //! The one error type of the crate.
 //!
-//! Each variant holds where the trouble is, what was found there and what to do about it, because
-//! the person who reads the message has the file and not the source code.
+//! Each variant says where the trouble is, and what it is as a value that a program can match; the
+//! message says what to do too, because who reads it has the file and not the source code.
 
+mod brief;
+mod dataset;
+mod input;
+mod request;
 mod shard;
+mod tokenizer;
 
+use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
+pub(crate) use brief::brief;
+pub use dataset::DatasetProblem;
+pub use input::InputProblem;
+pub use request::RequestProblem;
 pub use shard::ShardProblem;
+pub use tokenizer::TokenizerProblem;
 
 /// Why data could not be read, written or used.
 #[derive(Debug, thiserror::Error)]
@@ -24,30 +35,33 @@ pub enum DataError {
         source: io::Error,
     },
 
-    /// An input file is damaged or malformed at some place.
-    #[error("{}{}, byte {offset}: {problem}; {advice}", path.display(), line.map(|n| format!(", line {n}")).unwrap_or_default())]
+    /// An input is damaged or malformed, or no input at all.
+    #[error("{}{}: {problem}", path.display(), place.map(|place| place.to_string()).unwrap_or_default())]
     Input {
         /// The input file; for a member of an archive, its path within follows.
         path: PathBuf,
-        /// 1-based line number in the decompressed text, where lines matter.
-        line: Option<u64>,
-        /// Bytes of decompressed text before the place.
-        offset: u64,
+        /// Where in the file; none if it is the file as a whole.
+        place: Option<Place>,
         /// What was found.
-        problem: String,
-        /// What to do.
-        advice: String,
+        problem: InputProblem,
     },
 
-    /// A file or folder as a whole cannot be used.
-    #[error("{}: {problem}; {advice}", path.display())]
-    File {
+    /// A file or folder is no dataset or part of one, or must not become one.
+    #[error("{}: {problem}", path.display())]
+    Dataset {
         /// The file or folder.
         path: PathBuf,
         /// What was found.
-        problem: String,
-        /// What to do.
-        advice: String,
+        problem: DatasetProblem,
+    },
+
+    /// A file is no tokenizer, vocabulary or list of merges.
+    #[error("{}: {problem}", path.display())]
+    Tokenizer {
+        /// The file.
+        path: PathBuf,
+        /// What was found.
+        problem: TokenizerProblem,
     },
 
     /// A token shard is damaged or foreign.
@@ -62,17 +76,30 @@ pub enum DataError {
     },
 
     /// What was asked for is impossible, whatever the files hold.
-    #[error("{problem}; {advice}")]
-    Request {
-        /// What is impossible.
-        problem: String,
-        /// What to do.
-        advice: String,
-    },
+    #[error(transparent)]
+    Request(#[from] RequestProblem),
 
     /// The progress callback asked to stop.
     #[error("interrupted")]
     Interrupted,
+}
+
+/// A place in an input.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// 1-based line number in the decompressed text, where lines matter.
+    pub line: Option<u64>,
+    /// Bytes of decompressed text before the place.
+    pub offset: u64,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(line) = self.line {
+            write!(f, ", line {line}")?;
+        }
+        write!(f, ", byte {}", self.offset)
+    }
 }
 
 impl DataError {
@@ -81,66 +108,18 @@ impl DataError {
         Self::Io { action, path: path.to_owned(), source }
     }
 
-    /// A problem with a whole file or folder.
-    pub(crate) fn file(path: &Path, problem: impl Into<String>, advice: impl Into<String>) -> Self {
-        let (problem, advice) = (one_line(problem.into()), advice.into());
-        Self::File { path: path.to_owned(), problem, advice }
+    /// A problem of an input.
+    pub(crate) fn input(path: &Path, place: Option<Place>, problem: InputProblem) -> Self {
+        Self::Input { path: path.to_owned(), place, problem }
     }
 
-    /// A problem at a place of an input.
-    pub(crate) fn input(
-        path: &Path,
-        line: Option<u64>,
-        offset: u64,
-        problem: impl Into<String>,
-        advice: impl Into<String>,
-    ) -> Self {
-        let (problem, advice) = (one_line(problem.into()), advice.into());
-        Self::Input { path: path.to_owned(), line, offset, problem, advice }
+    /// A problem of a dataset folder or a file of one.
+    pub(crate) fn dataset(path: &Path, problem: DatasetProblem) -> Self {
+        Self::Dataset { path: path.to_owned(), problem }
     }
 
-    /// The error lies in what a file holds, and other files may be fine.
-    pub fn is_damage(&self) -> bool {
-        matches!(self, Self::Input { .. } | Self::File { .. })
-    }
-
-    /// An impossible request.
-    pub(crate) fn request(problem: impl Into<String>, advice: impl Into<String>) -> Self {
-        Self::Request { problem: problem.into(), advice: advice.into() }
-    }
-}
-
-/// A short line for a message that quotes what was found, which may be megabytes, and anything.
-pub(crate) fn one_line(problem: String) -> String {
-    const LONGEST: usize = 300;
-    if problem.len() <= LONGEST && !problem.contains(char::is_control) {
-        return problem;
-    }
-    let mut line = String::with_capacity(LONGEST);
-    for character in problem.chars() {
-        if line.len() >= LONGEST {
-            line.push('…');
-            break;
-        }
-        if character.is_control() {
-            line.extend(character.escape_default());
-        } else {
-            line.push(character);
-        }
-    }
-    line
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_message_is_one_short_line_whatever_it_quotes() {
-        let quoted = "found \u{1b}[2J and\n".to_owned() + &"é".repeat(1 << 20);
-        let error = DataError::input(Path::new("a.xml"), None, 7, quoted, "look at it");
-        let message = error.to_string();
-        assert!(message.starts_with(r"a.xml, byte 7: found \u{1b}[2J and\nééé"), "{message}");
-        assert!(message.ends_with("é…; look at it") && message.len() < 400, "{message}");
+    /// A problem of a tokenizer's file.
+    pub(crate) fn tokenizer(path: &Path, problem: TokenizerProblem) -> Self {
+        Self::Tokenizer { path: path.to_owned(), problem }
     }
 }

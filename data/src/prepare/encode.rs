@@ -12,7 +12,7 @@ use rayon::prelude::*;
 
 use super::resolve::Fates;
 use super::segment::{Column, Segment};
-use super::{Progress, Stage, split_of};
+use super::{Progress, Stage};
 use crate::manifest::{ShardManifest, SplitManifest};
 use crate::shard::{Shard, ShardWriter};
 use crate::tokenizer::Encoder;
@@ -57,7 +57,7 @@ impl<'a> Staying<'a> {
             self.within += 1;
             self.document += 1;
             if self.fates.stays(self.document - 1) {
-                return Ok(Some((text, split_of(draw, self.fraction))));
+                return Ok(Some((text, Split::of(draw, self.fraction))));
             }
         }
     }
@@ -231,8 +231,7 @@ impl SplitWriter<'_> {
             let header = *shard.header();
             // The last shard of a split is short, and written only when all is done: a run that
             // came so far and was interrupted after it writes it again.
-            if header.tokens < self.shard_tokens
-                || header.tokenizer_hash != *self.tokenizer.hash().as_bytes()
+            if header.tokens < self.shard_tokens || header.tokenizer_hash != self.tokenizer.digest()
             {
                 return Ok(());
             }
@@ -259,7 +258,7 @@ impl SplitWriter<'_> {
                 &self.folder.join(&file),
                 self.tokenizer.vocab_size(),
                 self.tokenizer.end_of_text(),
-                *self.tokenizer.hash().as_bytes(),
+                self.tokenizer.digest(),
             )?;
             self.open = Some((file, writer));
         }

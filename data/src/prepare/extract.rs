@@ -17,6 +17,7 @@ use super::segment::{Properties, Segment, SegmentWriter};
 use super::{Progress, Stage};
 use crate::clean::sketch::{Sketch, exact};
 use crate::clean::{Cleaning, Document, DropReason};
+use crate::error::DatasetProblem;
 use crate::source::{self, Event, Registry, Revision};
 use crate::{DataError, write_atomically};
 
@@ -152,7 +153,7 @@ fn load_report(folder: &Path, unit: usize) -> Result<Report, DataError> {
     let path = report_path(folder, unit);
     let bytes = fs::read(&path).map_err(|e| DataError::io("read", &path, e))?;
     serde_json::from_slice(&bytes).map_err(|e| {
-        DataError::file(&path, format!("the report is damaged ({e})"), "remove it and run again")
+        DataError::dataset(&path, DatasetProblem::ReportDamaged { why: e.to_string() })
     })
 }
 
@@ -180,12 +181,14 @@ impl Shared<'_> {
         for file in &unit.files {
             // An error of ours must stop the work, however the file's own errors are treated.
             let mut own = None;
-            let outcome = source::read(file, &self.bytes_read, &mut |event| {
+            let outcome = source::read_counted(file, &self.bytes_read, &mut |event| {
                 self.take(event, &mut writer, &mut report).inspect_err(|_| own = Some(()))
             });
             match outcome {
-                Err(error) if own.is_some() || !error.is_damage() => return Err(error),
-                Err(damage) => self.note(damage, &mut report)?,
+                Err(damage @ DataError::Input { .. }) if own.is_none() => {
+                    self.note(damage, &mut report)?
+                }
+                Err(error) => return Err(error),
                 Ok(()) => {}
             }
         }

@@ -42,6 +42,7 @@ use self::resolve::Fates;
 use self::segment::Segment;
 use crate::clean::{Cleaning, DropReason};
 use crate::commit::{parent, replace_folder, temporary_name};
+use crate::error::{DatasetProblem, RequestProblem};
 use crate::manifest::{self, InputManifest, Manifest};
 use crate::{DataError, Split, Tokenizer, source, tokenizer, write_atomically};
 
@@ -153,7 +154,7 @@ fn make(
     let chosen =
         Chosen::from_units(units, &options.cleaning, options.strict, &building.work, progress)?;
     if chosen.fates.staying() == 0 {
-        return Err(nothing_to_train_on(&chosen.dropped(), &chosen.damaged(), 0));
+        return Err(nothing_to_train_on(chosen.dropped(), &chosen.damaged(), 0));
     }
     let path = building.dataset.join(tokenizer::FILE_NAME);
     let tokenizer = match (&options.tokenizer, given) {
@@ -168,7 +169,7 @@ fn make(
     let [train, validation] = shards?;
     let (dropped, damaged) = (chosen.dropped(), chosen.damaged());
     if train.tokens == 0 {
-        return Err(nothing_to_train_on(&dropped, &damaged, validation.documents));
+        return Err(nothing_to_train_on(dropped, &damaged, validation.documents));
     }
     let inputs = chosen.inputs(&options.inputs, units);
     let manifest = Manifest::new(&tokenizer, fraction, inputs, dropped, damaged, train, validation);
@@ -314,17 +315,14 @@ impl Chosen {
 }
 
 fn check(options: &Options) -> Result<(), DataError> {
-    let within = |name: &str, value: f64, from_zero: bool, below_one: bool| {
+    let within = |name, value: f64, from_zero: bool, below_one: bool| {
         let good = (0.0..=1.0).contains(&value)
             && (from_zero || value > 0.0)
             && !(below_one && value >= 1.0);
         if good {
             return Ok(());
         }
-        Err(DataError::request(
-            format!("a {name} of {value} is impossible"),
-            "choose one between 0 and 1",
-        ))
+        Err(RequestProblem::Fraction { name, value })
     };
     within("validation fraction", options.validation_fraction, true, true)?;
     if let Some(threshold) = options.cleaning.near_duplicates {
@@ -334,46 +332,24 @@ fn check(options: &Options) -> Result<(), DataError> {
         within("tokenizer sample", sample, false, false)?;
     }
     if options.shard_tokens == 0 {
-        return Err(DataError::request("a shard of 0 tokens is impossible", "choose at least 1"));
+        return Err(RequestProblem::EmptyShards.into());
     }
     Ok(())
 }
 
 fn nothing_to_train_on(
-    dropped: &BTreeMap<String, u64>,
+    dropped: BTreeMap<String, u64>,
     damaged: &[String],
     held_out: u64,
 ) -> DataError {
-    let mut counts: Vec<String> = dropped
-        .iter()
-        .filter(|(_, n)| **n > 0)
-        .map(|(reason, n)| format!("{n} {reason}"))
-        .collect();
-    if held_out > 0 {
-        counts.push(format!("{held_out} held out"));
-    }
-    let found = if counts.is_empty() { "no records".to_owned() } else { counts.join(", ") };
-    let problem = format!("the inputs hold no document to train on ({found})");
-    match damaged {
-        [] => DataError::request(problem, "check the inputs and the validation fraction"),
-        [first, ..] => DataError::request(problem, format!("the first damage was: {first}")),
-    }
-}
-
-/// Held out or not, by a draw from the document's identity.
-fn split_of(draw: u64, validation_fraction: f64) -> Split {
-    // 53 bits, the precision of an f64, as a fraction in 0..1.
-    if ((draw >> 11) as f64) / ((1u64 << 53) as f64) < validation_fraction {
-        Split::Validation
-    } else {
-        Split::Train
-    }
+    let first_damage = damaged.first().cloned();
+    RequestProblem::NothingToTrainOn { dropped, held_out, first_damage }.into()
 }
 
 /// Refuses a destination that would lose something nobody asked to lose.
 fn check_destination(out: &Path, force: bool) -> Result<(), DataError> {
     if out.file_name().is_none() {
-        return Err(DataError::file(out, "not a folder that can be made", "name a new folder"));
+        return Err(DataError::dataset(out, DatasetProblem::NoName));
     }
     let Ok(kind) = fs::symlink_metadata(out) else { return Ok(()) };
     if kind.is_dir() {
@@ -383,16 +359,10 @@ fn check_destination(out: &Path, force: bool) -> Result<(), DataError> {
         }
     }
     if !kind.is_dir() || !out.join(manifest::FILE_NAME).is_file() {
-        let problem = "it exists and is not a dataset folder";
-        return Err(DataError::file(out, problem, "choose another --out"));
+        return Err(DataError::dataset(out, DatasetProblem::NotADataset));
     }
     if !force {
-        let problem = "a dataset exists there already";
-        return Err(DataError::file(
-            out,
-            problem,
-            "choose another --out, or replace it with --force",
-        ));
+        return Err(DataError::dataset(out, DatasetProblem::Exists));
     }
     Ok(())
 }
@@ -415,7 +385,7 @@ impl Plan {
         }
         let Options { inputs, cleaning, strict, validation_fraction, shard_tokens, .. } = options;
         let tokenizer = match given {
-            Some(tokenizer) => tokenizer.hash().to_hex().to_string(),
+            Some(tokenizer) => tokenizer.hash(),
             None => format!("{:?}", options.tokenizer),
         };
         let options = format!(
@@ -446,13 +416,12 @@ impl Building {
         let lock_path = folder.join("lock");
         let lock = File::create(&lock_path).map_err(|e| DataError::io("create", &lock_path, e))?;
         if let Err(fs::TryLockError::WouldBlock) = lock.try_lock() {
-            let problem = "another run is making this dataset";
-            return Err(DataError::file(out, problem, "wait for it, or choose another --out"));
+            return Err(DataError::dataset(out, DatasetProblem::InUse));
         }
         let (work, dataset) = (folder.join("work"), folder.join("dataset"));
         let plan_path = folder.join("plan.json");
-        let bytes = serde_json::to_vec(plan)
-            .map_err(|e| DataError::file(&plan_path, e.to_string(), "report this as a defect"))?;
+        let bytes =
+            serde_json::to_vec(plan).map_err(|e| DataError::io("write", &plan_path, e.into()))?;
         if fs::read(&plan_path).ok().as_ref() != Some(&bytes) {
             for stale in [&work, &dataset] {
                 if stale.exists() {
@@ -562,7 +531,7 @@ mod tests {
             let identity = format!("ID:{}", record.id);
             let draw = crate::clean::sketch::exact(&identity)[0];
             let text = format!("{}\n{}{}", record.title, record.r#abstract, tokenizer::END_OF_TEXT);
-            expected[split_of(draw, 0.2) as usize] += &text;
+            expected[Split::of(draw, 0.2) as usize] += &text;
         }
         assert_eq!(decoded, expected.concat());
 
@@ -579,7 +548,7 @@ mod tests {
         let draws: Vec<u64> =
             (0..2000).map(|i| crate::clean::sketch::exact(&format!("PMID:{i}"))[0]).collect();
         let held_out = |fraction| {
-            let held_out = |draw: &&u64| split_of(**draw, fraction) == Split::Validation;
+            let held_out = |draw: &&u64| Split::of(**draw, fraction) == Split::Validation;
             draws.iter().filter(held_out).collect::<Vec<_>>()
         };
         let (few, more) = (held_out(0.03), held_out(0.10));

@@ -20,12 +20,12 @@ use std::path::{Path, PathBuf};
 
 use crate::clean::sketch::{BANDS, Sketch};
 use crate::commit::{publish, temporary_name};
+use crate::error::DatasetProblem;
 use crate::{DataError, write_atomically};
 
 const MAGIC: [u8; 8] = *b"MSWSEG1\0";
 const HEADER: usize = 24;
 const SKETCH: usize = 128;
-const ADVICE: &str = "remove the folder and run the command again";
 
 /// A segment is closed at this many documents or bytes of text: what a segment needs in memory
 /// while it is written, and the unit of reading.
@@ -199,7 +199,7 @@ impl Segment {
                 && number(16) == u64::from(crc32fast::hash(&bytes[HEADER..]))
         };
         if !whole {
-            return Err(DataError::file(&index, "the index is damaged", ADVICE));
+            return Err(DataError::dataset(&index, DatasetProblem::IndexDamaged));
         }
         let documents = number(8) as usize;
         Ok(Self { docs, index, documents })

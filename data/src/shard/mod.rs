@@ -27,4 +27,4 @@ mod writer;
 
 pub use header::Header;
 pub use reader::Shard;
-pub use writer::ShardWriter;
+pub(crate) use writer::ShardWriter;

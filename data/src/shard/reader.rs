@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use super::header::{HEADER_BYTES, Header};
 use crate::DataError;
-use crate::error::ShardProblem;
+use crate::error::{DatasetProblem, ShardProblem};
 
 /// Bytes read at a time; a multiple of 8, so that neither a token nor an entry of the index is torn.
 const PIECE: usize = 1 << 20;
@@ -32,8 +32,7 @@ impl Shard {
         let file = File::open(path).map_err(|e| DataError::io("open", path, e))?;
         let about = file.metadata().map_err(|e| DataError::io("open", path, e))?;
         if !about.is_file() {
-            let advice = "make the dataset again with `mediswift data prepare`";
-            return Err(DataError::file(path, "not a regular file", advice));
+            return Err(DataError::dataset(path, DatasetProblem::NotAFile));
         }
         let (path, size) = (path.to_owned(), about.len());
         let wrong = |offset, problem| DataError::Shard { path: path.clone(), offset, problem };

@@ -10,7 +10,7 @@ use crate::commit::{publish, temporary_name};
 
 /// Writes one shard, document by document. Dropped without [`finish`](Self::finish), it leaves
 /// nothing behind.
-pub struct ShardWriter {
+pub(crate) struct ShardWriter {
     path: PathBuf,
     temporary: PathBuf,
     file: BufWriter<File>,

@@ -6,61 +6,73 @@
 use std::io::{self, Read};
 use std::path::Path;
 
+use super::format::{Compression, Format, RecordFormat, format_of};
+use super::parse;
+use super::record::{Event, MAX_RECORD, Sink};
 use super::stream::Stream;
-use super::{Event, Format, MAX_RECORD, Sink, format_of, read_bytes};
 use crate::DataError;
-use crate::error::one_line;
+use crate::error::{InputProblem, Place, brief};
 
 /// Reads every member of a known format.
 pub(crate) fn read(stream: Stream, path: &Path, sink: Sink) -> Result<(), DataError> {
     let (position, budget) = (stream.position(), stream.budget());
-    let broken = |problem: String| {
-        DataError::input(path, None, position.get(), problem, "fetch or pack the archive again")
+    let broken = |problem| {
+        DataError::input(path, Some(Place { line: None, offset: position.get() }), problem)
     };
+    let damaged =
+        |error: io::Error| broken(InputProblem::ArchiveDamaged { why: error.to_string() });
     let mut archive = tar::Archive::new(stream);
-    let mut entries = archive.entries().map_err(|e| broken(e.to_string()))?;
+    let mut entries = archive.entries().map_err(damaged)?;
     loop {
         // Long names and extended headers are held whole.
         budget.set(MAX_RECORD);
         let Some(entry) = entries.next() else { return Ok(()) };
-        let mut entry = entry.map_err(|e| broken(format!("the archive is damaged here ({e})")))?;
+        let mut entry = entry.map_err(damaged)?;
         budget.set(u64::MAX);
         let name = entry.path().map(|p| p.into_owned()).unwrap_or_default();
         if entry.header().entry_type().is_file()
-            && let Some((format, _)) = format_of(&name)
+            && let Some((format, compression)) = format_of(&name)
         {
             // For messages. Joined as it is, an absolute name would take the place of the archive's.
-            let inside = one_line(name.display().to_string());
+            let inside = brief(name.display());
             let inside = path.join(inside.trim_start_matches('/'));
             let size = entry.size();
-            if format == Format::Tar {
-                let problem = "an archive within an archive";
-                sink(Event::Damaged(DataError::file(&inside, problem, "unpack it")))?;
-            } else if size > MAX_RECORD {
-                let problem = format!("a member of {size} bytes; the limit is {MAX_RECORD}");
-                sink(Event::Damaged(DataError::file(&inside, problem, "unpack the archive")))?;
-            } else {
-                let cut = |why: &str| {
-                    broken(format!("the archive breaks off within {}{why}", inside.display()))
-                };
-                let mut bytes = Vec::new();
-                entry.read_to_end(&mut bytes).map_err(|e| cut(&format!(" ({e})")))?;
-                if (bytes.len() as u64) < size {
-                    return Err(cut(""));
+            match format {
+                Format::Tar => {
+                    let problem = InputProblem::NestedArchive;
+                    sink(Event::Damaged(DataError::input(&inside, None, problem)))?;
                 }
-                member(&inside, &bytes, sink)?;
+                Format::Records(_) if size > MAX_RECORD => {
+                    let problem = InputProblem::MemberTooLong { size, limit: MAX_RECORD };
+                    sink(Event::Damaged(DataError::input(&inside, None, problem)))?;
+                }
+                Format::Records(format) => {
+                    let mut bytes = Vec::new();
+                    entry.read_to_end(&mut bytes).map_err(damaged)?;
+                    if (bytes.len() as u64) < size {
+                        return Err(broken(InputProblem::MemberCut { member: inside }));
+                    }
+                    member(format, compression, &inside, &bytes, sink)?;
+                }
             }
         }
         // What is left is passed over here, where its length does not count.
-        io::copy(&mut entry, &mut io::sink())
-            .map_err(|e| broken(format!("the archive breaks off ({e})")))?;
+        io::copy(&mut entry, &mut io::sink()).map_err(damaged)?;
     }
 }
 
 /// Reads one member; its damage is an event, an error of `sink` is an error.
-fn member(path: &Path, bytes: &[u8], sink: Sink) -> Result<(), DataError> {
+fn member(
+    format: RecordFormat,
+    compression: Compression,
+    path: &Path,
+    bytes: &[u8],
+    sink: Sink,
+) -> Result<(), DataError> {
     let mut stopped = false;
-    let outcome = read_bytes(path, bytes, &mut |event| sink(event).inspect_err(|_| stopped = true));
+    let mut watched = |event| sink(event).inspect_err(|_| stopped = true);
+    let outcome = Stream::memory(bytes, compression, path)
+        .and_then(|stream| parse::read(format, stream, path, &mut watched));
     match outcome {
         Err(damage) if !stopped => sink(Event::Damaged(damage)),
         outcome => outcome,

@@ -5,8 +5,8 @@
 //! references and the marks that point there when they are numbers, translated and graphical
 //! abstracts, letters attached to the article, and everything after the body.
 
-use super::xml::{Node, Xml};
-use super::{Record, Registry, Revision};
+use super::record::{Record, Registry, Revision};
+use super::walk::{Node, Xml};
 use crate::DataError;
 
 /// Stands for a mark that pointed to a reference, until [`tidy`] removes it with its brackets.

@@ -5,16 +5,15 @@
 //! that is there, identifies the document; `language` (or `lang`) is its language; other fields are
 //! ignored. A malformed line is damage that does not lose the other lines.
 
-use std::cell::Cell;
-use std::io::BufRead;
 use std::path::Path;
-use std::rc::Rc;
 
 use serde::{Deserialize, Deserializer};
 
-use super::stream::{Stream, explain};
-use super::{Event, MAX_RECORD, Record, Sink};
+use super::lines::Lines;
+use super::record::{Event, Record, Sink};
+use super::stream::Stream;
 use crate::DataError;
+use crate::error::InputProblem;
 
 /// Reads the records of a JSONL file.
 pub(crate) fn read(stream: Stream, path: &Path, sink: Sink) -> Result<(), DataError> {
@@ -23,72 +22,13 @@ pub(crate) fn read(stream: Stream, path: &Path, sink: Sink) -> Result<(), DataEr
         if !line.trim().is_empty() {
             let event = match parse(line) {
                 Ok(record) => Event::Record(record),
-                Err((problem, advice)) => Event::Damaged(lines.wrong(problem, advice)),
+                Err(problem) => Event::Damaged(lines.wrong(problem)),
             };
             sink(event)?;
         }
         lines.renew();
     }
     Ok(())
-}
-
-/// The lines of a file, as UTF-8 without a byte-order mark and line ends.
-pub(crate) struct Lines<'a> {
-    stream: Stream<'a>,
-    path: &'a Path,
-    line: Vec<u8>,
-    number: u64,
-    /// Where the line begins.
-    offset: u64,
-    position: Rc<Cell<u64>>,
-    budget: Rc<Cell<u64>>,
-}
-
-impl<'a> Lines<'a> {
-    pub fn new(stream: Stream<'a>, path: &'a Path) -> Self {
-        let (position, budget) = (stream.position(), stream.budget());
-        Self { stream, path, line: Vec::new(), number: 0, offset: 0, position, budget }
-    }
-
-    /// A record is complete: the next may be as long again.
-    pub fn renew(&self) {
-        self.budget.set(MAX_RECORD);
-    }
-
-    /// An error in the line handed out last.
-    pub fn wrong(&self, problem: impl Into<String>, advice: &str) -> DataError {
-        DataError::input(self.path, Some(self.number), self.offset, problem, advice)
-    }
-
-    /// The next line; `None` at the end.
-    pub fn next(&mut self) -> Result<Option<&str>, DataError> {
-        self.line.clear();
-        self.number += 1;
-        self.offset = self.position.get();
-        if let Err(error) = self.stream.read_until(b'\n', &mut self.line) {
-            self.offset = self.position.get();
-            return Err(self.wrong(explain(&error), "fetch or compress the file again"));
-        }
-        if self.line.is_empty() {
-            return Ok(None);
-        }
-        let bytes = self.line.strip_suffix(b"\n").unwrap_or(&self.line);
-        let bytes = bytes.strip_suffix(b"\r").unwrap_or(bytes);
-        let bytes = if self.number == 1 {
-            bytes.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(bytes)
-        } else {
-            bytes
-        };
-        match std::str::from_utf8(bytes) {
-            Ok(line) => Ok(Some(line)),
-            Err(error) => {
-                let bad = bytes.get(error.valid_up_to()).copied().unwrap_or_default();
-                let problem = format!("{bad:#04x} is not UTF-8");
-                self.offset += error.valid_up_to() as u64;
-                Err(self.wrong(problem, "convert the file to UTF-8"))
-            }
-        }
-    }
 }
 
 #[derive(Deserialize)]
@@ -144,17 +84,12 @@ impl Identifier {
     }
 }
 
-fn parse(line: &str) -> Result<Record, (String, &'static str)> {
-    let fields: Fields = serde_json::from_str(line).map_err(|e| {
-        let advice = "each line must be one JSON object with `text`, or `title` and `abstract`";
-        (format!("not a valid JSON record ({e})"), advice)
-    })?;
+fn parse(line: &str) -> Result<Record, InputProblem> {
+    let fields: Fields =
+        serde_json::from_str(line).map_err(|e| InputProblem::NotARecord { why: e.to_string() })?;
     let Fields { id, pmid, pmc, language, text, title, r#abstract, sections } = fields;
     if text.is_none() && title.is_none() && r#abstract.is_none() && sections.is_none() {
-        return Err((
-            "the record has no `text`, `title`, `abstract` or `sections`".to_owned(),
-            "rename the field that holds the text",
-        ));
+        return Err(InputProblem::NoText);
     }
     // Spelt as the XML formats spell it, so that both fall into the same split.
     let identity = None
@@ -180,6 +115,7 @@ fn parse(line: &str) -> Result<Record, (String, &'static str)> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::record::MAX_RECORD;
     use super::super::testing::{parse, records};
     use super::*;
 

@@ -5,9 +5,10 @@
 //! and the markup dropped. Abstracts in other languages, publishers' summaries (`OtherAbstract`) and
 //! copyright lines are not.
 
-use super::xml::Xml;
-use super::{Record, Registry, Revision};
+use super::record::{Record, Registry, Revision};
+use super::walk::Xml;
 use crate::DataError;
+use crate::error::InputProblem;
 
 /// One `PubmedArticle` or `PubmedBookArticle`, whose tag has begun.
 pub(crate) fn citation(xml: &mut Xml) -> Result<Record, DataError> {
@@ -91,7 +92,8 @@ pub(crate) fn deleted(xml: &mut Xml) -> Result<Vec<u64>, DataError> {
 
 fn number(xml: &mut Xml) -> Result<u64, DataError> {
     let text = xml.text()?;
-    text.trim().parse().map_err(|_| xml.wrong(format!("{:?} is not a PMID", text.trim())))
+    let found = text.trim();
+    found.parse().map_err(|_| xml.wrong(InputProblem::NotAPmid { found: found.to_owned() }))
 }
 
 #[cfg(test)]

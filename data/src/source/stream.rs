@@ -7,8 +7,10 @@ use std::path::Path;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::{Compression, MAX_RECORD};
+use super::format::Compression;
+use super::record::MAX_RECORD;
 use crate::DataError;
+use crate::error::InputProblem;
 
 const BUFFER: usize = 128 << 10;
 
@@ -49,11 +51,7 @@ impl<'a> Stream<'a> {
         path: &Path,
     ) -> Result<Self, DataError> {
         if length == 0 && compression != Compression::None {
-            return Err(DataError::file(
-                path,
-                "the compressed file is empty (0 bytes)",
-                "an interrupted download leaves this; fetch the file again",
-            ));
+            return Err(DataError::input(path, None, InputProblem::EmptyCompressed));
         }
         let inner: Box<dyn BufRead + 'a> = match compression {
             Compression::None => Box::new(stored),
@@ -94,10 +92,7 @@ impl Read for Stream<'_> {
 impl BufRead for Stream<'_> {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
         if self.budget.get() == 0 {
-            return Err(io::Error::other(format!(
-                "a record is longer than {} MiB",
-                MAX_RECORD >> 20
-            )));
+            return Err(io::Error::other(RecordTooLong));
         }
         self.inner.fill_buf()
     }
@@ -109,12 +104,19 @@ impl BufRead for Stream<'_> {
     }
 }
 
+/// The budget is used up.
+#[derive(Debug, thiserror::Error)]
+#[error("a record is longer than {} MiB", MAX_RECORD >> 20)]
+struct RecordTooLong;
+
 /// What an error while reading means.
-pub(crate) fn explain(error: &io::Error) -> String {
-    if error.kind() == io::ErrorKind::UnexpectedEof {
-        "the compressed data breaks off here (the file is truncated)".to_owned()
+pub(crate) fn explain(error: &io::Error) -> InputProblem {
+    if error.get_ref().is_some_and(|inner| inner.is::<RecordTooLong>()) {
+        InputProblem::RecordTooLong { limit: MAX_RECORD }
+    } else if error.kind() == io::ErrorKind::UnexpectedEof {
+        InputProblem::Truncated
     } else {
-        format!("the data cannot be read here ({error})")
+        InputProblem::Unreadable { why: error.to_string() }
     }
 }
 

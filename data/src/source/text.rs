@@ -2,9 +2,9 @@
 
 use std::path::Path;
 
-use super::jsonl::Lines;
+use super::lines::Lines;
+use super::record::{Event, Record, Sink};
 use super::stream::Stream;
-use super::{Event, Record, Sink};
 use crate::DataError;
 
 /// Reads the documents of a text file.

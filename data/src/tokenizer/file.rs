@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 
 use super::moses;
 use super::{END_OF_TEXT, Kind, Parts};
+use crate::error::TokenizerProblem;
 use crate::{DataError, write_atomically};
 
 /// The reserved tokens of moses-bpe, as fairseq and so BioGPT number them.
@@ -20,9 +21,6 @@ pub(crate) const MOSES_SPECIALS: [&str; 4] = ["<s>", "<pad>", "</s>", "<unk>"];
 
 /// The mark of a token that ends a word.
 pub(crate) const END_OF_WORD: &str = "</w>";
-
-const ADVICE: &str =
-    "name a tokenizer.json made by `mediswift tokenizer train` or `import`, or a GPT-2 one";
 
 #[derive(Deserialize)]
 struct File {
@@ -61,26 +59,27 @@ enum Merge {
 
 /// Reads the bytes of a `tokenizer.json`.
 pub(crate) fn parse(bytes: &[u8], path: &Path) -> Result<Parts, DataError> {
-    let wrong = |problem: String| DataError::file(path, problem, ADVICE);
-    let file: File =
-        serde_json::from_slice(bytes).map_err(|e| wrong(format!("not a tokenizer ({e})")))?;
+    parse_bytes(bytes).map_err(|problem| DataError::tokenizer(path, problem))
+}
+
+fn parse_bytes(bytes: &[u8]) -> Result<Parts, TokenizerProblem> {
+    let file: File = serde_json::from_slice(bytes)
+        .map_err(|e| TokenizerProblem::NotATokenizer { why: e.to_string() })?;
     if file.model.r#type != "BPE" {
-        return Err(wrong(format!("its model is {}, not BPE", file.model.r#type)));
+        return Err(TokenizerProblem::NotBpe { model: file.model.r#type });
     }
     let model = &file.model;
     if model.dropout.is_some_and(|p| p > 0.0)
         || model.ignore_merges
         || model.continuing_subword_prefix.as_ref().is_some_and(|p| !p.is_empty())
     {
-        return Err(wrong(
-            "it uses dropout, ignored merges or prefixes, which are not supported".to_owned(),
-        ));
+        return Err(TokenizerProblem::Unsupported);
     }
-    let kind = kind_of(&file).map_err(wrong)?;
+    let kind = kind_of(&file)?;
     let mut tokens = file.model.vocab;
     for Added { id, content } in file.added_tokens {
         if tokens.insert(content.clone(), id).is_some_and(|known| known != id) {
-            return Err(wrong(format!("the token {content:?} has two ids")));
+            return Err(TokenizerProblem::TwoIds { token: content });
         }
     }
     let merges = file.model.merges.into_iter().map(|merge| match merge {
@@ -88,33 +87,29 @@ pub(crate) fn parse(bytes: &[u8], path: &Path) -> Result<Parts, DataError> {
         Merge::Line(line) => line
             .split_once(' ')
             .map(|(left, right)| (left.to_owned(), right.to_owned()))
-            .ok_or_else(|| wrong(format!("{line:?} is not a merge of two tokens"))),
+            .ok_or(TokenizerProblem::NotAMerge { line }),
     });
     let merges = merges.collect::<Result<_, _>>()?;
-    Ok(Parts { kind, tokens: in_order(tokens).map_err(wrong)?, merges })
+    Ok(Parts { kind, tokens: in_order(tokens)?, merges })
 }
 
-fn kind_of(file: &File) -> Result<Kind, String> {
+fn kind_of(file: &File) -> Result<Kind, TokenizerProblem> {
     let type_of = |part: &Option<Value>| match part {
         Some(part) => part["type"].as_str().unwrap_or("something else").to_owned(),
         None => "none".to_owned(),
     };
     if let Some(options) = file.pre_tokenizer.as_ref().and_then(|p| p.get("moses")) {
         let options = serde_json::from_value(options.clone())
-            .map_err(|e| format!("its Moses options cannot be understood ({e})"))?;
+            .map_err(|e| TokenizerProblem::MosesOptions { why: e.to_string() })?;
         if file.model.end_of_word_suffix.as_deref() != Some(END_OF_WORD) {
-            return Err(format!(
-                "a moses-bpe tokenizer needs the end-of-word suffix {END_OF_WORD}"
-            ));
+            return Err(TokenizerProblem::NoSuffix { suffix: END_OF_WORD });
         }
         return Ok(Kind::MosesBpe(options));
     }
-    for (part, of) in [(&file.pre_tokenizer, "pre_tokenizer"), (&file.decoder, "decoder")] {
-        if type_of(part) != "ByteLevel" {
-            return Err(format!(
-                "not a byte-level BPE (its {of} is {}, not ByteLevel)",
-                type_of(part)
-            ));
+    for (of, part) in [(&file.pre_tokenizer, "pre_tokenizer"), (&file.decoder, "decoder")] {
+        let found = type_of(of);
+        if found != "ByteLevel" {
+            return Err(TokenizerProblem::NotByteLevel { part, found });
         }
     }
     let pre_tokenizer = file.pre_tokenizer.as_ref().unwrap_or(&Value::Null);
@@ -122,22 +117,22 @@ fn kind_of(file: &File) -> Result<Kind, String> {
         || pre_tokenizer["use_regex"] == false
         || file.normalizer.as_ref().is_some_and(|n| !n.is_null())
     {
-        return Err("it does not return texts unchanged (it normalizes, adds a blank or does not split as GPT-2 does)".to_owned());
+        return Err(TokenizerProblem::ChangesTexts);
     }
     Ok(Kind::ByteBpe)
 }
 
 /// Tokens sorted by id, which must go from 0 without gaps.
-fn in_order(tokens: HashMap<String, u32>) -> Result<Vec<String>, String> {
+fn in_order(tokens: HashMap<String, u32>) -> Result<Vec<String>, TokenizerProblem> {
     let mut sorted: Vec<(u32, String)> = tokens.into_iter().map(|(t, id)| (id, t)).collect();
     sorted.sort_unstable();
     if let Some((expected, (id, token))) =
         (0..).zip(&sorted).find(|(expected, (id, _))| expected != id)
     {
         return Err(if *id < expected {
-            format!("the token {token:?} has the id {id}, which another has too")
+            TokenizerProblem::SharedId { token: token.clone(), id: *id }
         } else {
-            format!("of its {} tokens none has the id {expected}", sorted.len())
+            TokenizerProblem::MissingId { tokens: sorted.len(), id: expected }
         });
     }
     Ok(sorted.into_iter().map(|(_, token)| token).collect())
@@ -203,6 +198,7 @@ pub(crate) fn import(vocabulary: &Path, merges: &Path) -> Result<Parts, DataErro
         tokens.push(END_OF_TEXT.to_owned());
     }
     let text = read(merges)?;
+    let wrong = |problem| DataError::tokenizer(merges, problem);
     let mut pairs = Vec::new();
     for (number, line) in (1..).zip(text.lines()) {
         if line.is_empty() || number == 1 && line.starts_with("#version") {
@@ -212,10 +208,10 @@ pub(crate) fn import(vocabulary: &Path, merges: &Path) -> Result<Parts, DataErro
         let (Some(left), Some(right), count, None) =
             (words.next(), words.next(), words.next(), words.next())
         else {
-            return Err(wrong_line(merges, number, "not a merge: two tokens and perhaps a count"));
+            return Err(wrong(TokenizerProblem::NotAMergeLine { line: number }));
         };
         if count.is_some_and(|count| count.parse::<u64>().is_err()) {
-            return Err(wrong_line(merges, number, "the count of the merge is not a number"));
+            return Err(wrong(TokenizerProblem::NotACount { line: number }));
         }
         pairs.push((left.to_owned(), right.to_owned()));
     }
@@ -225,21 +221,16 @@ pub(crate) fn import(vocabulary: &Path, merges: &Path) -> Result<Parts, DataErro
 fn read(path: &Path) -> Result<String, DataError> {
     let bytes = fs::read(path).map_err(|e| DataError::io("read", path, e))?;
     String::from_utf8(bytes).map_err(|e| {
-        let problem = format!("byte {} is not UTF-8", e.utf8_error().valid_up_to());
-        DataError::file(path, problem, "name a vocabulary or merges file")
+        let problem = TokenizerProblem::NotUtf8 { offset: e.utf8_error().valid_up_to() };
+        DataError::tokenizer(path, problem)
     })
 }
 
-fn wrong_line(path: &Path, line: u64, problem: &str) -> DataError {
-    let advice = "name the vocabulary first and the merges second";
-    DataError::file(path, format!("line {line}: {problem}"), advice)
-}
-
 fn from_json(text: &str, path: &Path) -> Result<Vec<String>, DataError> {
-    let wrong = |problem: String| DataError::file(path, problem, "name a vocab.json");
-    let tokens: HashMap<String, u32> =
-        serde_json::from_str(text).map_err(|e| wrong(format!("not token → id as JSON ({e})")))?;
-    in_order(tokens).map_err(wrong)
+    serde_json::from_str(text)
+        .map_err(|e| TokenizerProblem::NotTokenIds { why: e.to_string() })
+        .and_then(in_order)
+        .map_err(|problem| DataError::tokenizer(path, problem))
 }
 
 /// fairseq's `token count` lines; a trailing `@@` says that the word goes on.
@@ -248,7 +239,7 @@ fn from_dict(text: &str, path: &Path) -> Result<Vec<String>, DataError> {
     for (number, line) in (1..).zip(text.lines()) {
         let token = line.rsplit_once(' ').filter(|(_, count)| count.parse::<u64>().is_ok());
         let Some((token, _)) = token.filter(|(token, _)| !token.is_empty()) else {
-            return Err(wrong_line(path, number, "not a line `token count` of a dictionary"));
+            return Err(DataError::tokenizer(path, TokenizerProblem::NotAnEntry { line: number }));
         };
         tokens.push(match token.strip_suffix("@@") {
             Some(part) => part.to_owned(),

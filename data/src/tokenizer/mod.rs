@@ -27,6 +27,7 @@ use rustc_hash::FxHashMap;
 
 use self::file::{END_OF_WORD, MOSES_SPECIALS};
 use self::merge::{Merges, Scratch, UNKNOWN};
+use crate::error::{RequestProblem, TokenizerProblem};
 use crate::{DataError, write_atomically};
 
 /// The token between documents of byte-bpe.
@@ -131,23 +132,18 @@ impl Tokenizer {
     ) -> Result<Self, DataError> {
         let words = count_words(kind, texts)?;
         if words.is_empty() {
-            return Err(DataError::request(
-                "there is no text to train a tokenizer on",
-                "check that the inputs hold documents",
-            ));
+            return Err(RequestProblem::NoText.into());
         }
         let tokens = match kind {
             Kind::ByteBpe => byte_alphabet(),
             Kind::MosesBpe(_) => character_alphabet(&words, vocab_size, min_frequency),
         };
         if vocab_size < tokens.len() {
-            return Err(DataError::request(
-                format!("a vocabulary of {vocab_size} tokens cannot hold all bytes or characters"),
-                format!("ask for at least {}", tokens.len()),
-            ));
+            let (asked, least) = (vocab_size, tokens.len());
+            return Err(RequestProblem::SmallVocabulary { asked, least }.into());
         }
         let alphabet = Self::build(Parts { kind, tokens, merges: Vec::new() }, Vec::new())
-            .map_err(|problem| DataError::request(problem, "report this as a defect"))?;
+            .map_err(|problem| DataError::tokenizer(Path::new(FILE_NAME), problem))?;
         let spelt = words.iter().map(|(word, &count)| (alphabet.spell(word), count)).collect();
         let learned = learn::learn(alphabet.parts.tokens, spelt, vocab_size, min_frequency);
         Self::from_parts(
@@ -178,8 +174,7 @@ impl Tokenizer {
 
     fn from_parts(parts: Parts, path: &Path) -> Result<Self, DataError> {
         let bytes = file::describe(&parts);
-        Self::build(parts, bytes)
-            .map_err(|problem| DataError::file(path, problem, "check the vocabulary"))
+        Self::build(parts, bytes).map_err(|problem| DataError::tokenizer(path, problem))
     }
 
     /// The tokenizer of a `tokenizer.json` in memory; errors call it `path`.
@@ -188,20 +183,21 @@ impl Tokenizer {
     /// As [`load`](Self::load).
     pub fn from_bytes(bytes: Vec<u8>, path: &Path) -> Result<Self, DataError> {
         let parts = file::parse(&bytes, path)?;
-        Self::build(parts, bytes)
-            .map_err(|problem| DataError::file(path, problem, "make the tokenizer again"))
+        Self::build(parts, bytes).map_err(|problem| DataError::tokenizer(path, problem))
     }
 
     /// Tables for encoding; says what is wrong with the parts.
-    fn build(parts: Parts, file: Vec<u8>) -> Result<Self, String> {
+    fn build(parts: Parts, file: Vec<u8>) -> Result<Self, TokenizerProblem> {
         let mut ids: FxHashMap<&str, u32> = FxHashMap::default();
         for (token, id) in parts.tokens.iter().map(String::as_str).zip(0..) {
-            if let Some(other) = ids.insert(token, id) {
-                return Err(format!("the token {token:?} comes twice (ids {other} and {id})"));
+            if let Some(first) = ids.insert(token, id) {
+                let token = token.to_owned();
+                return Err(TokenizerProblem::TokenTwice { token, first, second: id });
             }
         }
         let id_of = |token: &str| {
-            ids.get(token).copied().ok_or_else(|| format!("the tokenizer has no token {token:?}"))
+            let missing = || TokenizerProblem::NoToken { token: token.to_owned() };
+            ids.get(token).copied().ok_or_else(missing)
         };
         let end_of_text = id_of(parts.kind.end_token())?;
         let (mut bytes, mut inner, mut last) =
@@ -217,9 +213,7 @@ impl Tokenizer {
                 if let Some(token) =
                     parts.tokens.iter().filter(special).find(|t| byte_level::bytes_of(t).is_none())
                 {
-                    return Err(format!(
-                        "the token {token:?} is not written in the byte-level alphabet"
-                    ));
+                    return Err(TokenizerProblem::NotBytes { token: token.clone() });
                 }
             }
             Kind::MosesBpe(_) => {
@@ -244,9 +238,11 @@ impl Tokenizer {
                     beyond += 1;
                     Ok(beyond - 1)
                 }
-                None => Err(format!(
-                    "the merge of {left:?} and {right:?} names {token:?}, which is no token"
-                )),
+                None => Err(TokenizerProblem::MergeOfNoToken {
+                    left: left.clone(),
+                    right: right.clone(),
+                    token: token.to_owned(),
+                }),
             };
             ranked.push((
                 symbol(left.as_str())?,
@@ -309,9 +305,14 @@ impl Tokenizer {
         matches!(self.parts.kind, Kind::MosesBpe(_)).then_some(self.unknown)
     }
 
-    /// BLAKE3 of the file: equal hashes encode alike.
-    pub fn hash(&self) -> blake3::Hash {
-        blake3::hash(&self.file)
+    /// BLAKE3 of the file, in hexadecimal: equal hashes encode alike.
+    pub fn hash(&self) -> String {
+        blake3::Hash::from(self.digest()).to_hex().to_string()
+    }
+
+    /// BLAKE3 of the file.
+    pub(crate) fn digest(&self) -> [u8; 32] {
+        blake3::hash(&self.file).into()
     }
 
     /// The ids of `text`. Special tokens typed in the text are encoded as ordinary characters.
@@ -338,13 +339,8 @@ impl Tokenizer {
     pub fn tokens(&self, ids: &[u32]) -> Result<Vec<&str>, DataError> {
         let token = |(at, &id): (usize, &u32)| {
             self.parts.tokens.get(id as usize).map(String::as_str).ok_or_else(|| {
-                DataError::request(
-                    format!(
-                        "token id {id} (position {at}) is not in the vocabulary of {}",
-                        self.vocab_size()
-                    ),
-                    format!("ids go from 0 to {}", self.vocab_size() - 1),
-                )
+                let vocab_size = self.vocab_size();
+                RequestProblem::NoSuchToken { id, position: at, vocab_size }.into()
             })
         };
         ids.iter().enumerate().map(token).collect()

@@ -33,7 +33,7 @@ impl State {
             let values = noise(shape.len(), name.len());
             (name, shape, values)
         }));
-        let mut optimiser = AdamW::new(&config.train, parameters.layout());
+        let mut optimiser = AdamW::new(&config.optimiser, parameters.layout());
         for seed in 0..step {
             let mut gradients = GradientTree::new().zeros(parameters.layout());
             for (_, g) in gradients.iter_mut() {

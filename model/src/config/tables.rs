@@ -1,11 +1,18 @@
 //! The tables of a configuration. The documentation of a key is also the comment that
-//! `--print-config` prints above it: see [`comment`].
+//! `--print-config` prints above it.
 
-use super::OnNonFinite;
-use serde::{Deserialize, Serialize};
+use super::text::{Comment, Section};
+use super::value::{Setting, wrong_type};
+use crate::error::{Error, Place};
+use crate::named::named;
+use crate::presets::Preset;
+use crate::sparsity::MaskPolicy;
+use serde::{Deserialize, Deserializer, Serialize, de};
 use std::collections::BTreeMap;
+use toml::Value;
 
-/// Declares the tables, and lists the documentation of all of them and of their keys in `COMMENTS`.
+/// Declares tables of settings, and lists the documentation of all of them and of their keys in
+/// `COMMENTS`.
 macro_rules! tables {
     ($(
         $(#[doc = $about:literal])+
@@ -15,26 +22,121 @@ macro_rules! tables {
     )+) => {
         $(
             $(#[doc = $about])+
-            #[derive(Clone, Debug, PartialEq, Serialize, Deserialize $(, $derive)?)]
-            #[serde(deny_unknown_fields)]
+            #[derive(Clone, Debug, PartialEq, Serialize $(, $derive)?)]
             pub struct $name {
                 $($(#[doc = $comment])+ pub $key: $type,)+
+            }
+
+            impl Section for $name {
+                fn keys(&self) -> &'static [&'static str] {
+                    &[$(stringify!($key)),+]
+                }
+
+                fn set(
+                    &mut self,
+                    key: &str,
+                    value: Value,
+                    path: &str,
+                    place: &Place,
+                ) -> Result<(), Error> {
+                    $(if key == stringify!($key) {
+                        self.$key = Setting::read(value, path, place)?;
+                        return Ok(());
+                    })+
+                    panic!("[{}] has no key '{key}'", $path)
+                }
+
+                fn comment(path: &str) -> Option<Comment> {
+                    COMMENTS.iter().find(|(known, _)| *known == path).map(|(_, lines)| *lines)
+                }
+            }
+
+            /// A whole table: every key is there, and no other.
+            impl Setting for $name {
+                fn read(value: Value, path: &str, place: &Place) -> Result<Self, Error> {
+                    let Value::Table(mut keys) = value else {
+                        return Err(wrong_type(place, path, "table", &value));
+                    };
+                    let missing = |key: &str| {
+                        Error::config(place.clone(), format!("{path}.{key} is missing"))
+                    };
+                    let read = Self {
+                        $($key: {
+                            let key = stringify!($key);
+                            let value = keys.remove(key).ok_or_else(|| missing(key))?;
+                            Setting::read(value, &format!("{path}.{key}"), place)?
+                        },)+
+                    };
+                    match keys.keys().next() {
+                        Some(key) => {
+                            let known = read.keys().iter().copied();
+                            Err(Error::unknown(place.within(path), "key", key, known))
+                        }
+                        None => Ok(read),
+                    }
+                }
+            }
+
+            /// Reads a whole table from JSON.
+            impl<'de> Deserialize<'de> for $name {
+                fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                    let table = Value::deserialize(deserializer)?;
+                    Setting::read(table, $path, &Place::from("settings")).map_err(de::Error::custom)
+                }
             }
         )+
 
         /// Lines of documentation by `table` and by `table.key`.
-        const COMMENTS: &[(&str, &[&str])] = &[$(
+        const COMMENTS: &[(&str, Comment)] = &[$(
             ($path, &[$($about),+]),
             $((concat!($path, ".", stringify!($key)), &[$($comment),+]),)+
         )+];
     };
+}
+pub(crate) use tables;
+
+/// Declares all tables that decide a run.
+macro_rules! settings {
+    ($(#[$about:meta])* pub struct $name:ident { $($table:ident: $type:ident,)+ }) => {
+        $(#[$about])*
+        #[derive(Clone, Debug, PartialEq, Serialize)]
+        pub struct $name {
+            $(#[doc = concat!("`[", stringify!($table), "]`.")] pub $table: $type,)+
+        }
+
+        impl Tables for $name {
+            const NAMES: &'static [&'static str] = &[$(stringify!($table)),+];
+
+            fn section(&mut self, name: &str) -> Option<&mut dyn Section> {
+                $(if name == stringify!($table) {
+                    return Some(&mut self.$table);
+                })+
+                None
+            }
+
+            fn comment(path: &str) -> Option<Comment> {
+                [$(<$type as Section>::comment(path)),+].into_iter().find_map(|comment| comment)
+            }
+        }
+    };
+}
+pub(crate) use settings;
+
+named! {
+    /// What to do with a step whose loss or gradient is not finite. It never changes a weight.
+    pub enum OnNonFinite: "value" {
+        /// End the run with an error.
+        Stop = "stop",
+        /// Go on with the next step, unless a weight of the model is to blame.
+        Skip = "skip",
+    }
 }
 
 tables! {
     /// Size of the model.
     ["model"] ModelConfig {
         /// Preset that the defaults come from.
-        preset: String,
+        preset: &'static Preset,
         /// Transformer blocks; at least 1.
         layers: usize,
         /// Width of the residual stream; the MLP is four times as wide.
@@ -53,7 +155,7 @@ tables! {
         sparsity: f64,
         /// How the masks are made, once, before training: random (uniformly), or magnitude (the
         /// largest of the first weights stay).
-        init_method: String,
+        init_method: &'static dyn MaskPolicy,
         /// Seed of the masks.
         seed: u64,
         /// Exceptions for some layers; the last group that matches a weight decides. One of them, in
@@ -73,7 +175,7 @@ tables! {
         sparsity: f64,
     }
 
-    /// Optimisation.
+    /// What is trained on, and for how long.
     ["train"] TrainConfig {
         /// Optimiser steps of the whole run; the learning rate is planned over them.
         steps: usize,
@@ -91,6 +193,13 @@ tables! {
         seed: u64,
         /// Peak learning rate, above 0.
         lr: f64,
+        /// What to do with a step whose loss or gradient is not finite, which never makes an
+        /// update: stop the run, or skip to the next step. May differ when a run is resumed.
+        on_nonfinite: OnNonFinite,
+    }
+
+    /// The optimiser and its learning rate, between the peak and the ends.
+    ["optimiser"] OptimiserConfig {
         /// Learning rate at the end of the cosine, as a fraction of the peak, in [0, 1].
         final_lr_fraction: f64,
         /// Fraction of the steps over which the learning rate rises linearly, in [0, 1].
@@ -105,9 +214,6 @@ tables! {
         epsilon: f64,
         /// Global gradient norm above which gradients are scaled down; inf never clips.
         clip_norm: f64,
-        /// What to do with a step whose loss or gradient is not finite, which never makes an
-        /// update: stop the run, or skip to the next step. May differ when a run is resumed.
-        on_nonfinite: OnNonFinite,
     }
 
     /// Evaluation during training. May differ when a run is resumed.
@@ -141,19 +247,14 @@ tables! {
     }
 }
 
-/// What the table or key `path` is, line by line, as in its documentation.
-pub(super) fn comment(path: &str) -> Option<&'static [&'static str]> {
-    COMMENTS.iter().find(|(known, _)| *known == path).map(|(_, lines)| *lines)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn comments_are_those_of_the_documentation() {
-        assert_eq!(comment("eval.every"), Some(&[COMMENTS_EVAL_EVERY][..]));
-        assert_eq!(comment("eval.evry"), None);
+        assert_eq!(EvalConfig::comment("eval.every"), Some(&[COMMENTS_EVAL_EVERY][..]));
+        assert_eq!(EvalConfig::comment("eval.evry"), None);
     }
 
     const COMMENTS_EVAL_EVERY: &str = " Steps between evaluations; 0 evaluates only at the end.";

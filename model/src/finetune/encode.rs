@@ -145,6 +145,20 @@ impl<'a> Encoder<'a> {
     }
 }
 
+/// A source as a fine-tuned model reads it: `[end of text; source; virtual tokens]`.
+/// # Errors
+/// If the model has no soft prompt.
+pub fn steered(gpt: &Gpt, tokenizer: &Tokenizer, source: &str) -> Result<Vec<u32>, Error> {
+    let prompt = gpt.prompt_ids();
+    if prompt.is_empty() {
+        return Err(Error::config("the model", "has no soft prompt: leave --soft-prompt out"));
+    }
+    let mut ids = vec![tokenizer.end_of_text()];
+    ids.extend(tokenizer.encode(source));
+    ids.extend(prompt);
+    Ok(ids)
+}
+
 /// Sequences of any length as one batch, padded to the longest; only targets have weight.
 /// # Panics
 /// If there is no sequence, or one has no prefix or no target.

@@ -80,12 +80,10 @@ impl Folder {
         let folder = Self { path: path.into(), _lock: run::lock(path)? };
         if there {
             let known: Identity = folder.read(IDENTITY)?;
-            let text = fs::read_to_string(path.join(SETTINGS))
-                .map_err(Error::io("read", path.join(SETTINGS)))?;
             if known != *identity {
                 return refuse("was started from another model, task or examples");
             }
-            if text != settings.to_toml() {
+            if read_settings(path)?.0 != *settings {
                 return refuse("was started with other settings: leave them out to keep its own");
             }
         } else {
@@ -178,7 +176,7 @@ fn save(
     identity: &Identity,
 ) -> Result<(), Error> {
     let moments = Moments::zeros(parameters.layout());
-    let optimiser = AdamW::resume(&config.train, steps as u64, 0, moments);
+    let optimiser = AdamW::resume(&config.optimiser, steps as u64, 0, moments);
     let data = DataState {
         sequences: 0,
         fingerprint: identity.examples.clone(),

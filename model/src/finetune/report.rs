@@ -1,10 +1,11 @@
 //! [`Report`]: what came of a fine-tuning run, for people and for programs.
 
 use super::encode::Fit;
-use super::settings::Settings;
+use super::settings::{Answer, Inactive, Settings, Weights};
 use super::train::CellReport;
 use crate::config::Config;
 use crate::gpt::Gpt;
+use crate::named::Named;
 use crate::tasks::baselines::Baseline;
 use crate::tasks::{Published, Score, Task, TaskData, task};
 use serde::{Deserialize, Serialize};
@@ -38,7 +39,7 @@ impl SourceModel {
         let nnz: usize = gpt.linear_weights().map(|weight| weight.values.len()).sum();
         Self {
             path: path.display().to_string(),
-            preset: config.model.preset.clone(),
+            preset: config.model.preset.name.to_string(),
             sparsity: 1.0 - nnz as f64 / linear_weights as f64,
             linear_weights,
             nnz,
@@ -95,7 +96,7 @@ pub struct Report {
     /// How test was set apart.
     pub split: String,
     /// Which answers make the value.
-    pub answer: String,
+    pub answer: Answer,
     /// Generated answers, by every metric of the task.
     pub generation: Vec<Summary>,
     /// Answers by likelihood, by every metric of the task.
@@ -146,7 +147,7 @@ impl Report {
             std: main.std,
             per_seed: main.per_seed.clone(),
             split: data.split.clone(),
-            answer: settings.finetune.answer.clone(),
+            answer: settings.finetune.answer,
             generation,
             likelihood,
             baselines,
@@ -160,10 +161,10 @@ impl Report {
     /// How the model was tuned, in a few words.
     pub fn method(&self) -> String {
         let tune = &self.settings.finetune;
-        let weights = match (&*tune.weights, self.source.sparsity > 0.0, &*tune.inactive) {
-            ("frozen", ..) => "frozen weights",
-            ("sparse", true, _) => "sparse",
-            ("dense", true, "random") => "dense, random re-initialisation",
+        let weights = match (tune.weights, self.source.sparsity > 0.0, tune.inactive) {
+            (Weights::Frozen, ..) => "frozen weights",
+            (Weights::Sparse, true, _) => "sparse",
+            (Weights::Dense, true, Inactive::Random) => "dense, random re-initialisation",
             _ => "dense",
         };
         match tune.prompt_tokens {
@@ -200,7 +201,7 @@ impl Report {
             self.seeds.len(),
             100.0 * self.std,
             self.split,
-            self.answer,
+            self.answer.name(),
             source.preset,
             source.linear_weights,
             100.0 * source.sparsity,

@@ -1,6 +1,6 @@
 //! What fine-tuning starts from: a pre-trained model whose mask falls, with a soft prompt.
 
-use super::settings::Settings;
+use super::settings::{Inactive, Settings, Weights};
 use crate::config::Config;
 use crate::error::Error;
 use crate::gpt::{PROMPT, initialise};
@@ -23,7 +23,7 @@ impl Start {
     /// back as zeros, so that the function it computes is that of the sparse model (MediSwift
     /// §2.2), or at random for comparison.
     pub fn new(mut config: Config, parameters: &Parameters, settings: &Settings) -> Self {
-        if !settings.is_dense() {
+        if settings.finetune.weights != Weights::Dense {
             return Self { config, parameters: parameters.clone() };
         }
         let tensors = parameters.iter().map(|(_, tensor)| {
@@ -34,7 +34,7 @@ impl Start {
             (tensor.name, shape)
         });
         let mut dense = Parameters::zeros(&Layout::new(tensors));
-        if settings.is_random() {
+        if settings.finetune.inactive == Inactive::Random {
             initialise(&mut dense, &config.model, settings.finetune.seed);
         }
         dense.carry_over(parameters);

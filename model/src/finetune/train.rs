@@ -2,7 +2,7 @@
 
 use super::answer::{Answerer, by_likelihood, candidates};
 use super::encode::{Encoded, Encoder, Fit, batch};
-use super::settings::Settings;
+use super::settings::{Settings, Weights};
 use super::start::Start;
 use super::{Observer, Progress};
 use crate::adamw::AdamW;
@@ -169,11 +169,11 @@ impl Trainer<'_> {
     /// AdamW with the learning rates that the settings give weights and prompt.
     fn optimisation(&self, gpt: Gpt, config: &Config) -> Optimisation {
         let tune = &self.settings.finetune;
-        let weights = if self.settings.is_frozen() { 0.0 } else { 1.0 };
+        let weights = if tune.weights == Weights::Frozen { 0.0 } else { 1.0 };
         let prompt = if tune.prompt_lr > 0.0 { tune.prompt_lr / config.train.lr } else { 1.0 };
         let factor = |name: &str| if name == PROMPT { prompt } else { weights };
         let factors = gpt.parameters().iter().map(|(_, p)| factor(p.name)).collect();
-        let adamw = AdamW::new(&config.train, gpt.parameters().layout()).with_factors(factors);
+        let adamw = AdamW::new(&config.optimiser, gpt.parameters().layout()).with_factors(factors);
         Optimisation::resume(gpt, adamw, config)
     }
 }

@@ -99,7 +99,7 @@ fn header(source: &Source, precision: Precision, tensors: &[Entry<'_>]) -> Bytes
     let (model, tokenizer) = (&source.config.model, &source.tokenizer);
     let mut pairs = Pairs::default();
     pairs.string("general.architecture", "gpt2");
-    pairs.string("general.name", &format!("MediSwift {}", model.preset));
+    pairs.string("general.name", &format!("MediSwift {}", model.preset.name));
     pairs.string("general.description", "For research only. Not for clinical use.");
     pairs.u32("general.alignment", ALIGNMENT as u32);
     pairs.u32("general.file_type", u32::from(precision == Precision::F16));

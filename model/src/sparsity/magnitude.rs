@@ -1,7 +1,7 @@
 //! Magnitude pruning: the largest weights stay. Of a model that was trained elsewhere, these carry
 //! most of what it learnt; of initial weights, it is Cerebras' `topk`.
 
-use super::MaskPolicy;
+use super::policy::MaskPolicy;
 use mediswift_kernels::sparse::mask::kept;
 use mediswift_kernels::{PatternError, SparsePattern};
 

@@ -5,54 +5,40 @@
 //! depends neither on the order in which layers are made nor on how many there are.
 
 mod magnitude;
+mod policy;
 mod uniform;
 mod weights;
 
 pub use magnitude::Magnitude;
+pub use policy::MaskPolicy;
 pub use uniform::UniformRandom;
 pub use weights::{LayerSparsity, LinearWeight, block_weights, linear_weights};
 
 use crate::config::SparsityConfig;
 use crate::error::Error;
-use mediswift_kernels::{AlignedBuffer, PatternError, SparsePattern};
+use crate::named::Named;
+use mediswift_kernels::{AlignedBuffer, SparsePattern};
 use std::cell::LazyCell;
-
-/// A way to choose the weights that a layer keeps.
-pub trait MaskPolicy: Sync {
-    /// Its name in `sparsity.init_method`.
-    fn name(&self) -> &'static str;
-
-    /// A `[rows, columns]` mask with exactly `kept(rows · columns, sparsity)` non-zeros, the same
-    /// for the same seed and the same dense values, which `values` returns row by row.
-    /// # Errors
-    /// If the extents exceed 32-bit indices.
-    fn mask<'v>(
-        &self,
-        rows: usize,
-        columns: usize,
-        sparsity: f64,
-        seed: u64,
-        values: &dyn Fn() -> &'v [f32],
-    ) -> Result<SparsePattern, PatternError>;
-}
 
 /// Every policy.
 pub const POLICIES: &[&dyn MaskPolicy] = &[&UniformRandom, &Magnitude];
 
-/// The policy of that name.
-/// # Errors
-/// If there is none; the message names the nearest.
-pub fn policy(name: &str) -> Result<&'static dyn MaskPolicy, Error> {
-    POLICIES.iter().copied().find(|policy| policy.name() == name).ok_or_else(|| {
-        let known = POLICIES.iter().map(|policy| policy.name());
-        Error::unknown("sparsity.init_method", "mask policy", name, known)
-    })
+impl Named for &'static dyn MaskPolicy {
+    const WHAT: &'static str = "mask policy";
+
+    fn all() -> impl Iterator<Item = Self> {
+        POLICIES.iter().copied()
+    }
+
+    fn name(&self) -> &'static str {
+        MaskPolicy::name(*self)
+    }
 }
 
 /// The mask of a weight, made of its parts, each with its exact number of non-zeros. `values` returns
 /// its dense values, row by row; it is asked if the policy wants them.
 /// # Errors
-/// If the policy is unknown or the layer exceeds 32-bit indices.
+/// If the layer exceeds 32-bit indices.
 /// # Panics
 /// If the parts do not divide the rows, there is not one value per place, or the sparsity lies outside
 /// [0, 1].
@@ -64,7 +50,6 @@ pub fn layer_mask(
 ) -> Result<SparsePattern, Error> {
     let &LinearWeight { ref name, rows, columns, parts } = weight;
     assert_eq!(rows % parts, 0, "{rows} rows of '{name}' do not split into {parts} parts");
-    let policy = policy(&config.init_method)?;
     let values = LazyCell::new(values);
     let values = || {
         assert_eq!(values.len(), rows * columns, "values and extents of '{name}' disagree");
@@ -75,7 +60,7 @@ pub fn layer_mask(
             let seed = layer_seed(config.seed, name, part);
             let count = rows / parts * columns;
             let values = || &values()[part * count..][..count];
-            policy.mask(rows / parts, columns, config.of(name), seed, &values)
+            config.init_method.mask(rows / parts, columns, config.of(name), seed, &values)
         })
         .collect();
     masks
@@ -100,7 +85,7 @@ mod tests {
 
     fn config(seed: u64) -> SparsityConfig {
         let groups = Vec::new();
-        SparsityConfig { sparsity: 0.75, init_method: "random".into(), seed, groups }
+        SparsityConfig { sparsity: 0.75, init_method: &UniformRandom, seed, groups }
     }
 
     fn weight(name: &str, rows: usize, columns: usize, parts: usize) -> LinearWeight {
@@ -110,7 +95,7 @@ mod tests {
     #[test]
     fn every_policy_keeps_the_exact_number_in_every_part() {
         for policy in POLICIES {
-            let config = SparsityConfig { init_method: policy.name().into(), ..config(1) };
+            let config = SparsityConfig { init_method: *policy, ..config(1) };
             let values: AlignedBuffer =
                 (0..39 * 13).map(|i| (i * 37 % 101) as f32 - 50.0).collect();
             let pattern = layer_mask(&config, &weight("qkv", 39, 13, 3), || values).unwrap();
@@ -134,7 +119,8 @@ mod tests {
 
     #[test]
     fn an_unknown_policy_names_the_nearest() {
-        let error = policy("randm").map(|_| ()).unwrap_err().to_string();
+        let found = <&dyn MaskPolicy>::named("randm", "sparsity.init_method");
+        let error = found.map(|_| ()).unwrap_err().to_string();
         assert!(error.contains("did you mean 'random'?"), "{error}");
     }
 }

@@ -1,6 +1,6 @@
 //! Uniform random masks: static random pruning at initialisation (MediSwift §2.1).
 
-use super::MaskPolicy;
+use super::policy::MaskPolicy;
 use mediswift_kernels::sparse::mask::uniform_random;
 use mediswift_kernels::{PatternError, SparsePattern};
 

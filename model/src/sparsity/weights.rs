@@ -1,7 +1,7 @@
 //! Which weights sparsity applies to, and how sparse each of them is to be.
 
-use super::policy;
-use crate::config::{ModelConfig, SparsityConfig, SparsityGroup, require};
+use crate::config::checks::require;
+use crate::config::{ModelConfig, SparsityConfig, SparsityGroup};
 use crate::error::Error;
 use glob::Pattern;
 use mediswift_kernels::sparse::mask::kept;
@@ -98,10 +98,9 @@ impl SparsityConfig {
     }
 
     /// # Errors
-    /// If a sparsity is out of range, the policy unknown, or a pattern malformed or without a match.
+    /// If a sparsity is out of range, or a pattern malformed or without a match.
     pub(crate) fn validate(&self, size: &ModelConfig) -> Result<(), Error> {
         check_range("sparsity.sparsity", self.sparsity)?;
-        policy(&self.init_method)?;
         self.groups.iter().enumerate().try_for_each(|(index, group)| {
             // People count from 1.
             let key = format!("sparsity.groups[{}]", index + 1);

@@ -21,6 +21,7 @@ use task::after_template;
 pub use task::{Example, FAILED, Published, Recipe, Request, Score, Stage, Task, TaskData};
 
 use crate::error::Error;
+use crate::named::Named;
 
 /// Every task.
 pub const TASKS: &[&dyn Task] = &[&pubmedqa::PubMedQa, &hoc::Hoc];
@@ -29,9 +30,19 @@ pub const TASKS: &[&dyn Task] = &[&pubmedqa::PubMedQa, &hoc::Hoc];
 /// # Errors
 /// If there is none; the message names the nearest.
 pub fn task(name: &str) -> Result<&'static dyn Task, Error> {
-    TASKS.iter().copied().find(|task| task.name() == name).ok_or_else(|| {
-        Error::unknown("finetune", "task", name, TASKS.iter().map(|task| task.name()))
-    })
+    Named::named(name, "finetune")
+}
+
+impl Named for &'static dyn Task {
+    const WHAT: &'static str = "task";
+
+    fn all() -> impl Iterator<Item = Self> {
+        TASKS.iter().copied()
+    }
+
+    fn name(&self) -> &'static str {
+        Task::name(*self)
+    }
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use super::super::refused;
 use super::CONFIG;
 use crate::config::ModelConfig;
 use crate::error::Error;
-use crate::presets::PRESETS;
+use crate::presets::{PRESETS, Preset};
 use mediswift_data::Tokenizer;
 use mediswift_data::tokenizer::Kind;
 use mediswift_engine::ops::EPSILON;
@@ -76,7 +76,7 @@ impl Architecture {
         }
         let positions = if fields.get("n_positions").is_some() { "n_positions" } else { "n_ctx" };
         let model = ModelConfig {
-            preset: most_like(layers, d_model).to_string(),
+            preset: most_like(layers, d_model),
             layers,
             d_model,
             heads,
@@ -155,14 +155,14 @@ impl Fields {
 }
 
 /// The preset whose blocks have the most similar number of weights: the defaults of training.
-fn most_like(layers: usize, d_model: usize) -> &'static str {
+fn most_like(layers: usize, d_model: usize) -> &'static Preset {
     let size = |layers: usize, d_model: usize| (layers as f64).ln() + 2.0 * (d_model as f64).ln();
     let distance = |at: &usize| {
         let preset = &PRESETS[*at];
         (size(preset.layers, preset.d_model) - size(layers, d_model)).abs()
     };
     let nearest = (0..PRESETS.len()).min_by(|a, b| distance(a).total_cmp(&distance(b)));
-    PRESETS[nearest.expect("presets")].name
+    &PRESETS[nearest.expect("presets")]
 }
 
 /// The `config.json` of a model of ours.

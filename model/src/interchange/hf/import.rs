@@ -7,7 +7,7 @@ use super::floats::read_floats;
 use super::masks::{self, Masks};
 use super::prompt;
 use super::{HEAD, INDEX, MASKS, PREFIX, WEIGHTS};
-use crate::config::Config;
+use crate::config::{Base, Config};
 use crate::error::Error;
 use crate::gpt::{Gpt, PROMPT, Slot, slots};
 use crate::run;
@@ -107,17 +107,14 @@ pub fn import(folder: &Path, out: &Path, options: &Import) -> Result<Imported, E
 
 /// The settings of the run: sizes of the checkpoint, defaults of the most similar preset, changes.
 fn settings(architecture: &Architecture, changes: &[String]) -> Result<Config, Error> {
-    let mut config = Config::from_preset(&architecture.model.preset)?;
+    let mut config = Config::new(architecture.model.preset);
     config.model = architecture.model.clone();
     config.train.context = config.model.context;
-    for assignment in changes {
-        config.set(assignment)?;
-        if config.model != architecture.model {
-            let problem = "the checkpoint decides the model: it cannot be changed";
-            return Err(Error::config(format!("--set {assignment}"), problem));
-        }
+    let config = Config::load(Base::Given(Box::new(config)), changes, |_| ())?;
+    if config.model != architecture.model {
+        let problem = "the checkpoint decides the model: it cannot be changed";
+        return Err(Error::config("--set model", problem));
     }
-    config.validate()?;
     Ok(config)
 }
 

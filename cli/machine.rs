@@ -9,7 +9,7 @@ use std::thread::available_parallelism;
 use mediswift_kernels::isa::{ISA_VARIABLE, IsaKind};
 use serde::Serialize;
 
-/// All that [`super::Doctor`] knows of the machine.
+/// All that is known of the machine without measuring.
 pub struct Machine {
     pub cpu: Cpu,
     pub isa: Isa,

@@ -1,34 +1,50 @@
-//! One layer, sparse and dense in turns.
+//! One layer, sparse and dense in turns: realised against theoretical speedup.
+//!
+//! Every product is timed in turns with the best dense code there is: the [baselines](crate::baseline)
+//! asked for and this crate's own dense product. Packing, zeroing and the refresh after an optimiser
+//! step are part of the times. A step is forward + dx + dw + refresh.
 
 use std::sync::Arc;
 use std::time::Instant;
 
-use mediswift_kernels::baseline::{Baseline, Matrix};
-use mediswift_kernels::isa::IsaKind;
-use mediswift_kernels::ops::gemm::{Left, Out, gemm_on, transpose_tiles};
-use mediswift_kernels::ops::{Initial, LayerPlan, LinearLayer, Product, tune};
-use mediswift_kernels::probe::{self, Limits};
-use mediswift_kernels::{AlignedBuffer, LANES, SparsePattern};
+use crate::baseline::{Baseline, Matrix};
+use crate::isa::IsaKind;
+use crate::ops::gemm::{Left, Out, gemm_on, transpose_tiles};
+use crate::ops::{Initial, LayerPlan, LinearLayer, Product, tune};
+use crate::probe::{self, Limits};
+use crate::{AlignedBuffer, LANES, SparsePattern};
+
+/// What can be measured, by the names of reports and in their order.
+pub const PRODUCTS: [&str; 5] = {
+    let [forward, dx, dw] = Product::TRAINING;
+    [forward.name(), dx.name(), dw.name(), STEP, Product::OneToken.name()]
+};
+
+/// The name of a whole step.
+const STEP: &str = "step";
 
 /// Where the strategies come from.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub enum Planning {
+    /// The cost model.
     Estimate,
+    /// The autotuner, for every layer.
     Tuned,
+    /// These.
     Fixed(LayerPlan),
 }
 
 /// Tokens on which the autotuner measures.
 const TUNING_TOKENS: usize = 512;
 
-/// The name of this program's own dense product in reports.
+/// The name of this crate's own dense product in reports.
 const OWN: &str = "own gemm";
 
-/// Seconds that the turns of one layer should take, if `--rounds` does not say otherwise.
+/// Seconds that the turns of one layer should take, if the number of turns is not given.
 const SECONDS: f64 = 4.0;
 
 /// What is measured, on what.
-pub struct Bench {
+pub struct LayerBench {
     isa: IsaKind,
     tokens: usize,
     products: Vec<&'static str>,
@@ -40,39 +56,55 @@ pub struct Bench {
 /// Times of some turns, in seconds.
 #[derive(Clone, Copy, Debug)]
 pub struct Times {
+    /// The time in the middle.
     pub median: f64,
+    /// The shortest time.
     pub least: f64,
+    /// The longest time.
     pub most: f64,
 }
 
 /// One product of one layer.
-pub struct Row {
+#[derive(Clone, Debug)]
+pub struct Measured {
+    /// Outputs of the layer.
     pub rows: usize,
+    /// Inputs of the layer.
     pub columns: usize,
+    /// Weights that the sparse layer has.
     pub nnz: usize,
+    /// One of [`PRODUCTS`].
     pub product: &'static str,
+    /// Times of the best dense code.
     pub dense: Times,
+    /// What that code is.
     pub dense_kernel: String,
+    /// Times of the sparse layer.
     pub sparse: Times,
+    /// The strategy that the sparse layer takes, or all of a step.
     pub kernel: String,
+    /// The strategies of all products.
     pub plan: LayerPlan,
     /// Whether the sparse layer computes this product densely.
     pub fallback: bool,
     /// Executed FLOPs of the sparse product, over its time and the FMA peak.
     pub fraction_of_peak: f64,
-    /// Speedup that ports and L1 would allow, see [`ceiling`].
+    /// Speedup that ports and L1, or for one token the memory, would allow.
     pub ceiling: f64,
 }
 
-impl Row {
+impl Measured {
+    /// The fraction of weights that the layer lacks.
     pub fn sparsity(&self) -> f64 {
         1.0 - self.nnz as f64 / (self.rows * self.columns) as f64
     }
 
+    /// Realised speedup, by medians.
     pub fn speedup(&self) -> f64 {
         self.dense.median / self.sparse.median
     }
 
+    /// Theoretical speedup: weights of the dense layer for each of the sparse one.
     pub fn theory(&self) -> f64 {
         (self.rows * self.columns) as f64 / self.nnz as f64
     }
@@ -85,7 +117,12 @@ impl Times {
     }
 }
 
-impl Bench {
+impl LayerBench {
+    /// A bench for layers that work on `tokens` tokens at once, rounded up to whole tiles. `rounds` is
+    /// the number of turns of every contestant; without it, their time decides: 3 to 15. Measures the
+    /// machine's limits, which takes about a second.
+    /// # Panics
+    /// If the machine lacks `isa`.
     pub fn new(
         isa: IsaKind,
         tokens: usize,
@@ -98,6 +135,7 @@ impl Bench {
         Self { isa, tokens, products: products.to_vec(), baselines, rounds, limits }
     }
 
+    /// What the machine can do at best.
     pub fn limits(&self) -> Limits {
         self.limits
     }
@@ -109,8 +147,9 @@ impl Bench {
         (weights * (16.0 + 64.0 * (1.0 - sparsity)) + 20.0 * activations) as u64
     }
 
-    /// Measures the products of one layer.
-    pub fn run(&self, pattern: &Arc<SparsePattern>, planning: Planning) -> Vec<Row> {
+    /// Measures the products of one layer, in the order of [`PRODUCTS`]; nothing of a layer without a
+    /// weight.
+    pub fn run(&self, pattern: &Arc<SparsePattern>, planning: Planning) -> Vec<Measured> {
         if pattern.nnz() == 0 {
             return Vec::new();
         }
@@ -120,10 +159,10 @@ impl Bench {
             Planning::Fixed(plan) => plan,
         };
         let mut rows = Vec::new();
-        if self.products.iter().any(|product| *product != "one-token") {
+        if self.products.iter().any(|product| *product != Product::OneToken.name()) {
             rows.extend(self.layer(pattern, plan.clone()));
         }
-        if self.products.contains(&"one-token") {
+        if self.products.contains(&Product::OneToken.name()) {
             rows.push(self.one_token(pattern, plan));
         }
         rows
@@ -134,7 +173,7 @@ impl Bench {
         self.rounds.map_or((SECONDS / seconds).clamp(3.0, 15.0) as usize, |rounds| rounds as usize)
     }
 
-    fn layer(&self, pattern: &Arc<SparsePattern>, plan: LayerPlan) -> Vec<Row> {
+    fn layer(&self, pattern: &Arc<SparsePattern>, plan: LayerPlan) -> Vec<Measured> {
         let (rows, columns, tokens) = (pattern.rows(), pattern.columns(), self.tokens);
         let mut layer = LinearLayer::sparse(self.isa, pattern.clone(), plan.clone());
         let values = numbers(pattern.nnz());
@@ -214,7 +253,7 @@ impl Bench {
         pattern: &SparsePattern,
         plan: LayerPlan,
         mut times: Vec<Vec<Vec<f64>>>,
-    ) -> Vec<Row> {
+    ) -> Vec<Measured> {
         let sparse = times.pop().expect("the sparse times");
         let names: Vec<String> =
             self.baselines.iter().map(Baseline::name).chain([OWN.to_string()]).collect();
@@ -244,21 +283,23 @@ impl Bench {
             .map(|part| ceiling(part.0, pattern.density(), pattern.nnz(), self.tokens, self.limits))
             .collect();
         let row =
-            |product, dense, dense_kernel, sparse: Times, kernel, fallback, executed, limit| Row {
-                rows: pattern.rows(),
-                columns: pattern.columns(),
-                nnz: pattern.nnz(),
-                product,
-                dense,
-                dense_kernel,
-                sparse,
-                kernel,
-                plan: plan.clone(),
-                fallback,
-                fraction_of_peak: executed / sparse.median / self.limits.fma_peak,
-                ceiling: dense.median / limit,
+            |product, dense, dense_kernel, sparse: Times, kernel, fallback, executed, limit| {
+                Measured {
+                    rows: pattern.rows(),
+                    columns: pattern.columns(),
+                    nnz: pattern.nnz(),
+                    product,
+                    dense,
+                    dense_kernel,
+                    sparse,
+                    kernel,
+                    plan: plan.clone(),
+                    fallback,
+                    fraction_of_peak: executed / sparse.median / self.limits.fma_peak,
+                    ceiling: dense.median / limit,
+                }
             };
-        let mut rows: Vec<Row> = parts
+        let mut rows: Vec<Measured> = parts
             .iter()
             .enumerate()
             .map(|(at, (product, kernel, fallback))| {
@@ -282,7 +323,7 @@ impl Bench {
         let mut kernels: Vec<String> = best.iter().map(|(at, _)| names[*at].clone()).collect();
         kernels.dedup();
         rows.push(row(
-            "step",
+            STEP,
             Times::of(sum(&dense_step)),
             kernels.join(" + "),
             Times::of(sum(&sparse)),
@@ -296,7 +337,7 @@ impl Bench {
     }
 
     /// y = W · x for one token: bound by the bytes of W.
-    fn one_token(&self, pattern: &Arc<SparsePattern>, plan: LayerPlan) -> Row {
+    fn one_token(&self, pattern: &Arc<SparsePattern>, plan: LayerPlan) -> Measured {
         let (rows, columns) = (pattern.rows(), pattern.columns());
         let (w, values, x) = (numbers(rows * columns), numbers(pattern.nnz()), numbers(columns));
         let sparse_layer = LinearLayer::sparse(self.isa, pattern.clone(), plan.clone());
@@ -317,11 +358,11 @@ impl Bench {
         }
         let (dense, sparse) = (Times::of(dense), Times::of(sparse));
         let bytes = (8 * pattern.nnz() + 4 * rows) as f64;
-        Row {
+        Measured {
             rows,
             columns,
             nnz: pattern.nnz(),
-            product: "one-token",
+            product: Product::OneToken.name(),
             dense,
             dense_kernel: "own gemv".into(),
             sparse,
@@ -331,6 +372,67 @@ impl Bench {
             fraction_of_peak: 2.0 * pattern.nnz() as f64 / sparse.median / self.limits.fma_peak,
             ceiling: dense.median / (bytes / self.limits.dram),
         }
+    }
+}
+
+/// Speedups of one product at one sparsity, over the shapes.
+#[derive(Clone, Copy, Debug)]
+pub struct Mean {
+    /// One of [`PRODUCTS`].
+    pub product: &'static str,
+    /// Mean sparsity.
+    pub sparsity: f64,
+    /// Shapes measured.
+    pub shapes: usize,
+    /// Geometric mean of realised speedups.
+    pub realised: f64,
+    /// Geometric mean of theoretical speedups.
+    pub theoretical: f64,
+    /// Geometric mean of what ports and L1 would allow.
+    pub ceiling: f64,
+}
+
+/// Geometric means over shapes, in the order of products and sparsities.
+pub fn means(measured: &[Measured]) -> Vec<Mean> {
+    let mut means = Vec::new();
+    for product in PRODUCTS {
+        let mut of: Vec<&Measured> = measured.iter().filter(|r| r.product == product).collect();
+        of.sort_by(|a, b| a.sparsity().total_cmp(&b.sparsity()));
+        // Rounding the number of non-zeros makes sparsities differ in the last digits.
+        for rows in of.chunk_by(|a, b| (a.sparsity() - b.sparsity()).abs() < 1e-3) {
+            let mean = |value: fn(&Measured) -> f64| {
+                let logs: f64 = rows.iter().map(|row| value(row).ln()).sum();
+                (logs / rows.len() as f64).exp()
+            };
+            means.push(Mean {
+                product,
+                sparsity: rows.iter().map(|row| row.sparsity()).sum::<f64>() / rows.len() as f64,
+                shapes: rows.len(),
+                realised: mean(Measured::speedup),
+                theoretical: mean(Measured::theory),
+                ceiling: mean(|row| row.ceiling),
+            });
+        }
+    }
+    means
+}
+
+/// The sparsity from which the step is faster than the dense one, by linear interpolation; the
+/// least measured one if it is faster already there.
+pub fn break_even(means: &[Mean]) -> Option<f64> {
+    let steps: Vec<(f64, f64)> = means
+        .iter()
+        .filter(|mean| mean.product == STEP)
+        .map(|mean| (mean.sparsity, mean.realised))
+        .collect();
+    let crossing = steps.windows(2).find(|pair| pair[0].1 < 1.0 && pair[1].1 >= 1.0);
+    match (crossing, steps.first()) {
+        (Some(pair), _) => {
+            let ((s0, v0), (s1, v1)) = (pair[0], pair[1]);
+            Some(s0 + (s1 - s0) * (1.0 - v0) / (v1 - v0))
+        }
+        (None, Some(&(sparsity, speedup))) if speedup >= 1.0 => Some(sparsity),
+        _ => None,
     }
 }
 

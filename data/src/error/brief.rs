@@ -1,0 +1,34 @@
+//! Quoting what was found, which may be megabytes, and anything.
+
+use std::fmt::{self, Display, Write};
+
+/// The beginning of what is quoted, on one line.
+pub(crate) fn brief(quoted: impl Display) -> String {
+    let mut line = Brief(String::new());
+    // Refuses only what is beyond the longest quote.
+    let _ = write!(line, "{quoted}");
+    line.0
+}
+
+struct Brief(String);
+
+impl Brief {
+    const LONGEST: usize = 300;
+}
+
+impl Write for Brief {
+    fn write_str(&mut self, part: &str) -> fmt::Result {
+        for character in part.chars() {
+            if self.0.len() >= Self::LONGEST {
+                self.0.push('…');
+                return Err(fmt::Error);
+            }
+            if character.is_control() {
+                self.0.extend(character.escape_default());
+            } else {
+                self.0.push(character);
+            }
+        }
+        Ok(())
+    }
+}
