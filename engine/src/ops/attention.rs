@@ -111,7 +111,8 @@ impl Op for CausalAttention {
         assert_eq!((qkv.layout(), dx.layout()), (layout, layout), "layouts disagree");
         assert_eq!((pass.dy.features(), qkv.features()), (self.features, dx.features()));
         let mut tasks = Vec::with_capacity(layout.sequences * self.heads);
-        let sequences = Part::whole(dx.data_mut(), 3 * self.features * LANES).into_rows(tiles.max(1));
+        let sequences =
+            Part::whole(dx.data_mut(), 3 * self.features * LANES).into_rows(tiles.max(1));
         for (sequence, dx) in sequences.into_iter().enumerate() {
             let mut q = dx.into_columns(head_features * LANES);
             let v = q.split_off(2 * self.heads);
