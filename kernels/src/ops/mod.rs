@@ -9,7 +9,7 @@ mod plan;
 mod product;
 mod spmv;
 mod strategy;
-pub mod tune;
+mod tune;
 
 pub use layer::LinearLayer;
 pub use list::{KernelSpec, Prepared, kernels};

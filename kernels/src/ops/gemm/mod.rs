@@ -132,7 +132,14 @@ pub fn gemm(a: Left<'_>, b: &[f32], c: &mut [f32], out: Out, accumulate: bool) {
 /// # Panics
 /// If the shapes disagree or the machine lacks `isa`.
 #[track_caller]
-pub fn gemm_on(isa: IsaKind, a: Left<'_>, b: &[f32], c: &mut [f32], out: Out, accumulate: bool) {
+pub(crate) fn gemm_on(
+    isa: IsaKind,
+    a: Left<'_>,
+    b: &[f32],
+    c: &mut [f32],
+    out: Out,
+    accumulate: bool,
+) {
     let source = match (a.block_bits, a.col_stride) {
         (WHOLE, 1) => Source::Rows(a),
         (WHOLE, _) => return a.pack_scratch().multiply_on(isa, b, c, out, accumulate),
