@@ -49,32 +49,23 @@ impl Moments {
     }
 }
 
-/// The optimiser and its state.
+/// The optimiser: its settings and its moments. Which update it makes, it is told.
 #[derive(Clone, Debug)]
 pub struct AdamW {
     beta1: f64,
     beta2: f64,
     epsilon: f64,
     weight_decay: f64,
-    updates: u64,
-    skipped: u64,
     moments: Moments,
     /// What the learning rate of each tensor is multiplied with; 1 beyond the end.
     factors: Vec<f64>,
 }
 
 impl AdamW {
-    /// An optimiser that has made no update.
-    pub fn new(config: &OptimiserConfig, layout: &Arc<Layout>) -> Self {
-        Self::resume(config, 0, 0, Moments::zeros(layout))
-    }
-
-    /// An optimiser that has made `updates` updates and skipped `skipped` steps, with the moments it had
-    /// then.
-    pub fn resume(config: &OptimiserConfig, updates: u64, skipped: u64, moments: Moments) -> Self {
+    /// An optimiser that goes on from `moments`.
+    pub fn new(config: &OptimiserConfig, moments: Moments) -> Self {
         let &OptimiserConfig { beta1, beta2, epsilon, weight_decay, .. } = config;
-        let factors = Vec::new();
-        Self { beta1, beta2, epsilon, weight_decay, updates, skipped, moments, factors }
+        Self { beta1, beta2, epsilon, weight_decay, moments, factors: Vec::new() }
     }
 
     /// Multiplies the learning rate of each tensor, in order; tensors with 0 are frozen.
@@ -87,38 +78,19 @@ impl AdamW {
         self.factors.iter().copied().chain(std::iter::repeat(1.0))
     }
 
-    /// Updates made: t of the last one.
-    pub fn updates(&self) -> u64 {
-        self.updates
-    }
-
-    /// Steps without an update.
-    pub fn skipped(&self) -> u64 {
-        self.skipped
-    }
-
-    /// Steps done: updates made and skipped.
-    pub fn steps(&self) -> u64 {
-        self.updates + self.skipped
-    }
-
-    /// Passes over a step: weights, moments and t stay.
-    pub fn skip(&mut self) {
-        self.skipped += 1;
-    }
-
-    /// First and second moments.
+    /// The moments after the last update.
     pub fn moments(&self) -> &Moments {
         &self.moments
     }
 
-    /// Makes one update from `scale · gradients`. `updated` is told of every tensor while its new values
-    /// are still in the caches.
+    /// Makes update `t`, counted from 1, from `scale · gradients`. `updated` is told of every tensor
+    /// while its new values are still in the caches.
     /// # Panics
     /// If parameters, gradients and moments are not of one layout.
     #[track_caller]
-    pub fn step(
+    pub fn update(
         &mut self,
+        t: u64,
         parameters: &mut Parameters,
         gradients: &Gradients,
         learning_rate: f64,
@@ -129,8 +101,7 @@ impl AdamW {
         let layout = Arc::clone(parameters.layout());
         let agree = [gradients.layout(), first.layout(), second.layout()].map(|l| *l == layout);
         assert!(agree.iter().all(|&agrees| agrees), "parameters, gradients and moments disagree");
-        self.updates += 1;
-        let correction = |beta: f64| 1.0 - beta.powf(self.updates as f64);
+        let correction = |beta: f64| 1.0 - beta.powf(t as f64);
         let rates = |factor: f64, decay: f64| Rates {
             scale: scale as f32,
             beta1: self.beta1 as f32,
@@ -289,10 +260,10 @@ mod tests {
         let (mut parameters, gradients) = model();
         let before = parameters.clone();
         let config = config();
-        let mut adamw = AdamW::new(&config, parameters.layout());
+        let mut adamw = AdamW::new(&config, Moments::zeros(parameters.layout()));
         let (rates, scale) = ([1e-2, 3e-3, 1e-2], 0.7);
-        for rate in rates {
-            adamw.step(&mut parameters, &gradients, rate, scale, |_, _| {});
+        for (t, rate) in (1..).zip(rates) {
+            adamw.update(t, &mut parameters, &gradients, rate, scale, |_, _| {});
         }
         for (id, parameter) in before.iter() {
             let decay = if parameter.shape.is_matrix() { config.weight_decay } else { 0.0 };
@@ -311,7 +282,6 @@ mod tests {
                 assert!((found - w).abs() < 1e-6, "{}[{i}]: {found}, not {w}", parameter.name);
             }
         }
-        assert_eq!(adamw.updates(), 3);
     }
 
     #[test]
@@ -346,8 +316,9 @@ mod tests {
             pool.install(|| {
                 let (mut parameters, gradients) = model();
                 let norm = global_norm(&gradients).unwrap();
-                let mut adamw = AdamW::new(&config(), parameters.layout());
-                adamw.step(&mut parameters, &gradients, 1e-2, clip_scale(norm, 1.0), |_, _| {});
+                let mut adamw = AdamW::new(&config(), Moments::zeros(parameters.layout()));
+                let scale = clip_scale(norm, 1.0);
+                adamw.update(1, &mut parameters, &gradients, 1e-2, scale, |_, _| {});
                 let bits =
                     parameters.iter().flat_map(|(_, p)| p.values.iter().map(|x| x.to_bits()));
                 (norm.to_bits(), bits.collect::<Vec<_>>())
