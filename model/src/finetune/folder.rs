@@ -1,7 +1,7 @@
 //! The folder of a fine-tuning run.
 //!
 //! ```text
-//! RUN/finetune.toml            settings, written first
+//! RUN/finetune.toml            settings, the last of what a start writes
 //!     identity.json            which model, task and examples
 //!     config.toml, tokenizer.json, MODEL_CARD.md
 //!     cells/NAME.json          one report per finished training
@@ -75,9 +75,13 @@ impl Folder {
         }
         if !there {
             files::create_folders(path)?;
-            run::check_unused(path)?;
+            // A killed start may have come as far as this.
+            if run::read_json::<Identity>(&path.join(IDENTITY)).is_err() {
+                run::check_unused(path)?;
+            }
         }
         let folder = Self { path: path.into(), _lock: run::lock(path)? };
+        files::clear(&folder.path("cells"))?;
         if there {
             let known: Identity = folder.read(IDENTITY)?;
             if known != *identity {
