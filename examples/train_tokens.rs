@@ -25,7 +25,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     config.model.vocabulary = NUMBERS as usize;
     config.sparsity.sparsity = 0.75;
     config.set("train.steps=60")?;
-    config.set("optimiser.lr=3e-3")?;
+    config.set("train.lr=3e-3")?;
     let mut optimisation = Optimisation::new(Gpt::new(&config)?, &config);
     let mut losses = Vec::new();
     for step in 0..60 {
