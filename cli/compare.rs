@@ -1,10 +1,8 @@
 //! `mediswift compare`.
 
-use std::fs;
 use std::path::PathBuf;
 
-use anyhow::Context as _;
-use mediswift_data::write_atomically;
+use mediswift_files as files;
 use mediswift_model::error::ErrorKind;
 use mediswift_model::finetune::compare::Comparison;
 use serde_json::json;
@@ -35,10 +33,10 @@ impl Verb for Compare {
         let comparison = read(&self.runs)?;
         let (json, text) = (json!(comparison), comparison.markdown());
         if let Some(out) = &self.out {
-            fs::create_dir_all(out).with_context(|| format!("{}: cannot create", out.display()))?;
-            write_atomically(&out.join("results.md"), text.as_bytes())?;
+            files::create_folders(out)?;
+            files::write(&out.join("results.md"), text.as_bytes())?;
             let printed = serde_json::to_string_pretty(&json)? + "\n";
-            write_atomically(&out.join("results.json"), printed.as_bytes())?;
+            files::write(&out.join("results.json"), printed.as_bytes())?;
             Files::create(&out.join("accuracy.svg"))?.draw(&Sizes(&comparison))?;
         }
         Ok(Outcome::new(json, text))

@@ -3,15 +3,14 @@
 mod tuning;
 mod twins;
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::Context as _;
 use indicatif::HumanCount;
 use mediswift_data::clean::Cleaning;
 use mediswift_data::prepare::{Options, TokenizerSource};
-use mediswift_data::{Dataset, Split, Tokenizer, write_atomically};
+use mediswift_data::{Dataset, Split, Tokenizer};
+use mediswift_files as files;
 use mediswift_kernels::isa::IsaKind;
 use mediswift_model::config::Base;
 use mediswift_model::finetune::report::TuningReport;
@@ -131,7 +130,7 @@ impl Verb for Demo {
         };
         let json = report.json();
         let file = serde_json::to_vec_pretty(&json)?;
-        write_atomically(&out.join("demo.json"), &file)?;
+        files::write(&out.join("demo.json"), &file)?;
         output::note(DISCLAIMER);
         Ok(Outcome::new(json, report.text()))
     }
@@ -145,15 +144,9 @@ fn make_room(out: &Path, force: bool) -> anyhow::Result<()> {
         out.display()
     );
     for part in PARTS {
-        let path = out.join(part);
-        let removed = match path.symlink_metadata() {
-            Ok(found) if found.is_dir() => fs::remove_dir_all(&path),
-            Ok(_) => fs::remove_file(&path),
-            Err(_) => Ok(()),
-        };
-        removed.with_context(|| format!("{}: cannot remove", path.display()))?;
+        files::remove(&out.join(part))?;
     }
-    fs::create_dir_all(out).with_context(|| format!("{}: cannot create", out.display()))
+    Ok(files::create_folders(out)?)
 }
 
 /// Corpus, tokenizer and dataset.

@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use anyhow::Context as _;
 use indicatif::HumanCount;
 use mediswift_data::clean::Document;
-use mediswift_data::{DataError, Tokenizer, texts, write_atomically_with};
+use mediswift_data::{Tokenizer, texts};
+use mediswift_files as files;
 use mediswift_model::score::{Before, ScoredText, score_texts};
 use serde_json::{Value, json};
 
@@ -95,21 +96,12 @@ impl Verb for Score {
             let text = lines.iter().map(|line| format!("{line}\n")).collect::<String>();
             return Ok(Outcome::new(json!({ "scores": lines }), text));
         };
-        let mut failed = None;
-        let written = write_atomically_with(out, |to| {
-            let done = for_each_group(&mut |group| {
+        files::write_with(out, |to| {
+            for_each_group(&mut |group| {
                 let lines = group.iter().try_for_each(|line| writeln!(to, "{line}"));
                 lines.with_context(|| format!("cannot write {}", out.display()))
-            });
-            done.map_err(|error| {
-                failed = Some(error);
-                DataError::Interrupted
             })
-        });
-        if let Some(error) = failed {
-            return Err(error);
-        }
-        written?;
+        })?;
         let json =
             json!({ "documents": count, "loglikelihood": nats, "path": out.display().to_string() });
         let text = format!(

@@ -19,11 +19,11 @@
 
 use crate::adamw::Moments;
 use crate::config::{CheckpointConfig, Config};
-use crate::disk::{self, NewFile, remove, sync_folder};
 use crate::error::Error;
 use crate::gpt::Gpt;
 use crate::tensor_file::{self, Elements, FileSummary, TensorView, one_line, unusable};
 use mediswift_engine::{ParamId, Parameters, Shape};
+use mediswift_files::{self as files, NewFile, remove, sync_folder};
 use mediswift_kernels::{AlignedBuffer, SparsePattern};
 use safetensors::Dtype;
 use safetensors::tensor::TensorInfo;
@@ -132,7 +132,7 @@ pub struct Checkpoint {
 pub fn save(run: &Path, snapshot: &Snapshot<'_>) -> Result<PathBuf, Error> {
     let name = format!("step-{:08}", snapshot.step);
     let (path, temporary) = (run.join(&name), run.join(format!("{TEMPORARY}{name}")));
-    disk::create_folders(run)?;
+    files::create_folders(run)?;
     remove(&temporary)?;
     let manifest = write_files(&temporary, snapshot).inspect_err(|_| {
         // Makes room on a full disk; the first error is the one to report.
@@ -145,21 +145,19 @@ pub fn save(run: &Path, snapshot: &Snapshot<'_>) -> Result<PathBuf, Error> {
             remove(&temporary)?;
             return Ok(path);
         }
-        discard(&path)?;
     }
-    disk::rename(&temporary, &path)?;
-    sync_folder(run)?;
+    files::put_folder(&temporary, &path)?;
     Ok(path)
 }
 
 fn write_files(folder: &Path, snapshot: &Snapshot<'_>) -> Result<Manifest, Error> {
-    disk::create_folder(folder)?;
+    files::create_folder(folder)?;
     let parameters = snapshot.parameters;
     let weights = write_weights(&folder.join(WEIGHTS), parameters)?;
-    let mut files = BTreeMap::from([(WEIGHTS.to_string(), weights)]);
+    let mut written = BTreeMap::from([(WEIGHTS.to_string(), weights)]);
     if let Some(moments) = snapshot.moments {
         let moments = write_moments(&folder.join(OPTIMIZER), parameters, moments)?;
-        files.insert(OPTIMIZER.to_string(), moments);
+        written.insert(OPTIMIZER.to_string(), moments);
     }
     let manifest = Manifest {
         format: FORMAT.into(),
@@ -169,13 +167,12 @@ fn write_files(folder: &Path, snapshot: &Snapshot<'_>) -> Result<Manifest, Error
         data: snapshot.data.clone(),
         random: "ChaCha8, keyed by BLAKE3 of seed and name: no state".into(),
         weights_hash: weights_hash(parameters),
-        files,
+        files: written,
         config: snapshot.config.to_toml(),
         checksum: String::new(),
     }
     .sealed();
     write_manifest(folder, &manifest)?;
-    sync_folder(folder)?;
     Ok(manifest)
 }
 
@@ -549,7 +546,7 @@ pub fn prune(run: &Path, config: &CheckpointConfig) -> Result<(), Error> {
             remove(&path)?;
         }
     }
-    sync_folder(run)
+    Ok(sync_folder(run)?)
 }
 
 /// Folders `step-…` of a run with their steps, oldest first.
@@ -584,7 +581,7 @@ fn discard(path: &Path) -> Result<(), Error> {
         remove(&manifest)?;
         sync_folder(path)?;
     }
-    remove(path)
+    Ok(remove(path)?)
 }
 
 /// BLAKE3, in hexadecimal, over all parameters in the order of their names: name, extents, mask and

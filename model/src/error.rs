@@ -305,6 +305,12 @@ pub enum ErrorKind {
     Io,
 }
 
+impl From<mediswift_files::Error> for Error {
+    fn from(mediswift_files::Error { action, path, source }: mediswift_files::Error) -> Self {
+        Self::Io { path, action, source }
+    }
+}
+
 impl Error {
     /// What kind of thing went wrong.
     pub fn kind(&self) -> ErrorKind {

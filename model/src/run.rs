@@ -25,19 +25,16 @@
 
 use crate::checkpoint::{self, DataState, Latest, Snapshot, weights_hash};
 use crate::config::Config;
-use crate::disk;
 use crate::error::Error;
 use crate::gpt::Gpt;
 use crate::sparsity::LayerSparsity;
 use crate::tensorboard::Events;
-use mediswift_data::{
-    Dataset, Split, Tokenizer, tokenizer, write_atomically, write_folder_atomically,
-};
+use mediswift_data::{Dataset, Split, Tokenizer, tokenizer};
+use mediswift_files::{self as files, Lock};
 use mediswift_kernels::isa::IsaKind;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize};
-use std::fs::{self, File, OpenOptions};
-use std::io::Write;
+use std::fs;
 use std::marker::PhantomData;
 use std::path::{Path, PathBuf};
 
@@ -52,7 +49,7 @@ const LOCK: &str = "LOCK";
 pub struct RunFolder {
     path: PathBuf,
     /// Releases the lock when dropped.
-    _lock: File,
+    _lock: Lock,
 }
 
 /// Which data a run is trained on: `data.json`.
@@ -176,12 +173,12 @@ impl RunFolder {
     /// If the folder holds a run or anything else, another process writes it, or it cannot be
     /// written.
     pub fn create(path: &Path, config: &Config, dataset: &Dataset) -> Result<Self, Error> {
-        disk::create_folders(path)?;
+        files::create_folders(path)?;
         check_unused(path)?;
         let folder = Self::lock(path)?;
         // Another process may have started a run before the lock.
         check_unused(path)?;
-        write_atomically(&path.join(CONFIG), config.to_toml().as_bytes())?;
+        files::write(&path.join(CONFIG), config.to_toml().as_bytes())?;
         folder.describe(config, dataset)?;
         Ok(folder)
     }
@@ -209,11 +206,11 @@ impl RunFolder {
     /// Writes the small files that describe the run, where they are not there yet.
     fn describe(&self, config: &Config, dataset: &Dataset) -> Result<(), Error> {
         let path = |name| self.path.join(name);
-        disk::create_folders(&self.checkpoints())?;
+        files::create_folders(&self.checkpoints())?;
         let (data, identity) = (path(DATA), DataIdentity::of(dataset));
         if !data.exists() {
             self.check_tokenizer(&identity)?;
-            write_atomically(&data, to_json(&identity).as_bytes())?;
+            files::write(&data, to_json(&identity).as_bytes())?;
         } else if read_json::<DataIdentity>(&data)? != identity {
             return Err(problem(&data, "the run was started on other data: resume it on those"));
         }
@@ -222,10 +219,10 @@ impl RunFolder {
         }
         if !path(CARD).exists() {
             let card = model_card(config, None, NOT_FINISHED);
-            write_atomically(&path(CARD), card.as_bytes())?;
+            files::write(&path(CARD), card.as_bytes())?;
         }
         let environment = to_json(&Environment::of_this_process());
-        Ok(write_atomically(&path("environment.json"), environment.as_bytes())?)
+        Ok(files::write(&path("environment.json"), environment.as_bytes())?)
     }
 
     /// An imported run brings its tokenizer: the data must have been made with it.
@@ -253,10 +250,8 @@ impl RunFolder {
     /// If it cannot be read or written, or a line that stays is malformed.
     pub fn log<T: Line>(&self, step: usize) -> Result<(Log<T>, Vec<T>), Error> {
         let path = self.path.join(T::FILE);
-        if !path.exists() {
-            write_atomically(&path, b"")?;
-        }
-        let bytes = fs::read(&path).map_err(Error::io("read", &path))?;
+        let mut file = files::Log::open(&path)?;
+        let bytes = file.read()?;
         let (mut lines, mut end, mut length) = (Vec::new(), 0, 0);
         // Lines before a checkpoint were waited for; after a power cut, later ones may be anything.
         let mut damage = None;
@@ -274,10 +269,8 @@ impl RunFolder {
                 Err(error) => damage = damage.or(Some(error)),
             }
         }
-        let mut open = OpenOptions::new();
-        let file = open.append(true).open(&path).map_err(Error::io("open", &path))?;
-        file.set_len(length as u64).map_err(Error::io("write", &path))?;
-        Ok((Log { path, file, line: PhantomData }, lines))
+        file.cut(length as u64)?;
+        Ok((Log { file, line: PhantomData }, lines))
     }
 
     /// Opens the events for TensorBoard, made to be those of the given lines of both logs.
@@ -295,16 +288,16 @@ impl RunFolder {
     /// # Errors
     /// If it cannot be written.
     pub fn describe_sparsity(&self, layers: &[LayerSparsity]) -> Result<(), Error> {
-        Ok(write_atomically(&self.path.join("sparsity.json"), to_json(&layers).as_bytes())?)
+        Ok(files::write(&self.path.join("sparsity.json"), to_json(&layers).as_bytes())?)
     }
 
     /// Writes the final report, as `report.json` and into the model card.
     /// # Errors
     /// If they cannot be written.
     pub fn finish(&self, config: &Config, report: &TrainingReport) -> Result<(), Error> {
-        write_atomically(&self.path.join("report.json"), to_json(report).as_bytes())?;
+        files::write(&self.path.join("report.json"), to_json(report).as_bytes())?;
         let card = model_card(config, read_origin(&self.path)?.as_ref(), &result(report));
-        Ok(write_atomically(&self.path.join(CARD), card.as_bytes())?)
+        Ok(files::write(&self.path.join(CARD), card.as_bytes())?)
     }
 }
 
@@ -320,42 +313,37 @@ pub fn import(
     tokenizer: &Tokenizer,
     source: impl Into<String>,
 ) -> Result<Origin, Error> {
+    files::clear_beside(path);
     if path.exists() {
         check_unused(path)?;
     }
     let parameters = gpt.parameters();
     let origin = Origin { source: source.into(), weights_hash: weights_hash(parameters) };
     let data = DataState { tokenizer: tokenizer.hash(), ..Default::default() };
-    write_folder_atomically(path, |folder| {
-        write_atomically(&folder.join(CONFIG), config.to_toml().as_bytes())?;
+    files::write_folder(path, |folder| {
+        files::write(&folder.join(CONFIG), config.to_toml().as_bytes())?;
         tokenizer.save(&tokenizer_path(folder))?;
-        write_atomically(&folder.join(ORIGIN), to_json(&origin).as_bytes())?;
+        files::write(&folder.join(ORIGIN), to_json(&origin).as_bytes())?;
         let card = model_card(config, Some(&origin), NOT_TRAINED_ON);
-        write_atomically(&folder.join(CARD), card.as_bytes())?;
+        files::write(&folder.join(CARD), card.as_bytes())?;
         let snapshot = Snapshot { config, step: 0, skipped: 0, parameters, moments: None, data };
         checkpoint::save(&checkpoints(folder), &snapshot)?;
         Ok(origin)
     })
 }
 
-/// Locks a run folder for writing, until the file is dropped.
+/// Locks a run folder for writing, and removes what a killed process left there half written.
 /// # Errors
 /// If another process writes it.
-pub(crate) fn lock(path: &Path) -> Result<File, Error> {
+pub(crate) fn lock(path: &Path) -> Result<Lock, Error> {
     let file = path.join(LOCK);
-    let lock = OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(&file)
-        .map_err(Error::io("open", &file))?;
-    match lock.try_lock() {
-        Ok(()) => Ok(lock),
-        Err(fs::TryLockError::WouldBlock) => {
-            Err(problem(path, "another process is writing this run: wait for it or stop it"))
-        }
-        Err(fs::TryLockError::Error(source)) => Err(Error::io("lock", file)(source)),
-    }
+    let Some(lock) = Lock::take(&file)? else {
+        let who = Lock::holder(&file).map(|number| format!(" (its number is {number})"));
+        let text = "another process is writing this run: wait for it or stop it";
+        return Err(problem(path, format!("{text}{}", who.unwrap_or_default())));
+    };
+    files::clear(path)?;
+    Ok(lock)
 }
 
 /// Checks that a folder holds nothing but what a start leaves that was killed before it had a
@@ -443,8 +431,7 @@ pub fn load_model(path: &Path) -> Result<Loaded, Error> {
 pub fn read_log<T: Line>(path: &Path) -> Result<Vec<T>, Error> {
     let file = path.join(T::FILE);
     let bytes = fs::read(&file).map_err(Error::io("read", &file))?;
-    // A line counts once its end is there.
-    let lines = bytes.split_inclusive(|&byte| byte == b'\n').filter(|line| line.ends_with(b"\n"));
+    let lines = files::whole_lines(&bytes);
     lines.enumerate().map(|(index, line)| parse_line(&file, index, line)).collect()
 }
 
@@ -458,8 +445,7 @@ fn parse_line<T: Line>(file: &Path, index: usize, line: &[u8]) -> Result<T, Erro
 /// A log open for appending.
 #[derive(Debug)]
 pub struct Log<T> {
-    path: PathBuf,
-    file: File,
+    file: files::Log,
     line: PhantomData<fn(&T)>,
 }
 
@@ -468,14 +454,14 @@ impl<T: Line> Log<T> {
     /// # Errors
     /// If it cannot be written.
     pub fn append(&mut self, line: &T) -> Result<(), Error> {
-        self.file.write_all(to_line(line).as_bytes()).map_err(Error::io("write", &self.path))
+        Ok(self.file.append(to_line(line).as_bytes())?)
     }
 
     /// Waits until all lines are on the disk: before a checkpoint that relies on them.
     /// # Errors
     /// If they cannot be written.
     pub fn sync(&mut self) -> Result<(), Error> {
-        self.file.sync_all().map_err(Error::io("write", &self.path))
+        Ok(self.file.sync()?)
     }
 }
 
