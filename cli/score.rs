@@ -6,10 +6,11 @@ use anyhow::Context as _;
 use indicatif::HumanCount;
 use mediswift_data::{DataError, Text, Tokenizer, texts, write_atomically_with};
 use mediswift_model::Error;
+use mediswift_model::run::LoadedModel;
 use mediswift_model::score::{Before, ScoredText, score_texts};
 use serde_json::{Value, json};
 
-use crate::trained::Trained;
+use crate::trained;
 use crate::verb::{Context, Exit, Outcome, Verb, refuse_to_overwrite};
 
 /// Texts that are scored together.
@@ -65,7 +66,7 @@ impl Verb for Score {
         if let Some(out) = &self.out {
             refuse_to_overwrite(out, self.force)?;
         }
-        let model = Trained::load(&self.run)?;
+        let model = trained::load(&self.run)?;
         let Some(file) = &self.file else {
             let text = self.text.clone().unwrap_or_default();
             let text = Text { identity: None, text };
@@ -123,13 +124,13 @@ impl Verb for Score {
 
 impl Score {
     /// One JSON object per text.
-    fn score(&self, model: &Trained, texts: &[Text]) -> anyhow::Result<Vec<Value>> {
+    fn score(&self, model: &LoadedModel, texts: &[Text]) -> anyhow::Result<Vec<Value>> {
         let before = match &self.context {
             None => Before::Nothing,
             Some(source) if self.soft_prompt => Before::Steered(source),
             Some(context) => Before::Text(context),
         };
-        let Trained { gpt, tokenizer } = model;
+        let LoadedModel { gpt, tokenizer, .. } = model;
         let bare: Vec<&str> = texts.iter().map(|text| text.text.as_str()).collect();
         let scored = score_texts(gpt, tokenizer, before, &bare).map_err(|error| match error {
             // There is no soft prompt.
