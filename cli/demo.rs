@@ -3,15 +3,14 @@
 mod tuning;
 mod twins;
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::Context as _;
 use indicatif::HumanCount;
 use mediswift_data::clean::Cleaning;
 use mediswift_data::prepare::{Options, TokenizerSource};
-use mediswift_data::{Dataset, Split, write_atomically};
+use mediswift_data::{Dataset, Split};
+use mediswift_files as files;
 use mediswift_kernels::isa::IsaKind;
 use mediswift_model::config::Base;
 use mediswift_model::finetune::report::TuningReport;
@@ -132,7 +131,7 @@ impl Verb for Demo {
         };
         let json = report.json();
         let file = serde_json::to_vec_pretty(&json)?;
-        write_atomically(&out.join("demo.json"), &file)?;
+        files::write(&out.join("demo.json"), &file)?;
         output::note(DISCLAIMER);
         Ok(Outcome::new(json, report.text()))
     }
@@ -146,15 +145,9 @@ fn make_room(out: &Path, force: bool) -> anyhow::Result<()> {
         out.display()
     );
     for part in PARTS {
-        let path = out.join(part);
-        let removed = match path.symlink_metadata() {
-            Ok(found) if found.is_dir() => fs::remove_dir_all(&path),
-            Ok(_) => fs::remove_file(&path),
-            Err(_) => Ok(()),
-        };
-        removed.with_context(|| format!("{}: cannot remove", path.display()))?;
+        files::remove(&out.join(part))?;
     }
-    fs::create_dir_all(out).with_context(|| format!("{}: cannot create", out.display()))
+    Ok(files::create_folders(out)?)
 }
 
 /// Corpus, tokenizer and dataset.
@@ -169,8 +162,6 @@ fn prepare(size: &Size, out: &Path, data: &Path, signals: &StopSignal) -> anyhow
     bar.finish_and_clear();
 
     let options = Options {
-        inputs: vec![corpus],
-        out: data.to_path_buf(),
         tokenizer: TokenizerSource::Train {
             kind: mediswift_data::tokenizer::Kind::ByteBpe,
             vocab_size: size.vocab_size,
@@ -181,8 +172,7 @@ fn prepare(size: &Size, out: &Path, data: &Path, signals: &StopSignal) -> anyhow
         cleaning: Cleaning { near_duplicates: None, ..Cleaning::default() },
         strict: true,
         validation_fraction: 0.05,
-        shard_tokens: 100_000_000,
-        force: false,
+        ..Options::new(vec![corpus], data.to_path_buf())
     };
     progress::preparing(signals, |show| mediswift_data::prepare(&options, show))
         .map_err(|error| signals.explain(error))?;

@@ -4,8 +4,9 @@ use std::path::PathBuf;
 
 use anyhow::Context as _;
 use indicatif::HumanCount;
-use mediswift_data::{DataError, Text, Tokenizer, texts, write_atomically_with};
-use mediswift_model::Error;
+use mediswift_data::clean::Document;
+use mediswift_data::{Tokenizer, texts};
+use mediswift_files as files;
 use mediswift_model::run::LoadedModel;
 use mediswift_model::score::{Before, ScoredText, score_texts};
 use serde_json::{Value, json};
@@ -69,7 +70,7 @@ impl Verb for Score {
         let model = trained::load(&self.run)?;
         let Some(file) = &self.file else {
             let text = self.text.clone().unwrap_or_default();
-            let text = Text { identity: None, text };
+            let text = Document { identity: None, text };
             let [line] = self.score(&model, &[text])?.try_into().expect("one line a text");
             let text = for_people(&line);
             return Ok(Outcome::new(line, text));
@@ -78,7 +79,7 @@ impl Verb for Score {
         let mut texts = texts(file.clone());
         let mut for_each_group = |take: &mut dyn FnMut(Vec<Value>) -> anyhow::Result<()>| {
             loop {
-                let group: Vec<Text> = texts.by_ref().take(GROUP).collect::<Result<_, _>>()?;
+                let group: Vec<Document> = texts.by_ref().take(GROUP).collect::<Result<_, _>>()?;
                 if group.is_empty() {
                     return anyhow::Ok(());
                 }
@@ -96,21 +97,12 @@ impl Verb for Score {
             let text = lines.iter().map(|line| format!("{line}\n")).collect::<String>();
             return Ok(Outcome::new(json!({ "scores": lines }), text));
         };
-        let mut failed = None;
-        let written = write_atomically_with(out, |to| {
-            let done = for_each_group(&mut |group| {
+        files::write_with(out, |to| {
+            for_each_group(&mut |group| {
                 let lines = group.iter().try_for_each(|line| writeln!(to, "{line}"));
                 lines.with_context(|| format!("cannot write {}", out.display()))
-            });
-            done.map_err(|error| {
-                failed = Some(error);
-                DataError::Interrupted
             })
-        });
-        if let Some(error) = failed {
-            return Err(error);
-        }
-        written?;
+        })?;
         let json =
             json!({ "documents": count, "loglikelihood": nats, "path": out.display().to_string() });
         let text = format!(
@@ -124,7 +116,7 @@ impl Verb for Score {
 
 impl Score {
     /// One JSON object per text.
-    fn score(&self, model: &LoadedModel, texts: &[Text]) -> anyhow::Result<Vec<Value>> {
+    fn score(&self, model: &LoadedModel, texts: &[Document]) -> anyhow::Result<Vec<Value>> {
         let before = match &self.context {
             None => Before::Nothing,
             Some(source) if self.soft_prompt => Before::Steered(source),
@@ -132,17 +124,13 @@ impl Score {
         };
         let LoadedModel { gpt, tokenizer, .. } = model;
         let bare: Vec<&str> = texts.iter().map(|text| text.text.as_str()).collect();
-        let scored = score_texts(gpt, tokenizer, before, &bare).map_err(|error| match error {
-            // There is no soft prompt.
-            Error::Config { .. } => Exit::usage(error.to_string()).into(),
-            other => anyhow::Error::from(other),
-        })?;
+        let scored = score_texts(gpt, tokenizer, before, &bare).map_err(Exit::settings)?;
         texts.iter().zip(&scored).map(|(text, scored)| line(tokenizer, text, scored)).collect()
     }
 }
 
 /// The JSON object of a text.
-fn line(tokenizer: &Tokenizer, text: &Text, scored: &ScoredText) -> anyhow::Result<Value> {
+fn line(tokenizer: &Tokenizer, text: &Document, scored: &ScoredText) -> anyhow::Result<Value> {
     let ScoredText { ids, score } = scored;
     let unknown = ids.len() - score.tokens.len();
     let logprobs = score.tokens.iter().map(|token| Some(token.logprob));

@@ -7,6 +7,7 @@
 //! * [`Profile`]: where the time of a step goes.
 //! * [`ops`]: one file per operator: maths, forward, backward, cost, test case.
 #![warn(missing_docs)]
+#![forbid(unsafe_code)]
 
 mod flat;
 pub mod gradcheck;

@@ -1,7 +1,7 @@
 //! The tape: records operators as they run, then walks them back.
 
 use crate::{Gradients, Parameters, Pass, Profile, Tiles, TokenLayout};
-use mediswift_kernels::{AlignedBuffer, LANES};
+use mediswift_kernels::AlignedBuffer;
 use std::collections::HashMap;
 use std::ops::Range;
 
@@ -159,7 +159,7 @@ impl Arena {
     }
 
     fn take(&mut self, layout: TokenLayout, features: usize) -> Tiles {
-        let len = layout.tiles() * features * LANES;
+        let len = Tiles::len(layout, features);
         let kept = self.buffers.get_mut(&len).and_then(Vec::pop);
         Tiles::from_buffer(layout, features, kept.unwrap_or_else(|| AlignedBuffer::zeros(len)))
     }
@@ -362,7 +362,7 @@ mod tests {
             let tiles = tape.arena.take(layout, 3);
             tape.arena.give(tiles);
             drop(tape);
-            let largest = 4 * 3 * LANES * layout.tiles();
+            let largest = 4 * Tiles::len(layout, 3);
             assert!(arena.bytes() <= 2 * largest, "{} bytes", arena.bytes());
         }
         assert!(arena.bytes() > 0);

@@ -9,8 +9,8 @@
 //! beforehand how long the file is and what its hash is; no reader allocates more than the file is
 //! long.
 
-use crate::disk::NewFile;
 use crate::error::Error;
+use mediswift_files::NewFile;
 use safetensors::tensor::{Metadata, TensorInfo};
 use safetensors::{Dtype, SafeTensorError};
 use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
@@ -243,8 +243,7 @@ pub(crate) fn one_line(text: &str) -> String {
 
 /// Part of a checkpoint that is not what was written.
 pub(crate) fn unusable(path: &Path, problem: impl std::fmt::Display) -> Error {
-    let problem = format!("{problem}: the checkpoint cannot be used, take another one");
-    Error::Checkpoint { path: path.to_path_buf(), problem }
+    Error::damaged(path, format!("{problem}: the checkpoint cannot be used, take another one"))
 }
 
 /// A stream that counts and hashes what passes.

@@ -21,10 +21,9 @@
 
 use crate::error::Error;
 use crate::run::{StepMetrics, Validation};
-use mediswift_data::write_atomically;
-use std::fs::{self, File, OpenOptions};
-use std::io::Write;
-use std::path::{Path, PathBuf};
+use mediswift_files::{self as files, Log};
+use std::fs;
+use std::path::Path;
 use std::time::SystemTime;
 
 /// Name of the file in a run folder; TensorBoard looks for `tfevents`.
@@ -33,8 +32,7 @@ pub const FILE: &str = "events.out.tfevents.mediswift";
 /// An event file, open for appending.
 #[derive(Debug)]
 pub struct Events {
-    path: PathBuf,
-    file: File,
+    file: Log,
     curves: Curves,
 }
 
@@ -69,16 +67,13 @@ impl Events {
                 bytes.extend(curves.evaluation(evaluation));
             }
         }
-        let io = |action| Error::io(action, &path);
-        if fs::read(&path).is_ok_and(|old| old.starts_with(&bytes)) {
-            // A TensorBoard that is watching goes on reading the file it has open.
-            let file = OpenOptions::new().write(true).open(&path).map_err(io("open"))?;
-            file.set_len(bytes.len() as u64).map_err(io("write"))?;
-        } else {
-            write_atomically(&path, &bytes)?;
+        // A TensorBoard that is watching goes on reading the file it has open, if that can be kept.
+        if !fs::read(&path).is_ok_and(|old| old.starts_with(&bytes)) {
+            files::write(&path, &bytes)?;
         }
-        let file = OpenOptions::new().append(true).open(&path).map_err(io("open"))?;
-        Ok(Self { path, file, curves })
+        let mut file = Log::open(&path)?;
+        file.cut(bytes.len() as u64)?;
+        Ok(Self { file, curves })
     }
 
     /// Appends the events of an optimiser step.
@@ -86,7 +81,7 @@ impl Events {
     /// If they cannot be written.
     pub fn step(&mut self, metrics: &StepMetrics) -> Result<(), Error> {
         let record = self.curves.step(metrics);
-        self.file.write_all(&record).map_err(Error::io("write", &self.path))
+        Ok(self.file.append(&record)?)
     }
 
     /// Appends the event of an evaluation.
@@ -94,7 +89,7 @@ impl Events {
     /// If it cannot be written.
     pub fn evaluation(&mut self, validation: &Validation) -> Result<(), Error> {
         let record = self.curves.evaluation(validation);
-        self.file.write_all(&record).map_err(Error::io("write", &self.path))
+        Ok(self.file.append(&record)?)
     }
 }
 

@@ -32,7 +32,7 @@ use super::lines::{Line, lines, lines_mut, load, store};
 use crate::{Backward, Cost, Op, Parameters, Tiles, TokenLayout};
 use mediswift_kernels::isa::{Isa, Kernel, dispatch, math};
 use mediswift_kernels::ops::gemm::TileProduct;
-use mediswift_kernels::parallel::{SharedMut, for_each_block};
+use mediswift_kernels::parallel::{Part, for_each_part};
 use mediswift_kernels::{LANES, Scratch};
 use std::ops::Range;
 
@@ -82,15 +82,22 @@ impl Op for CausalAttention {
         assert_eq!((y.features(), saved.features()), (self.features, self.heads));
         let tiles = layout.tiles_per_sequence();
         let blocks = tiles.div_ceil(BLOCK);
-        let y = SharedMut::new(y.data_mut());
-        let saved = SharedMut::new(saved.data_mut());
-        for_each_block(layout.sequences * self.heads * blocks, |task| {
-            let (sequence, head) = (task / blocks / self.heads, task / blocks % self.heads);
-            // Long rows of scores first, so that the last tasks to run are short ones.
-            let first = (blocks - 1 - task % blocks) * BLOCK;
-            let queries = first..(first + BLOCK).min(tiles);
+        let y = Part::whole(y.data_mut(), self.features * LANES).into_rows(tiles.max(1));
+        let saved = Part::whole(saved.data_mut(), self.heads * LANES).into_rows(tiles.max(1));
+        let mut tasks = Vec::with_capacity(layout.sequences * self.heads * blocks);
+        for (sequence, (y, saved)) in y.into_iter().zip(saved).enumerate() {
+            let y = y.into_columns(head_features * LANES);
+            for (head, (y, saved)) in y.into_iter().zip(saved.into_columns(LANES)).enumerate() {
+                let at = Head { sequence, head, heads: self.heads, head_features, tiles };
+                let blocks = y.into_rows(BLOCK).into_iter().zip(saved.into_rows(BLOCK));
+                let blocks = (0..tiles).step_by(BLOCK).zip(blocks);
+                // Long rows of scores first, so that the last tasks to run are short ones.
+                tasks.extend(blocks.rev().map(|(first, (y, saved))| (at, first, y, saved)));
+            }
+        }
+        for_each_part(tasks, |(at, first, y, saved)| {
+            let queries = first..first + y.rows();
             let mut scores = Scratch::take(queries.len() * queries.end * SQUARE);
-            let at = Head { sequence, head, heads: self.heads, head_features, tiles };
             dispatch(Forward { at, qkv, queries, scores: &mut scores, y, saved });
         });
     }
@@ -103,10 +110,19 @@ impl Op for CausalAttention {
         assert_eq!(dx.features(), 3 * self.features, "q, k and v of the output's size are needed");
         assert_eq!((qkv.layout(), dx.layout()), (layout, layout), "layouts disagree");
         assert_eq!((pass.dy.features(), qkv.features()), (self.features, dx.features()));
-        let dx = SharedMut::new(dx.data_mut());
-        for_each_block(layout.sequences * self.heads, |task| {
-            let (sequence, head) = (task / self.heads, task % self.heads);
-            let at = Head { sequence, head, heads: self.heads, head_features, tiles };
+        let mut tasks = Vec::with_capacity(layout.sequences * self.heads);
+        let sequences =
+            Part::whole(dx.data_mut(), 3 * self.features * LANES).into_rows(tiles.max(1));
+        for (sequence, dx) in sequences.into_iter().enumerate() {
+            let mut q = dx.into_columns(head_features * LANES);
+            let v = q.split_off(2 * self.heads);
+            let k = q.split_off(self.heads);
+            for (head, ((q, k), v)) in q.into_iter().zip(k).zip(v).enumerate() {
+                let at = Head { sequence, head, heads: self.heads, head_features, tiles };
+                tasks.push((at, [q, k, v]));
+            }
+        }
+        for_each_part(tasks, |(at, dx)| {
             let mut scratch = Scratch::take(tiles * LANES + (2 * BLOCK + BLOCK * BLOCK) * SQUARE);
             let (corrections, scratch) = scratch.split_at_mut(tiles * LANES);
             let (p, scratch) = scratch.split_at_mut(BLOCK * SQUARE);
@@ -155,23 +171,23 @@ struct Head {
 
 /// Q, K or V.
 #[derive(Clone, Copy)]
-enum Part {
+enum Third {
     Q,
     K,
     V,
 }
 
 impl Head {
-    /// Offset of this head's first line in `tile` of the sequence, in tiles of one part.
+    /// Offset of this head's first line in `tile` of the sequence, in tiles of one third.
     fn output(self, tile: usize) -> usize {
         let tile = self.sequence * self.tiles + tile;
         (tile * self.heads + self.head) * self.head_features * LANES
     }
 
-    /// Offset of the first line of Q, K or V in `tile` of the sequence, in tiles of all three.
-    fn input(self, part: Part, tile: usize) -> usize {
+    /// Offset of the first line of Q, K or V in `tile` of the sequence, in tiles of all three thirds.
+    fn input(self, third: Third, tile: usize) -> usize {
         let tile = self.sequence * self.tiles + tile;
-        ((3 * tile + part as usize) * self.heads + self.head) * self.head_features * LANES
+        ((3 * tile + third as usize) * self.heads + self.head) * self.head_features * LANES
     }
 
     /// Offset of the line with one value per query.
@@ -179,14 +195,9 @@ impl Head {
         ((self.sequence * self.tiles + tile) * self.heads + self.head) * LANES
     }
 
-    /// Distance of tiles that hold one part.
-    fn output_tile(self) -> usize {
-        self.heads * self.head_features * LANES
-    }
-
     /// Distance of tiles that hold Q, K and V.
     fn input_tile(self) -> usize {
-        3 * self.output_tile()
+        3 * self.heads * self.head_features * LANES
     }
 
     /// Lines of this head at `offset`.
@@ -208,8 +219,10 @@ struct Forward<'a> {
     queries: Range<usize>,
     /// `[query tile][key][query lane]`, with the keys of tiles 0..queries.end.
     scores: &'a mut [f32],
-    y: SharedMut,
-    saved: SharedMut,
+    /// The head's lines of the query tiles, one tile a row.
+    y: Part<'a>,
+    /// One line of each query tile.
+    saved: Part<'a>,
 }
 
 impl Kernel for Forward<'_> {
@@ -217,68 +230,54 @@ impl Kernel for Forward<'_> {
 
     #[inline(always)]
     fn run<I: Isa>(self, isa: I) {
-        let Self { at, qkv, queries, scores, y, saved } = self;
+        let Self { at, qkv, queries, scores, mut y, mut saved } = self;
         let qkv = qkv.data();
         let stride = queries.end * SQUARE;
         for key in 0..queries.end {
             let first = key.max(queries.start);
+            // The head's lines of K in one tile, with its lines of Q in the query tiles from `first`.
             let product = TileProduct {
                 rows: LANES,
                 k: at.head_features,
                 tiles: queries.end - first,
-                a: at.lines(qkv, at.input(Part::K, key)).as_ptr().cast(),
+                a: &qkv[at.input(Third::K, key)..],
                 a_row: 1,
                 a_col: LANES,
-                b: qkv[at.input(Part::Q, first)..].as_ptr(),
+                b: &qkv[at.input(Third::Q, first)..],
+                b_line: LANES,
                 b_tile: at.input_tile(),
-                c: scores[(first - queries.start) * stride + key * SQUARE..].as_mut_ptr(),
-                c_row: LANES,
-                c_tile: stride,
                 accumulate: false,
-                ..TileProduct::NOTHING
             };
-            // SAFETY: A is the head's lines of K in one tile, B its lines of Q in the query tiles
-            // from `first`, C the sixteen lines of this key tile for each of them; `forward` has
-            // checked the extents of qkv.
-            unsafe { product.run(isa) };
+            let scores = &mut scores[(first - queries.start) * stride + key * SQUARE..];
+            product.run(isa, scores, LANES, stride);
         }
         let mut inverses = [isa.splat(0.0); BLOCK];
-        let rows = scores.chunks_exact_mut(stride);
-        for ((query, scores), inverse) in queries.clone().zip(rows).zip(&mut inverses) {
+        let rows = scores.chunks_exact_mut(stride).zip(queries.clone());
+        for ((place, (scores, query)), inverse) in rows.enumerate().zip(&mut inverses) {
             let visible = &mut lines_mut(scores)[..(query + 1) * LANES];
-            // SAFETY: the line of this head and query tile belongs to this task alone.
-            let lse = unsafe { saved.slice(at.saved(query), LANES) };
-            *inverse = softmax(isa, visible, at.scale(), &mut lines_mut(lse)[0]);
+            let lse = &mut lines_mut(saved.row(place))[0];
+            *inverse = softmax(isa, visible, at.scale(), lse);
         }
         for key in 0..queries.end {
             let first = key.max(queries.start);
-            // SAFETY: A is the head's lines of V in one tile, B the sixteen lines of this key tile
-            // for the query tiles from `first`, C the head's output lines in these tiles, which
-            // belong to this task alone; `forward` has checked the extents of qkv and y.
-            unsafe {
-                let product = TileProduct {
-                    rows: at.head_features,
-                    k: LANES,
-                    tiles: queries.end - first,
-                    a: at.lines(qkv, at.input(Part::V, key)).as_ptr().cast(),
-                    a_row: LANES,
-                    a_col: 1,
-                    b: scores[(first - queries.start) * stride + key * SQUARE..].as_ptr(),
-                    b_tile: stride,
-                    c: y.get(at.output(first)),
-                    c_row: LANES,
-                    c_tile: at.output_tile(),
-                    accumulate: key > 0,
-                    ..TileProduct::NOTHING
-                };
-                product.run(isa);
-            }
+            // The head's lines of V in one tile, with the lines of this key tile in the scores.
+            let product = TileProduct {
+                rows: at.head_features,
+                k: LANES,
+                tiles: queries.end - first,
+                a: &qkv[at.input(Third::V, key)..],
+                a_row: LANES,
+                a_col: 1,
+                b: &scores[(first - queries.start) * stride + key * SQUARE..],
+                b_line: LANES,
+                b_tile: stride,
+                accumulate: key > 0,
+            };
+            product.run_on_part(isa, &mut y, first - queries.start);
         }
-        for (query, inverse) in queries.zip(inverses) {
-            // SAFETY: the head's output lines in this tile belong to this task alone.
-            let y = unsafe { y.slice(at.output(query), at.head_features * LANES) };
-            for y in lines_mut(y) {
-                store(isa, y, isa.mul(load(isa, y), inverse));
+        for (place, inverse) in inverses[..queries.len()].iter().enumerate() {
+            for y in lines_mut(y.row(place)) {
+                store(isa, y, isa.mul(load(isa, y), *inverse));
             }
         }
     }
@@ -329,7 +328,8 @@ struct Gradient<'a> {
     y: &'a Tiles,
     lse: &'a Tiles,
     dy: &'a Tiles,
-    dx: SharedMut,
+    /// The head's lines of Q, K and V, one tile a row.
+    dx: [Part<'a>; 3],
     accumulate: bool,
     /// D, `[query tile][query lane]`.
     corrections: &'a mut [Line],
@@ -371,12 +371,7 @@ impl Gradient<'_> {
         let at = self.at;
         for (tile, correction) in self.corrections.iter_mut().enumerate() {
             if !self.accumulate {
-                for part in [Part::Q, Part::K, Part::V] {
-                    // SAFETY: the head's lines of Q, K and V belong to this task alone.
-                    let dx =
-                        unsafe { self.dx.slice(at.input(part, tile), at.head_features * LANES) };
-                    dx.fill(0.0);
-                }
+                self.dx.iter_mut().for_each(|dx| dx.row(tile).fill(0.0));
             }
             let y = at.lines(self.y.data(), at.output(tile));
             let dy = at.lines(self.dy.data(), at.output(tile));
@@ -399,33 +394,24 @@ impl Gradient<'_> {
     fn score_gradients<I: Isa>(&mut self, isa: I, query: usize, keys: Range<usize>) {
         let (at, rows) = (self.at, self.tokens(query));
         let qkv = self.qkv.data();
+        // The head's lines of Q (then dO) in the query tile, with its lines of K (then V) in the key
+        // tiles.
         let product = TileProduct {
             rows,
             k: at.head_features,
             tiles: keys.len(),
-            a: at.lines(qkv, at.input(Part::Q, query)).as_ptr().cast(),
+            a: &qkv[at.input(Third::Q, query)..],
             a_row: 1,
             a_col: LANES,
-            b: qkv[at.input(Part::K, keys.start)..].as_ptr(),
+            b: &qkv[at.input(Third::K, keys.start)..],
+            b_line: LANES,
             b_tile: at.input_tile(),
-            c: self.p.as_mut_ptr(),
-            c_row: LANES,
-            c_tile: SQUARE,
             accumulate: false,
-            ..TileProduct::NOTHING
         };
-        // SAFETY: A is the head's lines of Q (then dO) in the query tile, B its lines of K (then V)
-        // in the key tiles, C a scratch of `BLOCK` squares; `backward` has checked the extents.
-        unsafe {
-            product.run(isa);
-            let product = TileProduct {
-                a: at.lines(self.dy.data(), at.output(query)).as_ptr().cast(),
-                b: qkv[at.input(Part::V, keys.start)..].as_ptr(),
-                c: self.ds.as_mut_ptr(),
-                ..product
-            };
-            product.run(isa);
-        }
+        product.run(isa, self.p, LANES, SQUARE);
+        let a = &self.dy.data()[at.output(query)..];
+        let b = &qkv[at.input(Third::V, keys.start)..];
+        TileProduct { a, b, ..product }.run(isa, self.ds, LANES, SQUARE);
         let (scale, zero) = (isa.splat(at.scale()), isa.splat(0.0));
         let lse = &lines(&self.lse.data()[at.saved(query)..])[0];
         let squares = self.p.chunks_exact_mut(SQUARE).zip(self.ds.chunks_exact_mut(SQUARE));
@@ -450,30 +436,24 @@ impl Gradient<'_> {
     #[inline(always)]
     fn key_and_value_gradients<I: Isa>(&mut self, isa: I, query: usize, keys: Range<usize>) {
         let at = self.at;
-        let dy = at.lines(self.dy.data(), at.output(query));
-        let q = at.lines(self.qkv.data(), at.input(Part::Q, query));
-        for (part, a, b) in [(Part::V, dy, &*self.p), (Part::K, q, &*self.ds)] {
-            // SAFETY: A is the head's lines in the query tile, B the rows of the real queries in
-            // the scratch, C the head's lines in the key tiles, which belong to this task alone.
-            unsafe {
-                let product = TileProduct {
-                    rows: at.head_features,
-                    k: self.tokens(query),
-                    tiles: keys.len(),
-                    a: a.as_ptr().cast(),
-                    a_row: LANES,
-                    a_col: 1,
-                    b: b.as_ptr(),
-                    b_tile: SQUARE,
-                    c: self.dx.get(at.input(part, keys.start)),
-                    c_row: LANES,
-                    c_tile: at.input_tile(),
-                    accumulate: true,
-                    ..TileProduct::NOTHING
-                };
-                product.run(isa);
-            }
-        }
+        let dy = &self.dy.data()[at.output(query)..];
+        let q = &self.qkv.data()[at.input(Third::Q, query)..];
+        // The head's lines in the query tile, with the rows of the real queries in the scratch.
+        let product = TileProduct {
+            rows: at.head_features,
+            k: self.tokens(query),
+            tiles: keys.len(),
+            a: dy,
+            a_row: LANES,
+            a_col: 1,
+            b: self.p,
+            b_line: LANES,
+            b_tile: SQUARE,
+            accumulate: true,
+        };
+        let [_, dk, dv] = &mut self.dx;
+        product.run_on_part(isa, dv, keys.start);
+        TileProduct { a: q, b: self.ds, ..product }.run_on_part(isa, dk, keys.start);
     }
 
     /// Keeps α · dS of the `place`-th query tile of a block, with queries in the lanes.
@@ -499,26 +479,20 @@ impl Gradient<'_> {
         for key in keys.clone() {
             let first = key.max(queries.start);
             let square = (first - queries.start) * BLOCK + key - keys.start;
-            // SAFETY: A is the head's lines of K in one tile, B a square of the scratch per query
-            // tile, C the head's lines of Q in these tiles, which belong to this task alone.
-            unsafe {
-                let product = TileProduct {
-                    rows: at.head_features,
-                    k: LANES,
-                    tiles: queries.end - first,
-                    a: at.lines(self.qkv.data(), at.input(Part::K, key)).as_ptr().cast(),
-                    a_row: LANES,
-                    a_col: 1,
-                    b: self.ds_transposed[square * SQUARE..].as_ptr(),
-                    b_tile: BLOCK * SQUARE,
-                    c: self.dx.get(at.input(Part::Q, first)),
-                    c_row: LANES,
-                    c_tile: at.input_tile(),
-                    accumulate: true,
-                    ..TileProduct::NOTHING
-                };
-                product.run(isa);
-            }
+            // The head's lines of K in one tile, with a square of the scratch per query tile.
+            let product = TileProduct {
+                rows: at.head_features,
+                k: LANES,
+                tiles: queries.end - first,
+                a: &self.qkv.data()[at.input(Third::K, key)..],
+                a_row: LANES,
+                a_col: 1,
+                b: &self.ds_transposed[square * SQUARE..],
+                b_line: LANES,
+                b_tile: BLOCK * SQUARE,
+                accumulate: true,
+            };
+            product.run_on_part(isa, &mut self.dx[Third::Q as usize], first);
         }
     }
 }

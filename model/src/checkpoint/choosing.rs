@@ -3,8 +3,8 @@
 use super::manifest::MANIFEST;
 use super::reading::Checkpoint;
 use crate::config::CheckpointConfig;
-use crate::disk::{remove, sync_folder};
 use crate::error::Error;
+use mediswift_files::{remove, sync_folder};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -60,7 +60,7 @@ pub fn prune(run: &Path, config: &CheckpointConfig) -> Result<(), Error> {
             remove(&path)?;
         }
     }
-    sync_folder(run)
+    Ok(sync_folder(run)?)
 }
 
 /// Folders `step-…` of a run with their steps, oldest first.
@@ -89,11 +89,11 @@ pub(super) fn list(run: &Path) -> Result<Vec<(String, PathBuf)>, Error> {
 }
 
 /// Removes a checkpoint; without its manifest it no longer counts as one.
-pub(super) fn discard(path: &Path) -> Result<(), Error> {
+fn discard(path: &Path) -> Result<(), Error> {
     let manifest = path.join(MANIFEST);
     if manifest.exists() {
         remove(&manifest)?;
         sync_folder(path)?;
     }
-    remove(path)
+    Ok(remove(path)?)
 }

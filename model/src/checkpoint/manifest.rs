@@ -1,8 +1,8 @@
 //! [`Manifest`]: what a checkpoint says of itself.
 
-use crate::disk::NewFile;
 use crate::error::Error;
 use crate::tensor_file::{FileSummary, one_line, unusable};
+use mediswift_files::NewFile;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs;

@@ -1,15 +1,15 @@
 //! Saving: the order of steps in which a checkpoint comes to be.
 
-use super::choosing::{TEMPORARY, discard};
+use super::choosing::TEMPORARY;
 use super::hash::weights_hash;
 use super::manifest::{DataState, FORMAT, Manifest, OPTIMIZER, VERSION, WEIGHTS, write_manifest};
 use super::reading::{Checkpoint, column_indices, row_offsets, stored_extents};
 use crate::adamw::Moments;
 use crate::config::Config;
-use crate::disk::{self, remove, sync_folder};
 use crate::error::Error;
 use crate::tensor_file::{self, Elements, FileSummary, TensorView};
 use mediswift_engine::{Parameters, Shape};
+use mediswift_files::{self as files, remove};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -36,7 +36,7 @@ pub struct Snapshot<'a> {
 pub fn save(run: &Path, snapshot: &Snapshot<'_>) -> Result<PathBuf, Error> {
     let name = format!("step-{:08}", snapshot.step);
     let (path, temporary) = (run.join(&name), run.join(format!("{TEMPORARY}{name}")));
-    disk::create_folders(run)?;
+    files::create_folders(run)?;
     remove(&temporary)?;
     let manifest = write_files(&temporary, snapshot).inspect_err(|_| {
         // Makes room on a full disk; the first error is the one to report.
@@ -49,21 +49,19 @@ pub fn save(run: &Path, snapshot: &Snapshot<'_>) -> Result<PathBuf, Error> {
             remove(&temporary)?;
             return Ok(path);
         }
-        discard(&path)?;
     }
-    disk::rename(&temporary, &path)?;
-    sync_folder(run)?;
+    files::put_folder(&temporary, &path)?;
     Ok(path)
 }
 
 fn write_files(folder: &Path, snapshot: &Snapshot<'_>) -> Result<Manifest, Error> {
-    disk::create_folder(folder)?;
+    files::create_folder(folder)?;
     let parameters = snapshot.parameters;
     let weights = write_weights(&folder.join(WEIGHTS), parameters)?;
-    let mut files = BTreeMap::from([(WEIGHTS.to_string(), weights)]);
+    let mut written = BTreeMap::from([(WEIGHTS.to_string(), weights)]);
     if let Some(moments) = snapshot.moments {
         let moments = write_moments(&folder.join(OPTIMIZER), parameters, moments)?;
-        files.insert(OPTIMIZER.to_string(), moments);
+        written.insert(OPTIMIZER.to_string(), moments);
     }
     let manifest = Manifest {
         format: FORMAT.into(),
@@ -73,13 +71,12 @@ fn write_files(folder: &Path, snapshot: &Snapshot<'_>) -> Result<Manifest, Error
         data: snapshot.data.clone(),
         random: "ChaCha8, keyed by BLAKE3 of seed and name: no state".into(),
         weights_hash: weights_hash(parameters),
-        files,
+        files: written,
         config: snapshot.config.to_toml(),
         checksum: String::new(),
     }
     .sealed();
     write_manifest(folder, &manifest)?;
-    sync_folder(folder)?;
     Ok(manifest)
 }
 

@@ -153,7 +153,7 @@ impl<'a> Encoder<'a> {
                 self.positions,
                 self.prompt.len() + self.longest_target
             );
-            return Err(Error::config("examples", problem));
+            return Err(Error::input("examples", problem));
         }
         Ok((encoded, fit))
     }
@@ -165,7 +165,7 @@ impl<'a> Encoder<'a> {
 pub fn steered(gpt: &Gpt, tokenizer: &Tokenizer, source: &str) -> Result<Vec<u32>, Error> {
     let prompt = gpt.prompt_ids();
     if prompt.is_empty() {
-        return Err(Error::config("the model", "has no soft prompt: leave --soft-prompt out"));
+        return Err(Error::setting("the model", "has no soft prompt: leave --soft-prompt out"));
     }
     let mut ids = vec![tokenizer.end_of_text()];
     ids.extend(tokenizer.encode(source));

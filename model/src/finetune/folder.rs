@@ -23,11 +23,12 @@ use crate::checkpoint::{self, Checkpoint, DataState, Snapshot};
 use crate::config::Config;
 use crate::error::Error;
 use crate::run;
-use mediswift_data::{Tokenizer, write_atomically};
+use mediswift_data::Tokenizer;
 use mediswift_engine::Parameters;
+use mediswift_files::{self as files, Lock};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use std::fs::{self, File};
+use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The settings of a run: a folder that has it is a fine-tuning run.
@@ -53,7 +54,7 @@ pub struct Folder {
     identity: Identity,
     /// Hash of the tokenizer.
     tokenizer: String,
-    _lock: File,
+    _lock: Lock,
 }
 
 impl Folder {
@@ -77,7 +78,7 @@ impl Folder {
             return refuse("holds no fine-tuning run to go on with: it has no finetune.toml");
         }
         if !there {
-            fs::create_dir_all(path).map_err(Error::io("create", path))?;
+            files::create_folders(path)?;
             run::check_unused(path)?;
         }
         let _lock = run::lock(path)?;
@@ -121,7 +122,7 @@ impl Folder {
 
     /// Writes a file.
     pub fn write_text(&self, name: &str, text: &str) -> Result<(), Error> {
-        Ok(write_atomically(&self.path(name), text.as_bytes())?)
+        Ok(files::write(&self.path(name), text.as_bytes())?)
     }
 
     /// The report of a cell, if it is finished.
@@ -154,7 +155,7 @@ impl Folder {
 
     /// Removes the weights of a cell; its report stays.
     pub fn forget(&self, cell: &Cell) -> Result<(), Error> {
-        crate::disk::remove(&self.path(&format!("cells/{}", cell.name())))
+        Ok(files::remove(&self.path(&format!("cells/{}", cell.name())))?)
     }
 
     /// Makes weights those of the run.

@@ -7,9 +7,11 @@
 //!
 //! * [`settings`]: what decides a run; [`start`]: the model it starts from.
 //! * [`encode`]: examples as tokens; [`answer`]: a model's answers; [`train`]: one training.
-//! * [`folder`]: the run on disk; [`report`]: what came of it.
+//! * [`folder`]: the run on disk; [`report`]: what came of it; [`compare`]: several runs
+//!   side by side.
 
 pub mod answer;
+pub mod compare;
 pub mod encode;
 pub mod folder;
 pub mod report;
@@ -30,7 +32,7 @@ use encode::Encoder;
 use folder::{Folder, Identity};
 use mediswift_data::Tokenizer;
 use mediswift_engine::Parameters;
-use report::{SeedReport, SourceModel, TuningReport};
+use report::{REPORT, SeedReport, SourceModel, TuningReport};
 use settings::Settings;
 use start::Start;
 use std::collections::BTreeMap;
@@ -343,7 +345,7 @@ impl Run<'_> {
         let report = TuningReport::new(self.task, self.settings, data, source, seeds, baselines);
         self.folder.write_text("MODEL_CARD.md", &report.model_card())?;
         self.folder.write_text("report.md", &report.markdown())?;
-        self.folder.write("report.json", &report)?;
+        self.folder.write(REPORT, &report)?;
         for seed in &report.seeds {
             self.folder.forget(&seed.cell.cell)?;
         }

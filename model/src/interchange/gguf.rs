@@ -13,14 +13,15 @@
 //! is the token embedding, so there is no `output.weight`.
 
 use super::names::Names;
-use super::{Exported, Source, dense, refused};
+use super::{Exported, Source, dense};
 use crate::error::Error;
 use half::f16;
 use half::slice::HalfFloatSliceExt;
+use mediswift_data::Tokenizer;
 use mediswift_data::tokenizer::Kind;
-use mediswift_data::{DataError, Tokenizer, write_atomically_with};
 use mediswift_engine::ops::EPSILON;
 use mediswift_engine::{Shape, Tensor};
+use mediswift_files as files;
 use std::borrow::Cow;
 use std::path::Path;
 
@@ -63,24 +64,18 @@ pub fn export(run: &Path, out: &Path, precision: Precision) -> Result<Exported, 
     if source.gpt.prompt_tokens() > 0 {
         let problem = "its model has a soft prompt, for which GGUF has no place";
         let advice = "export it with hf, or fine-tune with finetune.prompt_tokens=0";
-        return Err(refused(run, format!("{problem}: {advice}")));
+        return Err(Error::incompatible(run, format!("{problem}: {advice}")));
     }
     let tensors: Vec<Entry<'_>> =
         source.gpt.parameters().iter().map(|(_, p)| Entry::new(p, precision)).collect();
     if let Some(tensor) = tensors.iter().find(|tensor| tensor.overflows()) {
         let problem = format!("'{}' has a weight too large for 16 bits", tensor.parameter.name);
-        return Err(refused(run, format!("{problem}: export it with 32")));
+        return Err(Error::incompatible(run, format!("{problem}: export it with 32")));
     }
     let header = header(&source, precision, &tensors);
     let mut bytes = header.0.len() as u64;
-    write_atomically_with(out, |file| {
-        let mut write = |bytes: &[u8]| {
-            file.write_all(bytes).map_err(|source| DataError::Io {
-                action: "write",
-                path: out.to_path_buf(),
-                source,
-            })
-        };
+    files::write_with(out, |file| {
+        let mut write = |bytes: &[u8]| file.write_all(bytes).map_err(Error::io("write", out));
         write(&header.0)?;
         for tensor in &tensors {
             let data = tensor.data();
@@ -88,7 +83,7 @@ pub fn export(run: &Path, out: &Path, precision: Precision) -> Result<Exported, 
             write(&vec![0; padding(data.len() as u64) as usize])?;
             bytes += padded(data.len() as u64);
         }
-        Ok(())
+        Ok::<_, Error>(())
     })?;
     let (tensors, step) = (tensors.len(), source.step);
     Ok(Exported { tensors, masks: 0, bytes, step, skipped: source.skipped })

@@ -6,13 +6,13 @@ use super::origin::read_origin;
 use super::report::TrainingReport;
 use super::tokenizer::{load_tokenizer, tokenizer_path};
 use crate::config::Config;
-use crate::disk;
 use crate::error::Error;
 use crate::sparsity::LayerSparsity;
-use mediswift_data::{Dataset, Split, write_atomically};
+use mediswift_data::{Dataset, Split};
+use mediswift_files::{self as files, Lock};
 use mediswift_kernels::isa::IsaKind;
 use serde::{Deserialize, Serialize};
-use std::fs::{self, File, OpenOptions};
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -25,7 +25,7 @@ const LOCK: &str = "LOCK";
 pub struct RunFolder {
     path: PathBuf,
     /// Releases the lock when dropped.
-    _lock: File,
+    _lock: Lock,
 }
 
 /// Which data a run is trained on: `data.json`.
@@ -59,12 +59,12 @@ impl RunFolder {
     /// If the folder holds a run or anything else, another process writes it, or it cannot be
     /// written.
     pub fn create(path: &Path, config: &Config, dataset: &Dataset) -> Result<Self, Error> {
-        disk::create_folders(path)?;
+        files::create_folders(path)?;
         check_unused(path)?;
         let folder = Self::lock(path)?;
         // Another process may have started a run before the lock.
         check_unused(path)?;
-        write_atomically(&path.join(CONFIG), config.to_toml().as_bytes())?;
+        files::write(&path.join(CONFIG), config.to_toml().as_bytes())?;
         folder.describe(config, dataset)?;
         Ok(folder)
     }
@@ -78,8 +78,7 @@ impl RunFolder {
         let folder = Self::lock(path)?;
         let differences = config.differences(&before);
         if !differences.is_empty() {
-            let list = differences.join("; ");
-            return Err(problem(path, format!("was started with other settings: {list}")));
+            return Err(Error::OtherSettings { path: path.to_path_buf(), differences });
         }
         folder.describe(config, dataset)?;
         Ok(folder)
@@ -92,11 +91,12 @@ impl RunFolder {
     /// Writes the small files that describe the run, where they are not there yet.
     fn describe(&self, config: &Config, dataset: &Dataset) -> Result<(), Error> {
         let path = |name| self.path.join(name);
-        disk::create_folders(&self.checkpoints())?;
+        files::create_folders(&self.checkpoints())?;
         let (data, identity) = (path(DATA), DataIdentity::of(dataset));
         let known = data.exists();
         if known && json::read::<DataIdentity>(&data)? != identity {
-            return Err(problem(&data, "the run was started on other data: resume it on those"));
+            let problem = "the run was started on other data: resume it on those";
+            return Err(Error::incompatible(data, problem));
         }
         let tokenizer = tokenizer_path(&self.path);
         if tokenizer.exists() {
@@ -110,7 +110,7 @@ impl RunFolder {
         }
         if !path(CARD).exists() {
             let card = model_card(config, None, NOT_FINISHED);
-            write_atomically(&path(CARD), card.as_bytes())?;
+            files::write(&path(CARD), card.as_bytes())?;
         }
         json::write(&path("environment.json"), &Environment::of_this_process())
     }
@@ -147,28 +147,20 @@ impl RunFolder {
     pub fn finish(&self, config: &Config, report: &TrainingReport) -> Result<(), Error> {
         json::write(&self.path.join("report.json"), report)?;
         let card = model_card(config, read_origin(&self.path)?.as_ref(), &result(report));
-        Ok(write_atomically(&self.path.join(CARD), card.as_bytes())?)
+        Ok(files::write(&self.path.join(CARD), card.as_bytes())?)
     }
 }
 
-/// Locks a run folder for writing, until the file is dropped.
+/// Locks a run folder for writing, and removes what a killed process left there half written.
 /// # Errors
 /// If another process writes it.
-pub(crate) fn lock(path: &Path) -> Result<File, Error> {
+pub(crate) fn lock(path: &Path) -> Result<Lock, Error> {
     let file = path.join(LOCK);
-    let lock = OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(&file)
-        .map_err(Error::io("open", &file))?;
-    match lock.try_lock() {
-        Ok(()) => Ok(lock),
-        Err(fs::TryLockError::WouldBlock) => {
-            Err(problem(path, "another process is writing this run: wait for it or stop it"))
-        }
-        Err(fs::TryLockError::Error(source)) => Err(Error::io("lock", file)(source)),
-    }
+    let Some(lock) = Lock::take(&file)? else {
+        return Err(Error::Busy { path: path.to_path_buf(), holder: Lock::holder(&file) });
+    };
+    files::clear(path)?;
+    Ok(lock)
 }
 
 /// Checks that a folder holds nothing but what a start leaves that was killed before it had a
@@ -178,14 +170,15 @@ pub(crate) fn lock(path: &Path) -> Result<File, Error> {
 pub fn check_unused(path: &Path) -> Result<(), Error> {
     if path.join(CONFIG).exists() {
         let advice = "continue it with --resume, or choose another folder";
-        return Err(problem(path, format!("holds a run already: {advice}")));
+        return Err(Error::occupied(path, format!("holds a run already: {advice}")));
     }
     for entry in fs::read_dir(path).map_err(Error::io("list", path))? {
         let name = entry.map_err(Error::io("list", path))?.file_name();
         let name = name.to_string_lossy();
         if name != LOCK && !name.starts_with(&format!(".{CONFIG}.")) {
             let advice = "choose another folder";
-            return Err(problem(path, format!("is not empty (it holds '{name}'): {advice}")));
+            let problem = format!("is not empty (it holds '{name}'): {advice}");
+            return Err(Error::occupied(path, problem));
         }
     }
     Ok(())
@@ -204,7 +197,7 @@ pub fn read_config(path: &Path) -> Result<Config, Error> {
     match fs::read_to_string(&file) {
         Ok(text) => Config::from_toml(&text, &file),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            Err(problem(path, "holds no run: it has no config.toml"))
+            Err(Error::NoRun { path: path.to_path_buf(), what: "run", lacks: CONFIG })
         }
         Err(error) => Err(Error::io("read", file)(error)),
     }
@@ -236,8 +229,4 @@ impl Environment {
             architecture: std::env::consts::ARCH,
         }
     }
-}
-
-fn problem(path: &Path, problem: impl Into<String>) -> Error {
-    Error::config(path.display().to_string(), problem)
 }

@@ -8,7 +8,8 @@ use crate::checkpoint::{self, DataState, Snapshot, weights_hash};
 use crate::config::Config;
 use crate::error::Error;
 use crate::gpt::Gpt;
-use mediswift_data::{Tokenizer, write_atomically, write_folder_atomically};
+use mediswift_data::Tokenizer;
+use mediswift_files as files;
 use std::path::Path;
 
 /// Makes a run of a model from elsewhere, in a folder that must not exist or be empty: the settings
@@ -23,18 +24,19 @@ pub fn import_run(
     tokenizer: &Tokenizer,
     source: impl Into<String>,
 ) -> Result<Origin, Error> {
+    files::clear_beside(path);
     if path.exists() {
         check_unused(path)?;
     }
     let parameters = gpt.parameters();
     let origin = Origin { source: source.into(), weights_hash: weights_hash(parameters) };
     let data = DataState { tokenizer: tokenizer.hash(), ..Default::default() };
-    write_folder_atomically(path, |folder| {
-        write_atomically(&folder.join(CONFIG), config.to_toml().as_bytes())?;
+    files::write_folder(path, |folder| {
+        files::write(&folder.join(CONFIG), config.to_toml().as_bytes())?;
         tokenizer.save(&tokenizer_path(folder))?;
         json::write(&folder.join(ORIGIN), &origin)?;
         let card = model_card(config, Some(&origin), NOT_TRAINED_ON);
-        write_atomically(&folder.join(CARD), card.as_bytes())?;
+        files::write(&folder.join(CARD), card.as_bytes())?;
         let snapshot = Snapshot { config, step: 0, skipped: 0, parameters, moments: None, data };
         checkpoint::save(&checkpoints(folder), &snapshot)?;
         Ok(origin)

@@ -1,7 +1,7 @@
 //! Small JSON files of a folder, written whole or not at all.
 
 use crate::error::Error;
-use mediswift_data::write_atomically;
+use mediswift_files as files;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::fs;
@@ -9,11 +9,10 @@ use std::path::Path;
 
 pub(crate) fn write(path: &Path, value: &impl Serialize) -> Result<(), Error> {
     let text = serde_json::to_string_pretty(value).expect("plain data") + "\n";
-    Ok(write_atomically(path, text.as_bytes())?)
+    Ok(files::write(path, text.as_bytes())?)
 }
 
 pub(crate) fn read<T: DeserializeOwned>(path: &Path) -> Result<T, Error> {
     let text = fs::read(path).map_err(Error::io("read", path))?;
-    serde_json::from_slice(&text)
-        .map_err(|error| Error::config(path.display().to_string(), error.to_string()))
+    serde_json::from_slice(&text).map_err(|error| Error::damaged(path, error.to_string()))
 }

@@ -33,7 +33,7 @@ pub fn load_model(path: &Path) -> Result<LoadedModel, Error> {
     let Some(checkpoint) = checkpoint else {
         let found = if skipped.is_empty() { "none".into() } else { skipped.join("; ") };
         let problem = format!("holds no complete checkpoint (found: {found})");
-        return Err(Error::config(path.display().to_string(), problem));
+        return Err(Error::damaged(path, problem));
     };
     let gpt = checkpoint.model(&checkpoint.config)?;
     let tokenizer = load_tokenizer(path, &checkpoint.manifest.data.tokenizer)?;
@@ -43,7 +43,7 @@ pub fn load_model(path: &Path) -> Result<LoadedModel, Error> {
             "its tokenizer has {tokens} tokens, its model only {vocabulary}: the files belong to \
              different runs"
         );
-        return Err(Error::config(path.display().to_string(), problem));
+        return Err(Error::incompatible(path, problem));
     }
     let step = checkpoint.manifest.step;
     Ok(LoadedModel { config: checkpoint.config, step, gpt, tokenizer, skipped })

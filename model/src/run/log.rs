@@ -1,13 +1,12 @@
 //! [`Log`]: one JSON object a line, appended to while a run goes on.
 
 use crate::error::Error;
-use mediswift_data::write_atomically;
+use mediswift_files as files;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize};
-use std::fs::{self, File, OpenOptions};
-use std::io::Write;
+use std::fs;
 use std::marker::PhantomData;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// One line of `metrics.jsonl`: an optimiser step.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -70,8 +69,7 @@ impl Line for Validation {
 /// A log open for appending.
 #[derive(Debug)]
 pub struct Log<T> {
-    path: PathBuf,
-    file: File,
+    file: files::Log,
     line: PhantomData<fn(&T)>,
 }
 
@@ -82,10 +80,8 @@ impl<T: Line> Log<T> {
     /// If it cannot be read or written, or a line that stays is malformed.
     pub fn open(folder: &Path, step: usize) -> Result<(Self, Vec<T>), Error> {
         let path = folder.join(T::FILE);
-        if !path.exists() {
-            write_atomically(&path, b"")?;
-        }
-        let bytes = fs::read(&path).map_err(Error::io("read", &path))?;
+        let mut file = files::Log::open(&path)?;
+        let bytes = file.read()?;
         let (mut lines, mut end, mut length) = (Vec::new(), 0, 0);
         // Lines before a checkpoint were waited for; after a power cut, later ones may be anything.
         let mut damage = None;
@@ -103,24 +99,22 @@ impl<T: Line> Log<T> {
                 Err(error) => damage = damage.or(Some(error)),
             }
         }
-        let mut open = OpenOptions::new();
-        let file = open.append(true).open(&path).map_err(Error::io("open", &path))?;
-        file.set_len(length as u64).map_err(Error::io("write", &path))?;
-        Ok((Self { path, file, line: PhantomData }, lines))
+        file.cut(length as u64)?;
+        Ok((Self { file, line: PhantomData }, lines))
     }
 
     /// Appends a line and hands it to the system.
     /// # Errors
     /// If it cannot be written.
     pub fn append(&mut self, line: &T) -> Result<(), Error> {
-        self.file.write_all(to_line(line).as_bytes()).map_err(Error::io("write", &self.path))
+        Ok(self.file.append(to_line(line).as_bytes())?)
     }
 
     /// Waits until all lines are on the disk: before a checkpoint that relies on them.
     /// # Errors
     /// If they cannot be written.
     pub fn sync(&mut self) -> Result<(), Error> {
-        self.file.sync_all().map_err(Error::io("write", &self.path))
+        Ok(self.file.sync()?)
     }
 }
 
@@ -130,17 +124,13 @@ impl<T: Line> Log<T> {
 pub fn read_log<T: Line>(path: &Path) -> Result<Vec<T>, Error> {
     let file = path.join(T::FILE);
     let bytes = fs::read(&file).map_err(Error::io("read", &file))?;
-    // A line counts once its end is there.
-    let lines = bytes.split_inclusive(|&byte| byte == b'\n').filter(|line| line.ends_with(b"\n"));
+    let lines = files::whole_lines(&bytes);
     lines.enumerate().map(|(index, line)| parse_line(&file, index, line)).collect()
 }
 
 /// Reads one line of a log, its end included: without it, the line is torn.
 fn parse_line<T: Line>(file: &Path, index: usize, line: &[u8]) -> Result<T, Error> {
-    let wrong = |error: &str| {
-        let problem = format!("line {}: {error}", index + 1);
-        Error::config(file.display().to_string(), problem)
-    };
+    let wrong = |error: &str| Error::damaged(file, format!("line {}: {error}", index + 1));
     let line = line.strip_suffix(b"\n").ok_or_else(|| wrong("it is torn"))?;
     serde_json::from_slice(line).map_err(|error| wrong(&error.to_string()))
 }

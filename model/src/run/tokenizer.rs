@@ -24,5 +24,5 @@ pub(crate) fn load_tokenizer(path: &Path, hash: &str) -> Result<Tokenizer, Error
         "is another tokenizer than that of the model or data (BLAKE3 {found}, not {hash}): restore \
          the file, or prepare the data with it"
     );
-    Err(Error::config(file.display().to_string(), problem))
+    Err(Error::incompatible(file, problem))
 }

@@ -1,15 +1,15 @@
 //! A run as a Hugging Face folder.
 
 use super::super::names::Names;
-use super::super::{Exported, Source, dense, refused, transposed};
+use super::super::{Exported, Source, dense, transposed};
 use super::{CARD, CONFIG, GENERATION, MASKS, PREFIX, SOFT_PROMPT, WEIGHTS, config, masks, prompt};
 use crate::checkpoint::weights_hash;
 use crate::error::Error;
 use crate::gpt::PROMPT;
 use crate::run::model_card;
 use crate::tensor_file::{self, Elements, TensorView};
-use mediswift_data::{write_atomically, write_folder_atomically};
 use mediswift_engine::{Parameters, Shape};
+use mediswift_files as files;
 use safetensors::Dtype;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -33,9 +33,10 @@ const FILES: [&str; 10] = [
 /// # Errors
 /// If the run cannot be read, or `out` cannot be written or holds anything else.
 pub fn export(run: &Path, out: &Path, force: bool) -> Result<Exported, Error> {
+    files::clear_beside(out);
     check_destination(out, force)?;
     let source = Source::load(run)?;
-    let (tensors, (masks, bytes)) = write_folder_atomically(out, |folder| {
+    let (tensors, (masks, bytes)) = files::write_folder(out, |folder| {
         let parameters = source.gpt.parameters();
         let mut bytes = write_weights(&folder.join(WEIGHTS), parameters)?;
         let mut mask_count = 0;
@@ -50,9 +51,9 @@ pub fn export(run: &Path, out: &Path, force: bool) -> Result<Exported, Error> {
             (GENERATION, config::special_ids(&source.tokenizer)),
         ] {
             let text = format!("{value:#}\n");
-            write_atomically(&folder.join(name), text.as_bytes())?;
+            files::write(&folder.join(name), text.as_bytes())?;
         }
-        write_atomically(&folder.join(CARD), card(&source).as_bytes())?;
+        files::write(&folder.join(CARD), card(&source).as_bytes())?;
         Ok::<_, Error>((parameters.iter().len(), (mask_count, bytes)))
     })?;
     Ok(Exported { tensors, masks, bytes, step: source.step, skipped: source.skipped })
@@ -62,7 +63,7 @@ pub fn export(run: &Path, out: &Path, force: bool) -> Result<Exported, Error> {
 fn check_destination(out: &Path, force: bool) -> Result<(), Error> {
     let Ok(kind) = out.symlink_metadata() else { return Ok(()) };
     if !kind.is_dir() {
-        return Err(refused(out, "not a folder: choose another --out"));
+        return Err(Error::occupied(out, "not a folder: choose another --out"));
     }
     let mut holds_export = false;
     for entry in out.read_dir().map_err(Error::io("list", out))? {
@@ -70,13 +71,13 @@ fn check_destination(out: &Path, force: bool) -> Result<(), Error> {
         let name = name.to_string_lossy();
         if !FILES.contains(&name.as_ref()) {
             let problem = format!("holds '{name}', which no export writes: choose another --out");
-            return Err(refused(out, problem));
+            return Err(Error::occupied(out, problem));
         }
         holds_export = true;
     }
     if holds_export && !force {
         let advice = "choose another --out, or replace it with --force";
-        return Err(refused(out, format!("holds an export already: {advice}")));
+        return Err(Error::occupied(out, format!("holds an export already: {advice}")));
     }
     Ok(())
 }
