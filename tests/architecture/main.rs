@@ -73,7 +73,6 @@ const KNOWN_CIRCLES: &[&[&str]] = &[
         "kernels/src/ops/strategy/panels/mod.rs",
     ],
     &["kernels/src/ops/strategy/panels/order.rs", "kernels/src/ops/strategy/panels/panel.rs"],
-    &["model/src/run.rs", "model/src/tensorboard.rs"],
 ];
 
 #[test]
