@@ -127,12 +127,12 @@ impl Optimisation {
         let lr = self.learning_rate();
         let scale = clip_scale(grad_norm, self.clip_norm);
         let profile = &mut self.arena.profile;
-        let (parameters, mut packed) = self.gpt.parameters_and_packed();
+        let (parameters, layers) = self.gpt.parameters_and_layers();
         let mut clock = profile.clock();
         self.adamw.step(parameters, &gradients, lr, scale, |id, values| {
             profile.record(clock, "AdamW", Pass::Update, || 0);
             clock = profile.clock();
-            packed.refresh(id, values);
+            layers.refresh(id, values);
             profile.record(clock, "packing", Pass::Update, || 0);
             clock = profile.clock();
         });

@@ -4,6 +4,7 @@
 use mediswift_data::prepare::{Options, TokenizerSource, prepare};
 use mediswift_data::{Dataset, Tokenizer};
 use mediswift_engine::{Arena, Gradients, Shape, TokenLayout};
+use mediswift_model::architecture::PROMPT;
 use mediswift_model::decode::Decoder;
 use mediswift_model::finetune::answer::Answerer;
 use mediswift_model::finetune::encode::{Encoder, batch};
@@ -13,7 +14,6 @@ use mediswift_model::finetune::start::Start;
 use mediswift_model::finetune::train::{Cell, Epoch};
 use mediswift_model::finetune::{Job, Observer, Outcome, Progress, finetune};
 use mediswift_model::generate::{GenerateOptions, generate};
-use mediswift_model::gpt::PROMPT;
 use mediswift_model::run;
 use mediswift_model::score::{Query, Score, score};
 use mediswift_model::tasks::metrics::{
