@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use mediswift_data::write_atomically;
-use mediswift_model::finetune::report::Report;
+use mediswift_model::finetune::report::TuningReport;
 use serde_json::json;
 
 use crate::chart::Files;
@@ -68,7 +68,7 @@ impl Verb for Compare {
             write_atomically(&out.join("results.md"), text.as_bytes())?;
             let printed = serde_json::to_string_pretty(&json)? + "\n";
             write_atomically(&out.join("results.json"), printed.as_bytes())?;
-            let reports: Vec<&Report> = reports.iter().collect();
+            let reports: Vec<&TuningReport> = reports.iter().collect();
             Files::create(&out.join("accuracy.svg"))?.draw(&Sizes { reports: &reports })?;
         }
         Ok(Outcome::new(json, text))
@@ -76,10 +76,11 @@ impl Verb for Compare {
 }
 
 /// The reports of fine-tuned runs, which must be comparable.
-pub fn reports(runs: &[PathBuf]) -> anyhow::Result<Vec<Report>> {
-    let reports: Vec<Report> = runs.iter().map(|run| read(run)).collect::<anyhow::Result<_>>()?;
+pub fn reports(runs: &[PathBuf]) -> anyhow::Result<Vec<TuningReport>> {
+    let reports: Vec<TuningReport> =
+        runs.iter().map(|run| read(run)).collect::<anyhow::Result<_>>()?;
     let subject =
-        |report: &Report| format!("{}: {} on {}", report.task, report.metric, report.split);
+        |report: &TuningReport| format!("{}: {} on {}", report.task, report.metric, report.split);
     let first = subject(&reports[0]);
     for (run, report) in runs.iter().zip(&reports) {
         if subject(report) != first {
@@ -95,7 +96,7 @@ pub fn reports(runs: &[PathBuf]) -> anyhow::Result<Vec<Report>> {
     Ok(reports)
 }
 
-fn read(run: &Path) -> anyhow::Result<Report> {
+fn read(run: &Path) -> anyhow::Result<TuningReport> {
     let path = run.join("report.json");
     let text = fs::read(&path)
         .with_context(|| format!("{}: cannot read: finish the run first", path.display()))?;
@@ -104,7 +105,7 @@ fn read(run: &Path) -> anyhow::Result<Report> {
 }
 
 /// A table for people.
-fn markdown(reports: &[Report]) -> String {
+fn markdown(reports: &[TuningReport]) -> String {
     let first = &reports[0];
     let mut text = format!(
         "{}, {}. Mean and standard deviation over seeds, in %. For research only, not for clinical \

@@ -6,7 +6,6 @@ mod twins;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use anyhow::Context as _;
 use indicatif::HumanCount;
@@ -15,14 +14,14 @@ use mediswift_data::prepare::{Options, TokenizerSource};
 use mediswift_data::{Dataset, Split, Tokenizer, write_atomically};
 use mediswift_kernels::isa::IsaKind;
 use mediswift_model::config::Base;
-use mediswift_model::finetune::report::Report;
+use mediswift_model::finetune::report::TuningReport;
 use mediswift_model::flops::{Convention, Workload};
 use mediswift_model::generate::{GenerateOptions, Generation, generate};
-use mediswift_model::{Config, run};
+use mediswift_model::{Config, Error, run};
 use serde_json::{Value, json};
 
-use self::twins::{Ended, Trained, Twin};
-use crate::signals::{StopSignal, exit_code};
+use self::twins::{Trained, Twin};
+use crate::signals::StopSignal;
 use crate::trained::DISCLAIMER;
 use crate::verb::{Context, Outcome, Verb};
 use crate::{output, progress};
@@ -108,15 +107,16 @@ impl Verb for Demo {
             Ok(Twin { name, config: settings(size, sparsity)?, out: out.join(name) })
         };
         let twins = [twin("dense", 0.0)?, twin("sparse", SPARSITY)?];
-        let [dense, sparse] = match twins::train(&twins, &dataset, &signals)? {
-            Ended::Trained(trained) => *trained,
-            Ended::Interrupted(signal) => return Ok(interrupted(out, signal)),
+        let [dense, sparse] = match twins::train(&twins, &dataset, &signals) {
+            Err(Error::Stopped) => return Ok(interrupted(out, &signals)),
+            trained => trained?,
         };
 
         let (prompt, sample) = sample(&twins[1].out, &dataset)?;
-        let Some(tuned) = tuning::tune(&twins[1].out, out, size.questions, size.tuning, &signals)?
-        else {
-            return Ok(interrupted(out, signals.flag().load(Ordering::Relaxed)));
+        let questions = tuning::questions(out, size.questions)?;
+        let tuned = match tuning::tune(&twins[1].out, &questions, out, size.tuning, &signals) {
+            Err(Error::Stopped) => return Ok(interrupted(out, &signals)),
+            tuned => tuned?,
         };
         let report = Comparison {
             config: run::read_config(&twins[1].out)?,
@@ -168,8 +168,6 @@ fn prepare(size: &Size, out: &Path, data: &Path, signals: &StopSignal) -> anyhow
     bar.finish_and_clear();
 
     let options = Options {
-        inputs: vec![corpus],
-        out: data.to_path_buf(),
         tokenizer: TokenizerSource::Train {
             kind: mediswift_data::tokenizer::Kind::ByteBpe,
             vocab_size: size.vocab_size,
@@ -180,8 +178,7 @@ fn prepare(size: &Size, out: &Path, data: &Path, signals: &StopSignal) -> anyhow
         cleaning: Cleaning { near_duplicates: None, ..Cleaning::default() },
         strict: true,
         validation_fraction: 0.05,
-        shard_tokens: 100_000_000,
-        force: false,
+        ..Options::new(vec![corpus], data.to_path_buf())
     };
     progress::preparing(signals, |show| mediswift_data::prepare(&options, show))
         .map_err(|error| signals.explain(error))?;
@@ -214,13 +211,9 @@ fn sample(run: &Path, dataset: &Dataset) -> anyhow::Result<(String, Generation)>
     Ok((tokenizer.decode(&prompt)?, generation))
 }
 
-fn interrupted(out: &Path, signal: i32) -> Outcome {
-    output::note(&format!("signal {signal}: stopped; {} is incomplete", out.display()));
-    Outcome {
-        json: json!({ "interrupted": signal, "path": out.display().to_string() }),
-        text: String::new(),
-        exit: exit_code(signal),
-    }
+fn interrupted(out: &Path, signals: &StopSignal) -> Outcome {
+    let path = out.display().to_string();
+    signals.outcome(&format!("stopped; {path} is incomplete"), json!({ "path": path }))
 }
 
 /// Both twins, and what they ran on.
@@ -230,7 +223,7 @@ struct Comparison<'a> {
     sparse: Trained,
     prompt: String,
     sample: Generation,
-    tuned: Report,
+    tuned: TuningReport,
     isa: IsaKind,
     threads: usize,
     out: &'a Path,

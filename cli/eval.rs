@@ -41,7 +41,7 @@ impl Verb for Eval {
 
 impl Eval {
     fn on_dataset(self) -> anyhow::Result<Outcome> {
-        let found = evaluate_run(&self.run, &Dataset::open(&self.data)?)?;
+        let found = evaluate_run(&self.run, &Dataset::open(&self.data)?, &mut ())?;
         found.skipped.iter().for_each(|warning| output::warning(warning));
         let text = format!(
             "validation loss {:.4}, perplexity {:.2}, over {} tokens\n",

@@ -1,19 +1,21 @@
 //! `mediswift finetune`.
 
+use std::ops::ControlFlow;
 use std::path::PathBuf;
 
 use indicatif::ProgressBar;
+use mediswift_model::Error;
 use mediswift_model::finetune::folder::read_settings;
-use mediswift_model::finetune::report::Report;
+use mediswift_model::finetune::report::TuningReport;
 use mediswift_model::finetune::settings::{Base, Settings};
-use mediswift_model::finetune::train::{Cell, Epoch};
-use mediswift_model::finetune::{self, Job, Observer, Progress};
+use mediswift_model::finetune::{Job, finetune};
 use mediswift_model::tasks::{Task, task};
+use mediswift_model::watch::{Progress, Watch};
 use serde_json::json;
 
 use crate::chart::Files;
 use crate::chart::sizes::Sizes;
-use crate::signals::{StopSignal, exit_code};
+use crate::signals::StopSignal;
 use crate::trained::DISCLAIMER;
 use crate::verb::{Context, Exit, Outcome, Verb};
 use crate::{output, progress};
@@ -97,27 +99,22 @@ impl Verb for Finetune {
             out,
             resume: self.resume,
         };
-        let mut watcher = Watcher { bar: None };
-        let ended = finetune::finetune(&job, &mut watcher, signals.flag())?;
+        let mut watcher = Watcher { signals: &signals, bar: None };
+        let ended = finetune(&job, &mut watcher);
         watcher.clear();
         match ended {
-            finetune::Outcome::Finished(report) => {
+            Ok(report) => {
                 Files::create(&out.join("accuracy.svg"))?.draw(&Sizes { reports: &[&report] })?;
                 output::note(DISCLAIMER);
                 let mut json = json!(report);
                 json["path"] = json!(out);
                 Ok(Outcome::new(json, text(&report)))
             }
-            finetune::Outcome::Interrupted { signal } => {
-                output::note(&format!(
-                    "signal {signal}: finished trainings are saved; go on with --resume"
-                ));
-                Ok(Outcome {
-                    json: json!({ "interrupted": signal, "path": out.display().to_string() }),
-                    text: String::new(),
-                    exit: exit_code(signal),
-                })
-            }
+            Err(Error::Stopped) => Ok(signals.outcome(
+                "finished trainings are saved; go on with --resume",
+                json!({ "path": out.display().to_string() }),
+            )),
+            Err(error) => Err(error.into()),
         }
     }
 }
@@ -135,7 +132,7 @@ impl Finetune {
 }
 
 /// The report in a few lines.
-fn text(report: &Report) -> String {
+fn text(report: &TuningReport) -> String {
     let mut text = format!(
         "{:.2} % {} (mean of {} seeds ± {:.2})\n  {}; {}\n",
         100.0 * report.value,
@@ -158,46 +155,49 @@ fn text(report: &Report) -> String {
     text
 }
 
-/// Shows every training on a progress bar.
-struct Watcher {
+/// Shows every training on a progress bar, and stops at a signal.
+struct Watcher<'a> {
+    signals: &'a StopSignal,
     bar: Option<ProgressBar>,
 }
 
-impl Watcher {
+impl Watcher<'_> {
     fn clear(&mut self) {
         if let Some(bar) = self.bar.take() {
             bar.finish_and_clear();
         }
     }
-}
 
-impl Observer for Watcher {
-    fn began(&mut self, cell: &Cell, index: usize, cells: usize, known: bool) {
-        self.clear();
-        let done = if known { " (known)" } else { "" };
-        output::note(&format!("training {index} of {cells}: {}{done}", cell.name()));
-    }
-
-    fn stepped(&mut self, progress: &Progress<'_>) {
-        let bar =
-            self.bar.get_or_insert_with(|| progress::count(progress.steps as u64, "fine-tuning"));
-        bar.set_position(progress.step as u64);
-        bar.set_message(format!("epoch {}  loss {:.4}", progress.epoch, progress.loss));
-    }
-
-    fn evaluated(&mut self, _: &Cell, epoch: usize, result: &Epoch) {
-        let Epoch { train_loss, dev_loss, dev_score } = result;
-        let line = format!(
-            "  epoch {epoch}: loss {train_loss:.4}, dev loss {dev_loss:.4}, dev score {:.2} %",
-            100.0 * dev_score
-        );
+    /// Prints a line above the bar.
+    fn note(&self, line: &str) {
         match &self.bar {
-            Some(bar) => bar.suspend(|| output::note(&line)),
-            None => output::note(&line),
+            Some(bar) => bar.suspend(|| output::note(line)),
+            None => output::note(line),
         }
     }
+}
 
-    fn noted(&mut self, note: &str) {
-        output::note(&format!("note: {note}"));
+impl Watch for Watcher<'_> {
+    fn see(&mut self, progress: Progress<'_>) -> ControlFlow<()> {
+        match progress {
+            Progress::Began { training, index, count, known } => {
+                self.clear();
+                let done = if known { " (known)" } else { "" };
+                output::note(&format!("training {index} of {count}: {training}{done}"));
+            }
+            Progress::Tuned { epoch, step, steps, loss } => {
+                let bar = || progress::count(steps as u64, "fine-tuning");
+                let bar = self.bar.get_or_insert_with(bar);
+                bar.set_position(step as u64);
+                bar.set_message(format!("epoch {epoch}  loss {loss:.4}"));
+            }
+            Progress::Passed { epoch, train_loss, dev_loss, dev_score } => self.note(&format!(
+                "  epoch {epoch}: loss {train_loss:.4}, dev loss {dev_loss:.4}, dev score {:.2} %",
+                100.0 * dev_score
+            )),
+            Progress::Noted(note) => self.note(&format!("note: {note}")),
+            _ => {}
+        }
+        self.signals.flow()
     }
 }

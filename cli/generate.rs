@@ -5,7 +5,6 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use clap::builder::NonEmptyStringValueParser;
-use mediswift_model::Error;
 use mediswift_model::finetune::encode::steered;
 use mediswift_model::generate::{GenerateOptions, Generation, generate_many};
 use serde_json::{Value, json};
@@ -91,7 +90,7 @@ impl Verb for Generate {
         let mut prompts = if self.soft_prompt {
             let steered = |prompt: &String| steered(&model.gpt, &model.tokenizer, prompt);
             let prompts = self.prompt.iter().map(steered).collect::<Result<_, _>>();
-            prompts.map_err(|error| Exit::usage(error.to_string()))?
+            prompts.map_err(Exit::settings)?
         } else {
             model.tokenizer.encode_batch(&self.prompt)
         };
@@ -111,14 +110,8 @@ impl Verb for Generate {
             // The end of one document is where the next begins.
             ids.push(tokenizer.end_of_text());
         }
-        let made =
-            generate_many(&gpt, &prompts, self.samples, &options, &tokenizer).map_err(|error| {
-                match error {
-                    // Options out of range.
-                    Error::Config { .. } => Exit::usage(error.to_string()).into(),
-                    other => anyhow::Error::from(other),
-                }
-            })?;
+        let made = generate_many(&gpt, &prompts, self.samples, &options, &tokenizer)
+            .map_err(Exit::settings)?;
         let prompts = self.prompt.iter().flat_map(|prompt| vec![prompt.as_str(); self.samples]);
         let made: Vec<(&str, Generation)> = prompts.zip(made).collect();
         output::note(DISCLAIMER);

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use mediswift_model::curves::{Curves, Point};
 use mediswift_model::finetune::folder::SETTINGS;
-use mediswift_model::finetune::report::Report;
+use mediswift_model::finetune::report::TuningReport;
 use serde_json::{Value, json};
 
 use crate::chart::losses::{Axis, Losses};
@@ -122,7 +122,7 @@ impl Plot {
             let run = path.display().to_string();
             rows.push(json!({ "run": run, "nnz": nnz, "value": value, "std": std }));
         }
-        let reports: Vec<&Report> = reports.iter().collect();
+        let reports: Vec<&TuningReport> = reports.iter().collect();
         let picture = Sizes { reports: &reports };
         self.draw(&picture, json!({ "figure": "sizes", "runs": rows }), text)
     }

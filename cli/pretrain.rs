@@ -1,5 +1,6 @@
 //! `mediswift pretrain`.
 
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,13 +10,15 @@ use mediswift_data::Dataset;
 use mediswift_kernels::isa::IsaKind;
 use mediswift_kernels::probe;
 use mediswift_model::config::Base;
-use mediswift_model::run::Validation;
+use mediswift_model::pretrain::pretrain;
+use mediswift_model::run::TrainingReport;
+use mediswift_model::session::Session;
 use mediswift_model::sparsity::LayerSparsity;
-use mediswift_model::trainer::{self, Observer, Progress, Report, Trainer};
+use mediswift_model::watch::{Progress, Watch};
 use mediswift_model::{Config, Error, plans, run};
 use serde_json::json;
 
-use crate::signals::{StopSignal, exit_code};
+use crate::signals::StopSignal;
 use crate::verb::{Context, Exit, Outcome, Verb};
 use crate::{output, progress};
 
@@ -84,17 +87,18 @@ impl Verb for Pretrain {
         let dataset = Arc::new(Dataset::open(data)?);
         let signals = StopSignal::watch()?;
         let bar = progress::training(config.train.steps as u64);
-        let trainer = if self.resume {
-            Trainer::resume(config, dataset, out)?
+        let mut session = if self.resume {
+            Session::resume(config, dataset, out)?
         } else {
-            Trainer::start(config, dataset, out)?
+            Session::start(config, dataset, out)?
         };
-        let ended = trainer.run(&mut Watcher::new(bar.clone())?, signals.flag())?;
+        let ended = pretrain(&mut session, &mut Watcher::new(bar.clone(), &signals)?);
         bar.finish_and_clear();
-        Ok(match ended {
-            trainer::Outcome::Finished(report) => finished(out, &report),
-            trainer::Outcome::Interrupted { signal, step } => interrupted(out, signal, step),
-        })
+        match ended {
+            Ok(report) => Ok(finished(out, &report)),
+            Err(Error::Stopped) => Ok(stopped(out, &signals, session.step())),
+            Err(error) => Err(error.into()),
+        }
     }
 }
 
@@ -120,60 +124,61 @@ impl Pretrain {
     }
 }
 
-/// Shows a run on a progress bar.
-struct Watcher {
+/// Shows a run on a progress bar, and stops it at a signal.
+struct Watcher<'a> {
+    signals: &'a StopSignal,
     bar: ProgressBar,
     /// What this machine can do at best, in FLOP/s; measured only if somebody watches.
     peak: f64,
     validation: String,
 }
 
-impl Watcher {
-    fn new(bar: ProgressBar) -> anyhow::Result<Self> {
+impl<'a> Watcher<'a> {
+    fn new(bar: ProgressBar, signals: &'a StopSignal) -> anyhow::Result<Self> {
         let peak = if bar.is_hidden() { f64::NAN } else { probe::fma_peak(IsaKind::active()?) };
-        Ok(Self { bar, peak, validation: String::new() })
+        Ok(Self { signals, bar, peak, validation: String::new() })
     }
 }
 
-impl Observer for Watcher {
-    fn resumed(&mut self, step: usize, checkpoint: Option<&Path>, skipped: &[String]) {
-        for problem in skipped {
-            output::warning(&format!("passed over: {problem}"));
+impl Watch for Watcher<'_> {
+    fn see(&mut self, progress: Progress<'_>) -> ControlFlow<()> {
+        match progress {
+            Progress::Resumed { step, checkpoint, skipped } => {
+                for problem in skipped {
+                    output::warning(&format!("passed over: {problem}"));
+                }
+                output::note(&match checkpoint {
+                    Some(path) => format!("resumed after step {step}: {}", path.display()),
+                    None => "there was no checkpoint yet: starting again".to_string(),
+                });
+                self.bar.set_position(step as u64);
+            }
+            // Long steps and evaluations: the clock shows that they get on.
+            Progress::Accumulated { .. } | Progress::Judging { .. } => self.bar.tick(),
+            Progress::Skipped(problem) => {
+                output::warning(&format!("skipped: {}", output::with_causes(problem)));
+            }
+            Progress::Stepped { metrics, pace } => {
+                self.bar.set_position(metrics.step as u64);
+                self.bar.set_message(format!(
+                    "loss {:.4}{}  {} tokens/s  {:.0} % of peak  {} left",
+                    metrics.loss,
+                    self.validation,
+                    HumanCount(pace.tokens_per_second as u64),
+                    100.0 * pace.flops_per_second / self.peak,
+                    FormattedDuration(Duration::from_secs_f64(pace.seconds_left)),
+                ));
+            }
+            Progress::Evaluated(validation) => {
+                self.validation = format!("  validation {:.4}", validation.val_loss);
+            }
+            _ => {}
         }
-        output::note(&match checkpoint {
-            Some(path) => format!("resumed after step {step}: {}", path.display()),
-            None => "there was no checkpoint yet: starting again".to_string(),
-        });
-        self.bar.set_position(step as u64);
-    }
-
-    fn accumulated(&mut self, _: usize, _: usize) {
-        // Steps of many micro-batches are long: the clock shows that they get on.
-        self.bar.tick();
-    }
-
-    fn skipped(&mut self, problem: &Error) {
-        output::warning(&format!("skipped: {}", output::with_causes(problem)));
-    }
-
-    fn stepped(&mut self, progress: &Progress<'_>) {
-        self.bar.set_position(progress.metrics.step as u64);
-        self.bar.set_message(format!(
-            "loss {:.4}{}  {} tokens/s  {:.0} % of peak  {} left",
-            progress.metrics.loss,
-            self.validation,
-            HumanCount(progress.tokens_per_second as u64),
-            100.0 * progress.flops_per_second / self.peak,
-            FormattedDuration(Duration::from_secs_f64(progress.seconds_left)),
-        ));
-    }
-
-    fn evaluated(&mut self, validation: &Validation) {
-        self.validation = format!("  validation {:.4}", validation.val_loss);
+        self.signals.flow()
     }
 }
 
-fn finished(out: &Path, report: &Report) -> Outcome {
+fn finished(out: &Path, report: &TrainingReport) -> Outcome {
     let size = |layer: &LayerSparsity| (layer.nnz as f64 / (1.0 - layer.actual)).round();
     let all: f64 = report.layers.iter().map(size).sum();
     let wanted: f64 = report.layers.iter().map(|layer| layer.target * size(layer)).sum();
@@ -204,11 +209,7 @@ fn finished(out: &Path, report: &Report) -> Outcome {
     Outcome::new(json, text)
 }
 
-fn interrupted(out: &Path, signal: i32, step: usize) -> Outcome {
-    output::note(&format!("signal {signal}: saved after step {step}; go on with --resume"));
-    Outcome {
-        json: json!({ "step": step, "interrupted": signal, "path": out.display().to_string() }),
-        text: String::new(),
-        exit: exit_code(signal),
-    }
+fn stopped(out: &Path, signals: &StopSignal, step: usize) -> Outcome {
+    let json = json!({ "step": step, "path": out.display().to_string() });
+    signals.outcome(&format!("saved after step {step}; go on with --resume"), json)
 }

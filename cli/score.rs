@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use anyhow::Context as _;
 use indicatif::HumanCount;
-use mediswift_data::{DataError, Text, Tokenizer, texts, write_atomically_with};
-use mediswift_model::Error;
+use mediswift_data::clean::Document;
+use mediswift_data::{DataError, Tokenizer, texts, write_atomically_with};
 use mediswift_model::score::{Before, ScoredText, score_texts};
 use serde_json::{Value, json};
 
@@ -68,7 +68,7 @@ impl Verb for Score {
         let model = Trained::load(&self.run)?;
         let Some(file) = &self.file else {
             let text = self.text.clone().unwrap_or_default();
-            let text = Text { identity: None, text };
+            let text = Document { identity: None, text };
             let [line] = self.score(&model, &[text])?.try_into().expect("one line a text");
             let text = for_people(&line);
             return Ok(Outcome::new(line, text));
@@ -77,7 +77,7 @@ impl Verb for Score {
         let mut texts = texts(file.clone());
         let mut for_each_group = |take: &mut dyn FnMut(Vec<Value>) -> anyhow::Result<()>| {
             loop {
-                let group: Vec<Text> = texts.by_ref().take(GROUP).collect::<Result<_, _>>()?;
+                let group: Vec<Document> = texts.by_ref().take(GROUP).collect::<Result<_, _>>()?;
                 if group.is_empty() {
                     return anyhow::Ok(());
                 }
@@ -123,7 +123,7 @@ impl Verb for Score {
 
 impl Score {
     /// One JSON object per text.
-    fn score(&self, model: &Trained, texts: &[Text]) -> anyhow::Result<Vec<Value>> {
+    fn score(&self, model: &Trained, texts: &[Document]) -> anyhow::Result<Vec<Value>> {
         let before = match &self.context {
             None => Before::Nothing,
             Some(source) if self.soft_prompt => Before::Steered(source),
@@ -131,17 +131,13 @@ impl Score {
         };
         let Trained { gpt, tokenizer } = model;
         let bare: Vec<&str> = texts.iter().map(|text| text.text.as_str()).collect();
-        let scored = score_texts(gpt, tokenizer, before, &bare).map_err(|error| match error {
-            // There is no soft prompt.
-            Error::Config { .. } => Exit::usage(error.to_string()).into(),
-            other => anyhow::Error::from(other),
-        })?;
+        let scored = score_texts(gpt, tokenizer, before, &bare).map_err(Exit::settings)?;
         texts.iter().zip(&scored).map(|(text, scored)| line(tokenizer, text, scored)).collect()
     }
 }
 
 /// The JSON object of a text.
-fn line(tokenizer: &Tokenizer, text: &Text, scored: &ScoredText) -> anyhow::Result<Value> {
+fn line(tokenizer: &Tokenizer, text: &Document, scored: &ScoredText) -> anyhow::Result<Value> {
     let ScoredText { ids, score } = scored;
     let unknown = ids.len() - score.tokens.len();
     let logprobs = score.tokens.iter().map(|token| Some(token.logprob));

@@ -11,11 +11,13 @@ use std::sync::atomic::{AtomicI32, Ordering};
 use std::thread;
 
 use anyhow::Context;
+use serde_json::{Value, json};
 use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
 use signal_hook::low_level;
 
-use crate::verb::Exit;
+use crate::output;
+use crate::verb::{Exit, Outcome};
 
 /// Holds the first signal that came.
 pub struct StopSignal {
@@ -23,7 +25,7 @@ pub struct StopSignal {
 }
 
 impl StopSignal {
-    /// Takes the signals over. Only for work that looks at [`flag`](Self::flag) often.
+    /// Takes the signals over. Only for work that asks for the [`flow`](Self::flow) often.
     pub fn watch() -> anyhow::Result<Self> {
         const PROBLEM: &str = "cannot watch for signals";
         let mut signals = Signals::new([SIGINT, SIGTERM, SIGUSR1]).context(PROBLEM)?;
@@ -42,17 +44,21 @@ impl StopSignal {
         Ok(Self { first })
     }
 
-    /// 0 until a signal comes, then its number.
-    pub fn flag(&self) -> &AtomicI32 {
-        &self.first
-    }
-
-    /// Go on, or stop: what progress callbacks return.
+    /// Go on, or stop: what those who watch work answer.
     pub fn flow(&self) -> ControlFlow<()> {
         match self.first.load(Ordering::Relaxed) {
             0 => ControlFlow::Continue(()),
             _ => ControlFlow::Break(()),
         }
+    }
+
+    /// The outcome of work that a signal stopped after it saved itself: `json` and the signal's number
+    /// on stdout, a note on stderr, and the signal's exit code.
+    pub fn outcome(&self, note: &str, mut json: Value) -> Outcome {
+        let signal = self.first.load(Ordering::Relaxed);
+        output::note(&format!("signal {signal}: {note}"));
+        json["interrupted"] = json!(signal);
+        Outcome { json, text: String::new(), exit: 128 + number(signal) }
     }
 
     /// An error caused by a signal exits with the signal's code; other errors pass through.
@@ -62,11 +68,6 @@ impl StopSignal {
             signal => Exit::interrupted(number(signal), error.to_string()).into(),
         }
     }
-}
-
-/// The exit code of work that was saved because of a signal.
-pub fn exit_code(signal: i32) -> u8 {
-    128 + number(signal)
 }
 
 fn number(signal: i32) -> u8 {

@@ -169,7 +169,7 @@ impl Twin {
     fn step(&mut self, step: u32) -> anyhow::Result<()> {
         let batch = self.random_batch(step);
         let started = Instant::now();
-        self.optimisation.step(std::slice::from_ref(&batch))?;
+        self.optimisation.step(std::slice::from_ref(&batch), &mut ())?;
         match step {
             // The first step allocates what the others reuse.
             0 => self.optimisation.profile().start(),

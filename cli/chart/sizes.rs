@@ -2,7 +2,7 @@
 //! axis, against the score on test, with the paper's models and the baselines for reference.
 
 use anyhow::anyhow;
-use mediswift_model::finetune::report::Report;
+use mediswift_model::finetune::report::TuningReport;
 use plotters::coord::Shift;
 use plotters::prelude::*;
 
@@ -11,7 +11,7 @@ use super::{COLOURS, FONT, Picture};
 /// Runs of one task.
 pub struct Sizes<'a> {
     /// At least one.
-    pub reports: &'a [&'a Report],
+    pub reports: &'a [&'a TuningReport],
 }
 
 /// Points of one sparsity: (weights, score in %).

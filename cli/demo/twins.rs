@@ -3,16 +3,14 @@
 //! Machines slow down and speed up with heat and neighbours. Runs that alternate meet the same
 //! conditions, so the ratio of their median step times is a fair one.
 
-use std::panic::resume_unwind;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, Sender, channel};
-use std::thread;
 
 use indicatif::{MultiProgress, ProgressBar};
 use mediswift_data::Dataset;
-use mediswift_model::run::{StepMetrics, read_log};
-use mediswift_model::trainer::{Observer, Outcome, Progress, Report, Trainer};
+use mediswift_model::run::{StepMetrics, TrainingReport, read_log};
+use mediswift_model::session::{Advance, Session};
+use mediswift_model::watch::Progress;
 use mediswift_model::{Config, Error};
 
 use crate::progress;
@@ -28,110 +26,80 @@ pub struct Twin {
     pub out: PathBuf,
 }
 
-/// What became of the runs.
-pub enum Ended {
-    /// Both are trained.
-    Trained(Box<[Trained; 2]>),
-    /// A signal came, and both are saved.
-    Interrupted(i32),
-}
-
 /// A trained twin.
 pub struct Trained {
     /// Its final report.
-    pub report: Report,
+    pub report: TrainingReport,
     /// Median duration of its optimiser steps.
     pub seconds_per_step: f64,
 }
 
-/// Trains both in turn.
+/// A twin under way.
+struct Training<'a> {
+    twin: &'a Twin,
+    session: Session,
+    bar: ProgressBar,
+}
+
+/// Trains both in turn, and evaluates and saves them at the end. A signal stops both, and both are
+/// saved as they are.
 pub fn train(
-    twins: &[Twin; 2],
+    [dense, sparse]: &[Twin; 2],
     dataset: &Arc<Dataset>,
     signals: &StopSignal,
-) -> anyhow::Result<Ended> {
+) -> Result<[Trained; 2], Error> {
     let bars = MultiProgress::new();
-    let (first, second) = Turn::pair();
-    let [dense, sparse] = thread::scope(|scope| {
-        let runs = twins.iter().zip([first, second]).map(|(twin, turn)| {
-            let bar = bars.add(progress::count(twin.config.train.steps as u64, twin.name));
-            let observer = TakingTurns { name: twin.name, bar, turn };
-            scope.spawn(move || run(twin, Arc::clone(dataset), observer, signals))
-        });
-        let runs: Vec<_> = runs.collect();
-        let mut ended = runs.into_iter().map(|run| run.join().unwrap_or_else(|p| resume_unwind(p)));
-        [(); 2].map(|()| ended.next().expect("one result per twin"))
-    });
-    bars.clear()?;
-    Ok(match (dense?, sparse?) {
-        (Outcome::Finished(dense), Outcome::Finished(sparse)) => Ended::Trained(Box::new([
-            trained(&twins[0].out, *dense)?,
-            trained(&twins[1].out, *sparse)?,
-        ])),
-        (Outcome::Interrupted { signal, .. }, _) | (_, Outcome::Interrupted { signal, .. }) => {
-            Ended::Interrupted(signal)
+    let start = |twin| Training::start(twin, dataset, &bars);
+    let mut twins = [start(dense)?, start(sparse)?];
+    let trained = in_turn(&mut twins, signals);
+    if let Err(Error::Stopped) = trained {
+        for twin in &mut twins {
+            twin.session.save()?;
         }
-    })
+    }
+    for twin in &twins {
+        twin.bar.finish_and_clear();
+    }
+    trained
 }
 
-/// Trains one twin. Whatever it does, it does in its turn.
-fn run(
-    twin: &Twin,
-    dataset: Arc<Dataset>,
-    mut observer: TakingTurns,
-    signals: &StopSignal,
-) -> Result<Outcome, Error> {
-    observer.turn.wait();
-    let trainer = Trainer::start(twin.config.clone(), dataset, &twin.out)?;
-    trainer.run(&mut observer, signals.flag())
+fn in_turn(twins: &mut [Training<'_>; 2], signals: &StopSignal) -> Result<[Trained; 2], Error> {
+    for _ in 0..twins[0].twin.config.train.steps {
+        for twin in twins.iter_mut() {
+            twin.step(signals)?;
+        }
+    }
+    let [dense, sparse] = twins;
+    Ok([dense.finish(signals)?, sparse.finish(signals)?])
 }
 
-fn trained(out: &Path, report: Report) -> anyhow::Result<Trained> {
-    let finished_at = read_log::<StepMetrics>(out)?.into_iter().map(|step| step.seconds);
-    let mut durations: Vec<f64> =
-        finished_at.scan(0.0, |before, now| Some(now - std::mem::replace(before, now))).collect();
-    durations.sort_by(f64::total_cmp);
-    Ok(Trained { report, seconds_per_step: durations[durations.len() / 2] })
-}
-
-/// The right to work, which one of two threads has at a time. A thread that ends leaves it to the
-/// other for good: its half of the channels is dropped, and nobody waits for it any more.
-struct Turn {
-    mine: Receiver<()>,
-    others: Sender<()>,
-}
-
-impl Turn {
-    /// Two ends; the first has the turn.
-    fn pair() -> (Self, Self) {
-        let (to_first, first) = channel();
-        let (to_second, second) = channel();
-        to_first.send(()).expect("the receiver is here");
-        (Self { mine: first, others: to_second }, Self { mine: second, others: to_first })
+impl<'a> Training<'a> {
+    fn start(twin: &'a Twin, dataset: &Arc<Dataset>, bars: &MultiProgress) -> Result<Self, Error> {
+        let session = Session::start(twin.config.clone(), Arc::clone(dataset), &twin.out)?;
+        let bar = bars.add(progress::count(twin.config.train.steps as u64, twin.name));
+        Ok(Self { twin, session, bar })
     }
 
-    fn wait(&self) {
-        // An error says that the other has ended: then it is always our turn.
-        let _ = self.mine.recv();
+    fn step(&mut self, signals: &StopSignal) -> Result<(), Error> {
+        let metrics = match self.session.advance(&mut |_: Progress<'_>| signals.flow())? {
+            Advance::Stepped(metrics) => metrics,
+            Advance::Skipped(_, problem) => return Err(problem),
+            Advance::Stopped => return Err(Error::Stopped),
+            Advance::Finished => return Ok(()),
+        };
+        self.bar.set_position(metrics.step as u64);
+        self.bar.set_message(format!("{:<6} loss {:.3}", self.twin.name, metrics.loss));
+        if signals.flow().is_break() { Err(Error::Stopped) } else { Ok(()) }
     }
 
-    fn pass(&self) {
-        let _ = self.others.send(());
-        self.wait();
-    }
-}
-
-/// Shows a run on its bar, and gives the turn away after every step.
-struct TakingTurns {
-    name: &'static str,
-    bar: ProgressBar,
-    turn: Turn,
-}
-
-impl Observer for TakingTurns {
-    fn stepped(&mut self, progress: &Progress<'_>) {
-        self.bar.set_position(progress.metrics.step as u64);
-        self.bar.set_message(format!("{:<6} loss {:.3}", self.name, progress.metrics.loss));
-        self.turn.pass();
+    fn finish(&mut self, signals: &StopSignal) -> Result<Trained, Error> {
+        self.session.evaluate(&mut |_: Progress<'_>| signals.flow())?;
+        self.session.save()?;
+        let report = self.session.finish()?;
+        let steps = read_log::<StepMetrics>(&self.twin.out)?.into_iter().map(|step| step.seconds);
+        let mut durations: Vec<f64> =
+            steps.scan(0.0, |before, now| Some(now - std::mem::replace(before, now))).collect();
+        durations.sort_by(f64::total_cmp);
+        Ok(Trained { report, seconds_per_step: durations[durations.len() / 2] })
     }
 }

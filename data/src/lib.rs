@@ -42,5 +42,5 @@ pub use dataset::Dataset;
 pub use error::DataError;
 pub use prepare::prepare;
 pub use split::Split;
-pub use texts::{Text, texts};
+pub use texts::texts;
 pub use tokenizer::Tokenizer;

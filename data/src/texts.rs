@@ -5,33 +5,25 @@ use std::sync::mpsc;
 use std::thread;
 
 use crate::DataError;
-use crate::clean::text_of;
+use crate::clean::{Document, text_of};
 use crate::source::{self, Event};
 
 /// Texts that are read ahead of their user.
 const AHEAD: usize = 256;
 
-/// One text of a file.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Text {
-    /// What it is about, if the file says so, as [`Record::identity`](source::Record::identity).
-    pub identity: Option<String>,
-    /// The text, cleaned as [`prepare`](crate::prepare()) cleans it.
-    pub text: String,
-}
-
-/// The texts of a file in any format that [`source`] reads, read on a thread of its own while earlier
-/// ones are worked on.
+/// The records of a file in any format that [`source`] reads as texts, cleaned as
+/// [`prepare`](crate::prepare()) cleans them but none left out; they may be empty. They are read on a
+/// thread of its own while earlier ones are worked on.
 /// # Errors
 /// The first damage is the last item: a part of a file is not what was asked for.
-pub fn texts(path: PathBuf) -> impl Iterator<Item = Result<Text, DataError>> {
+pub fn texts(path: PathBuf) -> impl Iterator<Item = Result<Document, DataError>> {
     let (send, receive) = mpsc::sync_channel(AHEAD);
     thread::spawn(move || {
         let read = source::read(&path, &mut |event| match event {
             Event::Record(record) => {
-                let text = Text { text: text_of(&record), identity: record.identity };
+                let document = Document { text: text_of(&record), identity: record.identity };
                 // Nobody listens any more.
-                send.send(Ok(text)).map_err(|_| DataError::Interrupted)
+                send.send(Ok(document)).map_err(|_| DataError::Interrupted)
             }
             Event::Damaged(damage) => Err(damage),
             Event::Deleted(_) => Ok(()),

@@ -6,11 +6,11 @@
 //! g ← scale · g                         gradient clipping, fused in
 //! m ← β₁ m + (1 − β₁) g
 //! v ← β₂ v + (1 − β₂) g²
-//! w ← w − η λ w                         matrices only
+//! w ← w − η λ w                         where decay applies
 //! w ← w − η / (1 − β₁ᵗ) · m / (√(v / (1 − β₂ᵗ)) + ε)
 //! ```
 //!
-//! λ does not apply to biases and LayerNorm gains. A sparse weight has moments for its non-zeros
+//! λ does not apply to biases and LayerNorm gains ([`crate::architecture`]). A sparse weight has moments for its non-zeros
 //! alone. Work is split into fixed blocks, and the gradient norm sums block by block in order, so
 //! results do not depend on the number of threads.
 
@@ -49,32 +49,31 @@ impl Moments {
     }
 }
 
-/// The optimiser and its state.
+/// The optimiser: its settings and its moments. Which update it makes, it is told.
 #[derive(Clone, Debug)]
 pub struct AdamW {
     beta1: f64,
     beta2: f64,
     epsilon: f64,
     weight_decay: f64,
-    updates: u64,
-    skipped: u64,
     moments: Moments,
+    /// Whether weight decay applies, tensor by tensor.
+    decays: Vec<bool>,
     /// What the learning rate of each tensor is multiplied with; 1 beyond the end.
     factors: Vec<f64>,
 }
 
 impl AdamW {
-    /// An optimiser that has made no update.
-    pub fn new(config: &OptimiserConfig, layout: &Arc<Layout>) -> Self {
-        Self::resume(config, 0, 0, Moments::zeros(layout))
-    }
-
-    /// An optimiser that has made `updates` updates and skipped `skipped` steps, with the moments it had
-    /// then.
-    pub fn resume(config: &OptimiserConfig, updates: u64, skipped: u64, moments: Moments) -> Self {
+    /// An optimiser that goes on from `moments`; `decays` says of each tensor whether weight decay
+    /// applies.
+    /// # Panics
+    /// If `decays` says it of more or fewer tensors than there are.
+    #[track_caller]
+    pub fn new(config: &OptimiserConfig, moments: Moments, decays: Vec<bool>) -> Self {
+        let tensors = moments.first.layout().iter().len();
+        assert_eq!(decays.len(), tensors, "weight decay is a matter of every tensor");
         let &OptimiserConfig { beta1, beta2, epsilon, weight_decay, .. } = config;
-        let factors = Vec::new();
-        Self { beta1, beta2, epsilon, weight_decay, updates, skipped, moments, factors }
+        Self { beta1, beta2, epsilon, weight_decay, moments, decays, factors: Vec::new() }
     }
 
     /// Multiplies the learning rate of each tensor, in order; tensors with 0 are frozen.
@@ -87,38 +86,19 @@ impl AdamW {
         self.factors.iter().copied().chain(std::iter::repeat(1.0))
     }
 
-    /// Updates made: t of the last one.
-    pub fn updates(&self) -> u64 {
-        self.updates
-    }
-
-    /// Steps without an update.
-    pub fn skipped(&self) -> u64 {
-        self.skipped
-    }
-
-    /// Steps done: updates made and skipped.
-    pub fn steps(&self) -> u64 {
-        self.updates + self.skipped
-    }
-
-    /// Passes over a step: weights, moments and t stay.
-    pub fn skip(&mut self) {
-        self.skipped += 1;
-    }
-
-    /// First and second moments.
+    /// The moments after the last update.
     pub fn moments(&self) -> &Moments {
         &self.moments
     }
 
-    /// Makes one update from `scale · gradients`. `updated` is told of every tensor while its new values
-    /// are still in the caches.
+    /// Makes update `t`, counted from 1, from `scale · gradients`. `updated` is told of every tensor
+    /// while its new values are still in the caches.
     /// # Panics
     /// If parameters, gradients and moments are not of one layout.
     #[track_caller]
-    pub fn step(
+    pub fn update(
         &mut self,
+        t: u64,
         parameters: &mut Parameters,
         gradients: &Gradients,
         learning_rate: f64,
@@ -129,8 +109,7 @@ impl AdamW {
         let layout = Arc::clone(parameters.layout());
         let agree = [gradients.layout(), first.layout(), second.layout()].map(|l| *l == layout);
         assert!(agree.iter().all(|&agrees| agrees), "parameters, gradients and moments disagree");
-        self.updates += 1;
-        let correction = |beta: f64| 1.0 - beta.powf(self.updates as f64);
+        let correction = |beta: f64| 1.0 - beta.powf(t as f64);
         let rates = |factor: f64, decay: f64| Rates {
             scale: scale as f32,
             beta1: self.beta1 as f32,
@@ -143,11 +122,11 @@ impl AdamW {
             keep: (1.0 - factor * learning_rate * decay) as f32,
         };
         let factors = self.factors.iter().copied().chain(std::iter::repeat(1.0));
-        for ((id, place), factor) in layout.iter().zip(factors) {
+        for (((id, _), &decays), factor) in layout.iter().zip(&self.decays).zip(factors) {
             if factor == 0.0 {
                 continue;
             }
-            let decay = if place.shape.is_matrix() { self.weight_decay } else { 0.0 };
+            let decay = if decays { self.weight_decay } else { 0.0 };
             let rates = rates(factor, decay);
             let w = parameters[id].par_chunks_mut(BLOCK);
             let g = gradients[id].par_chunks(BLOCK);
@@ -289,10 +268,10 @@ mod tests {
         let (mut parameters, gradients) = model();
         let before = parameters.clone();
         let config = config();
-        let mut adamw = AdamW::new(&config, parameters.layout());
+        let mut adamw = AdamW::new(&config, Moments::zeros(parameters.layout()), vec![true, false]);
         let (rates, scale) = ([1e-2, 3e-3, 1e-2], 0.7);
-        for rate in rates {
-            adamw.step(&mut parameters, &gradients, rate, scale, |_, _| {});
+        for (t, rate) in (1..).zip(rates) {
+            adamw.update(t, &mut parameters, &gradients, rate, scale, |_, _| {});
         }
         for (id, parameter) in before.iter() {
             let decay = if parameter.shape.is_matrix() { config.weight_decay } else { 0.0 };
@@ -311,7 +290,6 @@ mod tests {
                 assert!((found - w).abs() < 1e-6, "{}[{i}]: {found}, not {w}", parameter.name);
             }
         }
-        assert_eq!(adamw.updates(), 3);
     }
 
     #[test]
@@ -346,8 +324,10 @@ mod tests {
             pool.install(|| {
                 let (mut parameters, gradients) = model();
                 let norm = global_norm(&gradients).unwrap();
-                let mut adamw = AdamW::new(&config(), parameters.layout());
-                adamw.step(&mut parameters, &gradients, 1e-2, clip_scale(norm, 1.0), |_, _| {});
+                let mut adamw =
+                    AdamW::new(&config(), Moments::zeros(parameters.layout()), vec![true, false]);
+                let scale = clip_scale(norm, 1.0);
+                adamw.update(1, &mut parameters, &gradients, 1e-2, scale, |_, _| {});
                 let bits =
                     parameters.iter().flat_map(|(_, p)| p.values.iter().map(|x| x.to_bits()));
                 (norm.to_bits(), bits.collect::<Vec<_>>())

@@ -1,6 +1,6 @@
 //! The architecture in one table: every tensor of a model, with all that is decided tensor by tensor.
 //!
-//! Names, extents, first values, masks, and the names that other programs use follow from
+//! Names, extents, first values, weight decay, masks, and the names that other programs use follow from
 //! here: the parameters of [`crate::gpt`], what `sparsity.groups` may name, [`crate::interchange`],
 //! [`crate::memory`] and [`crate::flops`]. What is computed with the tensors is the forward pass's
 //! business (`Gpt::forward`).
@@ -31,6 +31,8 @@ struct Row {
     name: &'static str,
     extents: &'static [Extent],
     init: Init,
+    /// Whether weight decay applies.
+    decays: bool,
     /// Equal masks on top of each other, if sparsity applies; else 0.
     masks: usize,
     elsewhere: Option<Elsewhere>,
@@ -44,16 +46,19 @@ struct Elsewhere {
 }
 
 macro_rules! rows {
-    ($($name:literal [$($extent:expr),+] $init:ident $masks:literal
+    ($($name:literal [$($extent:expr),+] $init:ident $decay:ident $masks:literal
         $(=> $hf:literal $($turned:ident)?, $gguf:literal)?;)+) => {
         &[$(Row {
             name: $name,
             extents: &[$($extent),+],
             init: Init::$init,
+            decays: rows!($decay),
             masks: $masks,
             elsewhere: rows!(elsewhere $($hf $($turned)?, $gguf)?),
         }),+]
     };
+    (decays) => { true };
+    (stays) => { false };
     (elsewhere $hf:literal turned, $gguf:literal) => {
         Some(Elsewhere { hf: $hf, is_turned: true, gguf: $gguf })
     };
@@ -66,26 +71,26 @@ macro_rules! rows {
 use Extent::{D, Positions, Virtual, Vocabulary};
 
 /// Every tensor, in the order of the parameters; rows with a `*` are those of a block. Columns: name,
-/// extents, first values, masks; then names in Hugging Face's GPT-2 and in GGUF, without
-/// what stands before all names there and before those of a block.
+/// extents, first values, whether weight decay applies, masks; then names in Hugging Face's GPT-2 and in
+/// GGUF, without what stands before all names there and before those of a block.
 const ROWS: &[Row] = rows! {
-    "tok_embed.weight"          [Vocabulary, D(1)] Weight   0 => "wte.weight", "token_embd.weight";
-    "pos_embed.weight"          [Positions, D(1)]  Weight   0 => "wpe.weight", "position_embd.weight";
-    "blocks.*.ln1.weight"       [D(1)]             Ones     0 => "ln_1.weight", "attn_norm.weight";
-    "blocks.*.ln1.bias"         [D(1)]             Zeros    0 => "ln_1.bias", "attn_norm.bias";
-    "blocks.*.attn.qkv.weight"  [D(3), D(1)]       Weight   3 => "attn.c_attn.weight" turned, "attn_qkv.weight";
-    "blocks.*.attn.qkv.bias"    [D(3)]             Zeros    0 => "attn.c_attn.bias", "attn_qkv.bias";
-    "blocks.*.attn.proj.weight" [D(1), D(1)]       Residual 1 => "attn.c_proj.weight" turned, "attn_output.weight";
-    "blocks.*.attn.proj.bias"   [D(1)]             Zeros    0 => "attn.c_proj.bias", "attn_output.bias";
-    "blocks.*.ln2.weight"       [D(1)]             Ones     0 => "ln_2.weight", "ffn_norm.weight";
-    "blocks.*.ln2.bias"         [D(1)]             Zeros    0 => "ln_2.bias", "ffn_norm.bias";
-    "blocks.*.mlp.up.weight"    [D(4), D(1)]       Weight   1 => "mlp.c_fc.weight" turned, "ffn_up.weight";
-    "blocks.*.mlp.up.bias"      [D(4)]             Zeros    0 => "mlp.c_fc.bias", "ffn_up.bias";
-    "blocks.*.mlp.down.weight"  [D(1), D(4)]       Residual 1 => "mlp.c_proj.weight" turned, "ffn_down.weight";
-    "blocks.*.mlp.down.bias"    [D(1)]             Zeros    0 => "mlp.c_proj.bias", "ffn_down.bias";
-    "ln_final.weight"           [D(1)]             Ones     0 => "ln_f.weight", "output_norm.weight";
-    "ln_final.bias"             [D(1)]             Zeros    0 => "ln_f.bias", "output_norm.bias";
-    "prompt.weight"             [Virtual, D(1)]    Weight   0;
+    "tok_embed.weight"          [Vocabulary, D(1)] Weight   decays 0 => "wte.weight", "token_embd.weight";
+    "pos_embed.weight"          [Positions, D(1)]  Weight   decays 0 => "wpe.weight", "position_embd.weight";
+    "blocks.*.ln1.weight"       [D(1)]             Ones     stays  0 => "ln_1.weight", "attn_norm.weight";
+    "blocks.*.ln1.bias"         [D(1)]             Zeros    stays  0 => "ln_1.bias", "attn_norm.bias";
+    "blocks.*.attn.qkv.weight"  [D(3), D(1)]       Weight   decays 3 => "attn.c_attn.weight" turned, "attn_qkv.weight";
+    "blocks.*.attn.qkv.bias"    [D(3)]             Zeros    stays  0 => "attn.c_attn.bias", "attn_qkv.bias";
+    "blocks.*.attn.proj.weight" [D(1), D(1)]       Residual decays 1 => "attn.c_proj.weight" turned, "attn_output.weight";
+    "blocks.*.attn.proj.bias"   [D(1)]             Zeros    stays  0 => "attn.c_proj.bias", "attn_output.bias";
+    "blocks.*.ln2.weight"       [D(1)]             Ones     stays  0 => "ln_2.weight", "ffn_norm.weight";
+    "blocks.*.ln2.bias"         [D(1)]             Zeros    stays  0 => "ln_2.bias", "ffn_norm.bias";
+    "blocks.*.mlp.up.weight"    [D(4), D(1)]       Weight   decays 1 => "mlp.c_fc.weight" turned, "ffn_up.weight";
+    "blocks.*.mlp.up.bias"      [D(4)]             Zeros    stays  0 => "mlp.c_fc.bias", "ffn_up.bias";
+    "blocks.*.mlp.down.weight"  [D(1), D(4)]       Residual decays 1 => "mlp.c_proj.weight" turned, "ffn_down.weight";
+    "blocks.*.mlp.down.bias"    [D(1)]             Zeros    stays  0 => "mlp.c_proj.bias", "ffn_down.bias";
+    "ln_final.weight"           [D(1)]             Ones     stays  0 => "ln_f.weight", "output_norm.weight";
+    "ln_final.bias"             [D(1)]             Zeros    stays  0 => "ln_f.bias", "output_norm.bias";
+    "prompt.weight"             [Virtual, D(1)]    Weight   decays 0;
 };
 
 /// One tensor of a model of some size.
@@ -126,6 +131,14 @@ pub(crate) fn slots(size: &ModelConfig, prompt_tokens: usize) -> Vec<Slot> {
 /// The names of all weights of a block that sparsity applies to, with `*` for its number.
 pub(crate) fn sparse_weights() -> impl Iterator<Item = &'static str> {
     ROWS.iter().filter(|row| row.masks > 0).map(|row| row.name)
+}
+
+/// Whether weight decay applies to a tensor.
+/// # Panics
+/// If a GPT has no such tensor.
+#[track_caller]
+pub(crate) fn decays(name: &str) -> bool {
+    row_of(name).0.decays
 }
 
 /// The names of a tensor elsewhere.
@@ -223,6 +236,8 @@ mod tests {
         for slot in &slots {
             let (row, block) = row_of(&slot.name);
             assert_eq!((row.name, numbered(row.name, block)), (slot.row.name, slot.name.clone()));
+            // As PyTorch's GPTs have it: on matrices, not on biases and gains.
+            assert_eq!(decays(&slot.name), slot.extents.len() == 2, "{}", slot.name);
             if slot.masks() > 0 {
                 assert_eq!((slot.extents.len(), slot.extents[0] % slot.masks()), (2, 0));
             }
@@ -235,6 +250,6 @@ mod tests {
     #[test]
     #[should_panic(expected = "a GPT has no tensor 'blocks.0.ln3.weight'")]
     fn other_tensors_have_no_row() {
-        row_of("blocks.0.ln3.weight");
+        decays("blocks.0.ln3.weight");
     }
 }

@@ -3,21 +3,21 @@
 //! ```text
 //! step-00001234/
 //!     weights.safetensors     parameters by name
-//!     optimizer.safetensors   AdamW's moments, `m.<name>` and `v.<name>`
-//!     manifest.json           settings, position in the data, length and hash of both files
+//!     optimizer.safetensors   AdamW's moments, `m.<name>` and `v.<name>`, where it made updates
+//!     manifest.json           step, settings, position in the data, length and hash of the others
 //! ```
 //!
 //! A dense weight is `[rows, columns]` or `[n]`. A sparse weight is three tensors: its non-zeros
 //! `<name>` `[nnz]`, `<name>.row_offsets` `[rows + 1]` and `<name>.column_indices` `[nnz]` (CSR,
 //! u32); the file's `__metadata__` has `"<name>": "rows columns"`. Moments have the shape of the
-//! values. There is no random state to keep: all that is random derives from seed, name and step.
+//! values; a model from elsewhere, and a fine-tuned one, has none. There is no random state to keep: all that is random derives from seed, name and step.
 //!
 //! **A checkpoint is complete or does not exist.** Files are written to a folder `.tmp-…`, the
 //! manifest last, each waited for until it is on the disk; then the folder gets its name in one
 //! step. Removal starts with the manifest. So a crash at any instant leaves folders without a name
 //! or without a manifest, which [`latest`] passes over and [`prune`] clears away.
 
-use crate::adamw::{AdamW, Moments};
+use crate::adamw::Moments;
 use crate::config::{CheckpointConfig, Config};
 use crate::disk::{self, NewFile, remove, sync_folder};
 use crate::error::Error;
@@ -62,10 +62,14 @@ pub struct DataState {
 pub struct Snapshot<'a> {
     /// Settings of the run.
     pub config: &'a Config,
+    /// Optimiser steps done.
+    pub step: u64,
+    /// How many of them made no update.
+    pub skipped: u64,
     /// The model.
     pub parameters: &'a Parameters,
-    /// Moments and number of updates: the step.
-    pub optimiser: &'a AdamW,
+    /// The optimiser's moments; without them, training goes on from this model with zeros.
+    pub moments: Option<&'a Moments>,
     /// Position in the data.
     pub data: DataState,
 }
@@ -126,7 +130,7 @@ pub struct Checkpoint {
 /// # Errors
 /// If the system refuses; nothing is left behind then.
 pub fn save(run: &Path, snapshot: &Snapshot<'_>) -> Result<PathBuf, Error> {
-    let name = format!("step-{:08}", snapshot.optimiser.steps());
+    let name = format!("step-{:08}", snapshot.step);
     let (path, temporary) = (run.join(&name), run.join(format!("{TEMPORARY}{name}")));
     disk::create_folders(run)?;
     remove(&temporary)?;
@@ -150,19 +154,21 @@ pub fn save(run: &Path, snapshot: &Snapshot<'_>) -> Result<PathBuf, Error> {
 
 fn write_files(folder: &Path, snapshot: &Snapshot<'_>) -> Result<Manifest, Error> {
     disk::create_folder(folder)?;
-    let (weights, optimizer) = (folder.join(WEIGHTS), folder.join(OPTIMIZER));
-    let files = BTreeMap::from([
-        (WEIGHTS.to_string(), write_weights(&weights, snapshot.parameters)?),
-        (OPTIMIZER.to_string(), write_moments(&optimizer, snapshot)?),
-    ]);
+    let parameters = snapshot.parameters;
+    let weights = write_weights(&folder.join(WEIGHTS), parameters)?;
+    let mut files = BTreeMap::from([(WEIGHTS.to_string(), weights)]);
+    if let Some(moments) = snapshot.moments {
+        let moments = write_moments(&folder.join(OPTIMIZER), parameters, moments)?;
+        files.insert(OPTIMIZER.to_string(), moments);
+    }
     let manifest = Manifest {
         format: FORMAT.into(),
         version: VERSION,
-        step: snapshot.optimiser.steps(),
-        skipped: snapshot.optimiser.skipped(),
+        step: snapshot.step,
+        skipped: snapshot.skipped,
         data: snapshot.data.clone(),
         random: "ChaCha8, keyed by BLAKE3 of seed and name: no state".into(),
-        weights_hash: weights_hash(snapshot.parameters),
+        weights_hash: weights_hash(parameters),
         files,
         config: snapshot.config.to_toml(),
         checksum: String::new(),
@@ -209,11 +215,14 @@ fn write_weights(path: &Path, parameters: &Parameters) -> Result<FileSummary, Er
     tensor_file::write(path, &notes, &tensors)
 }
 
-fn write_moments(path: &Path, snapshot: &Snapshot<'_>) -> Result<FileSummary, Error> {
-    let Moments { first, second } = snapshot.optimiser.moments();
+fn write_moments(
+    path: &Path,
+    parameters: &Parameters,
+    moments: &Moments,
+) -> Result<FileSummary, Error> {
     let mut tensors = Vec::new();
-    for (id, parameter) in snapshot.parameters.iter() {
-        for (moment, values) in [("m", first), ("v", second)] {
+    for (id, parameter) in parameters.iter() {
+        for (moment, values) in [("m", &moments.first), ("v", &moments.second)] {
             tensors.push(TensorView {
                 name: format!("{moment}.{}", parameter.name),
                 shape: stored_extents(parameter.shape),
@@ -250,9 +259,11 @@ impl Checkpoint {
         let file = path.join(MANIFEST);
         let config = Config::from_toml(&manifest.config, &file)?;
         config.validate().map_err(|error| unusable(&file, error))?;
+        manifest.summary(WEIGHTS, &file)?;
         for name in [WEIGHTS, OPTIMIZER] {
-            let summary = manifest.summary(name, &file)?;
-            tensor_file::check_length(&path.join(name), summary)?;
+            if let Some(summary) = manifest.files.get(name) {
+                tensor_file::check_length(&path.join(name), summary)?;
+            }
         }
         if manifest.skipped > manifest.step {
             return Err(unusable(&file, "it skipped more steps than it made"));
@@ -339,14 +350,15 @@ impl Checkpoint {
         }
     }
 
-    /// Reads the optimiser of `parameters`, which may have another order than in the file.
+    /// Reads the optimiser's moments of `parameters`, which may have another order than in the file;
+    /// nothing if the checkpoint has none.
     /// # Errors
     /// If the file is damaged or holds anything but finite moments of these parameters.
-    pub fn optimiser(&self, parameters: &Parameters) -> Result<AdamW, Error> {
+    pub fn moments(&self, parameters: &Parameters) -> Result<Option<Moments>, Error> {
         let path = self.path.join(OPTIMIZER);
+        let Some(summary) = self.manifest.files.get(OPTIMIZER) else { return Ok(None) };
         let mut moments = Moments::zeros(parameters.layout());
         let mut seen: HashSet<(ParamId, bool)> = HashSet::new();
-        let summary = self.manifest.summary(OPTIMIZER, &path)?;
         tensor_file::read(&path, summary, &mut |name, info, file| {
             let target = name.split_once('.').and_then(|(moment, parameter)| {
                 let is_first = ["v", "m"].iter().position(|&known| known == moment)? == 1;
@@ -357,10 +369,10 @@ impl Checkpoint {
             };
             check_moment(name, info, parameters.get(id).shape)
                 .map_err(|problem| unusable(&path, problem))?;
-            let moments = if is_first { &mut moments.first } else { &mut moments.second };
-            fill(&path, &mut moments[id], file)?;
-            check_finite(&path, "moment", name, &moments[id])?;
-            if !is_first && moments[id].iter().any(|&v| v < 0.0) {
+            let values = if is_first { &mut moments.first } else { &mut moments.second };
+            fill(&path, &mut values[id], file)?;
+            check_finite(&path, "moment", name, &values[id])?;
+            if !is_first && values[id].iter().any(|&v| v < 0.0) {
                 return Err(unusable(&path, format!("'{name}' has a negative element")));
             }
             seen.insert((id, is_first));
@@ -374,13 +386,12 @@ impl Checkpoint {
                 }
             }
         }
-        let Manifest { step, skipped, .. } = self.manifest;
-        Ok(AdamW::resume(&self.config.optimiser, step - skipped, skipped, moments))
+        Ok(Some(moments))
     }
 
     /// Whether all content is as it was written.
     fn is_intact(&self) -> bool {
-        self.parameters().and_then(|parameters| self.optimiser(&parameters)).is_ok()
+        self.parameters().and_then(|parameters| self.moments(&parameters)).is_ok()
     }
 }
 

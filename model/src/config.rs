@@ -18,7 +18,7 @@ use crate::error::{Error, Place};
 use crate::named::Named;
 use crate::presets::{PRESETS, Preset};
 use crate::sparsity::UniformRandom;
-use checks::{require, require_some};
+use checks::{require_fit, require_some};
 use mediswift_kernels::ops::LayerPlan;
 use serde::Serialize;
 use std::path::Path;
@@ -144,7 +144,7 @@ impl Config {
                     "model.preset is missing: name the preset that the defaults come from ({})",
                     known.join(", ")
                 );
-                return Err(Error::config(place, problem));
+                return Err(Error::setting(place, problem));
             }
         };
         let mut config = Self::new(Named::named(name, place.within("model.preset"))?);
@@ -159,7 +159,7 @@ impl Config {
     pub fn set(&mut self, assignment: &str) -> Result<(), Error> {
         let (over, place) = parse_assignment(assignment)?;
         if over.get("model").is_some_and(|model| model.get("preset").is_some()) {
-            return Err(Error::config(place, "the preset is chosen by --preset or a file"));
+            return Err(Error::setting(place, "the preset is chosen by --preset or a file"));
         }
         self.overlay(over, &place)
     }
@@ -207,24 +207,24 @@ impl Config {
         ];
         sizes.into_iter().try_for_each(|(key, size)| require_some(key, size))?;
         let fits = |product: Option<usize>| product.is_some_and(|n| n < u32::MAX as usize);
-        require(fits(model.d_model.checked_mul(4)), "model.d_model", || {
+        require_fit(fits(model.d_model.checked_mul(4)), "model.d_model", || {
             format!("is {}, too large for 32-bit indices", model.d_model)
         })?;
-        require(model.d_model.is_multiple_of(model.heads), "model.d_model", || {
+        require_fit(model.d_model.is_multiple_of(model.heads), "model.d_model", || {
             format!("{} is not divisible by model.heads = {}", model.d_model, model.heads)
         })?;
-        require(train.context <= model.context, "train.context", || {
+        require_fit(train.context <= model.context, "train.context", || {
             format!("{} exceeds model.context = {} positions", train.context, model.context)
         })?;
         self.sparsity.validate(model)?;
         let CheckpointConfig { every, keep_every, .. } = self.checkpoint;
-        require(keep_every.is_multiple_of(every), "checkpoint.keep_every", || {
+        require_fit(keep_every.is_multiple_of(every), "checkpoint.keep_every", || {
             format!("{keep_every} is not a multiple of checkpoint.every = {every}")
         })?;
         for (key, plan) in &self.kernels.plans {
             let checked = plan.parse::<LayerPlan>().map(|_| ());
             checked
-                .map_err(|e| Error::config(format!("kernels.plans.\"{key}\""), e.to_string()))?;
+                .map_err(|e| Error::setting(format!("kernels.plans.\"{key}\""), e.to_string()))?;
         }
         self.optimiser.validate()?;
         self.optimiser.check_rate("train.lr", train.lr)
@@ -417,10 +417,10 @@ mod tests {
             ("train.lr=inf", "train.lr: is inf"),
             (
                 "train.lr=1e-60",
-                "train.lr: is 1e-60, but must be a finite number above 0, in 32 bits",
+                "train.lr: is 1e-60, but must be a finite number above 0 in 32 bits",
             ),
-            ("train.lr=1e38", "train.lr: is 1e38, too large for 32 bits"),
-            ("train.lr=1e60", "train.lr: is 1e60, too large for 32 bits"),
+            ("train.lr=1e38", "train.lr: is 1e38, but must leave lr / (1 - beta1) finite"),
+            ("train.lr=1e60", "train.lr: is 1e60, but must leave lr / (1 - beta1) finite"),
             ("optimiser.epsilon=-1", "optimiser.epsilon: is -1"),
             ("optimiser.epsilon=1e-300", "optimiser.epsilon: is 1e-300, but must be"),
             ("optimiser.epsilon=1e39", "optimiser.epsilon: is 1e39, but must be"),
@@ -514,8 +514,8 @@ mod tests {
         assert_eq!(kind(Base::Preset("tiny"), &["train.stesp=1"]), ErrorKind::Setting);
         assert_eq!(kind(Base::File(&file), &["train.batch=0"]), ErrorKind::Setting);
         std::fs::write(&file, "[model]\npreset = 'tinny'\n").unwrap();
-        assert_eq!(kind(Base::File(&file), &[]), ErrorKind::Other);
-        assert_eq!(kind(Base::File(&folder.path().join("absent.toml")), &[]), ErrorKind::Other);
+        assert_eq!(kind(Base::File(&file), &[]), ErrorKind::Malformed);
+        assert_eq!(kind(Base::File(&folder.path().join("absent.toml")), &[]), ErrorKind::NotFound);
     }
 
     #[test]

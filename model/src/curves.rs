@@ -40,7 +40,7 @@ impl Curves {
         let config = run::read_config(run)?;
         let steps = run::read_log::<StepMetrics>(run)?;
         if steps.is_empty() {
-            return Err(Error::config(run.display().to_string(), "no step is done yet"));
+            return Err(Error::not_found(run, "no step is done yet"));
         }
         let flops = Workload::of_step(&config).flops(Convention::Executed).total;
         let point = |step: &StepMetrics, loss| Point {

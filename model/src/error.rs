@@ -1,5 +1,5 @@
 //! [`Error`]: everything that can go wrong with what comes from outside, in one line each; a cause
-//! below it is its `source`.
+//! below it is its `source`. [`Error::kind`] is for programs that decide what to do.
 
 use mediswift_kernels::PatternError;
 use std::fmt;
@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 /// Why a configuration, a model, a checkpoint or a training step was refused.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// A preset, a table, a key or a policy does not exist.
+    /// There is nothing of this name.
     #[error("{place}: unknown {what} '{found}': did you mean '{nearest}'? (known: {known})")]
     Unknown {
         /// Where it was found.
@@ -22,12 +22,106 @@ pub enum Error {
         /// All existing names.
         known: String,
     },
-    /// A configuration is malformed or contradicts itself.
+    /// A setting has a value of another type.
+    #[error("{place}: {key} must be a {expected}, but is the {found}")]
+    WrongType {
+        /// Where it was found.
+        place: Place,
+        /// The setting.
+        key: String,
+        /// The type it has.
+        expected: &'static str,
+        /// Type and value that were found.
+        found: String,
+    },
+    /// A setting or an option lies outside the values that make sense.
+    #[error("{key}: is {value}, but must {range}")]
+    OutOfRange {
+        /// The setting.
+        key: String,
+        /// Its value.
+        value: String,
+        /// What it must: `be at least 1`, `lie in [0, 1)`.
+        range: &'static str,
+    },
+    /// Settings are malformed, or do not fit each other, the machine or the data.
     #[error("{place}: {problem}")]
-    Config {
+    Setting {
         /// Where.
         place: Place,
         /// What is wrong, and what to do.
+        problem: String,
+    },
+    /// A model cannot work on what it was given.
+    #[error("{what}: {problem}")]
+    Input {
+        /// What was given: prompt, batch, examples.
+        what: &'static str,
+        /// What is wrong, and what to do.
+        problem: String,
+    },
+    /// A file or folder that is needed is not there.
+    #[error("{}: {problem}", path.display())]
+    NotFound {
+        /// Where it was looked for.
+        path: PathBuf,
+        /// What is missing.
+        problem: String,
+    },
+    /// A folder is not that of a run.
+    #[error("{}: holds no {what}: it has no {lacks}", path.display())]
+    NoRun {
+        /// The folder.
+        path: PathBuf,
+        /// `run`, `fine-tuning run`.
+        what: &'static str,
+        /// The file that every such folder has.
+        lacks: &'static str,
+    },
+    /// A folder that a run or an export was to be made in is in use for something else.
+    #[error("{}: {problem}", path.display())]
+    Occupied {
+        /// The folder.
+        path: PathBuf,
+        /// What it holds, and what to do.
+        problem: String,
+    },
+    /// Another process writes to a run.
+    #[error("{}: another process is writing this run: wait for it or stop it", path.display())]
+    Busy {
+        /// The run folder.
+        path: PathBuf,
+    },
+    /// A run cannot go on with other settings than it was started with.
+    #[error("{}: was started with other settings: {}", path.display(), differences.join(", "))]
+    OtherSettings {
+        /// The run folder.
+        path: PathBuf,
+        /// What differs, as `train.lr is 0.1 here, but 0.2 there`.
+        differences: Vec<String>,
+    },
+    /// Files or folders that are sound by themselves do not belong together, or not to this program.
+    #[error("{}: {problem}", path.display())]
+    Incompatible {
+        /// File or folder.
+        path: PathBuf,
+        /// What does not fit, and what to do.
+        problem: String,
+    },
+    /// A file from elsewhere does not say what files of its form say.
+    #[error("{}: {problem}", path.display())]
+    Malformed {
+        /// The file.
+        path: PathBuf,
+        /// Where in it, what was found, and what to do.
+        problem: String,
+    },
+    /// A file of this program's own make is incomplete or has changed.
+    #[error("{}: {problem}", path.display())]
+    Damaged {
+        /// File, or folder of a checkpoint.
+        path: PathBuf,
+        /// What was found, and what to do.
         problem: String,
     },
     /// A layer does not fit the sparse format.
@@ -37,6 +131,16 @@ pub enum Error {
         layer: String,
         /// Why.
         source: PatternError,
+    },
+    /// Weights have a mask where the settings want none, or none where they want one.
+    #[error("sparsity: is {sparsity} for tensor '{name}', which has {}", if *has_mask { "a mask" } else { "no mask" })]
+    SparsityOfTensor {
+        /// The tensor.
+        name: String,
+        /// Sparsity that the settings ask for.
+        sparsity: f64,
+        /// Whether it has a mask.
+        has_mask: bool,
     },
     /// A token id is not below the size of the vocabulary.
     #[error("token {id} at position {position} is outside the vocabulary of {vocabulary}")]
@@ -104,6 +208,9 @@ pub enum Error {
         /// Why.
         source: Box<Error>,
     },
+    /// Whoever watches long work asked it to stop.
+    #[error("stopped")]
+    Stopped,
     /// The data cannot be read.
     #[error(transparent)]
     Data(#[from] mediswift_data::DataError),
@@ -169,23 +276,69 @@ impl fmt::Display for Place {
 }
 
 /// What kind of thing went wrong, for programs that decide what to do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorKind {
-    /// A setting that was asked for makes no sense.
+    /// A setting or an option makes no sense: ask for another.
     Setting,
-    /// Anything else.
-    Other,
+    /// A model cannot work on what it was given: give it something else.
+    Input,
+    /// What was named is not there.
+    NotFound,
+    /// Something else is where the result should go.
+    Occupied,
+    /// Another process is at work there: try later.
+    Busy,
+    /// Things that are sound do not belong together.
+    Incompatible,
+    /// A file from elsewhere is not what it should be.
+    Malformed,
+    /// A file of this program's own make has changed.
+    Damaged,
+    /// A number is not finite.
+    NonFinite,
+    /// Whoever watches asked to stop.
+    Stopped,
+    /// Datasets and tokenizers: the source has details.
+    Data,
+    /// The system refused.
+    Io,
 }
 
 impl Error {
     /// What kind of thing went wrong.
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Self::Unknown { place, .. } | Self::Config { place, .. } if !place.is_file() => {
-                ErrorKind::Setting
-            }
-            _ => ErrorKind::Other,
+            Self::Unknown { place, .. }
+            | Self::WrongType { place, .. }
+            | Self::Setting { place, .. } => match place.is_file() {
+                true => ErrorKind::Malformed,
+                false => ErrorKind::Setting,
+            },
+            Self::OutOfRange { .. } | Self::Mask { .. } => ErrorKind::Setting,
+            Self::Input { .. }
+            | Self::Token { .. }
+            | Self::SequenceTooLong { .. }
+            | Self::ContextFull { .. } => ErrorKind::Input,
+            Self::NotFound { .. } | Self::NoRun { .. } => ErrorKind::NotFound,
+            Self::Occupied { .. } => ErrorKind::Occupied,
+            Self::Busy { .. } => ErrorKind::Busy,
+            Self::OtherSettings { .. }
+            | Self::Incompatible { .. }
+            | Self::SparsityOfTensor { .. }
+            | Self::MissingTensor { .. }
+            | Self::ExtraTensor { .. }
+            | Self::TensorShape { .. } => ErrorKind::Incompatible,
+            Self::Malformed { .. } => ErrorKind::Malformed,
+            Self::Damaged { .. } | Self::Checkpoint { .. } => ErrorKind::Damaged,
+            Self::NonFinite { .. } => ErrorKind::NonFinite,
+            Self::Step { source, .. } => source.kind(),
+            Self::Stopped => ErrorKind::Stopped,
+            Self::Data(_) => ErrorKind::Data,
+            Self::Io { source, .. } => match source.kind() {
+                std::io::ErrorKind::NotFound => ErrorKind::NotFound,
+                _ => ErrorKind::Io,
+            },
         }
     }
 
@@ -210,9 +363,49 @@ impl Error {
         }
     }
 
+    /// A value out of the `range` that it must be in.
+    pub(crate) fn out_of_range(key: &str, value: impl fmt::Display, range: &'static str) -> Self {
+        Self::OutOfRange { key: key.into(), value: value.to_string(), range }
+    }
+
+    /// Settings that make no sense.
+    pub(crate) fn setting(place: impl Into<Place>, problem: impl Into<String>) -> Self {
+        Self::Setting { place: place.into(), problem: problem.into() }
+    }
+
+    /// Something that a model cannot work on.
+    pub(crate) fn input(what: &'static str, problem: impl Into<String>) -> Self {
+        Self::Input { what, problem: problem.into() }
+    }
+
+    /// Something that is not there.
+    pub(crate) fn not_found(path: impl Into<PathBuf>, problem: impl Into<String>) -> Self {
+        Self::NotFound { path: path.into(), problem: problem.into() }
+    }
+
+    /// A place that holds something already.
+    pub(crate) fn occupied(path: impl Into<PathBuf>, problem: impl Into<String>) -> Self {
+        Self::Occupied { path: path.into(), problem: problem.into() }
+    }
+
+    /// Something that does not belong to the rest.
+    pub(crate) fn incompatible(path: impl Into<PathBuf>, problem: impl Into<String>) -> Self {
+        Self::Incompatible { path: path.into(), problem: problem.into() }
+    }
+
+    /// A file from elsewhere that is not what it should be.
+    pub(crate) fn malformed(path: impl Into<PathBuf>, problem: impl Into<String>) -> Self {
+        Self::Malformed { path: path.into(), problem: problem.into() }
+    }
+
+    /// A file of our own that is not what was written.
+    pub(crate) fn damaged(path: impl Into<PathBuf>, problem: impl Into<String>) -> Self {
+        Self::Damaged { path: path.into(), problem: problem.into() }
+    }
+
     /// A wrong configuration.
     pub(crate) fn config(place: impl Into<Place>, problem: impl Into<String>) -> Self {
-        Self::Config { place: place.into(), problem: problem.into() }
+        Self::setting(place, problem)
     }
 
     /// What an I/O error becomes.

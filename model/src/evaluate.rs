@@ -6,6 +6,7 @@
 use crate::error::Error;
 use crate::gpt::{Gpt, TokenBatch};
 use crate::run::{self, Loaded};
+use crate::watch::{Progress, Watch};
 use mediswift_data::{Dataset, Split, Tokenizer, sequential};
 use mediswift_engine::{Arena, LossSum};
 use serde::Serialize;
@@ -36,25 +37,24 @@ pub struct Windows {
     pub micro_batch: usize,
 }
 
-/// The loss of `gpt` on the validation split, or nothing when `stop` says so before the end.
+/// The loss of `gpt` on the validation split.
 /// # Errors
 /// If the split holds fewer than two tokens, or one outside the model's vocabulary; if a loss is
-/// not finite.
+/// not finite; if `watch` asks to stop between two forward passes.
 pub fn validation_loss(
     gpt: &Gpt,
     dataset: &Dataset,
     windows: Windows,
-    stop: impl Fn() -> bool,
-) -> Result<Option<Evaluation>, Error> {
+    watch: &mut dyn Watch,
+) -> Result<Evaluation, Error> {
     let tokens = validation_tokens(dataset)?;
     let context = windows.context.min((tokens - 1) as usize);
     let limit = if windows.sequences == 0 { usize::MAX } else { windows.sequences };
-    let mut sequences = sequential(dataset, Split::Validation, context)?.take(limit).peekable();
+    let all = limit.min((tokens - 1) as usize / context);
+    let mut sequences = sequential(dataset, Split::Validation, context)?.take(all);
     let (mut arena, mut total) = (Arena::default(), LossSum::default());
-    while sequences.peek().is_some() {
-        if stop() {
-            return Ok(None);
-        }
+    for done in (0..all).step_by(windows.micro_batch) {
+        watch.tell(Progress::Judging { done, all })?;
         let batch = sequences.by_ref().take(windows.micro_batch).collect::<Result<Vec<_>, _>>()?;
         let batch = TokenBatch::new(batch.into_iter());
         let part = gpt.evaluate(&batch, &mut arena)?;
@@ -65,7 +65,7 @@ pub fn validation_loss(
         total = total + part;
     }
     let (val_loss, tokens) = (total.mean(), total.weight as u64);
-    Ok(Some(Evaluation { val_loss, perplexity: val_loss.exp(), tokens, skipped: vec![] }))
+    Ok(Evaluation { val_loss, perplexity: val_loss.exp(), tokens, skipped: vec![] })
 }
 
 /// Tokens of the validation split.
@@ -83,8 +83,13 @@ pub fn validation_tokens(dataset: &Dataset) -> Result<u64, Error> {
 
 /// The validation loss of the newest checkpoint of the run in `path` on all of `dataset`.
 /// # Errors
-/// If the run cannot be read or the data were made with another tokenizer than its own.
-pub fn evaluate_run(path: &Path, dataset: &Dataset) -> Result<Evaluation, Error> {
+/// If the run cannot be read or the data were made with another tokenizer than its own; as those of
+/// [`validation_loss`].
+pub fn evaluate_run(
+    path: &Path,
+    dataset: &Dataset,
+    watch: &mut dyn Watch,
+) -> Result<Evaluation, Error> {
     let Loaded { config, gpt, skipped, .. } = run::load_model(path)?;
     let tokenizer = Tokenizer::load(&run::tokenizer_path(path))?;
     if tokenizer.hash() != dataset.tokenizer_hash() {
@@ -93,6 +98,6 @@ pub fn evaluate_run(path: &Path, dataset: &Dataset) -> Result<Evaluation, Error>
     }
     let (context, micro_batch) = (config.train.context, config.train.micro_batch);
     let windows = Windows { context, sequences: 0, micro_batch };
-    let evaluation = validation_loss(&gpt, dataset, windows, || false)?;
-    Ok(Evaluation { skipped, ..evaluation.expect("nothing stops it") })
+    let evaluation = validation_loss(&gpt, dataset, windows, watch)?;
+    Ok(Evaluation { skipped, ..evaluation })
 }

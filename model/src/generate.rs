@@ -145,7 +145,7 @@ pub fn generate_aloud(
 /// A decoder that has read `prompt`.
 fn read<'a>(gpt: &'a Gpt, prompt: &[u32]) -> Result<Decoder<'a>, Error> {
     if prompt.is_empty() {
-        return Err(Error::config("prompt", "it has no token to continue"));
+        return Err(Error::input("prompt", "it has no token to continue"));
     }
     let mut decoder = Decoder::new(gpt);
     decoder.read(prompt)?;
@@ -254,14 +254,14 @@ impl<'a> Sampler<'a> {
     fn new(options: &'a GenerateOptions, sample: u64) -> Result<Self, Error> {
         let GenerateOptions { temperature, top_k, top_p, .. } = options;
         if !temperature.is_finite() || *temperature < 0.0 {
-            let problem = format!("{temperature} is not a finite number from 0");
-            return Err(Error::config("temperature", problem));
+            let range = "be a finite number of at least 0";
+            return Err(Error::out_of_range("temperature", temperature, range));
         }
         if *top_k == Some(0) {
-            return Err(Error::config("top_k", "0 leaves no token: give at least 1"));
+            return Err(Error::out_of_range("top_k", 0, "be at least 1"));
         }
         if !(*top_p > 0.0 && *top_p <= 1.0) {
-            return Err(Error::config("top_p", format!("{top_p} lies outside (0, 1]")));
+            return Err(Error::out_of_range("top_p", top_p, "lie in (0, 1]"));
         }
         let mut rng = ChaCha8Rng::seed_from_u64(options.seed);
         rng.set_stream(sample);

@@ -4,9 +4,10 @@
 //! * [`sparsity`]: which weights exist; [`flops`] and [`memory`]: the work and the memory they cost.
 //! * [`architecture`]: every tensor in one table; [`gpt`]: the network; [`init`]: its first weights; [`inference`]: forward passes alone;
 //!   [`score`]: log-likelihoods of texts; [`decode`] and [`generate`]: text from it.
-//! * [`optimisation`]: one optimiser step; [`trainer`]: a whole run, which lives in a
-//!   [`run`] folder with [`tensorboard`] events; [`evaluate`]: its validation loss;
-//!   [`curves`]: its losses so far.
+//! * [`optimisation`]: one optimiser step; [`session`]: a run between two steps, in a [`run`] folder
+//!   with [`tensorboard`] events; [`mod@pretrain`]: a whole run; [`evaluate`]: its validation loss; [`curves`]: its
+//!   losses so far.
+//! * [`watch`]: who is told how long work gets on, and may stop it.
 //! * [`adamw`], [`schedule`], [`gradient_tree`]: the optimiser, its learning rate, and the sum of
 //!   micro-batch gradients; [`checkpoint`]: all of a run's state on the disk.
 //! * [`interchange`]: runs as Hugging Face folders and GGUF files, and back.
@@ -40,14 +41,16 @@ pub mod named;
 pub mod optimisation;
 pub mod plans;
 pub mod presets;
+pub mod pretrain;
 pub mod run;
 pub mod schedule;
 pub mod score;
+pub mod session;
 pub mod sparsity;
 pub mod tasks;
 mod tensor_file;
 pub mod tensorboard;
-pub mod trainer;
+pub mod watch;
 
 pub use config::Config;
 pub use error::Error;

@@ -1,17 +1,22 @@
 //! [`Optimisation`]: a model under training, one optimiser step at a time.
 
-use crate::adamw::{AdamW, clip_scale, global_norm};
+use crate::adamw::{AdamW, Moments, clip_scale, global_norm};
 use crate::config::Config;
 use crate::error::Error;
 use crate::gpt::{Gpt, TokenBatch};
 use crate::gradient_tree::{GradientTree, leaf};
 use crate::schedule::Schedule;
+use crate::watch::{Progress, Watch};
 use mediswift_engine::{Arena, Gradients, LossSum, Pass, Profile};
 
-/// A model, its optimiser, and the buffers that steps share.
+/// A model, its optimiser, how many steps they have made, and the buffers that steps share.
 pub struct Optimisation {
     gpt: Gpt,
     adamw: AdamW,
+    /// Steps done: updates made and skipped.
+    steps: u64,
+    /// Steps without an update, of those done.
+    skipped: u64,
     schedule: Schedule,
     clip_norm: f64,
     tree: GradientTree,
@@ -32,15 +37,19 @@ pub struct StepResult {
 impl Optimisation {
     /// A model that has made no step.
     pub fn new(gpt: Gpt, config: &Config) -> Self {
-        let adamw = AdamW::new(&config.optimiser, gpt.parameters().layout());
-        Self::resume(gpt, adamw, config)
+        let moments = Moments::zeros(gpt.parameters().layout());
+        Self::resume(gpt, moments, 0, 0, config)
     }
 
-    /// A model with the optimiser state it had.
-    pub fn resume(gpt: Gpt, adamw: AdamW, config: &Config) -> Self {
+    /// A model that has made `steps` steps, `skipped` of them without an update, with the moments
+    /// that these left.
+    pub fn resume(gpt: Gpt, moments: Moments, steps: u64, skipped: u64, config: &Config) -> Self {
+        let decays = gpt.decays();
         Self {
             gpt,
-            adamw,
+            adamw: AdamW::new(&config.optimiser, moments, decays),
+            steps,
+            skipped,
             schedule: Schedule::new(config),
             clip_norm: config.optimiser.clip_norm,
             tree: GradientTree::new(),
@@ -48,14 +57,19 @@ impl Optimisation {
         }
     }
 
+    /// Multiplies the learning rate of each tensor, in order; tensors with 0 are frozen.
+    pub fn with_factors(self, factors: Vec<f64>) -> Self {
+        Self { adamw: self.adamw.with_factors(factors), ..self }
+    }
+
     /// The model.
     pub fn gpt(&self) -> &Gpt {
         &self.gpt
     }
 
-    /// The optimiser and its moments.
-    pub fn adamw(&self) -> &AdamW {
-        &self.adamw
+    /// The optimiser's moments.
+    pub fn moments(&self) -> &Moments {
+        self.adamw.moments()
     }
 
     /// Where the time of steps goes: off until it is started.
@@ -63,57 +77,50 @@ impl Optimisation {
         &mut self.arena.profile
     }
 
-    /// Optimiser steps done.
-    pub fn steps_done(&self) -> usize {
-        self.adamw.steps() as usize
+    /// Steps done: updates made and skipped.
+    pub fn steps(&self) -> u64 {
+        self.steps
     }
 
-    /// Steps that were skipped, of those done.
-    pub fn steps_skipped(&self) -> u64 {
-        self.adamw.skipped()
+    /// Steps without an update, of those done.
+    pub fn skipped(&self) -> u64 {
+        self.skipped
     }
 
     /// Learning rate of the next step.
     pub fn learning_rate(&self) -> f64 {
-        self.schedule.learning_rate(self.steps_done())
+        self.schedule.learning_rate(self.steps as usize)
     }
 
     /// One step: the gradient of the mean loss over all targets of `micro_batches`, clipped, then
     /// one AdamW update. The result does not depend on the number of threads.
     /// # Errors
-    /// If a token or a layout does not fit the model, no target has a weight, or the loss or a
-    /// gradient is not finite. The weights are then as before.
-    pub fn step(&mut self, micro_batches: &[TokenBatch]) -> Result<StepResult, Error> {
-        let done = self.step_unless(micro_batches, &mut |_| false)?;
-        Ok(done.expect("nothing stops it"))
-    }
-
-    /// Like [`Optimisation::step`], but gives the step up, with the model as before, when `stop`
-    /// says so: it is asked between micro-batches and told how many are done.
-    /// # Errors
-    /// As those of [`Optimisation::step`].
-    pub fn step_unless(
+    /// If a token or a layout does not fit the model, no target has a weight, the loss or a
+    /// gradient is not finite, or `watch` asks to stop between two micro-batches. The model is then
+    /// as before, and the step not done.
+    pub fn step(
         &mut self,
         micro_batches: &[TokenBatch],
-        stop: &mut dyn FnMut(usize) -> bool,
-    ) -> Result<Option<StepResult>, Error> {
-        let outcome = match self.gradients(micro_batches, stop) {
-            Ok(Some((loss, gradients))) => self.update(loss, gradients).map(Some),
-            Ok(None) => Ok(None),
-            Err(error) => Err(error),
-        };
-        if !matches!(outcome, Ok(Some(_))) {
-            self.tree = GradientTree::new();
-        }
+        watch: &mut dyn Watch,
+    ) -> Result<StepResult, Error> {
+        let gradients = self.gradients(micro_batches, watch);
+        let outcome = gradients.and_then(|(loss, gradients)| self.update(loss, gradients));
         outcome.map_err(|source| {
-            let source = Box::new(self.explained(source));
-            Error::Step { step: self.steps_done() + 1, source }
+            self.tree = GradientTree::new();
+            match source {
+                Error::Stopped => source,
+                source => {
+                    let source = Box::new(self.explained(source));
+                    Error::Step { step: self.steps as usize + 1, source }
+                }
+            }
         })
     }
 
     /// Does the next step without an update: the learning rate goes on.
     pub fn skip(&mut self) {
-        self.adamw.skip();
+        self.steps += 1;
+        self.skipped += 1;
     }
 
     /// Clips and updates.
@@ -126,16 +133,18 @@ impl Optimisation {
         self.arena.profile.record(clock, "gradient norm", Pass::Update, || 0);
         let lr = self.learning_rate();
         let scale = clip_scale(grad_norm, self.clip_norm);
+        let t = self.steps - self.skipped + 1;
         let profile = &mut self.arena.profile;
         let (parameters, layers) = self.gpt.parameters_and_layers();
         let mut clock = profile.clock();
-        self.adamw.step(parameters, &gradients, lr, scale, |id, values| {
+        self.adamw.update(t, parameters, &gradients, lr, scale, |id, values| {
             profile.record(clock, "AdamW", Pass::Update, || 0);
             clock = profile.clock();
             layers.refresh(id, values);
             profile.record(clock, "packing", Pass::Update, || 0);
             clock = profile.clock();
         });
+        self.steps += 1;
         self.tree.recycle(gradients);
         Ok(StepResult { loss, grad_norm, lr })
     }
@@ -154,33 +163,34 @@ impl Optimisation {
         broken.unwrap_or(error)
     }
 
-    /// Loss and gradients of the mean over all targets, unless `stop` came in between.
+    /// Loss and gradients of the mean over all targets.
     fn gradients(
         &mut self,
         micro_batches: &[TokenBatch],
-        stop: &mut dyn FnMut(usize) -> bool,
-    ) -> Result<Option<(LossSum, Gradients)>, Error> {
+        watch: &mut dyn Watch,
+    ) -> Result<(LossSum, Gradients), Error> {
         let weight: f64 = micro_batches.iter().map(TokenBatch::weight).sum();
         if weight <= 0.0 {
             return Err(Error::config("batch", "no target token has a weight: nothing to learn"));
         }
+        let all = micro_batches.len();
         let mut loss = LossSum::default();
-        let leaf = leaf(micro_batches.len());
+        let leaf = leaf(all);
         for (first, batches) in micro_batches.chunks(leaf).enumerate() {
             let clock = self.arena.profile.clock();
             let mut gradients = self.tree.zeros(self.gpt.parameters().layout());
             self.arena.profile.record(clock, "gradient sums", Pass::Update, || 0);
             for (index, batch) in batches.iter().enumerate() {
                 let done = first * leaf + index;
-                if done > 0 && stop(done) {
-                    return Ok(None);
+                if done > 0 {
+                    watch.tell(Progress::Accumulated { done, all })?;
                 }
                 let part =
                     self.gpt.loss_and_gradients(batch, weight, &mut gradients, &mut self.arena)?;
                 if !part.sum.is_finite() {
                     return Err(Error::NonFinite {
                         what: "loss",
-                        name: format!("micro-batch {} of {}", done + 1, micro_batches.len()),
+                        name: format!("micro-batch {} of {all}", done + 1),
                         position: 0,
                         value: part.sum as f32,
                     });
@@ -192,7 +202,7 @@ impl Optimisation {
             self.arena.profile.record(clock, "gradient sums", Pass::Update, || 0);
         }
         let gradients = self.tree.finish().expect("a batch with weight has a micro-batch");
-        Ok(Some((loss, gradients)))
+        Ok((loss, gradients))
     }
 }
 
@@ -201,6 +211,7 @@ mod tests {
     use super::*;
     use crate::checkpoint::weights_hash;
     use mediswift_engine::TokenLayout;
+    use std::ops::ControlFlow;
 
     fn optimisation() -> Optimisation {
         let mut config = Config::from_preset("micro").unwrap();
@@ -222,10 +233,11 @@ mod tests {
 
     /// Everything a step changes.
     fn state(optimisation: &Optimisation) -> (String, Vec<u32>, u64) {
-        let adamw = optimisation.adamw();
-        let moments = adamw.moments().first.iter().chain(adamw.moments().second.iter());
+        let Moments { first, second } = optimisation.moments();
+        let moments = first.iter().chain(second.iter());
         let bits = moments.flat_map(|(_, m)| m.values.iter().map(|x| x.to_bits())).collect();
-        (weights_hash(optimisation.gpt().parameters()), bits, adamw.updates())
+        let updates = optimisation.steps() - optimisation.skipped();
+        (weights_hash(optimisation.gpt().parameters()), bits, updates)
     }
 
     /// The cause of a step's error.
@@ -236,18 +248,17 @@ mod tests {
     #[test]
     fn what_is_not_finite_never_reaches_the_weights_and_is_named() {
         let mut optimisation = optimisation();
-        optimisation.step(&[batch(1), batch(2)]).unwrap();
+        optimisation.step(&[batch(1), batch(2)], &mut ()).unwrap();
         let before = state(&optimisation);
 
-        let error = optimisation.step(&[batch(1), poison(), batch(2)]).unwrap_err();
+        let error = optimisation.step(&[batch(1), poison(), batch(2)], &mut ()).unwrap_err();
         assert!(cause(&error).starts_with("loss 'micro-batch 2 of 3' is "), "{}", cause(&error));
         assert_eq!(state(&optimisation), before);
 
         for (name, value) in
             [("ln_final.bias", f32::NAN), ("blocks.1.mlp.up.weight", f32::INFINITY)]
         {
-            let (loss, mut gradients) =
-                optimisation.gradients(&[batch(1)], &mut |_| false).unwrap().unwrap();
+            let (loss, mut gradients) = optimisation.gradients(&[batch(1)], &mut ()).unwrap();
             let id = optimisation.gpt().parameters().find(name).unwrap();
             gradients[id][3] = value;
             let error = optimisation.update(loss, gradients).unwrap_err().to_string();
@@ -260,27 +271,28 @@ mod tests {
             let healthy = optimisation.gpt.parameters()[id][3];
             optimisation.gpt.parameters_mut()[id][3] = value;
             optimisation.gpt.refresh();
-            let error = cause(&optimisation.step(&[batch(1)]).unwrap_err());
+            let error = cause(&optimisation.step(&[batch(1)], &mut ()).unwrap_err());
             assert!(error.contains(&format!("weight '{name}' is {value} at element 3")), "{error}");
             optimisation.gpt.parameters_mut()[id][3] = healthy;
             optimisation.gpt.refresh();
             assert_eq!(state(&optimisation), before);
         }
-        assert!(optimisation.step(&[batch(3)]).is_ok(), "the next step must be possible");
+        assert!(optimisation.step(&[batch(3)], &mut ()).is_ok(), "the next step must be possible");
     }
 
     #[test]
     fn a_skipped_step_moves_the_learning_rate_alone() {
         let (mut whole, mut skipping) = (optimisation(), optimisation());
-        skipping.step(&[batch(1)]).unwrap();
+        skipping.step(&[batch(1)], &mut ()).unwrap();
         let before = state(&skipping);
-        skipping.step(&[poison()]).unwrap_err();
+        skipping.step(&[poison()], &mut ()).unwrap_err();
         skipping.skip();
         assert_eq!(state(&skipping), before);
-        assert_eq!((skipping.steps_done(), skipping.steps_skipped()), (2, 1));
-        let rates: Vec<f64> = (1..4).map(|seed| whole.step(&[batch(seed)]).unwrap().lr).collect();
-        assert_eq!(skipping.step(&[batch(3)]).unwrap().lr, rates[2]);
-        assert_eq!(skipping.adamw().updates(), 2);
+        assert_eq!((skipping.steps(), skipping.skipped()), (2, 1));
+        let rates: Vec<f64> =
+            (1..4).map(|seed| whole.step(&[batch(seed)], &mut ()).unwrap().lr).collect();
+        assert_eq!(skipping.step(&[batch(3)], &mut ()).unwrap().lr, rates[2]);
+        assert_eq!(state(&skipping).2, 2);
     }
 
     #[test]
@@ -289,15 +301,22 @@ mod tests {
         let batches = [batch(1), batch(2), batch(3)];
         for stop_at in 1..3 {
             let mut seen = Vec::new();
-            let outcome = stopped.step_unless(&batches, &mut |done| {
+            let mut watch = |progress: Progress<'_>| {
+                let Progress::Accumulated { done, all: 3 } = progress else {
+                    panic!("{progress:?}")
+                };
                 seen.push(done);
-                done == stop_at
-            });
-            assert_eq!(outcome.unwrap(), None);
+                if done == stop_at { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            };
+            let outcome = stopped.step(&batches, &mut watch);
+            assert!(matches!(outcome, Err(Error::Stopped)));
             assert_eq!(seen, (1..=stop_at).collect::<Vec<_>>());
-            assert_eq!(stopped.steps_done(), 0);
+            assert_eq!(stopped.steps(), 0);
         }
-        assert_eq!(stopped.step(&batches).unwrap(), whole.step(&batches).unwrap());
+        assert_eq!(
+            stopped.step(&batches, &mut ()).unwrap(),
+            whole.step(&batches, &mut ()).unwrap()
+        );
         assert_eq!(state(&stopped), state(&whole));
     }
 }

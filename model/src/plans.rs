@@ -21,12 +21,11 @@ pub type Plans = BTreeMap<String, String>;
 /// If the file cannot be read or is something else.
 pub fn read(path: &Path) -> Result<Plans, Error> {
     let text = std::fs::read_to_string(path).map_err(Error::io("read", path))?;
-    let place = path.display().to_string();
     let plans: Plans = toml::from_str(&text)
-        .map_err(|e| Error::config(&place, e.message().replace('\n', "; ")))?;
+        .map_err(|e| Error::malformed(path, e.message().replace('\n', "; ")))?;
     for (key, plan) in &plans {
         let checked = plan.parse::<LayerPlan>();
-        checked.map_err(|e| Error::config(format!("{place}: \"{key}\""), e.to_string()))?;
+        checked.map_err(|e| Error::malformed(path, format!("\"{key}\": {e}")))?;
     }
     Ok(plans)
 }
@@ -43,7 +42,7 @@ impl<'a> Planner<'a> {
     /// # Errors
     /// If the instruction set that is forced is unknown or missing.
     pub fn new(config: &'a KernelsConfig) -> Result<Self, Error> {
-        let isa = IsaKind::active().map_err(|e| Error::config(ISA_VARIABLE, e.to_string()))?;
+        let isa = IsaKind::active().map_err(|e| Error::setting(ISA_VARIABLE, e.to_string()))?;
         Ok(Self { config, isa, found: BTreeMap::new() })
     }
 
@@ -65,7 +64,7 @@ impl<'a> Planner<'a> {
         let plan = match (self.found.get(&key), self.config.plans.get(&key)) {
             (Some(plan), _) => plan.clone(),
             (None, Some(name)) => name.parse().map_err(|e: StrategyError| {
-                Error::config(format!("kernels.plans.\"{key}\""), e.to_string())
+                Error::setting(format!("kernels.plans.\"{key}\""), e.to_string())
             })?,
             (None, None) if self.config.tune => tune::measure(self.isa, pattern, TUNING_TOKENS).0,
             (None, None) => LayerPlan::of(pattern.density(), self.isa),

@@ -23,7 +23,6 @@
 //! may leave a torn last line, which readers skip; a resumed run cuts them at its checkpoint's step,
 //! so that no step appears twice or never.
 
-use crate::adamw::AdamW;
 use crate::checkpoint::{self, DataState, Latest, Snapshot, weights_hash};
 use crate::config::Config;
 use crate::disk;
@@ -31,7 +30,6 @@ use crate::error::Error;
 use crate::gpt::Gpt;
 use crate::sparsity::LayerSparsity;
 use crate::tensorboard::Events;
-use crate::trainer::Report;
 use mediswift_data::{
     Dataset, Split, Tokenizer, tokenizer, write_atomically, write_folder_atomically,
 };
@@ -125,6 +123,29 @@ pub struct Validation {
     pub step: usize,
     /// Mean validation loss, in nats per token.
     pub val_loss: f64,
+}
+
+/// The result of a run: `report.json`.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct TrainingReport {
+    /// Optimiser steps done.
+    pub step: usize,
+    /// Mean loss of the last step's batch, in nats per token.
+    pub train_loss: f64,
+    /// Mean loss on the validation windows, in nats per token.
+    pub val_loss: f64,
+    /// Tokens per second of training; evaluating and saving are not counted.
+    pub tokens_per_second: f64,
+    /// Floating-point operations of all training steps: the exact work of every operator.
+    pub flops: f64,
+    /// BLAKE3 over all parameters in name order.
+    pub weights_hash: String,
+    /// Stored parameters.
+    pub parameters: usize,
+    /// Stored weights of the layers that sparsity applies to.
+    pub nnz: usize,
+    /// Sparsity of every such layer.
+    pub layers: Vec<LayerSparsity>,
 }
 
 /// A line of a log.
@@ -280,7 +301,7 @@ impl RunFolder {
     /// Writes the final report, as `report.json` and into the model card.
     /// # Errors
     /// If they cannot be written.
-    pub fn finish(&self, config: &Config, report: &Report) -> Result<(), Error> {
+    pub fn finish(&self, config: &Config, report: &TrainingReport) -> Result<(), Error> {
         write_atomically(&self.path.join("report.json"), to_json(report).as_bytes())?;
         let card = model_card(config, read_origin(&self.path)?.as_ref(), &result(report));
         Ok(write_atomically(&self.path.join(CARD), card.as_bytes())?)
@@ -305,14 +326,13 @@ pub fn import(
     let parameters = gpt.parameters();
     let origin = Origin { source: source.into(), weights_hash: weights_hash(parameters) };
     let data = DataState { tokenizer: tokenizer.hash(), ..Default::default() };
-    let optimiser = AdamW::new(&config.optimiser, parameters.layout());
     write_folder_atomically(path, |folder| {
         write_atomically(&folder.join(CONFIG), config.to_toml().as_bytes())?;
         tokenizer.save(&tokenizer_path(folder))?;
         write_atomically(&folder.join(ORIGIN), to_json(&origin).as_bytes())?;
         let card = model_card(config, Some(&origin), NOT_TRAINED_ON);
         write_atomically(&folder.join(CARD), card.as_bytes())?;
-        let snapshot = Snapshot { config, parameters, optimiser: &optimiser, data };
+        let snapshot = Snapshot { config, step: 0, skipped: 0, parameters, moments: None, data };
         checkpoint::save(&checkpoints(folder), &snapshot)?;
         Ok(origin)
     })
@@ -491,7 +511,7 @@ const NOT_FINISHED: &str = "The run has not finished.";
 const NOT_TRAINED_ON: &str = "It has not been trained further.";
 
 /// A sentence on how a run ended.
-fn result(report: &Report) -> String {
+fn result(report: &TrainingReport) -> String {
     format!(
         "After {} steps: training loss {:.4}, validation loss {:.4} nats per token. {} stored \
          parameters, weights hash `{}`.",

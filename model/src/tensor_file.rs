@@ -243,8 +243,7 @@ pub(crate) fn one_line(text: &str) -> String {
 
 /// Part of a checkpoint that is not what was written.
 pub(crate) fn unusable(path: &Path, problem: impl std::fmt::Display) -> Error {
-    let problem = format!("{problem}: the checkpoint cannot be used, take another one");
-    Error::Checkpoint { path: path.to_path_buf(), problem }
+    Error::damaged(path, format!("{problem}: the checkpoint cannot be used, take another one"))
 }
 
 /// A stream that counts and hashes what passes.

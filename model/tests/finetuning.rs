@@ -8,19 +8,20 @@ use mediswift_model::architecture::PROMPT;
 use mediswift_model::decode::Decoder;
 use mediswift_model::finetune::answer::Answerer;
 use mediswift_model::finetune::encode::{Encoder, batch};
-use mediswift_model::finetune::report::Report;
+use mediswift_model::finetune::report::TuningReport;
 use mediswift_model::finetune::settings::Settings;
 use mediswift_model::finetune::start::Start;
-use mediswift_model::finetune::train::{Cell, Epoch};
-use mediswift_model::finetune::{Job, Observer, Outcome, Progress, finetune};
+use mediswift_model::finetune::{Job, finetune};
 use mediswift_model::generate::{GenerateOptions, generate};
+use mediswift_model::pretrain::pretrain;
 use mediswift_model::run;
 use mediswift_model::score::{Query, Score, score};
+use mediswift_model::session::Session;
 use mediswift_model::tasks::metrics::{
     Flags, accuracy, example_based, macro_f1, multilabel_macro_f1, multilabel_micro_f1,
 };
 use mediswift_model::tasks::{Example, task};
-use mediswift_model::trainer::Trainer;
+use mediswift_model::watch::{Progress, Watch};
 use mediswift_model::{Config, Error, Gpt};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -28,7 +29,6 @@ use std::fs;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI32, Ordering};
 
 const DRUGS: [&str; 10] =
     ["alpha", "beta", "gamma", "delta", "kappa", "lambda", "sigma", "theta", "omega", "zeta"];
@@ -93,7 +93,7 @@ fn pretrained_for(at: &Path, sparsity: f64, steps: usize) -> PathBuf {
     config.sparsity.sparsity = sparsity;
     let dataset = Arc::new(Dataset::open(&options.out).unwrap());
     let out = at.join("run");
-    Trainer::start(config, dataset, &out).unwrap().run(&mut (), &AtomicI32::new(0)).unwrap();
+    pretrain(&mut Session::start(config, dataset, &out).unwrap(), &mut ()).unwrap();
     out
 }
 
@@ -125,9 +125,8 @@ fn tune(
     out: &Path,
     settings: &Settings,
     resume: bool,
-    observer: &mut dyn Observer,
-    stop: &AtomicI32,
-) -> Result<Outcome, Error> {
+    watch: &mut dyn Watch,
+) -> Result<TuningReport, Error> {
     let folders = [folder.to_path_buf()];
     let job = Job {
         task: task("pubmedqa")?,
@@ -138,14 +137,11 @@ fn tune(
         out,
         resume,
     };
-    finetune(&job, observer, stop)
+    finetune(&job, watch)
 }
 
-fn finished(from: &Path, folder: &Path, out: &Path, settings: &Settings) -> Report {
-    match tune(from, folder, out, settings, false, &mut (), &AtomicI32::new(0)).unwrap() {
-        Outcome::Finished(report) => *report,
-        Outcome::Interrupted { .. } => panic!("nobody interrupts"),
-    }
+fn finished(from: &Path, folder: &Path, out: &Path, settings: &Settings) -> TuningReport {
+    tune(from, folder, out, settings, false, &mut ()).unwrap()
 }
 
 #[test]
@@ -301,29 +297,35 @@ fn score_all(gpt: &Gpt, ids: &[u32]) -> Result<Vec<Score>, Error> {
     score(gpt, &[Query::all(ids)], 1)
 }
 
-/// Counts trainings, and sends a signal after some epochs.
+/// Counts trainings, and asks to stop after some epochs, or at any event.
 #[derive(Default)]
-struct Counter<'a> {
+struct Counter {
     trained: Vec<String>,
     known: Vec<String>,
     epochs: usize,
-    stop: Option<(usize, &'a AtomicI32)>,
+    events: usize,
+    stop_after_epochs: Option<usize>,
+    stop_after_events: Option<usize>,
 }
 
-impl Observer for Counter<'_> {
-    fn began(&mut self, cell: &Cell, _: usize, _: usize, known: bool) {
-        if known { &mut self.known } else { &mut self.trained }.push(cell.name());
-    }
-    fn stepped(&mut self, progress: &Progress<'_>) {
-        assert!(progress.step <= progress.steps && progress.loss.is_finite());
-    }
-    fn evaluated(&mut self, _: &Cell, _: usize, _: &Epoch) {
-        self.epochs += 1;
-        if let Some((after, stop)) = self.stop
-            && self.epochs == after
-        {
-            stop.store(15, Ordering::Relaxed);
+impl Watch for Counter {
+    fn see(&mut self, progress: Progress<'_>) -> ControlFlow<()> {
+        self.events += 1;
+        match progress {
+            Progress::Began { training, known, .. } => {
+                if known { &mut self.known } else { &mut self.trained }.push(training.to_string());
+            }
+            Progress::Tuned { step, steps, loss, .. } => assert!(step <= steps && loss.is_finite()),
+            Progress::Passed { .. } => self.epochs += 1,
+            _ => {}
         }
+        let enough = |stop: Option<usize>, now: usize| stop.is_some_and(|stop| now >= stop);
+        if enough(self.stop_after_epochs, self.epochs)
+            || enough(self.stop_after_events, self.events)
+        {
+            return ControlFlow::Break(());
+        }
+        ControlFlow::Continue(())
     }
 }
 
@@ -339,43 +341,61 @@ fn an_interrupted_grid_repeats_nothing_and_ends_the_same() {
         "finetune.seeds=2",
     ]);
     let mut whole = Counter::default();
-    let never = AtomicI32::new(0);
-    tune(&from, &task_folder, &at.join("whole"), &settings, false, &mut whole, &never).unwrap();
+    tune(&from, &task_folder, &at.join("whole"), &settings, false, &mut whole).unwrap();
     assert_eq!((whole.trained.len(), whole.known.len()), (5, 1), "a grid of 4, 1 more seed");
 
-    let (out, stop) = (at.join("out"), AtomicI32::new(0));
-    let mut first = Counter { stop: Some((5, &stop)), ..Counter::default() };
-    let ended = tune(&from, &task_folder, &out, &settings, false, &mut first, &stop).unwrap();
-    assert_eq!(ended, Outcome::Interrupted { signal: 15 });
+    let out = at.join("out");
+    let mut first = Counter { stop_after_epochs: Some(5), ..Counter::default() };
+    let ended = tune(&from, &task_folder, &out, &settings, false, &mut first);
+    assert!(matches!(ended, Err(Error::Stopped)), "{ended:?}");
     assert_eq!(first.trained.len(), 3, "two cells finished, the third begun");
-    let again = tune(&from, &task_folder, &out, &settings, false, &mut (), &never);
+    let again = tune(&from, &task_folder, &out, &settings, false, &mut ());
     assert!(again.unwrap_err().to_string().contains("go on with --resume"));
     let mut second = Counter::default();
-    tune(&from, &task_folder, &out, &settings, true, &mut second, &never).unwrap();
+    tune(&from, &task_folder, &out, &settings, true, &mut second).unwrap();
     assert_eq!(second.known[..2], first.trained[..2]);
     assert_eq!(second.trained[..2], whole.trained[2..4]);
     // And once more, when all is done.
     let mut third = Counter::default();
-    tune(&from, &task_folder, &out, &settings, true, &mut third, &never).unwrap();
+    tune(&from, &task_folder, &out, &settings, true, &mut third).unwrap();
     assert!(third.trained.is_empty());
 
-    for name in ["report.md", "report.json", "predictions-seed-1.json", "predictions-seed-2.json"] {
-        let read = |folder: &str| fs::read_to_string(at.join(folder).join(name)).unwrap();
-        assert_eq!(read("whole"), read("out"), "{name}");
-    }
-    let hash = |folder: &str| {
-        let model = run::load_model(&at.join(folder)).unwrap();
-        mediswift_model::checkpoint::weights_hash(model.gpt.parameters())
+    // Stopped at other places each time: in training, evaluation, judging, baselines.
+    let (mut stops, mut events) = (0, 1);
+    let ended = loop {
+        let mut counter = Counter { stop_after_events: Some(events), ..Counter::default() };
+        let again = stops > 0 && at.join("parts/finetune.toml").exists();
+        let parts = at.join("parts");
+        match tune(&from, &task_folder, &parts, &settings, again, &mut counter) {
+            Err(Error::Stopped) => assert_eq!(counter.events, events, "it went on"),
+            ended => break ended,
+        }
+        stops += 1;
+        events += 1 + events / 4;
     };
-    assert_eq!(hash("whole"), hash("out"));
+    ended.unwrap();
+    assert!(stops > 12, "only {stops} stops");
+
+    for folder in ["out", "parts"] {
+        let names = ["report.md", "report.json", "predictions-seed-1.json", "seed-2.json"];
+        for name in names {
+            let read = |folder: &str| fs::read_to_string(at.join(folder).join(name)).unwrap();
+            assert_eq!(read("whole"), read(folder), "{folder}/{name}");
+        }
+        let hash = |folder: &str| {
+            let model = run::load_model(&at.join(folder)).unwrap();
+            mediswift_model::checkpoint::weights_hash(model.gpt.parameters())
+        };
+        assert_eq!(hash("whole"), hash(folder));
+    }
 
     let mut other = settings.clone();
     other.set("finetune.epochs=3").unwrap();
-    let refused = tune(&from, &task_folder, &out, &other, true, &mut (), &never).unwrap_err();
+    let refused = tune(&from, &task_folder, &out, &other, true, &mut ()).unwrap_err();
     assert!(refused.to_string().contains("was started with other settings"), "{refused}");
     fs::write(task_folder.join("ori_pqal.json"), items(0, 21, true).to_string()).unwrap();
     fs::remove_file(task_folder.join("pqal_splits.json")).unwrap();
-    let refused = tune(&from, &task_folder, &out, &settings, true, &mut (), &never).unwrap_err();
+    let refused = tune(&from, &task_folder, &out, &settings, true, &mut ()).unwrap_err();
     assert!(refused.to_string().contains("another model, task or examples"), "{refused}");
 }
 
@@ -392,8 +412,7 @@ fn stages_follow_each_other_and_predictions_are_official() {
     let settings = settings(&["finetune.lr=3e-3", "finetune.epochs=4", "finetune.stage_lr=3e-3"]);
     let out = at.join("tuned");
     let mut counter = Counter::default();
-    let never = AtomicI32::new(0);
-    tune(&from, &task_folder, &out, &settings, false, &mut counter, &never).unwrap();
+    tune(&from, &task_folder, &out, &settings, false, &mut counter).unwrap();
     let stages: Vec<&str> = counter.trained.iter().filter_map(|n| n.split('-').next()).collect();
     assert_eq!(stages, ["pqaa", "pqau", "last"]);
     let read = |name: &str| -> Value {
@@ -402,7 +421,7 @@ fn stages_follow_each_other_and_predictions_are_official() {
     let pseudo: BTreeMap<String, Vec<String>> =
         serde_json::from_value(read("pseudo-labels-pqau.json")).unwrap();
     assert_eq!(pseudo.len(), 40);
-    let report: Report = serde_json::from_value(read("report.json")).unwrap();
+    let report: TuningReport = serde_json::from_value(read("report.json")).unwrap();
     assert_eq!(report.notes, ["stage bioasq left out: there is no bioasq_train_dev.jsonl"]);
 
     // The official script's arithmetic on the file of predictions.
@@ -436,7 +455,7 @@ fn sources_are_cut_where_they_may_be() {
     let hopeless = example(&"Does alpha help? ".repeat(40), "It improved.");
     let examples = [short, long, hopeless];
     let encoder = Encoder::new(task("pubmedqa").unwrap(), &tokenizer, &gpt, examples.iter());
-    let (encoded, fit) = encoder.encode(&examples);
+    let (encoded, fit) = encoder.encode(&examples, &mut ()).unwrap();
     assert_eq!((fit.examples, fit.cut, fit.unusable), (3, 1, 1));
     let [Some(short), Some(long), None] = &encoded[..] else { panic!("{encoded:?}") };
     let text = |ids: &[u32]| tokenizer.decode(ids).unwrap();
@@ -450,7 +469,7 @@ fn sources_are_cut_where_they_may_be() {
     assert!(fit.tokens_lost > 30);
     let target = text(&long.target[..long.target.len() - 1]);
     assert_eq!(target, " the answer to the question given the context is maybe.");
-    let message = encoder.encode_to_train(&examples[2..]).unwrap_err().to_string();
+    let message = encoder.encode_to_train(&examples[2..], &mut ()).unwrap_err().to_string();
     assert!(
         message.contains("none of 1 training examples fits the model's 64 positions"),
         "{message}"
@@ -472,9 +491,9 @@ fn drafts_change_no_answer() {
         })
         .collect();
     let encoder = Encoder::new(pubmedqa, &tokenizer, &gpt, examples.iter());
-    let (encoded, _) = encoder.encode(&examples);
+    let (encoded, _) = encoder.encode(&examples, &mut ()).unwrap();
     let mut answerer = Answerer::new(&gpt, &encoder, pubmedqa, &tokenizer, &[], 7);
-    let found = answerer.generate(&encoded).unwrap();
+    let found = answerer.generate(&encoded, &mut ()).unwrap();
     let options = GenerateOptions {
         temperature: 0.0,
         max_tokens: encoder.longest_target(),

@@ -153,7 +153,7 @@ fn ten_steps(variant: &str) {
     let mut optimisation = Optimisation::new(golden.model(), &golden.config);
     let expected = |name| golden.values(name);
     for step in 0..STEPS {
-        let done = optimisation.step(&golden.micro_batches(step)).unwrap();
+        let done = optimisation.step(&golden.micro_batches(step), &mut ()).unwrap();
         for (name, found, tolerance) in [
             ("losses", done.loss.mean(), 1e-4),
             ("grad_norms", done.grad_norm, 1e-3),

@@ -9,12 +9,14 @@ use mediswift_data::{Dataset, Tokenizer};
 use mediswift_engine::{Shape, Tensor, TokenLayout};
 use mediswift_kernels::CsrMatrix;
 use mediswift_model::Config;
-use mediswift_model::checkpoint::weights_hash;
+use mediswift_model::adamw::Moments;
+use mediswift_model::checkpoint::{self, Checkpoint, Snapshot, weights_hash};
 use mediswift_model::evaluate::evaluate_run;
 use mediswift_model::interchange::gguf::{self, Precision};
 use mediswift_model::interchange::hf::{self, Import};
+use mediswift_model::pretrain::pretrain;
 use mediswift_model::run::{self, Loaded};
-use mediswift_model::trainer::{Outcome, Trainer};
+use mediswift_model::session::Session;
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 use serde_json::{Map, json};
@@ -22,7 +24,6 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::AtomicI32;
 use support::{config, dataset};
 use tempfile::TempDir;
 
@@ -41,9 +42,8 @@ impl Exported {
         let folder = tempfile::tempdir().unwrap();
         let data = dataset(folder.path(), 1);
         let run = folder.path().join("run");
-        let trainer = Trainer::start(config.clone(), Arc::clone(&data), &run).unwrap();
-        let ended = trainer.run(&mut (), &AtomicI32::new(0)).unwrap();
-        assert!(matches!(ended, Outcome::Finished(_)));
+        let mut session = Session::start(config.clone(), Arc::clone(&data), &run).unwrap();
+        pretrain(&mut session, &mut ()).unwrap();
         let exported = hf::export(&run, &folder.path().join("hf"), false).unwrap();
         assert_eq!((exported.tensors, exported.step), (2 + 2 * 12 + 2, 12));
         let layers = run::load_model(&run).unwrap().gpt.layer_sparsity(&config.sparsity);
@@ -169,8 +169,9 @@ fn export_and_import_restore_every_bit() {
         assert_eq!(logits(&before), logits(&after));
         let hash = |run| Tokenizer::load(&run::tokenizer_path(&exported.path(run))).unwrap().hash();
         assert_eq!(hash("run"), hash("back"));
-        let [loss, loss_after] = ["run", "back"]
-            .map(|run| evaluate_run(&exported.path(run), &exported.data).unwrap().val_loss);
+        let [loss, loss_after] = ["run", "back"].map(|run| {
+            evaluate_run(&exported.path(run), &exported.data, &mut ()).unwrap().val_loss
+        });
         assert_eq!(loss, loss_after);
 
         hf::export(&exported.path("back"), &exported.path("again"), false).unwrap();
@@ -373,20 +374,42 @@ fn an_imported_run_is_trained_on() {
     let imported = exported.import("more", &shorter).unwrap();
     let path = exported.path("more");
     let resume =
-        |data: &Arc<Dataset>| Trainer::resume(imported.config.clone(), data.clone(), &path);
+        |data: &Arc<Dataset>| Session::resume(imported.config.clone(), data.clone(), &path);
     let other = dataset(exported.folder.path(), 2);
     let message = resume(&other).err().unwrap().to_string();
     assert!(message.contains("tokenizer"), "{message}");
 
-    let trainer = resume(&exported.data).unwrap();
+    // It has made no update, so there is nothing to know about an optimiser.
+    let first = path.join("checkpoints/step-00000000");
+    assert!(!first.join("optimizer.safetensors").exists());
+    let older = Checkpoint::open(&first).unwrap();
+    let mut session = resume(&exported.data).unwrap();
     assert_eq!(
-        (trainer.step(), weights_hash(trainer.gpt().parameters())),
+        (session.step(), weights_hash(session.gpt().parameters())),
         (0, imported.weights_hash)
     );
-    let Outcome::Finished(report) = trainer.run(&mut (), &AtomicI32::new(0)).unwrap() else {
-        panic!("nobody interrupted the run")
-    };
+    let report = pretrain(&mut session, &mut ()).unwrap();
     assert_eq!(report.step, 3);
+
+    // Older programs saved zeros.
+    exported.import("older", &shorter).unwrap();
+    let parameters = older.parameters().unwrap();
+    let zeros = Moments::zeros(parameters.layout());
+    let snapshot = Snapshot {
+        config: &older.config,
+        step: 0,
+        skipped: 0,
+        parameters: &parameters,
+        moments: Some(&zeros),
+        data: older.manifest.data.clone(),
+    };
+    let saved = checkpoint::save(&exported.path("older/checkpoints"), &snapshot).unwrap();
+    assert!(saved.join("optimizer.safetensors").exists());
+    let config = imported.config.clone();
+    let mut session =
+        Session::resume(config, exported.data.clone(), &exported.path("older")).unwrap();
+    let same = pretrain(&mut session, &mut ()).unwrap();
+    assert_eq!(same.weights_hash, report.weights_hash);
     // It had learnt something before.
     assert!(report.train_loss < 300f64.ln() - 0.1, "{}", report.train_loss);
     let card = fs::read_to_string(path.join("MODEL_CARD.md")).unwrap();

@@ -8,32 +8,27 @@ use mediswift_model::checkpoint::{self, weights_hash};
 use mediswift_model::config::OnNonFinite;
 use mediswift_model::evaluate::evaluate_run;
 use mediswift_model::flops::{Convention, Workload};
-use mediswift_model::run::{self, StepMetrics, Validation};
-use mediswift_model::trainer::{Observer, Outcome, Progress, Report, Trainer};
-use mediswift_model::{Config, Gpt, Optimisation, TokenBatch, tensorboard};
+use mediswift_model::pretrain::pretrain;
+use mediswift_model::run::{self, StepMetrics, TrainingReport, Validation};
+use mediswift_model::session::{Advance, Session};
+use mediswift_model::watch::{Progress, Watch};
+use mediswift_model::{Config, Error, Gpt, Optimisation, TokenBatch, tensorboard};
 use std::fs;
+use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI32, Ordering};
 use support::{config, dataset};
 
 /// Trains a new run to its end.
-fn train(config: &Config, data: &Arc<Dataset>, out: &Path) -> Report {
-    let trainer = Trainer::start(config.clone(), Arc::clone(data), out).unwrap();
-    finished(trainer.run(&mut (), &AtomicI32::new(0)).unwrap())
+fn train(config: &Config, data: &Arc<Dataset>, out: &Path) -> TrainingReport {
+    let mut session = Session::start(config.clone(), Arc::clone(data), out).unwrap();
+    pretrain(&mut session, &mut ()).unwrap()
 }
 
 /// Takes up a run and trains it to its end.
-fn resume(config: &Config, data: &Arc<Dataset>, out: &Path) -> Report {
-    let trainer = Trainer::resume(config.clone(), Arc::clone(data), out).unwrap();
-    finished(trainer.run(&mut (), &AtomicI32::new(0)).unwrap())
-}
-
-fn finished(outcome: Outcome) -> Report {
-    match outcome {
-        Outcome::Finished(report) => *report,
-        Outcome::Interrupted { .. } => panic!("nobody interrupted the run"),
-    }
+fn resume(config: &Config, data: &Arc<Dataset>, out: &Path) -> TrainingReport {
+    let mut session = Session::resume(config.clone(), Arc::clone(data), out).unwrap();
+    pretrain(&mut session, &mut ()).unwrap()
 }
 
 /// What must be the same in equal runs: everything but times.
@@ -42,8 +37,7 @@ fn trace(out: &Path) -> (Vec<StepMetrics>, Vec<Validation>, String) {
     let timeless = metrics.into_iter().map(|line| StepMetrics { seconds: 0.0, ..line }).collect();
     let checkpoint = checkpoint::latest(&run::checkpoints(out)).unwrap().checkpoint.unwrap();
     let parameters = checkpoint.parameters().unwrap();
-    let optimiser = checkpoint.optimiser(&parameters).unwrap();
-    let moments = optimiser.moments();
+    let moments = checkpoint.moments(&parameters).unwrap().unwrap();
     let moments = moments.first.iter().chain(moments.second.iter());
     let bits: Vec<u8> = moments.flat_map(|(_, m)| m.values).flat_map(|x| x.to_le_bytes()).collect();
     let moments = blake3::hash(&bits);
@@ -72,42 +66,52 @@ fn the_number_of_threads_changes_no_bit() {
     }
 }
 
-/// Sends a signal when a step is done, or that many micro-batches of the next, and keeps a copy of the folder as a crash would leave it.
+/// A piece of work of a run, by name, and how many steps were done before it.
+type Place = (&'static str, usize);
+
+/// Where in a run it is told of progress.
+fn place(progress: Progress<'_>, step: &mut usize) -> Option<Place> {
+    let name = match progress {
+        Progress::Stepped { metrics, .. } => {
+            *step = metrics.step;
+            "stepped"
+        }
+        Progress::Accumulated { done: 1, all: 3 } => "1 micro-batch",
+        Progress::Accumulated { done: 2, all: 3 } => "2 micro-batches",
+        Progress::Judging { done: 0, all: 3 } => "evaluation begun",
+        Progress::Judging { done: 2, all: 3 } => "evaluation under way",
+        Progress::Evaluated(_) => "evaluated",
+        Progress::Saved { .. } => "saved",
+        Progress::Resumed { .. } => return None,
+        other => panic!("{other:?}"),
+    };
+    Some((name, *step))
+}
+
+/// Asks a run to stop at one place, and keeps a copy of its folder as a crash there would leave it.
 struct Disturb<'a> {
-    at: usize,
-    micro_batches: usize,
-    signal: &'a AtomicI32,
+    at: Place,
     folder: &'a Path,
     crashed: &'a Path,
     step: usize,
+    struck: bool,
     saved: Vec<usize>,
 }
 
-impl Observer for Disturb<'_> {
-    fn stepped(&mut self, progress: &Progress<'_>) {
-        self.step = progress.metrics.step;
-        if self.step == self.at && self.micro_batches == 0 {
-            self.disturb();
+impl Watch for Disturb<'_> {
+    fn see(&mut self, progress: Progress<'_>) -> ControlFlow<()> {
+        if let Progress::Saved { step, checkpoint } = progress {
+            assert!(checkpoint.join("manifest.json").exists());
+            self.saved.push(step);
         }
-    }
-
-    fn accumulated(&mut self, done: usize, all: usize) {
-        assert_eq!(all, 3);
-        if self.step == self.at && self.micro_batches == done {
-            self.disturb();
+        if self.struck {
+            // Stopped, it saves itself and does nothing else.
+            assert!(matches!(progress, Progress::Saved { .. }), "{progress:?}");
+        } else if place(progress, &mut self.step) == Some(self.at) {
+            copy(self.folder, self.crashed);
+            self.struck = true;
         }
-    }
-
-    fn saved(&mut self, step: usize, checkpoint: &Path) {
-        assert!(checkpoint.join("manifest.json").exists());
-        self.saved.push(step);
-    }
-}
-
-impl Disturb<'_> {
-    fn disturb(&self) {
-        copy(self.folder, self.crashed);
-        self.signal.store(15, Ordering::Relaxed);
+        if self.struck { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     }
 }
 
@@ -135,32 +139,33 @@ fn interrupted_and_resumed_runs_equal_uninterrupted_ones() {
     let expected = train(&config, &data, &whole);
     let epoch = data.tokens(Split::Train) / 24;
     assert!((9 * 6..10 * 6).contains(&epoch), "step 10 must begin a new epoch, not after {epoch}");
-    // In and at the end of warm-up, between checkpoints, before an evaluation, at a checkpoint, on
-    // both sides of the edge of the epoch, and at the end; between steps and within them.
-    let moments = [(0, 1), (1, 0), (3, 0), (4, 0), (4, 2), (5, 0), (8, 0), (8, 1), (9, 0), (9, 2)];
-    for (index, (at, micro_batches)) in moments.into_iter().chain([(10, 0), (12, 0)]).enumerate() {
-        let out = folder.path().join(format!("stopped-{at}-{micro_batches}"));
-        let crashed = folder.path().join(format!("crashed-{at}-{micro_batches}"));
-        let signal = AtomicI32::new(0);
-        let trainer = Trainer::start(config.clone(), Arc::clone(&data), &out).unwrap();
-        let mut disturb = Disturb {
-            at,
-            micro_batches,
-            signal: &signal,
-            folder: &out,
-            crashed: &crashed,
-            step: 0,
-            saved: Vec::new(),
-        };
-        let outcome = trainer.run(&mut disturb, &signal).unwrap();
-        assert_eq!(outcome, Outcome::Interrupted { signal: 15, step: at });
-        assert_eq!(disturb.saved.last(), Some(&at));
+    let (mut places, mut step) = (Vec::new(), 0);
+    let watched = folder.path().join("watched");
+    let mut session = Session::start(config.clone(), Arc::clone(&data), &watched).unwrap();
+    let mut watch = |progress: Progress<'_>| {
+        places.extend(place(progress, &mut step));
+        ControlFlow::Continue(())
+    };
+    pretrain(&mut session, &mut watch).unwrap();
+    // 12 steps of 3 micro-batches, 3 evaluations of 2 passes, 3 checkpoints: in and after warm-up, on
+    // both sides of the edge of the epoch, at every micro-batch and between them.
+    assert_eq!(places.len(), 12 * 3 + 3 * 3 + 3);
+    for (index, at) in places.into_iter().enumerate() {
+        let out = folder.path().join(format!("stopped-{index}"));
+        let crashed = folder.path().join(format!("crashed-{index}"));
+        let mut session = Session::start(config.clone(), Arc::clone(&data), &out).unwrap();
+        let (step, struck, saved) = (0, false, Vec::new());
+        let mut disturb = Disturb { at, folder: &out, crashed: &crashed, step, struck, saved };
+        let stopped = pretrain(&mut session, &mut disturb);
+        assert!(matches!(stopped, Err(Error::Stopped)), "{at:?}: {stopped:?}");
+        assert_eq!((session.step(), disturb.saved.last()), (at.1, Some(&at.1)), "{at:?}");
+        drop(session);
         let threads = [1, 2, 8][index % 3];
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
         let report = pool.install(|| resume(&config, &data, &out));
         assert_eq!(report.weights_hash, expected.weights_hash);
         assert_eq!(report.val_loss, expected.val_loss);
-        assert_eq!(trace(&out), trace(&whole), "stopped {micro_batches} after step {at}");
+        assert_eq!(trace(&out), trace(&whole), "stopped at {at:?}");
 
         // A crash leaves the folder as it is, perhaps with half a line; a power cut, perhaps with
         // zeros where lines were not yet on the disk.
@@ -172,7 +177,7 @@ fn interrupted_and_resumed_runs_equal_uninterrupted_ones() {
             fs::write(&log, torn).unwrap();
         }
         pool.install(|| resume(&config, &data, &crashed));
-        assert_eq!(trace(&crashed), trace(&whole), "crashed {micro_batches} after step {at}");
+        assert_eq!(trace(&crashed), trace(&whole), "crashed at {at:?}");
         let validations = |run: &Path| fs::read(run.join("validation.jsonl")).unwrap();
         assert_eq!(validations(&crashed), validations(&whole));
     }
@@ -180,6 +185,49 @@ fn interrupted_and_resumed_runs_equal_uninterrupted_ones() {
     let again = resume(&config, &data, &whole);
     assert_eq!(again.weights_hash, expected.weights_hash);
     assert_eq!(again.val_loss, expected.val_loss);
+}
+
+#[test]
+fn sessions_may_take_turns_and_be_saved_by_hand() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = dataset(folder.path(), 1);
+    let path = |name: &str| folder.path().join(name);
+    let expected = train(&config(0.0), &data, &path("dense"));
+    train(&config(0.75), &data, &path("sparse"));
+    let start =
+        |sparsity, out| Session::start(config(sparsity), Arc::clone(&data), &path(out)).unwrap();
+    let mut sessions = [start(0.0, "dense-in-turn"), start(0.75, "sparse-in-turn")];
+    for step in 1..=12 {
+        for session in &mut sessions {
+            // A step that is given up is made by the next call.
+            let stopped = session.advance(&mut |_: Progress<'_>| ControlFlow::Break(()));
+            assert!(matches!(stopped, Ok(Advance::Stopped)), "{stopped:?}");
+            let Ok(Advance::Stepped(metrics)) = session.advance(&mut ()) else {
+                panic!("step {step} made no update")
+            };
+            assert_eq!((metrics.step, session.step()), (step, step));
+            assert_eq!(session.pace().steps, 12);
+            // Where the configuration does not ask for it, and twice: nothing comes of it.
+            if step == 7 {
+                assert_eq!(session.save().unwrap(), session.save().unwrap());
+            }
+            if session.is_evaluation_due() {
+                session.evaluate(&mut ()).unwrap();
+            }
+            assert!(!session.is_evaluation_due());
+        }
+    }
+    let [dense, sparse] = &mut sessions;
+    for session in [&mut *dense, sparse] {
+        assert!(matches!(session.advance(&mut ()), Ok(Advance::Finished)));
+        assert!(session.is_save_due());
+        session.save().unwrap();
+        assert!(!session.is_save_due());
+    }
+    let found = dense.finish().unwrap();
+    assert_eq!((found.weights_hash, found.val_loss), (expected.weights_hash, expected.val_loss));
+    assert_eq!(trace(&path("dense-in-turn")), trace(&path("dense")));
+    assert_eq!(trace(&path("sparse-in-turn")), trace(&path("sparse")));
 }
 
 #[test]
@@ -194,7 +242,8 @@ fn a_small_text_is_learnt_by_heart() {
             sequential(&data, Split::Train, config.train.context).unwrap().take(config.train.batch);
         let batch = TokenBatch::new(text.map(Result::unwrap));
         let mut optimisation = Optimisation::new(Gpt::new(&config).unwrap(), &config);
-        let mut step = || optimisation.step(std::slice::from_ref(&batch)).unwrap().loss.mean();
+        let mut step =
+            || optimisation.step(std::slice::from_ref(&batch), &mut ()).unwrap().loss.mean();
         let first = step();
         let last = (1..config.train.steps).map(|_| step()).last().unwrap();
         let ignorance = (data.vocab_size() as f64).ln();
@@ -223,7 +272,7 @@ fn a_run_leaves_a_report_of_what_it_did() {
         for layer in &report.layers {
             assert!((layer.actual - sparsity).abs() < 1e-3, "{layer:?}");
         }
-        let all = evaluate_run(&out, &data).unwrap();
+        let all = evaluate_run(&out, &data, &mut ()).unwrap();
         assert_eq!(all.tokens, (data.tokens(Split::Validation) - 1) / 24 * 24);
         assert_eq!(all.perplexity, all.val_loss.exp());
         let card = fs::read_to_string(out.join("MODEL_CARD.md")).unwrap();
@@ -256,17 +305,17 @@ fn steps_that_are_not_finite_are_refused() {
         gpt.refresh();
         let before = weights_hash(gpt.parameters());
         let mut optimisation = Optimisation::new(gpt, &config);
-        let error = whole(&optimisation.step(std::slice::from_ref(&batch)).unwrap_err());
+        let error = whole(&optimisation.step(std::slice::from_ref(&batch), &mut ()).unwrap_err());
         let expected = format!("step 1 made no update: weight '{name}' is NaN at element 0");
         assert!(error.contains(&expected), "{error}");
         assert_eq!(weights_hash(optimisation.gpt().parameters()), before);
-        assert_eq!(optimisation.steps_done(), 0);
+        assert_eq!(optimisation.steps(), 0);
     }
     let mut optimisation = Optimisation::new(Gpt::new(&config).unwrap(), &config);
     let nothing = TokenBatch { weights: Some(vec![0.0; 8]), ..batch.clone() };
-    let error = whole(&optimisation.step(&[nothing]).unwrap_err());
+    let error = whole(&optimisation.step(&[nothing], &mut ()).unwrap_err());
     assert!(error.contains("no target token has a weight"), "{error}");
-    assert!(optimisation.step(&[batch]).is_ok(), "the next step must be possible");
+    assert!(optimisation.step(&[batch], &mut ()).is_ok(), "the next step must be possible");
 }
 
 /// A run whose weights explode in its first update.
@@ -280,22 +329,27 @@ fn exploding(on_nonfinite: OnNonFinite) -> Config {
 
 /// Counts what it is told, and stops a run.
 #[derive(Default)]
-struct Count<'a> {
+struct Count {
     skipped: usize,
-    stop: Option<(usize, &'a AtomicI32)>,
+    stop: Option<usize>,
 }
 
-impl Observer for Count<'_> {
-    fn skipped(&mut self, problem: &mediswift_model::Error) {
-        assert!(whole(problem).contains("is NaN"), "{}", whole(problem));
-        self.skipped += 1;
-    }
-
-    fn stepped(&mut self, progress: &Progress<'_>) {
-        assert_eq!(progress.metrics.skipped, progress.metrics.step as u64 - 1);
-        if let Some((step, signal)) = self.stop {
-            signal.store(if step == progress.metrics.step { 2 } else { 0 }, Ordering::Relaxed);
+impl Watch for Count {
+    fn see(&mut self, progress: Progress<'_>) -> ControlFlow<()> {
+        match progress {
+            Progress::Skipped(problem) => {
+                assert!(whole(problem).contains("is NaN"), "{}", whole(problem));
+                self.skipped += 1;
+            }
+            Progress::Stepped { metrics, .. } => {
+                assert_eq!(metrics.skipped, metrics.step as u64 - 1);
+                if self.stop == Some(metrics.step) {
+                    return ControlFlow::Break(());
+                }
+            }
+            _ => {}
         }
+        ControlFlow::Continue(())
     }
 }
 
@@ -303,15 +357,14 @@ impl Observer for Count<'_> {
 fn a_run_stops_at_what_is_not_finite_or_skips_it_when_told_to() {
     let folder = tempfile::tempdir().unwrap();
     let data = dataset(folder.path(), 1);
-    let never = AtomicI32::new(0);
-    let end = |trainer: Trainer, count: &mut Count<'_>| {
-        whole(&trainer.run(count, &never).expect_err("no model comes of this"))
+    let end = |mut session: Session, count: &mut Count| {
+        whole(&pretrain(&mut session, count).expect_err("no model comes of this"))
     };
 
     let stopped = folder.path().join("stopped");
     let config = exploding(OnNonFinite::Stop);
-    let trainer = Trainer::start(config.clone(), Arc::clone(&data), &stopped).unwrap();
-    let error = end(trainer, &mut Count::default());
+    let session = Session::start(config.clone(), Arc::clone(&data), &stopped).unwrap();
+    let error = end(session, &mut Count::default());
     assert!(
         error.starts_with("step 2 made no update: loss 'micro-batch 1 of 3' is NaN"),
         "{error}"
@@ -322,7 +375,7 @@ fn a_run_stops_at_what_is_not_finite_or_skips_it_when_told_to() {
     let config = exploding(OnNonFinite::Skip);
     let out = folder.path().join("whole");
     let mut count = Count::default();
-    let error = end(Trainer::start(config.clone(), Arc::clone(&data), &out).unwrap(), &mut count);
+    let error = end(Session::start(config.clone(), Arc::clone(&data), &out).unwrap(), &mut count);
     assert!(error.starts_with("loss 'validation' is NaN"), "{error}");
     assert_eq!(count.skipped, 11);
     let state = |out: &Path| {
@@ -334,13 +387,14 @@ fn a_run_stops_at_what_is_not_finite_or_skips_it_when_told_to() {
     assert_eq!((newest.step, newest.skipped), (8, 7));
 
     // The run that stopped may go on, skipping; interrupted again, it ends as the other one did.
-    let signal = AtomicI32::new(0);
-    let trainer = Trainer::resume(config.clone(), Arc::clone(&data), &stopped).unwrap();
-    let mut count = Count { stop: Some((6, &signal)), ..Count::default() };
-    let outcome = trainer.run(&mut count, &signal).unwrap();
-    assert_eq!(outcome, Outcome::Interrupted { signal: 2, step: 6 });
-    let trainer = Trainer::resume(config, Arc::clone(&data), &stopped).unwrap();
-    end(trainer, &mut Count::default());
+    let mut session = Session::resume(config.clone(), Arc::clone(&data), &stopped).unwrap();
+    let mut count = Count { stop: Some(6), ..Count::default() };
+    let ended = pretrain(&mut session, &mut count);
+    assert!(matches!(ended, Err(Error::Stopped)), "{ended:?}");
+    assert_eq!(session.step(), 6);
+    drop(session);
+    let session = Session::resume(config, Arc::clone(&data), &stopped).unwrap();
+    end(session, &mut Count::default());
     assert_eq!(state(&stopped), state(&out));
 }
 
@@ -350,10 +404,10 @@ fn folders_settings_and_data_that_do_not_fit_are_named() {
     let (data, other) = (dataset(folder.path(), 1), dataset(folder.path(), 2));
     let out = folder.path().join("run");
     let start = |config: Config, out: &Path| {
-        Trainer::start(config, Arc::clone(&data), out).err().unwrap().to_string()
+        Session::start(config, Arc::clone(&data), out).err().unwrap().to_string()
     };
     let resume = |config: Config, data: &Arc<Dataset>, out: &Path| {
-        Trainer::resume(config, Arc::clone(data), out).err().unwrap().to_string()
+        Session::resume(config, Arc::clone(data), out).err().unwrap().to_string()
     };
 
     let missing = folder.path().join("missing");
@@ -370,10 +424,11 @@ fn folders_settings_and_data_that_do_not_fit_are_named() {
     assert!(start(long, &out).contains("train.context"), "{error}");
     assert!(!out.exists(), "a refused run leaves nothing");
 
-    let held = Trainer::start(config(0.75), Arc::clone(&data), &out).unwrap();
+    let mut held = Session::start(config(0.75), Arc::clone(&data), &out).unwrap();
     let error = resume(config(0.75), &data, &out);
     assert!(error.contains("another process is writing"), "{error}");
-    finished(held.run(&mut (), &AtomicI32::new(0)).unwrap());
+    pretrain(&mut held, &mut ()).unwrap();
+    drop(held);
 
     let before = trace(&out);
     let error = start(config(0.75), &out);
@@ -384,7 +439,7 @@ fn folders_settings_and_data_that_do_not_fit_are_named() {
     assert!(error.contains("train.lr is 1") && error.contains("sparsity.sparsity"), "{error}");
     let error = resume(config(0.75), &other, &out);
     assert!(error.contains("data.json") || error.contains("model.vocabulary"), "{error}");
-    let error = evaluate_run(&out, &other).unwrap_err().to_string();
+    let error = evaluate_run(&out, &other, &mut ()).unwrap_err().to_string();
     assert!(error.contains("its tokenizer is not the run's"), "{error}");
     assert_eq!(trace(&out), before, "refusals change nothing");
 
@@ -406,20 +461,15 @@ fn a_damaged_checkpoint_is_passed_over_and_none_is_an_error() {
         fs::write(&path, &bytes[..bytes.len() / 2]).unwrap();
     };
 
-    /// Remembers where a run was taken up.
-    #[derive(Default)]
-    struct Watch(Option<(usize, usize)>);
-    impl Observer for Watch {
-        fn resumed(&mut self, step: usize, checkpoint: Option<&Path>, skipped: &[String]) {
-            assert!(checkpoint.is_some());
-            self.0 = Some((step, skipped.len()));
-        }
-    }
     truncate("step-00000012");
-    let mut watch = Watch::default();
-    let trainer = Trainer::resume(config.clone(), Arc::clone(&data), &out).unwrap();
-    finished(trainer.run(&mut watch, &AtomicI32::new(0)).unwrap());
-    assert_eq!(watch.0, Some((8, 1)));
+    let mut session = Session::resume(config.clone(), Arc::clone(&data), &out).unwrap();
+    let Some(Progress::Resumed { step: 8, checkpoint: Some(_), skipped }) = session.resumed()
+    else {
+        panic!("{:?}", session.resumed())
+    };
+    assert_eq!(skipped.len(), 1);
+    pretrain(&mut session, &mut ()).unwrap();
+    drop(session);
     assert_eq!(trace(&out), expected);
 
     // One of another run, though whole, is no way to go on.
@@ -430,12 +480,12 @@ fn a_damaged_checkpoint_is_passed_over_and_none_is_an_error() {
     let newest = out.join("checkpoints/step-00000012");
     fs::remove_dir_all(&newest).unwrap();
     copy(&other.join("checkpoints/step-00000012"), &newest);
-    let error = Trainer::resume(config.clone(), Arc::clone(&data), &out).err().unwrap().to_string();
+    let error = Session::resume(config.clone(), Arc::clone(&data), &out).err().unwrap().to_string();
     assert!(error.contains("step-00000012: is of another run: train.seed is 1 here"), "{error}");
 
     truncate("step-00000008");
     truncate("step-00000012");
-    let error = Trainer::resume(config, data, &out).err().unwrap().to_string();
+    let error = Session::resume(config, data, &out).err().unwrap().to_string();
     assert!(error.contains("no checkpoint can be used"), "{error}");
     assert!(run::load_model(&out).err().unwrap().to_string().contains("no complete checkpoint"));
 }

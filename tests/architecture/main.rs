@@ -77,18 +77,7 @@ const KNOWN_CIRCLES: &[&[&str]] = &[
         "data/src/prepare/resolve.rs",
     ],
     &["data/src/tokenizer/file.rs", "data/src/tokenizer/mod.rs"],
-    &[
-        "model/src/evaluate.rs",
-        "model/src/run.rs",
-        "model/src/tensorboard.rs",
-        "model/src/trainer.rs",
-    ],
-    &[
-        "model/src/finetune/folder.rs",
-        "model/src/finetune/mod.rs",
-        "model/src/finetune/report.rs",
-        "model/src/finetune/train.rs",
-    ],
+    &["model/src/run.rs", "model/src/tensorboard.rs"],
 ];
 
 #[test]

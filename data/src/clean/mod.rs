@@ -18,7 +18,7 @@ use crate::source::Record;
 pub struct Document {
     /// What the document is about; see [`Record::identity`].
     pub identity: Option<String>,
-    /// Title and paragraphs, never empty.
+    /// Title and paragraphs; never empty in a dataset.
     pub text: String,
 }
 

@@ -88,6 +88,29 @@ pub struct Options {
     pub force: bool,
 }
 
+impl Options {
+    /// The usual way from `inputs` to a dataset in `out`: a byte-level tokenizer of up to 8192 tokens
+    /// is trained, 3 % of the documents are held out, and the usual [`Cleaning`] is done.
+    pub fn new(inputs: Vec<PathBuf>, out: PathBuf) -> Self {
+        let tokenizer = TokenizerSource::Train {
+            kind: tokenizer::Kind::ByteBpe,
+            vocab_size: 8192,
+            min_frequency: 2,
+            sample: 1.0,
+        };
+        Self {
+            inputs,
+            out,
+            tokenizer,
+            cleaning: Cleaning::default(),
+            strict: false,
+            validation_fraction: 0.03,
+            shard_tokens: 100_000_000,
+            force: false,
+        }
+    }
+}
+
 /// What [`prepare`] is busy with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {

@@ -1,4 +1,5 @@
 use super::*;
+use crate::adamw::AdamW;
 use crate::gradient_tree::GradientTree;
 use mediswift_engine::Tensor;
 use mediswift_kernels::sparse::mask::uniform_random;
@@ -13,7 +14,8 @@ fn noise(len: usize, seed: usize) -> AlignedBuffer {
 struct State {
     config: Config,
     parameters: Parameters,
-    optimiser: AdamW,
+    step: u64,
+    moments: Moments,
 }
 
 impl State {
@@ -33,25 +35,32 @@ impl State {
             let values = noise(shape.len(), name.len());
             (name, shape, values)
         }));
-        let mut optimiser = AdamW::new(&config.optimiser, parameters.layout());
-        for seed in 0..step {
+        let moments = Moments::zeros(parameters.layout());
+        let mut optimiser = AdamW::new(&config.optimiser, moments, vec![true, true, true, false]);
+        for t in 1..=step {
             let mut gradients = GradientTree::new().zeros(parameters.layout());
             for (_, g) in gradients.iter_mut() {
-                g.copy_from_slice(&noise(g.len(), seed as usize));
+                g.copy_from_slice(&noise(g.len(), t as usize - 1));
             }
-            optimiser.step(&mut parameters, &gradients, 1e-2, 1.0, |_, _| {});
+            optimiser.update(t, &mut parameters, &gradients, 1e-2, 1.0, |_, _| {});
         }
-        Self { config, parameters, optimiser }
+        let moments = optimiser.moments().clone();
+        Self { config, parameters, step, moments }
     }
 
-    fn save(&self, run: &Path) -> PathBuf {
+    fn snapshot(&self) -> Snapshot<'_> {
+        let Self { config, parameters, step, moments } = self;
         let data = DataState {
-            sequences: 8 * self.optimiser.updates(),
+            sequences: 8 * step,
             fingerprint: "data".into(),
             tokenizer: "words".into(),
         };
-        let (config, parameters) = (&self.config, &self.parameters);
-        save(run, &Snapshot { config, parameters, optimiser: &self.optimiser, data }).unwrap()
+        let moments = Some(moments);
+        Snapshot { config, step: *step, skipped: 0, parameters, moments, data }
+    }
+
+    fn save(&self, run: &Path) -> PathBuf {
+        save(run, &self.snapshot()).unwrap()
     }
 }
 
@@ -62,11 +71,11 @@ fn saved() -> (TempDir, PathBuf) {
     (run, path)
 }
 
-fn load(path: &Path) -> Result<(Parameters, AdamW), Error> {
+fn load(path: &Path) -> Result<(Parameters, Option<Moments>), Error> {
     let checkpoint = Checkpoint::open(path)?;
     let parameters = checkpoint.parameters()?;
-    let optimiser = checkpoint.optimiser(&parameters)?;
-    Ok((parameters, optimiser))
+    let moments = checkpoint.moments(&parameters)?;
+    Ok((parameters, moments))
 }
 
 /// The message of the error that loading must give.
@@ -99,8 +108,8 @@ fn everything_comes_back_bit_for_bit() {
     assert_eq!(checkpoint.config, state.config);
     assert_eq!(checkpoint.manifest.step, 3);
     assert_eq!(checkpoint.manifest.data.sequences, 24);
-    let (parameters, optimiser) = load(&path).unwrap();
-    assert_eq!(optimiser.updates(), 3);
+    let (parameters, moments) = load(&path).unwrap();
+    let moments = moments.unwrap();
     assert_eq!(checkpoint.manifest.weights_hash, weights_hash(&parameters));
     for ((id, a), (_, b)) in state.parameters.iter().zip(parameters.iter()) {
         assert_eq!(a.name, b.name);
@@ -109,15 +118,26 @@ fn everything_comes_back_bit_for_bit() {
             assert_eq!(a, b);
         }
         assert_eq!(bits(a.values), bits(b.values));
-        assert_eq!(
-            bits(&state.optimiser.moments().first[id]),
-            bits(&optimiser.moments().first[id])
-        );
-        assert_eq!(
-            bits(&state.optimiser.moments().second[id]),
-            bits(&optimiser.moments().second[id])
-        );
+        assert_eq!(bits(&state.moments.first[id]), bits(&moments.first[id]));
+        assert_eq!(bits(&state.moments.second[id]), bits(&moments.second[id]));
     }
+}
+
+#[test]
+fn a_model_without_an_optimiser_has_no_file_of_moments() {
+    let run = tempfile::tempdir().unwrap();
+    let state = State::new(0);
+    let path = save(run.path(), &Snapshot { moments: None, ..state.snapshot() }).unwrap();
+    assert!(!path.join(OPTIMIZER).exists());
+    let (parameters, moments) = load(&path).unwrap();
+    assert_eq!(weights_hash(&parameters), weights_hash(&state.parameters));
+    assert!(moments.is_none());
+    // As older programs saved it: the same model, with moments of zeros.
+    let path = state.save(run.path());
+    assert!(path.join(OPTIMIZER).exists(), "another state of the same step replaces it");
+    let moments = load(&path).unwrap().1.unwrap();
+    let all = moments.first.iter().chain(moments.second.iter());
+    assert!(all.flat_map(|(_, m)| m.values).all(|&x| x == 0.0));
 }
 
 #[test]
@@ -128,10 +148,10 @@ fn moments_find_their_parameters_in_any_order() {
     tensors.reverse();
     let reversed = Parameters::from_tensors(tensors);
     assert_eq!(weights_hash(&reversed), weights_hash(&state.parameters));
-    let optimiser = Checkpoint::open(&path).unwrap().optimiser(&reversed).unwrap();
+    let moments = Checkpoint::open(&path).unwrap().moments(&reversed).unwrap().unwrap();
     for (id, parameter) in reversed.iter() {
         let there = state.parameters.find(parameter.name).unwrap();
-        assert_eq!(optimiser.moments().first[id], state.optimiser.moments().first[there]);
+        assert_eq!(moments.first[id], state.moments.first[there]);
     }
 }
 

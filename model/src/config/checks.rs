@@ -2,40 +2,51 @@
 
 use super::tables::OptimiserConfig;
 use crate::error::Error;
+use std::fmt;
+
+const POSITIVE: &str = "be a finite number above 0 in 32 bits";
 
 impl OptimiserConfig {
     /// Checks every value. AdamW computes with 32 bits, so that is where they must make sense.
     /// # Errors
     /// The first key that is out of range, with what it must be.
     pub(crate) fn validate(&self) -> Result<(), Error> {
-        let single = |value: f64| value as f32;
-        let is_positive = |value: f32| value.is_finite() && value > 0.0;
-        require(is_positive(single(self.epsilon)), "optimiser.epsilon", || {
-            format!("is {:?}, but must be a finite number above 0, in 32 bits", self.epsilon)
-        })?;
-        // An infinite norm is how to ask for no clipping.
-        require(single(self.clip_norm) > 0.0, "optimiser.clip_norm", || {
-            format!("is {:?}, but must be above 0, in 32 bits (inf never clips)", self.clip_norm)
-        })?;
-        let decay = single(self.weight_decay);
-        require(decay.is_finite() && decay >= 0.0, "optimiser.weight_decay", || {
-            let value = self.weight_decay;
-            format!("is {value:?}, but must be a finite number of at least 0, in 32 bits")
-        })?;
-        for (key, beta) in [("optimiser.beta1", self.beta1), ("optimiser.beta2", self.beta2)] {
-            require((0.0..1.0).contains(&single(beta)), key, || {
-                format!("is {beta:?}, but must lie in [0, 1), in 32 bits")
-            })?;
-        }
-        for (key, fraction) in [
-            ("optimiser.final_lr_fraction", self.final_lr_fraction),
-            ("optimiser.warmup_fraction", self.warmup_fraction),
-        ] {
-            require((0.0..=1.0).contains(&fraction), key, || {
-                format!("is {fraction:?}, but must lie in [0, 1]")
-            })?;
-        }
-        Ok(())
+        let is_finite = |value: f64| (value as f32).is_finite();
+        let is_positive = |value: f64| value as f32 > 0.0;
+        let is_decay = |value: f64| (0.0..1.0).contains(&(value as f32));
+        let is_fraction = |value: f64| (0.0..=1.0).contains(&value);
+        let Self { epsilon, clip_norm, weight_decay, beta1, beta2, .. } = *self;
+        let Self { final_lr_fraction, warmup_fraction, .. } = *self;
+        let has_decay = is_finite(weight_decay) && weight_decay >= 0.0;
+        [
+            ("epsilon", epsilon, is_finite(epsilon) && is_positive(epsilon), POSITIVE),
+            // An infinite norm is how to ask for no clipping.
+            (
+                "clip_norm",
+                clip_norm,
+                is_positive(clip_norm),
+                "be above 0 in 32 bits (inf never clips)",
+            ),
+            (
+                "weight_decay",
+                weight_decay,
+                has_decay,
+                "be a finite number of at least 0 in 32 bits",
+            ),
+            ("beta1", beta1, is_decay(beta1), "lie in [0, 1) in 32 bits"),
+            ("beta2", beta2, is_decay(beta2), "lie in [0, 1) in 32 bits"),
+            (
+                "final_lr_fraction",
+                final_lr_fraction,
+                is_fraction(final_lr_fraction),
+                "lie in [0, 1]",
+            ),
+            ("warmup_fraction", warmup_fraction, is_fraction(warmup_fraction), "lie in [0, 1]"),
+        ]
+        .into_iter()
+        .try_for_each(|(key, value, holds, range)| {
+            require(holds, &format!("optimiser.{key}"), format_args!("{value:?}"), range)
+        })
     }
 
     /// Checks a peak learning rate: neither it nor the first step that AdamW makes of it,
@@ -43,25 +54,33 @@ impl OptimiserConfig {
     /// # Errors
     /// If it is out of range.
     pub(crate) fn check_rate(&self, key: &str, rate: f64) -> Result<(), Error> {
-        require(rate.is_finite() && rate as f32 > 0.0, key, || {
-            format!("is {rate:?}, but must be a finite number above 0, in 32 bits")
-        })?;
-        require(((rate / (1.0 - self.beta1)) as f32).is_finite(), key, || {
-            format!("is {rate:?}, too large for 32 bits: the first step is {rate:?} / (1 - beta1)")
-        })
+        let shown = format_args!("{rate:?}");
+        require(rate.is_finite() && rate as f32 > 0.0, key, shown, POSITIVE)?;
+        let first = (rate / (1.0 - self.beta1)) as f32;
+        require(first.is_finite(), key, shown, "leave lr / (1 - beta1) finite in 32 bits")
     }
 }
 
 /// Refuses a count of 0.
 pub(crate) fn require_some(key: &str, count: usize) -> Result<(), Error> {
-    require(count > 0, key, || "is 0, but must be at least 1".into())
+    require(count > 0, key, count, "be at least 1")
 }
 
-/// An error about `key` unless something `holds`.
+/// Refuses the value of `key` unless something `holds` that its `range` says.
 pub(crate) fn require(
     holds: bool,
     key: &str,
+    value: impl fmt::Display,
+    range: &'static str,
+) -> Result<(), Error> {
+    if holds { Ok(()) } else { Err(Error::out_of_range(key, value, range)) }
+}
+
+/// Refuses settings that do not fit each other, with what is wrong with `key`.
+pub(crate) fn require_fit(
+    fits: bool,
+    key: &str,
     problem: impl FnOnce() -> String,
 ) -> Result<(), Error> {
-    if holds { Ok(()) } else { Err(Error::config(key, problem())) }
+    if fits { Ok(()) } else { Err(Error::setting(key, problem())) }
 }

@@ -58,7 +58,7 @@ macro_rules! tables {
                         return Err(wrong_type(place, path, "table", &value));
                     };
                     let missing = |key: &str| {
-                        Error::config(place.clone(), format!("{path}.{key} is missing"))
+                        Error::setting(place.clone(), format!("{path}.{key} is missing"))
                     };
                     let read = Self {
                         $($key: {

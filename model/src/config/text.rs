@@ -72,7 +72,7 @@ pub(crate) trait Tables: Serialize {
                 let path = format!("{home}.{key}");
                 if !given.insert(path.clone()) {
                     let problem = format!("{path} is given twice: its old place is [{name}]");
-                    return Err(Error::config(place.clone(), problem));
+                    return Err(Error::setting(place.clone(), problem));
                 }
                 let section = self.section(home).expect("moved keys have a table");
                 section.set(&key, value, &path, place)?;
@@ -126,7 +126,7 @@ pub(crate) fn parse(text: &str, place: &Place) -> Result<Table, Error> {
     text.parse().map_err(|error: toml::de::Error| {
         let before = error.span().map_or(0, |span| span.start);
         let line = 1 + text.bytes().take(before).filter(|&byte| byte == b'\n').count();
-        Error::config(place.line(line), error.message().replace('\n', "; "))
+        Error::setting(place.line(line), error.message().replace('\n', "; "))
     })
 }
 
@@ -137,7 +137,7 @@ pub(crate) fn parse(text: &str, place: &Place) -> Result<Table, Error> {
 pub(crate) fn parse_assignment(assignment: &str) -> Result<(Table, Place), Error> {
     let place = Place::from(format!("--set {assignment}"));
     let malformed =
-        || Error::config(place.clone(), "expected table.key=value, as in train.lr=1e-3");
+        || Error::setting(place.clone(), "expected table.key=value, as in train.lr=1e-3");
     let (key, value) = assignment.split_once('=').ok_or_else(malformed)?;
     let (table, key) = key.trim().split_once('.').ok_or_else(malformed)?;
     let value = value.trim();

@@ -82,9 +82,7 @@ impl<T: Setting> Setting for BTreeMap<String, T> {
 }
 
 /// The error of a value that has another type than its key.
-pub(crate) fn wrong_type(place: &Place, key: &str, expected: &str, found: &Value) -> Error {
-    let kind = found.type_str();
-    let shown = found.to_string().replace('\n', " ");
-    let problem = format!("{key} must be a {expected}, but is the {kind} {shown}");
-    Error::config(place.clone(), problem)
+pub(crate) fn wrong_type(place: &Place, key: &str, expected: &'static str, found: &Value) -> Error {
+    let found = format!("{} {}", found.type_str(), found.to_string().replace('\n', " "));
+    Error::WrongType { place: place.clone(), key: key.into(), expected, found }
 }

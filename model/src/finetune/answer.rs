@@ -10,6 +10,7 @@ use super::encode::{Encoded, Encoder, batch};
 use crate::error::Error;
 use crate::gpt::Gpt;
 use crate::tasks::{FAILED, Task};
+use crate::watch::{Progress, Watch};
 use mediswift_data::Tokenizer;
 use mediswift_engine::Arena;
 use std::collections::HashMap;
@@ -59,9 +60,13 @@ impl<'a> Answerer<'a> {
 
     /// What the model generates after each prefix, as the task reads it.
     /// # Errors
-    /// If a prefix does not fit the model.
-    pub fn generate(&mut self, examples: &[Option<Encoded>]) -> Result<Vec<Vec<String>>, Error> {
-        let outputs = self.greedy(examples)?;
+    /// If a prefix does not fit the model, or `watch` asks to stop.
+    pub fn generate(
+        &mut self,
+        examples: &[Option<Encoded>],
+        watch: &mut dyn Watch,
+    ) -> Result<Vec<Vec<String>>, Error> {
+        let outputs = self.greedy(examples, watch)?;
         let answer = |output: Option<Vec<u32>>| -> Result<Vec<String>, Error> {
             let Some(mut ids) = output else { return Ok(vec![FAILED.into()]) };
             if ids.last() == Some(&self.tokenizer.end_of_text()) {
@@ -72,7 +77,11 @@ impl<'a> Answerer<'a> {
         outputs.into_iter().map(answer).collect()
     }
 
-    fn greedy(&mut self, examples: &[Option<Encoded>]) -> Result<Vec<Option<Vec<u32>>>, Error> {
+    fn greedy(
+        &mut self,
+        examples: &[Option<Encoded>],
+        watch: &mut dyn Watch,
+    ) -> Result<Vec<Option<Vec<u32>>>, Error> {
         let end = self.tokenizer.end_of_text();
         let mut outputs: Vec<Vec<u32>> = vec![Vec::new(); examples.len()];
         let mut open: Vec<usize> = (0..examples.len()).filter(|&i| examples[i].is_some()).collect();
@@ -84,7 +93,7 @@ impl<'a> Answerer<'a> {
                 open.iter().map(|&at| self.draft(&outputs[at], end)).collect();
             let sequences: Vec<(&[u32], &[u32])> =
                 open.iter().zip(&drafts).map(|(&at, draft)| (prefix(at), &**draft)).collect();
-            let guesses = self.predictions(&sequences)?;
+            let guesses = self.predictions(&sequences, watch)?;
             for ((&at, draft), guesses) in open.iter().zip(&drafts).zip(guesses) {
                 let output = &mut outputs[at];
                 for (place, (likeliest, _)) in guesses.into_iter().enumerate().skip(output.len()) {
@@ -115,9 +124,12 @@ impl<'a> Answerer<'a> {
     fn predictions(
         &mut self,
         sequences: &[(&[u32], &[u32])],
+        watch: &mut dyn Watch,
     ) -> Result<Vec<Vec<(u32, f64)>>, Error> {
-        let mut predictions = Vec::with_capacity(sequences.len());
+        let all = sequences.len();
+        let mut predictions = Vec::with_capacity(all);
         for part in sequences.chunks(self.micro_batch) {
+            watch.tell(Progress::Judging { done: predictions.len(), all })?;
             let batch = batch(part.iter().copied());
             let found = self.gpt.predict(&batch, 1, &mut self.arena)?;
             for (row, (prefix, target)) in found.chunks(batch.layout.context).zip(part) {
@@ -131,18 +143,19 @@ impl<'a> Answerer<'a> {
     /// ln p of every target after every prefix: `[example][target]`, nothing for those that do not
     /// fit.
     /// # Errors
-    /// If a prefix or a target does not fit the model.
+    /// If a prefix or a target does not fit the model, or `watch` asks to stop.
     pub fn likelihoods(
         &mut self,
         examples: &[Option<Encoded>],
         targets: &[Vec<u32>],
+        watch: &mut dyn Watch,
     ) -> Result<Vec<Option<Vec<f64>>>, Error> {
         let prefixes: Vec<&[u32]> = examples.iter().flatten().map(|e| &*e.prefix).collect();
         let mut order: Vec<usize> = (0..prefixes.len()).collect();
         order.sort_by_key(|&at| prefixes[at].len());
         let pairs = order.iter().flat_map(|&at| targets.iter().map(move |t| (at, t)));
         let sequences: Vec<(&[u32], &[u32])> = pairs.map(|(at, t)| (prefixes[at], &**t)).collect();
-        let sums = self.predictions(&sequences)?.into_iter();
+        let sums = self.predictions(&sequences, watch)?.into_iter();
         let sums: Vec<f64> = sums.map(|places| places.iter().map(|(_, lp)| lp).sum()).collect();
         let mut by_prefix = vec![Vec::new(); prefixes.len()];
         for (&at, sums) in order.iter().zip(sums.chunks(targets.len())) {

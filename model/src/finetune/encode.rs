@@ -7,6 +7,7 @@
 use crate::error::Error;
 use crate::gpt::{Gpt, TokenBatch};
 use crate::tasks::{Example, Task};
+use crate::watch::{Progress, Watch};
 use mediswift_data::Tokenizer;
 use mediswift_engine::TokenLayout;
 use serde::{Deserialize, Serialize};
@@ -108,28 +109,41 @@ impl<'a> Encoder<'a> {
     }
 
     /// All examples, those that do not fit as nothing.
-    pub fn encode(&self, examples: &[Example]) -> (Vec<Option<Encoded>>, Fit) {
+    /// # Errors
+    /// If `watch` asks to stop.
+    pub fn encode(
+        &self,
+        examples: &[Example],
+        watch: &mut dyn Watch,
+    ) -> Result<(Vec<Option<Encoded>>, Fit), Error> {
         let mut fit = Fit { examples: examples.len(), ..Fit::default() };
-        let mut encode = |example: &Example| match self.prefix(example) {
-            None => {
-                fit.unusable += 1;
-                None
-            }
-            Some((prefix, lost)) => {
-                fit.cut += usize::from(lost > 0);
-                fit.tokens_lost += lost;
-                Some(Encoded { prefix, target: self.target(&example.labels) })
-            }
-        };
-        let encoded = examples.iter().map(&mut encode).collect();
-        (encoded, fit)
+        let mut encoded = Vec::with_capacity(examples.len());
+        for example in examples {
+            watch.tell(Progress::Encoding { done: encoded.len(), all: examples.len() })?;
+            encoded.push(match self.prefix(example) {
+                None => {
+                    fit.unusable += 1;
+                    None
+                }
+                Some((prefix, lost)) => {
+                    fit.cut += usize::from(lost > 0);
+                    fit.tokens_lost += lost;
+                    Some(Encoded { prefix, target: self.target(&example.labels) })
+                }
+            });
+        }
+        Ok((encoded, fit))
     }
 
     /// Examples to train on: those that fit.
     /// # Errors
-    /// If none does.
-    pub fn encode_to_train(&self, examples: &[Example]) -> Result<(Vec<Encoded>, Fit), Error> {
-        let (encoded, fit) = self.encode(examples);
+    /// If none does, or `watch` asks to stop.
+    pub fn encode_to_train(
+        &self,
+        examples: &[Example],
+        watch: &mut dyn Watch,
+    ) -> Result<(Vec<Encoded>, Fit), Error> {
+        let (encoded, fit) = self.encode(examples, watch)?;
         let encoded: Vec<Encoded> = encoded.into_iter().flatten().collect();
         if encoded.is_empty() {
             let problem = format!(
@@ -139,7 +153,7 @@ impl<'a> Encoder<'a> {
                 self.positions,
                 self.prompt.len() + self.longest_target
             );
-            return Err(Error::config("examples", problem));
+            return Err(Error::input("examples", problem));
         }
         Ok((encoded, fit))
     }
@@ -151,7 +165,7 @@ impl<'a> Encoder<'a> {
 pub fn steered(gpt: &Gpt, tokenizer: &Tokenizer, source: &str) -> Result<Vec<u32>, Error> {
     let prompt = gpt.prompt_ids();
     if prompt.is_empty() {
-        return Err(Error::config("the model", "has no soft prompt: leave --soft-prompt out"));
+        return Err(Error::setting("the model", "has no soft prompt: leave --soft-prompt out"));
     }
     let mut ids = vec![tokenizer.end_of_text()];
     ids.extend(tokenizer.encode(source));

@@ -19,7 +19,6 @@
 
 use super::settings::Settings;
 use super::train::{Cell, CellReport};
-use crate::adamw::{AdamW, Moments};
 use crate::checkpoint::{self, Checkpoint, DataState, Snapshot};
 use crate::config::Config;
 use crate::error::Error;
@@ -166,8 +165,7 @@ impl Folder {
     }
 }
 
-/// Saves weights as a checkpoint, with an optimiser that has forgotten its moments: the next
-/// training starts anew.
+/// Saves weights as a checkpoint without an optimiser: the next training starts anew.
 fn save(
     path: &Path,
     steps: usize,
@@ -175,14 +173,14 @@ fn save(
     parameters: &Parameters,
     identity: &Identity,
 ) -> Result<(), Error> {
-    let moments = Moments::zeros(parameters.layout());
-    let optimiser = AdamW::resume(&config.optimiser, steps as u64, 0, moments);
     let data = DataState {
         sequences: 0,
         fingerprint: identity.examples.clone(),
         tokenizer: String::new(),
     };
-    checkpoint::save(path, &Snapshot { config, parameters, optimiser: &optimiser, data })?;
+    let step = steps as u64;
+    let snapshot = Snapshot { config, step, skipped: 0, parameters, moments: None, data };
+    checkpoint::save(path, &snapshot)?;
     Ok(())
 }
 

@@ -24,18 +24,18 @@ use crate::gpt::Gpt;
 use crate::run::{self, Loaded};
 use crate::tasks::baselines::baselines;
 use crate::tasks::{Example, Request, Stage, Task, TaskData};
+use crate::watch::{Progress, Watch};
 use answer::{Answerer, by_likelihood, candidates};
 use encode::Encoder;
 use folder::{Folder, Identity};
 use mediswift_data::Tokenizer;
 use mediswift_engine::Parameters;
-use report::{Report, SeedReport, SourceModel};
+use report::{SeedReport, SourceModel, TuningReport};
 use settings::Settings;
 use start::Start;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicI32, Ordering};
-use train::{Cell, CellReport, Epoch, Trainer};
+use train::{Cell, CellReport, Training};
 
 /// Name of the last stage, in cells.
 const LAST: &str = "last";
@@ -58,56 +58,6 @@ pub struct Job<'a> {
     pub resume: bool,
 }
 
-/// Is told how a run gets on; every method may be left out.
-pub trait Observer {
-    /// A training begins: the `index`th of `cells` of its stage, from 1. It may be `known` already.
-    fn began(&mut self, cell: &Cell, index: usize, cells: usize, known: bool) {
-        let _ = (cell, index, cells, known);
-    }
-    /// An optimiser step is done.
-    fn stepped(&mut self, progress: &Progress<'_>) {
-        let _ = progress;
-    }
-    /// An epoch is done and judged on dev.
-    fn evaluated(&mut self, cell: &Cell, epoch: usize, result: &Epoch) {
-        let _ = (cell, epoch, result);
-    }
-    /// Something that the reader of the report should know.
-    fn noted(&mut self, note: &str) {
-        let _ = note;
-    }
-}
-
-/// Watches nothing.
-impl Observer for () {}
-
-/// How far a training has come.
-#[derive(Clone, Copy, Debug)]
-pub struct Progress<'a> {
-    /// The training.
-    pub cell: &'a Cell,
-    /// The pass over the examples, from 1.
-    pub epoch: usize,
-    /// Steps done.
-    pub step: usize,
-    /// Steps planned.
-    pub steps: usize,
-    /// Mean loss of the epoch so far.
-    pub loss: f64,
-}
-
-/// How a run ended.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Outcome {
-    /// All is done.
-    Finished(Box<Report>),
-    /// A signal asked to stop; finished trainings are saved.
-    Interrupted {
-        /// The signal's number.
-        signal: i32,
-    },
-}
-
 /// A run under way.
 struct Run<'a> {
     task: &'a dyn Task,
@@ -115,17 +65,14 @@ struct Run<'a> {
     tokenizer: Tokenizer,
     folder: Folder,
     identity: Identity,
-    stop: &'a AtomicI32,
 }
 
 /// Fine-tunes, judges and reports.
 /// # Errors
-/// If a model, an example or a setting does not fit, the folder is in use, or a loss is not finite.
-pub fn finetune(
-    job: &Job<'_>,
-    observer: &mut dyn Observer,
-    stop: &AtomicI32,
-) -> Result<Outcome, Error> {
+/// [`Error::Stopped`] if `watch` asks to stop: finished trainings are saved then, and repeated by no
+/// later run with [`Job::resume`]. If a model, an example or a setting does not fit, the folder is in
+/// use, or a loss is not finite.
+pub fn finetune(job: &Job<'_>, watch: &mut dyn Watch) -> Result<TuningReport, Error> {
     let (task, settings) = (job.task, &job.settings);
     settings.validate(task)?;
     let tune = &settings.finetune;
@@ -145,47 +92,41 @@ pub fn finetune(
         examples: examples_hash(&data),
     };
     let folder = Folder::open(job.out, settings, &identity, &tokenizer, job.resume)?;
-    skipped.iter().chain(&data.notes).for_each(|note| observer.noted(note));
+    for note in skipped.iter().chain(&data.notes) {
+        watch.tell(Progress::Noted(note))?;
+    }
     let base = Start::new(config, gpt.parameters(), settings);
     drop(gpt);
-    let run = Run { task, settings, tokenizer, folder, identity, stop };
-    match run.stages(&data, base, observer)? {
-        Some(seeds) => {
-            let report = run.finish(&data, source, seeds)?;
-            Ok(Outcome::Finished(Box::new(report)))
-        }
-        None => Ok(Outcome::Interrupted { signal: stop.load(Ordering::Relaxed) }),
-    }
+    let run = Run { task, settings, tokenizer, folder, identity };
+    let seeds = run.stages(&data, base, watch)?;
+    run.finish(&data, source, seeds, watch)
 }
 
 impl Run<'_> {
-    /// All stages; nothing if a signal came.
+    /// All stages.
     fn stages(
         &self,
         data: &TaskData,
         base: Start,
-        observer: &mut dyn Observer,
-    ) -> Result<Option<Vec<SeedReport>>, Error> {
+        watch: &mut dyn Watch,
+    ) -> Result<Vec<SeedReport>, Error> {
         let tune = &self.settings.finetune;
         // Earlier stages train the prompt too; every seed of the last one starts from theirs.
         let mut start = base.clone().with_prompt(self.settings, &self.tokenizer, tune.seed)?;
         for stage in &data.stages {
-            let Some(train) = self.labelled(stage, &start)? else { return Ok(None) };
+            let train = self.labelled(stage, &start, watch)?;
             let cell = Cell {
                 stage: stage.name.clone(),
                 batch: tune.stage_batch,
                 lr: tune.stage_lr,
                 seed: tune.seed,
             };
-            let trainer = self.trainer(&train, &stage.dev, tune.stage_epochs);
-            observer.began(&cell, 1, 1, self.folder.cell(&cell)?.is_some());
-            let Some(report) = self.cell(&trainer, &cell, &start, observer)? else {
-                return Ok(None);
-            };
+            let training = self.training(&train, &stage.dev, tune.stage_epochs);
+            let report = self.cell(&training, &cell, (1, 1), &start, watch)?;
             start.parameters = self.folder.weights(&report.cell)?.parameters()?;
         }
 
-        let trainer = self.trainer(&data.train, &data.dev, tune.epochs);
+        let training = self.training(&data.train, &data.dev, tune.epochs);
         let grid: Vec<Cell> = tune
             .batch
             .iter()
@@ -193,11 +134,8 @@ impl Run<'_> {
             .map(|(batch, lr)| Cell { stage: LAST.into(), batch, lr, seed: tune.seed })
             .collect();
         let mut best: Option<CellReport> = None;
-        for (index, cell) in grid.iter().enumerate() {
-            observer.began(cell, index + 1, grid.len(), self.folder.cell(cell)?.is_some());
-            let Some(report) = self.cell(&trainer, cell, &start, observer)? else {
-                return Ok(None);
-            };
+        for (cell, index) in grid.iter().zip(1..) {
+            let report = self.cell(&training, cell, (index, grid.len()), &start, watch)?;
             match &best {
                 Some(known) if !report.beats(known) => self.folder.forget(cell)?,
                 Some(known) => {
@@ -209,60 +147,61 @@ impl Run<'_> {
         }
         let best = best.expect("a grid has a cell");
         let mut seeds = Vec::new();
-        for index in 0..tune.seeds {
-            let cell = Cell { seed: tune.seed + index as u64, ..best.cell.clone() };
-            let fresh = data.stages.is_empty() && cell.seed != tune.seed;
+        for (seed, index) in (tune.seed..).zip(1..=tune.seeds) {
+            let cell = Cell { seed, ..best.cell.clone() };
+            let fresh = data.stages.is_empty() && seed != tune.seed;
             let own = match fresh {
-                true => {
-                    Some(base.clone().with_prompt(self.settings, &self.tokenizer, cell.seed)?)
-                }
+                true => Some(base.clone().with_prompt(self.settings, &self.tokenizer, seed)?),
                 false => None,
             };
-            observer.began(&cell, index + 1, tune.seeds, self.folder.cell(&cell)?.is_some());
             let start = own.as_ref().unwrap_or(&start);
-            let Some(report) = self.cell(&trainer, &cell, start, observer)? else {
-                return Ok(None);
-            };
-            let Some(seed) = self.judge(data, report)? else { return Ok(None) };
-            seeds.push(seed);
+            let report = self.cell(&training, &cell, (index, tune.seeds), start, watch)?;
+            seeds.push(self.judge(data, report, watch)?);
         }
-        Ok(Some(seeds))
+        Ok(seeds)
     }
 
-    fn trainer<'t>(
+    fn training<'t>(
         &'t self,
         train: &'t [Example],
         dev: &'t [Example],
         epochs: usize,
-    ) -> Trainer<'t> {
+    ) -> Training<'t> {
         let (task, settings, tokenizer) = (self.task, self.settings, &self.tokenizer);
-        Trainer { task, tokenizer, settings, train, dev, epochs }
+        Training { task, tokenizer, settings, train, dev, epochs }
     }
 
-    /// A training, if it is not known yet.
+    /// A training, the `index`th of `count` in its stage, if it is not known yet.
     fn cell(
         &self,
-        trainer: &Trainer<'_>,
+        training: &Training<'_>,
         cell: &Cell,
+        (index, count): (usize, usize),
         start: &Start,
-        observer: &mut dyn Observer,
-    ) -> Result<Option<CellReport>, Error> {
-        if let Some(known) = self.folder.cell(cell)? {
-            return Ok(Some(known));
+        watch: &mut dyn Watch,
+    ) -> Result<CellReport, Error> {
+        let known = self.folder.cell(cell)?;
+        let (name, is_known) = (cell.name(), known.is_some());
+        watch.tell(Progress::Began { training: &name, index, count, known: is_known })?;
+        if let Some(known) = known {
+            return Ok(known);
         }
-        let Some((report, parameters)) = trainer.train(cell, start, observer, self.stop)? else {
-            return Ok(None);
-        };
+        let (report, parameters) = training.run(cell, start, watch)?;
         let config =
             self.settings.training(&start.config, cell.batch, cell.lr, report.steps.max(1));
         self.folder.save_cell(&report, &config, &parameters, &self.identity)?;
-        Ok(Some(report))
+        Ok(report)
     }
 
     /// The training examples of a stage, labelled by the model so far where they have no labels.
-    fn labelled(&self, stage: &Stage, start: &Start) -> Result<Option<Vec<Example>>, Error> {
+    fn labelled(
+        &self,
+        stage: &Stage,
+        start: &Start,
+        watch: &mut dyn Watch,
+    ) -> Result<Vec<Example>, Error> {
         if !stage.unlabelled {
-            return Ok(Some(stage.train.clone()));
+            return Ok(stage.train.clone());
         }
         let file = format!("pseudo-labels-{}.json", stage.name);
         if !self.folder.has(&file) {
@@ -272,15 +211,12 @@ impl Run<'_> {
             let targets = candidates(self.task, &encoder);
             let mut answerer = self.answerer(&gpt, &encoder, &[]);
             for part in stage.train.chunks(256) {
-                if self.stop.load(Ordering::Relaxed) != 0 {
-                    return Ok(None);
-                }
                 let unlabelled: Vec<Example> = part
                     .iter()
                     .map(|example| Example { labels: vec![0], ..example.clone() })
                     .collect();
-                let (encoded, _) = encoder.encode(&unlabelled);
-                let likelihoods = answerer.likelihoods(&encoded, &targets)?;
+                let (encoded, _) = encoder.encode(&unlabelled, watch)?;
+                let likelihoods = answerer.likelihoods(&encoded, &targets, watch)?;
                 let answers = by_likelihood(self.task, &likelihoods, 0.0);
                 labels.extend(part.iter().map(|example| &*example.id).zip(answers));
             }
@@ -293,7 +229,7 @@ impl Run<'_> {
             // What does not fit the model has no label.
             (!labels.is_empty()).then(|| Example { labels, ..example.clone() })
         };
-        Ok(Some(stage.train.iter().filter_map(label).collect()))
+        Ok(stage.train.iter().filter_map(label).collect())
     }
 
     fn answerer<'t>(
@@ -306,31 +242,34 @@ impl Run<'_> {
         Answerer::new(gpt, encoder, self.task, &self.tokenizer, known, micro_batch)
     }
 
-    /// Answers the test examples with the weights of a cell; nothing if a signal came.
-    fn judge(&self, data: &TaskData, cell: CellReport) -> Result<Option<SeedReport>, Error> {
+    /// Answers the test examples with the weights of a cell.
+    fn judge(
+        &self,
+        data: &TaskData,
+        cell: CellReport,
+        watch: &mut dyn Watch,
+    ) -> Result<SeedReport, Error> {
         let seed = cell.cell.seed;
         let file = format!("seed-{seed}.json");
         if self.folder.has(&file) {
-            return self.folder.read(&file).map(Some);
-        }
-        if self.stop.load(Ordering::Relaxed) != 0 {
-            return Ok(None);
+            return self.folder.read(&file);
         }
         let weights = self.folder.weights(&cell.cell)?;
         let gpt = Gpt::from_parameters(&weights.config, weights.parameters()?)?;
         let known = data.train.iter().chain(&data.dev);
         let encoder = Encoder::new(self.task, &self.tokenizer, &gpt, known);
-        let (train, _) = encoder.encode_to_train(&data.train)?;
-        let (test, fit) = encoder.encode(&data.test);
+        let (train, _) = encoder.encode_to_train(&data.train, watch)?;
+        let (test, fit) = encoder.encode(&data.test, watch)?;
         let mut answerer = self.answerer(&gpt, &encoder, &train);
-        let generated = answerer.generate(&test)?;
+        let generated = answerer.generate(&test, watch)?;
         let targets = candidates(self.task, &encoder);
         let mut threshold = 0.0;
         if !self.task.one_label() {
-            let (dev, _) = encoder.encode(&data.dev);
-            threshold = self.threshold(&data.dev, &answerer.likelihoods(&dev, &targets)?);
+            let (dev, _) = encoder.encode(&data.dev, watch)?;
+            threshold = self.threshold(&data.dev, &answerer.likelihoods(&dev, &targets, watch)?);
         }
-        let likely = by_likelihood(self.task, &answerer.likelihoods(&test, &targets)?, threshold);
+        let likelihoods = answerer.likelihoods(&test, &targets, watch)?;
+        let likely = by_likelihood(self.task, &likelihoods, threshold);
         let form = &self.settings.finetune.form;
         let failed = |words: &&Vec<String>| *words == &[crate::tasks::FAILED];
         let report = SeedReport {
@@ -350,7 +289,7 @@ impl Run<'_> {
         self.folder.write(&format!("predictions-seed-{seed}.json"), &self.named(data, main))?;
         self.folder.write(&format!("{others}-seed-{seed}.json"), &self.named(data, other))?;
         self.folder.write(&file, &report)?;
-        Ok(Some(report))
+        Ok(report)
     }
 
     /// Answers by id: a word where every example has one label (the official format), else a list.
@@ -387,14 +326,15 @@ impl Run<'_> {
         data: &TaskData,
         source: SourceModel,
         seeds: Vec<SeedReport>,
-    ) -> Result<Report, Error> {
+        watch: &mut dyn Watch,
+    ) -> Result<TuningReport, Error> {
         let better = |best: usize, next: usize| {
             if seeds[next].cell.beats(&seeds[best].cell) { next } else { best }
         };
         let best = (0..seeds.len()).reduce(better).expect("a run has a seed");
         let cell = &seeds[best].cell;
         let form = &self.settings.finetune.form;
-        let baselines = baselines(self.task, form, data);
+        let baselines = baselines(self.task, form, data, watch)?;
         let checkpoints = run::checkpoints(&self.folder.path(""));
         if checkpoint::latest(&checkpoints)?.checkpoint.is_none() {
             let weights = self.folder.weights(&cell.cell)?;
@@ -402,7 +342,7 @@ impl Run<'_> {
                 (&weights.config, weights.parameters()?);
             self.folder.publish(cell.steps, config, &parameters, &self.identity)?;
         }
-        let report = Report::new(self.task, self.settings, data, source, seeds, baselines);
+        let report = TuningReport::new(self.task, self.settings, data, source, seeds, baselines);
         self.folder.write_text("MODEL_CARD.md", &report.model_card())?;
         self.folder.write_text("report.md", &report.markdown())?;
         self.folder.write("report.json", &report)?;

@@ -1,4 +1,4 @@
-//! [`Report`]: what came of a fine-tuning run, for people and for programs.
+//! [`TuningReport`]: what came of a fine-tuning run, for people and for programs.
 
 use super::encode::Fit;
 use super::settings::{Answer, Inactive, Settings, Weights};
@@ -82,7 +82,7 @@ pub struct Summary {
 
 /// The result of a run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Report {
+pub struct TuningReport {
     /// The task.
     pub task: String,
     /// What `value` measures: metric, unit, classes.
@@ -113,7 +113,7 @@ pub struct Report {
     pub notes: Vec<String>,
 }
 
-impl Report {
+impl TuningReport {
     /// Sums up.
     pub fn new(
         task: &dyn Task,

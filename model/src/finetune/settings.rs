@@ -1,6 +1,6 @@
 //! [`Settings`]: everything that decides a fine-tuning run, as TOML tables.
 
-use crate::config::checks::{require, require_some};
+use crate::config::checks::{require, require_fit, require_some};
 use crate::config::moved;
 use crate::config::tables::{settings, tables};
 use crate::config::text::{Comment, Section, Tables, parse, parse_assignment};
@@ -218,7 +218,7 @@ impl Settings {
         ];
         counts.into_iter().try_for_each(|(key, count)| require_some(key, count))?;
         for (key, cells) in [("finetune.batch", tune.batch.len()), ("finetune.lr", tune.lr.len())] {
-            require(cells > 0, key, || "is empty, but a grid needs at least one value".into())?;
+            require(cells > 0, key, "empty", "have at least one value")?;
         }
         tune.batch.iter().try_for_each(|&batch| require_some("finetune.batch", batch))?;
         optimiser.validate()?;
@@ -238,7 +238,7 @@ impl Settings {
             }
         }
         let has_something = tune.weights != Weights::Frozen || tune.prompt_tokens > 0;
-        require(has_something, "finetune.weights", || {
+        require_fit(has_something, "finetune.weights", || {
             "frozen leaves only the prompt to train: set finetune.prompt_tokens".into()
         })
     }
@@ -352,7 +352,10 @@ mod tests {
             ("finetune.batch=[8,'x']", "finetune.batch[2] must be a whole number of at least 0"),
             ("finetune.lr=[]", "finetune.lr: is empty"),
             ("finetune.lr=nan", "finetune.lr: is NaN, but must be a finite number above 0"),
-            ("finetune.lr=[1e-3,1e38]", "finetune.lr: is 1e38, too large for 32 bits"),
+            (
+                "finetune.lr=[1e-3,1e38]",
+                "finetune.lr: is 1e38, but must leave lr / (1 - beta1) finite",
+            ),
             ("finetune.stage_lr=0", "finetune.stage_lr: is 0.0, but must be"),
             ("finetune.prompt_lr=-1", "finetune.prompt_lr: is -1.0, but must be"),
             ("finetune.inactive=one", "finetune.inactive: unknown value 'one'"),

@@ -66,7 +66,7 @@ impl Start {
                 let ids = tokenizer.encode(&tune.prompt_text);
                 if ids.is_empty() {
                     let problem = "the text has no token: give another, or none";
-                    return Err(Error::config("finetune.prompt_text", problem));
+                    return Err(Error::setting("finetune.prompt_text", problem));
                 }
                 ids.into_iter().cycle().take(tune.prompt_tokens).collect()
             };

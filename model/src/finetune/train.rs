@@ -4,20 +4,18 @@ use super::answer::{Answerer, by_likelihood, candidates};
 use super::encode::{Encoded, Encoder, Fit, batch};
 use super::settings::{Settings, Weights};
 use super::start::Start;
-use super::{Observer, Progress};
-use crate::adamw::AdamW;
 use crate::architecture::PROMPT;
 use crate::config::Config;
 use crate::error::Error;
 use crate::gpt::{Gpt, TokenBatch};
 use crate::optimisation::Optimisation;
 use crate::tasks::{Example, Task};
+use crate::watch::{Progress, Watch};
 use mediswift_data::Tokenizer;
 use mediswift_engine::{Arena, LossSum, Parameters};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 use serde::{Deserialize, Serialize};
-use std::sync::atomic::{AtomicI32, Ordering};
 
 /// Which training.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -60,10 +58,9 @@ pub struct CellReport {
 }
 
 impl CellReport {
-    /// Whether this is better than `other`: by dev score, then by dev loss.
+    /// Whether this is better than `other` on dev.
     pub fn beats(&self, other: &CellReport) -> bool {
-        let (score, best) = (self.dev_score, other.dev_score);
-        score > best || score == best && self.dev_loss < other.dev_loss
+        is_better((self.dev_score, self.dev_loss), (other.dev_score, other.dev_loss))
     }
 }
 
@@ -79,7 +76,7 @@ pub struct Epoch {
 }
 
 /// What all cells of a stage share.
-pub struct Trainer<'a> {
+pub struct Training<'a> {
     /// The task.
     pub task: &'a dyn Task,
     /// The run's tokenizer.
@@ -94,89 +91,92 @@ pub struct Trainer<'a> {
     pub epochs: usize,
 }
 
-impl Trainer<'_> {
-    /// Trains from `start`; nothing if `stop` came before the end. The parameters are those of the
-    /// best epoch.
+impl Training<'_> {
+    /// Trains from `start`. The parameters are those of the best epoch.
     /// # Errors
-    /// If no example fits the model, or a loss or a gradient is not finite.
-    pub fn train(
+    /// If no example fits the model, a loss or a gradient is not finite, or `watch` asks to stop.
+    /// # Panics
+    /// If there is no epoch to train.
+    pub fn run(
         &self,
         cell: &Cell,
         start: &Start,
-        observer: &mut dyn Observer,
-        stop: &AtomicI32,
-    ) -> Result<Option<(CellReport, Parameters)>, Error> {
+        watch: &mut dyn Watch,
+    ) -> Result<(CellReport, Parameters), Error> {
         let gpt = Gpt::from_parameters(&start.config, start.parameters.clone())?;
         let known = self.train.iter().chain(self.dev);
         let encoder = Encoder::new(self.task, self.tokenizer, &gpt, known);
-        let (train, fit) = encoder.encode_to_train(self.train)?;
-        let (dev, _) = encoder.encode(self.dev);
-        let per_epoch = train.len().div_ceil(cell.batch);
-        let steps = self.epochs * per_epoch;
+        let (train, fit) = encoder.encode_to_train(self.train, watch)?;
+        let (dev, _) = encoder.encode(self.dev, watch)?;
+        let steps = self.epochs * train.len().div_ceil(cell.batch);
         let config = self.settings.training(&start.config, cell.batch, cell.lr, steps);
         let mut optimisation = self.optimisation(gpt, &config);
-        let mut report = CellReport {
-            cell: cell.clone(),
-            dev_score: f64::NEG_INFINITY,
-            dev_loss: f64::INFINITY,
-            best_epoch: 0,
-            epochs: Vec::new(),
-            steps: 0,
-            fit,
-        };
-        let mut best = None;
+        let (mut epochs, mut best): (Vec<Epoch>, Option<(usize, Parameters)>) = (Vec::new(), None);
         for epoch in 1..=self.epochs {
             let mut loss = LossSum::default();
             for examples in order(train.len(), cell.seed, epoch).chunks(cell.batch) {
-                if stop.load(Ordering::Relaxed) != 0 {
-                    return Ok(None);
-                }
                 let micro_batches = micro_batches(&train, examples, config.train.micro_batch);
-                loss = loss + optimisation.step(&micro_batches)?.loss;
-                let step = optimisation.steps_done();
-                observer.stepped(&Progress { cell, epoch, step, steps, loss: loss.mean() });
+                loss = loss + optimisation.step(&micro_batches, watch)?.loss;
+                let step = optimisation.steps() as usize;
+                watch.tell(Progress::Tuned { epoch, step, steps, loss: loss.mean() })?;
             }
-            let gpt = optimisation.gpt();
-            let dev_loss = mean_loss(gpt, &dev, config.train.micro_batch)?;
-            let micro_batch = config.train.micro_batch;
-            let mut answerer =
-                Answerer::new(gpt, &encoder, self.task, self.tokenizer, &train, micro_batch);
-            let answers = if self.settings.by_likelihood() && self.task.one_label() {
-                let targets = candidates(self.task, &encoder);
-                by_likelihood(self.task, &answerer.likelihoods(&dev, &targets)?, 0.0)
-            } else {
-                answerer.generate(&dev)?
-            };
-            let form = &self.settings.finetune.form;
-            let dev_score = self.task.score(form, self.dev, &answers)[0].value;
-            report.epochs.push(Epoch { train_loss: loss.mean(), dev_loss, dev_score });
-            report.steps = optimisation.steps_done();
-            let epochs = report.epochs.len();
-            let better = dev_score > report.dev_score
-                || dev_score == report.dev_score && dev_loss < report.dev_loss;
-            if better || best.is_none() {
-                (report.dev_score, report.dev_loss, report.best_epoch) =
-                    (dev_score, dev_loss, epochs);
-                best = Some(gpt.parameters().clone());
+            let (gpt, train_loss) = (optimisation.gpt(), loss.mean());
+            let dev_loss = mean_loss(gpt, &dev, config.train.micro_batch, watch)?;
+            let dev_score = self.score(gpt, &encoder, &train, &dev, watch)?;
+            epochs.push(Epoch { train_loss, dev_loss, dev_score });
+            let known = |best: usize| (epochs[best - 1].dev_score, epochs[best - 1].dev_loss);
+            if best.as_ref().is_none_or(|(best, _)| is_better((dev_score, dev_loss), known(*best)))
+            {
+                best = Some((epoch, gpt.parameters().clone()));
             }
-            observer.evaluated(cell, epoch, &report.epochs[epochs - 1]);
-            if epochs - report.best_epoch >= self.settings.finetune.patience {
+            watch.tell(Progress::Passed { epoch, train_loss, dev_loss, dev_score })?;
+            let best_epoch = best.as_ref().map_or(epoch, |(best, _)| *best);
+            if epoch - best_epoch >= self.settings.finetune.patience {
                 break;
             }
         }
-        Ok(best.map(|parameters| (report, parameters)))
+        let (best_epoch, parameters) = best.expect("a training has an epoch");
+        let Epoch { dev_loss, dev_score, .. } = epochs[best_epoch - 1];
+        let (cell, steps) = (cell.clone(), optimisation.steps() as usize);
+        let report = CellReport { cell, dev_score, dev_loss, best_epoch, epochs, steps, fit };
+        Ok((report, parameters))
     }
 
-    /// AdamW with the learning rates that the settings give weights and prompt.
+    /// The task's score on dev.
+    fn score(
+        &self,
+        gpt: &Gpt,
+        encoder: &Encoder<'_>,
+        train: &[Encoded],
+        dev: &[Option<Encoded>],
+        watch: &mut dyn Watch,
+    ) -> Result<f64, Error> {
+        let micro_batch = self.settings.finetune.micro_batch;
+        let mut answerer =
+            Answerer::new(gpt, encoder, self.task, self.tokenizer, train, micro_batch);
+        let answers = if self.settings.by_likelihood() && self.task.one_label() {
+            let targets = candidates(self.task, encoder);
+            by_likelihood(self.task, &answerer.likelihoods(dev, &targets, watch)?, 0.0)
+        } else {
+            answerer.generate(dev, watch)?
+        };
+        Ok(self.task.score(&self.settings.finetune.form, self.dev, &answers)[0].value)
+    }
+
+    /// A model with the learning rates that the settings give weights and prompt.
     fn optimisation(&self, gpt: Gpt, config: &Config) -> Optimisation {
         let tune = &self.settings.finetune;
         let weights = if tune.weights == Weights::Frozen { 0.0 } else { 1.0 };
         let prompt = if tune.prompt_lr > 0.0 { tune.prompt_lr / config.train.lr } else { 1.0 };
         let factor = |name: &str| if name == PROMPT { prompt } else { weights };
         let factors = gpt.parameters().iter().map(|(_, p)| factor(p.name)).collect();
-        let adamw = AdamW::new(&config.optimiser, gpt.parameters().layout()).with_factors(factors);
-        Optimisation::resume(gpt, adamw, config)
+        Optimisation::new(gpt, config).with_factors(factors)
     }
+}
+
+/// Whether a dev score with a dev loss is better than others: by score, then by loss.
+fn is_better((score, loss): (f64, f64), (best, least): (f64, f64)) -> bool {
+    score > best || score == best && loss < least
 }
 
 /// The order of the examples in an epoch: a function of seed and epoch.
@@ -199,12 +199,18 @@ fn micro_batches(examples: &[Encoded], chosen: &[usize], most: usize) -> Vec<Tok
 }
 
 /// Mean loss of the target tokens of all examples that fit; infinite without any.
-fn mean_loss(gpt: &Gpt, examples: &[Option<Encoded>], most: usize) -> Result<f64, Error> {
+fn mean_loss(
+    gpt: &Gpt,
+    examples: &[Option<Encoded>],
+    most: usize,
+    watch: &mut dyn Watch,
+) -> Result<f64, Error> {
     let encoded: Vec<Encoded> = examples.iter().flatten().cloned().collect();
     let all: Vec<usize> = (0..encoded.len()).collect();
     let (mut arena, mut loss) = (Arena::default(), LossSum::default());
-    for batch in micro_batches(&encoded, &all, most) {
-        loss = loss + gpt.evaluate(&batch, &mut arena)?;
+    for (at, batch) in micro_batches(&encoded, &all, most).iter().enumerate() {
+        watch.tell(Progress::Judging { done: at * most, all: all.len() })?;
+        loss = loss + gpt.evaluate(batch, &mut arena)?;
     }
     Ok(if loss.weight > 0.0 { loss.mean() } else { f64::INFINITY })
 }

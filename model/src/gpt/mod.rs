@@ -23,7 +23,7 @@ pub use self::layers::Layers;
 pub(crate) use self::tensors::initialise;
 
 use self::network::{Linear, Network, Recorder};
-use crate::architecture::{PROMPT, slots};
+use crate::architecture::{PROMPT, decays, slots};
 use crate::config::{Config, ModelConfig, SparsityConfig};
 use crate::error::Error;
 use crate::plans::Plans;
@@ -132,6 +132,11 @@ impl Gpt {
     /// The same, to change; [`Gpt::refresh`] afterwards.
     pub fn parameters_mut(&mut self) -> &mut Parameters {
         &mut self.parameters
+    }
+
+    /// Whether weight decay applies, tensor by tensor.
+    pub(crate) fn decays(&self) -> Vec<bool> {
+        self.parameters.iter().map(|(_, tensor)| decays(tensor.name)).collect()
     }
 
     /// Sparse and dense weights that sparsity applies to, block by block.

@@ -55,12 +55,10 @@ impl Slot {
         }
         match (matches!(shape, Shape::Sparse(_)), self.sparsity(config)) {
             (false, Some(sparsity)) => {
-                let problem = format!("is {sparsity} for tensor '{name}', which has no mask");
-                return Err(Error::config("sparsity", problem));
+                return Err(Error::SparsityOfTensor { name, sparsity, has_mask: false });
             }
             (true, None) => {
-                let problem = format!("is 0 for tensor '{name}', which has a mask");
-                return Err(Error::config("sparsity", problem));
+                return Err(Error::SparsityOfTensor { name, sparsity: 0.0, has_mask: true });
             }
             _ => {}
         }

@@ -12,7 +12,7 @@
 //! are `[out, in]` row by row as here, which GGUF writes as the dimensions `in, out`. The output head
 //! is the token embedding, so there is no `output.weight`.
 
-use super::{Exported, Source, dense, refused};
+use super::{Exported, Source, dense};
 use crate::architecture::ForeignNames;
 use crate::error::Error;
 use half::f16;
@@ -63,13 +63,13 @@ pub fn export(run: &Path, out: &Path, precision: Precision) -> Result<Exported, 
     if source.gpt.prompt_tokens() > 0 {
         let problem = "its model has a soft prompt, for which GGUF has no place";
         let advice = "export it with hf, or fine-tune with finetune.prompt_tokens=0";
-        return Err(refused(run, format!("{problem}: {advice}")));
+        return Err(Error::incompatible(run, format!("{problem}: {advice}")));
     }
     let tensors: Vec<Entry<'_>> =
         source.gpt.parameters().iter().filter_map(|(_, p)| Entry::new(p, precision)).collect();
     if let Some(tensor) = tensors.iter().find(|tensor| tensor.overflows()) {
         let problem = format!("'{}' has a weight too large for 16 bits", tensor.parameter.name);
-        return Err(refused(run, format!("{problem}: export it with 32")));
+        return Err(Error::incompatible(run, format!("{problem}: export it with 32")));
     }
     let header = header(&source, precision, &tensors);
     let mut bytes = header.0.len() as u64;

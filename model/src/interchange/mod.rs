@@ -60,7 +60,7 @@ fn check_vocabulary(tokenizer: &Tokenizer, vocabulary: usize, path: &Path) -> Re
     let tokens = tokenizer.vocab_size();
     if tokens > vocabulary {
         let problem = format!("it has {tokens} tokens, but the model has room for {vocabulary}");
-        return Err(refused(path, format!("{problem}: they do not belong together")));
+        return Err(Error::incompatible(path, format!("{problem}: they do not belong together")));
     }
     Ok(())
 }
@@ -85,9 +85,4 @@ fn transposed<T: Copy + Default>(matrix: &[T], rows: usize, columns: usize) -> V
         }
     }
     turned
-}
-
-/// Something at `path` that cannot be taken over or overwritten.
-fn refused(path: &Path, problem: impl Into<String>) -> Error {
-    Error::config(path.display().to_string(), problem)
 }

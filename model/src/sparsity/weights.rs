@@ -1,7 +1,7 @@
 //! Which weights sparsity applies to, and how sparse each of them is to be.
 
 use crate::architecture::{Slot, slots, sparse_weights};
-use crate::config::checks::require;
+use crate::config::checks::{require, require_fit};
 use crate::config::{ModelConfig, SparsityConfig, SparsityGroup};
 use crate::error::Error;
 use glob::Pattern;
@@ -109,12 +109,12 @@ impl SparsityGroup {
     fn validate(&self, key: &str, size: &ModelConfig) -> Result<(), Error> {
         check_range(&format!("{key}.sparsity"), self.sparsity)?;
         let key = format!("{key}.param_filter");
-        require(!self.param_filter.is_empty(), &key, || {
+        require_fit(!self.param_filter.is_empty(), &key, || {
             "is empty: name the weights, as in [\"blocks.*.mlp.*\"]".into()
         })?;
         for text in &self.param_filter {
             let pattern = Pattern::new(text)
-                .map_err(|e| Error::config(&key, format!("'{text}' is no pattern: {e}")))?;
+                .map_err(|e| Error::setting(&key, format!("'{text}' is no pattern: {e}")))?;
             if !linear_weights(size).any(|weight| pattern.matches(&weight.name)) {
                 return Err(no_match(key, text, size));
             }
@@ -140,13 +140,11 @@ fn no_match(key: String, pattern: &str, size: &ModelConfig) -> Error {
          blocks.N.{{{}}}.weight with N from 0 to {last})",
         names.join(", ")
     );
-    Error::config(key, problem)
+    Error::setting(key, problem)
 }
 
 fn check_range(key: &str, sparsity: f64) -> Result<(), Error> {
-    require((0.0..1.0).contains(&sparsity), key, || {
-        format!("is {sparsity}, but must lie in [0, 1)")
-    })
+    require((0.0..1.0).contains(&sparsity), key, sparsity, "lie in [0, 1)")
 }
 
 /// `75 %`, `62.5 %`.

@@ -15,6 +15,8 @@
 //! label per example the largest w·x + b answers, otherwise all labels above 0 do.
 
 use super::{Example, Score, Task, TaskData};
+use crate::error::Error;
+use crate::watch::{Progress, Watch};
 use rayon::prelude::*;
 use std::collections::{BTreeMap, HashMap};
 
@@ -23,6 +25,9 @@ const STRENGTHS: [f64; 4] = [1.0, 10.0, 100.0, 1000.0];
 
 /// Steps of gradient descent: the loss of our tasks changes by less than 10⁻⁴ after them.
 const STEPS: usize = 300;
+
+/// Steps between two questions to the watch.
+const ROUND: usize = 10;
 
 /// A baseline's scores on test.
 #[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
@@ -34,13 +39,21 @@ pub struct Baseline {
 }
 
 /// All baselines of a task.
-pub fn baselines(task: &dyn Task, form: &str, data: &TaskData) -> Vec<Baseline> {
+/// # Errors
+/// If `watch` asks to stop.
+pub fn baselines(
+    task: &dyn Task,
+    form: &str,
+    data: &TaskData,
+    watch: &mut dyn Watch,
+) -> Result<Vec<Baseline>, Error> {
     let score = |name: &str, answers: &[Vec<String>]| Baseline {
         name: name.into(),
         scores: task.score(form, &data.test, answers),
     };
     let majority = vec![majority(task, &data.train); data.test.len()];
-    vec![score("majority", &majority), score("TF-IDF + linear", &linear(task, form, data))]
+    let linear = linear(task, form, data, watch)?;
+    Ok(vec![score("majority", &majority), score("TF-IDF + linear", &linear)])
 }
 
 /// The answer that is right most often in train; of equal ones, the first in order.
@@ -52,29 +65,39 @@ fn majority(task: &dyn Task, train: &[Example]) -> Vec<String> {
     most.map_or(Vec::new(), |(labels, _)| task.parse(&task.target(labels)))
 }
 
-fn linear(task: &dyn Task, form: &str, data: &TaskData) -> Vec<Vec<String>> {
+fn linear(
+    task: &dyn Task,
+    form: &str,
+    data: &TaskData,
+    watch: &mut dyn Watch,
+) -> Result<Vec<Vec<String>>, Error> {
     let vectoriser = Vectoriser::new(&data.train);
     let rows = |examples: &[Example]| -> Vec<Row> {
         examples.par_iter().map(|example| vectoriser.row(example)).collect()
     };
     let (train, dev, test) = (rows(&data.train), rows(&data.dev), rows(&data.test));
-    let fitted = STRENGTHS.map(|strength| {
-        let models: Vec<Linear> = (0..task.labels().len())
-            .into_par_iter()
-            .map(|label| {
-                let signs: Vec<f64> = data
-                    .train
-                    .iter()
-                    .map(|e| if e.labels.contains(&label) { 1.0 } else { -1.0 })
-                    .collect();
-                Linear::fit(&train, &signs, vectoriser.words.len(), strength)
-            })
-            .collect();
-        let answers = answers(task, &models, &dev);
-        (task.score(form, &data.dev, &answers)[0].value, models)
-    });
-    let best = fitted.iter().reduce(|best, next| if next.0 > best.0 { next } else { best });
-    best.map_or(Vec::new(), |(_, models)| answers(task, models, &test))
+    let sign = |label: usize| move |e: &Example| if e.labels.contains(&label) { 1.0 } else { -1.0 };
+    let labels = 0..task.labels().len();
+    let signs: Vec<Vec<f64>> =
+        labels.map(|label| data.train.iter().map(sign(label)).collect()).collect();
+    let mut best: Option<(f64, Vec<Linear>)> = None;
+    for (nth, strength) in STRENGTHS.into_iter().enumerate() {
+        let mut fits: Vec<Fit> =
+            signs.iter().map(|_| Fit::new(vectoriser.words.len(), strength)).collect();
+        for step in (0..STEPS).step_by(ROUND) {
+            let (done, all) = (nth * STEPS + step, STRENGTHS.len() * STEPS);
+            watch.tell(Progress::Judging { done, all })?;
+            fits.par_iter_mut().zip(&signs).for_each(|(fit, signs)| {
+                (0..ROUND).for_each(|_| fit.step(&train, signs));
+            });
+        }
+        let models: Vec<Linear> = fits.into_iter().map(|fit| fit.now).collect();
+        let score = task.score(form, &data.dev, &answers(task, &models, &dev))[0].value;
+        if best.as_ref().is_none_or(|(best, _)| score > *best) {
+            best = Some((score, models));
+        }
+    }
+    Ok(best.map_or(Vec::new(), |(_, models)| answers(task, &models, &test)))
 }
 
 fn answers(task: &dyn Task, models: &[Linear], rows: &[Row]) -> Vec<Vec<String>> {
@@ -146,35 +169,46 @@ impl Linear {
     fn margin(&self, row: &Row) -> f64 {
         row.iter().map(|&(at, x)| self.weights[at] * x).sum::<f64>() + self.bias
     }
+}
 
-    fn fit(rows: &[Row], signs: &[f64], features: usize, strength: f64) -> Self {
+/// A logistic regression while it is fitted.
+struct Fit {
+    now: Linear,
+    ahead: Linear,
+    momentum: f64,
+    strength: f64,
+}
+
+impl Fit {
+    fn new(features: usize, strength: f64) -> Self {
+        let zero = || Linear { weights: vec![0.0; features], bias: 0.0 };
+        Self { now: zero(), ahead: zero(), momentum: 1.0, strength }
+    }
+
+    /// One step of gradient descent.
+    fn step(&mut self, rows: &[Row], signs: &[f64]) {
+        let Self { now, ahead, momentum, strength } = self;
         // The curvature of the logistic loss is at most 1/4, and |(x, 1)|² = 2.
-        let step = 1.0 / (0.5 * rows.len() as f64 + 1.0 / strength);
-        let mut now = Self { weights: vec![0.0; features], bias: 0.0 };
-        let mut ahead = Self { weights: vec![0.0; features], bias: 0.0 };
-        let mut momentum = 1.0f64;
-        for _ in 0..STEPS {
-            let mut slope: Vec<f64> = ahead.weights.iter().map(|w| w / strength).collect();
-            let mut bias_slope = 0.0;
-            for (row, sign) in rows.iter().zip(signs) {
-                let pull = -sign / (1.0 + (sign * ahead.margin(row)).exp());
-                row.iter().for_each(|&(at, x)| slope[at] += pull * x);
-                bias_slope += pull;
-            }
-            let next_momentum = 0.5 * (1.0 + (1.0 + 4.0 * momentum * momentum).sqrt());
-            let beta = (momentum - 1.0) / next_momentum;
-            momentum = next_momentum;
-            let advance = |now: &mut f64, ahead: &mut f64, slope: f64| {
-                let next = *ahead - step * slope;
-                *ahead = next + beta * (next - *now);
-                *now = next;
-            };
-            for ((now, ahead), slope) in now.weights.iter_mut().zip(&mut ahead.weights).zip(slope) {
-                advance(now, ahead, slope);
-            }
-            advance(&mut now.bias, &mut ahead.bias, bias_slope);
+        let step = 1.0 / (0.5 * rows.len() as f64 + 1.0 / *strength);
+        let mut slope: Vec<f64> = ahead.weights.iter().map(|w| w / *strength).collect();
+        let mut bias_slope = 0.0;
+        for (row, sign) in rows.iter().zip(signs) {
+            let pull = -sign / (1.0 + (sign * ahead.margin(row)).exp());
+            row.iter().for_each(|&(at, x)| slope[at] += pull * x);
+            bias_slope += pull;
         }
-        now
+        let next_momentum = 0.5 * (1.0 + (1.0 + 4.0 * *momentum * *momentum).sqrt());
+        let beta = (*momentum - 1.0) / next_momentum;
+        *momentum = next_momentum;
+        let advance = |now: &mut f64, ahead: &mut f64, slope: f64| {
+            let next = *ahead - step * slope;
+            *ahead = next + beta * (next - *now);
+            *now = next;
+        };
+        for ((now, ahead), slope) in now.weights.iter_mut().zip(&mut ahead.weights).zip(slope) {
+            advance(now, ahead, slope);
+        }
+        advance(&mut now.bias, &mut ahead.bias, bias_slope);
     }
 }
 
@@ -224,7 +258,9 @@ mod tests {
                 rows.iter().zip(&signs).map(|(row, y)| (-y * model.margin(row)).exp().ln_1p());
             fit.sum::<f64>() + model.weights.iter().map(|w| w * w).sum::<f64>() / (2.0 * 10.0)
         };
-        let mut model = Linear::fit(&rows, &signs, 5, 10.0);
+        let mut fit = Fit::new(5, 10.0);
+        (0..STEPS).for_each(|_| fit.step(&rows, &signs));
+        let mut model = fit.now;
         let least = loss(&model);
         for at in 0..5 {
             for change in [-1e-2, 1e-2] {
@@ -244,7 +280,8 @@ mod tests {
                 _ => example(&format!("another {i} improved"), &[0]),
             })
             .collect();
-        let found = baselines(&PubMedQa, "reasoning-required", &data(examples));
+        let found = baselines(&PubMedQa, "reasoning-required", &data(examples), &mut ());
+        let found = found.unwrap();
         assert_eq!(found[0].scores[0].value, 20.0 / 30.0);
         assert_eq!(found[1].scores[0].value, 1.0);
         let examples: Vec<Example> = (0..30)
@@ -254,7 +291,7 @@ mod tests {
                 _ => example(&format!("nothing {i}"), &[]),
             })
             .collect();
-        let found = baselines(&Hoc, "document", &data(examples));
+        let found = baselines(&Hoc, "document", &data(examples), &mut ()).unwrap();
         assert_eq!((&*found[0].name, found[0].scores[0].value), ("majority", 0.0));
         assert_eq!(found[1].scores[0].value, 1.0);
     }

@@ -3,6 +3,7 @@
 use super::{Request, TaskData};
 use crate::error::Error;
 use std::collections::{HashMap, HashSet};
+use std::path::Path;
 
 /// Refuses examples that are in test and in train or dev, by id or, if wanted, by source.
 pub(super) fn overlap(
@@ -21,27 +22,32 @@ pub(super) fn overlap(
     let parts = [("train", &data.train), ("dev", &data.dev)].into_iter().chain(stages);
     for (part, example) in parts.flat_map(|(part, list)| list.iter().map(move |e| (part, e))) {
         let id = &example.id;
-        let place = request.folders[0].display().to_string();
+        let folder = &request.folders[0];
         let advice = "take it out, or allow it with --allow-overlap";
         if tested.contains(&**id) {
             let problem = format!("example {id} is in {part} and in test: {advice}");
-            return Err(Error::config(place, problem));
+            return Err(Error::malformed(folder, problem));
         }
         if let Some(twin) = sources.get(&(&*example.head, &*example.passage)) {
             let problem =
                 format!("example {id} of {part} has the source of {twin} in test: {advice}");
-            return Err(Error::config(place, problem));
+            return Err(Error::malformed(folder, problem));
         }
     }
     Ok(())
 }
 
-/// Refuses an id that appears twice.
-pub(super) fn ids<'a>(place: &str, ids: impl Iterator<Item = &'a str>) -> Result<(), Error> {
+/// Refuses an id that appears twice in a part of what is in `path`.
+pub(super) fn ids<'a>(
+    path: &Path,
+    part: &str,
+    ids: impl Iterator<Item = &'a str>,
+) -> Result<(), Error> {
     let mut seen = HashSet::new();
     for id in ids {
         if !seen.insert(id) {
-            return Err(Error::config(place, format!("id {id} appears twice: keep one of them")));
+            let problem = format!("{part}id {id} appears twice: keep one of them");
+            return Err(Error::malformed(path, problem));
         }
     }
     Ok(())

@@ -23,14 +23,11 @@ pub fn find(folders: &[PathBuf], name: &str) -> Option<PathBuf> {
 /// The same, which must be there.
 pub fn need(folders: &[PathBuf], name: &str) -> Result<PathBuf, Error> {
     if let Some(missing) = folders.iter().find(|folder| !folder.is_dir()) {
-        return Err(Error::config(missing.display().to_string(), "there is no such folder"));
+        return Err(Error::not_found(missing, "there is no such folder"));
     }
     find(folders, name).ok_or_else(|| {
-        let folder = folders[0].display().to_string();
-        Error::config(
-            folder,
-            format!("it holds neither {name} nor {name}.gz: fetch the task's files"),
-        )
+        let problem = format!("it holds neither {name} nor {name}.gz: fetch the task's files");
+        Error::not_found(&folders[0], problem)
     })
 }
 
@@ -43,11 +40,11 @@ pub fn read(path: &Path) -> Result<String, Error> {
         false => file.take(LIMIT).read_to_end(&mut bytes),
     };
     if read.map_err(Error::io("read", path))? as u64 == LIMIT {
-        return Err(problem(path, format!("it holds more than {LIMIT} bytes")));
+        return Err(Error::malformed(path, format!("it holds more than {LIMIT} bytes")));
     }
     String::from_utf8(bytes).map_err(|error| {
         let at = error.utf8_error().valid_up_to();
-        problem(path, format!("byte {at} is not UTF-8"))
+        Error::malformed(path, format!("byte {at} is not UTF-8"))
     })
 }
 
@@ -64,7 +61,7 @@ pub fn list(folder: &Path, ending: &str) -> Result<Vec<String>, Error> {
 
 /// Parses JSON; errors name line and column.
 pub fn json<T: DeserializeOwned>(path: &Path) -> Result<T, Error> {
-    serde_json::from_str(&read(path)?).map_err(|error| problem(path, error.to_string()))
+    serde_json::from_str(&read(path)?).map_err(|error| Error::malformed(path, error.to_string()))
 }
 
 /// Parses one JSON object a line; blank lines are passed over.
@@ -77,15 +74,13 @@ pub fn json_lines<T: DeserializeOwned>(path: &Path) -> Result<Vec<(usize, T)>, E
             // A line is all there is: its number here is the one that counts.
             let message = error.to_string();
             let message = message.split(" at line ").next().unwrap_or(&message);
-            Err(problem(path, format!("line {number}, column {}: {message}", error.column())))
+            Err(Error::malformed(
+                path,
+                format!("line {number}, column {}: {message}", error.column()),
+            ))
         }
     };
     lines.map(parse).collect()
-}
-
-/// What is wrong with a file.
-pub fn problem(path: &Path, problem: impl Into<String>) -> Error {
-    Error::config(path.display().to_string(), problem)
 }
 
 /// A JSON object as a list in its own order, in which no key appears twice.

@@ -1,6 +1,5 @@
 //! `config.json`: which GPT-2 a folder holds, and whether the engine has it.
 
-use super::super::refused;
 use super::CONFIG;
 use crate::config::ModelConfig;
 use crate::error::Error;
@@ -26,11 +25,11 @@ const ACTIVATIONS: [&str; 3] = ["gelu_new", "gelu_pytorch_tanh", "gelu_fast"];
 pub(super) fn read_object(path: &Path) -> Result<Map<String, Value>, Error> {
     let metadata = std::fs::metadata(path).map_err(Error::io("read", path))?;
     if !metadata.is_file() || metadata.len() > JSON_LIMIT {
-        return Err(refused(path, "it is no JSON file of at most 64 MiB"));
+        return Err(Error::malformed(path, "it is no JSON file of at most 64 MiB"));
     }
     let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
     serde_json::from_slice(&bytes)
-        .map_err(|error| refused(path, format!("no JSON object: {error}")))
+        .map_err(|error| Error::malformed(path, format!("no JSON object: {error}")))
 }
 
 /// What the engine needs to know of a `config.json`.
@@ -54,8 +53,8 @@ impl Architecture {
     pub(super) fn read(folder: &Path) -> Result<Self, Error> {
         let path = folder.join(CONFIG);
         if !path.exists() {
-            let problem = "holds no Hugging Face checkpoint: it has no config.json";
-            return Err(refused(folder, problem));
+            let (path, what, lacks) = (folder.into(), "Hugging Face checkpoint", CONFIG);
+            return Err(Error::NoRun { path, what, lacks });
         }
         let fields = Fields { fields: read_object(&path)?, path };
         fields.check_variant()?;
@@ -94,7 +93,12 @@ impl Fields {
     }
 
     fn refuse(&self, key: &str, problem: impl std::fmt::Display) -> Error {
-        refused(&self.path, format!("{key}: {problem}"))
+        Error::malformed(&self.path, format!("{key}: {problem}"))
+    }
+
+    /// A network that the engine does not have.
+    fn foreign(&self, key: &str, problem: impl std::fmt::Display) -> Error {
+        Error::incompatible(&self.path, format!("{key}: {problem}"))
     }
 
     /// A positive number.
@@ -121,19 +125,19 @@ impl Fields {
             Some(other) => {
                 let problem =
                     format!("'{other}' is another architecture: only gpt2 can be imported");
-                return Err(self.refuse("model_type", problem));
+                return Err(self.foreign("model_type", problem));
             }
-            None => return Err(self.refuse("model_type", "it is missing: expected gpt2")),
+            None => return Err(self.foreign("model_type", "it is missing: expected gpt2")),
         }
         let activation = self.get("activation_function").unwrap_or(&Value::Null);
         if !activation.is_null() && !ACTIVATIONS.iter().any(|known| activation == known) {
             let problem = format!("{activation} is not the engine's, GELU by tanh (gelu_new)");
-            return Err(self.refuse("activation_function", problem));
+            return Err(self.foreign("activation_function", problem));
         }
         if let Some(epsilon) = self.get("layer_norm_epsilon")
             && epsilon.as_f64().map(|epsilon| epsilon as f32) != Some(EPSILON)
         {
-            return Err(self.refuse("layer_norm_epsilon", format!("{epsilon} is not {EPSILON:e}")));
+            return Err(self.foreign("layer_norm_epsilon", format!("{epsilon} is not {EPSILON:e}")));
         }
         for (key, needed) in [
             ("scale_attn_weights", true),
@@ -141,13 +145,13 @@ impl Fields {
             ("add_cross_attention", false),
         ] {
             if self.flag(key, needed)? != needed {
-                return Err(self.refuse(key, format!("the engine only has {needed}")));
+                return Err(self.foreign(key, format!("the engine only has {needed}")));
             }
         }
         let is_empty = |value: &Value| value.as_object().is_some_and(Map::is_empty);
         for key in ["quantization_config", "pruned_heads"] {
             if self.get(key).is_some_and(|value| !is_empty(value)) {
-                return Err(self.refuse(key, "such checkpoints cannot be imported"));
+                return Err(self.foreign(key, "such checkpoints cannot be imported"));
             }
         }
         Ok(())

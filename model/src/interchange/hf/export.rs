@@ -1,6 +1,6 @@
 //! A run as a Hugging Face folder.
 
-use super::super::{Exported, Source, dense, refused, transposed};
+use super::super::{Exported, Source, dense, transposed};
 use super::{CARD, CONFIG, GENERATION, MASKS, PREFIX, SOFT_PROMPT, WEIGHTS, config, masks, prompt};
 use crate::architecture::ForeignNames;
 use crate::checkpoint::weights_hash;
@@ -61,7 +61,7 @@ pub fn export(run: &Path, out: &Path, force: bool) -> Result<Exported, Error> {
 fn check_destination(out: &Path, force: bool) -> Result<(), Error> {
     let Ok(kind) = out.symlink_metadata() else { return Ok(()) };
     if !kind.is_dir() {
-        return Err(refused(out, "not a folder: choose another --out"));
+        return Err(Error::occupied(out, "not a folder: choose another --out"));
     }
     let mut holds_export = false;
     for entry in out.read_dir().map_err(Error::io("list", out))? {
@@ -69,13 +69,13 @@ fn check_destination(out: &Path, force: bool) -> Result<(), Error> {
         let name = name.to_string_lossy();
         if !FILES.contains(&name.as_ref()) {
             let problem = format!("holds '{name}', which no export writes: choose another --out");
-            return Err(refused(out, problem));
+            return Err(Error::occupied(out, problem));
         }
         holds_export = true;
     }
     if holds_export && !force {
         let advice = "choose another --out, or replace it with --force";
-        return Err(refused(out, format!("holds an export already: {advice}")));
+        return Err(Error::occupied(out, format!("holds an export already: {advice}")));
     }
     Ok(())
 }

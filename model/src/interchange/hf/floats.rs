@@ -1,6 +1,5 @@
 //! Numbers of foreign tensors.
 
-use super::super::refused;
 use crate::error::Error;
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
@@ -34,13 +33,13 @@ pub(super) fn read_floats(
         }
         other => {
             let problem = format!("tensor '{name}' has type {other}: expected F32, F16 or BF16");
-            return Err(refused(path, problem));
+            return Err(Error::malformed(path, problem));
         }
     }
     match values.iter().position(|value| !value.is_finite()) {
         Some(at) => {
             let problem = format!("tensor '{name}' is {} at element {at}", values[at]);
-            Err(refused(path, problem))
+            Err(Error::malformed(path, problem))
         }
         None => Ok(values),
     }

@@ -1,6 +1,6 @@
 //! A Hugging Face folder as a run.
 
-use super::super::{check_vocabulary, refused, transposed};
+use super::super::{check_vocabulary, transposed};
 use super::config::{Architecture, read_object};
 use super::floats::read_floats;
 use super::masks::{self, Masks};
@@ -64,7 +64,7 @@ pub fn import(folder: &Path, out: &Path, options: &Import) -> Result<Imported, E
     if let Some(Masks { sparsity, patterns }) = &masks {
         if places.values().any(|slot| slot.sparsity(&config).is_some()) {
             let problem = "the checkpoint has masks: ask for no sparsity, or move them away";
-            return Err(refused(&folder.join(MASKS), problem));
+            return Err(Error::incompatible(folder.join(MASKS), problem));
         }
         config.sparsity = sparsity.clone();
         config.validate()?;
@@ -73,7 +73,7 @@ pub fn import(folder: &Path, out: &Path, options: &Import) -> Result<Imported, E
         });
         if let Some((name, _)) = missing {
             let problem = format!("the mask of '{PREFIX}{name}' is missing");
-            return Err(refused(&folder.join(MASKS), problem));
+            return Err(Error::malformed(folder.join(MASKS), problem));
         }
     }
     let tokenizer = read_tokenizer(folder, options.tokenizer.as_deref(), config.model.vocabulary)?;
@@ -114,7 +114,7 @@ fn settings(architecture: &Architecture, changes: &[String]) -> Result<Config, E
     let config = Config::load(Base::Given(Box::new(config)), changes, |_| ())?;
     if config.model != architecture.model {
         let problem = "the checkpoint decides the model: it cannot be changed";
-        return Err(Error::config("--set model", problem));
+        return Err(Error::setting("--set model", problem));
     }
     Ok(config)
 }
@@ -137,7 +137,7 @@ fn read_tokenizer(
         (vocab, tokenizer)
     } else {
         let problem = "has no tokenizer (tokenizer.json, or vocab.json and merges.txt)";
-        return Err(refused(folder, format!("{problem}: name one with --tokenizer")));
+        return Err(Error::malformed(folder, format!("{problem}: name one with --tokenizer")));
     };
     check_vocabulary(&tokenizer, vocabulary, &path)?;
     Ok(tokenizer)
@@ -152,16 +152,16 @@ fn weight_files(folder: &Path) -> Result<Vec<PathBuf>, Error> {
     let index = folder.join(INDEX);
     if !index.exists() {
         let problem = format!("has no {WEIGHTS}: save the model as safetensors");
-        return Err(refused(folder, problem));
+        return Err(Error::malformed(folder, problem));
     }
     let object = read_object(&index)?;
     let map = object.get("weight_map").and_then(Value::as_object);
-    let map = map.ok_or_else(|| refused(&index, "it has no object 'weight_map'"))?;
+    let map = map.ok_or_else(|| Error::malformed(&index, "it has no object 'weight_map'"))?;
     let mut files = BTreeSet::new();
     for (tensor, file) in map {
         let name = file.as_str().filter(|name| is_plain(name));
         let name = name.ok_or_else(|| {
-            refused(
+            Error::malformed(
                 &index,
                 format!("'{tensor}' is in {file}, which is no name of a file beside it"),
             )
@@ -213,7 +213,7 @@ impl Reader<'_> {
             let problem = format!(
                 "tensor '{name}' comes twice or has no place in a GPT-2 of {layers} layers"
             );
-            return Err(refused(path, problem));
+            return Err(Error::malformed(path, problem));
         };
         let is_conv1d = ForeignNames::of(&slot.name).is_some_and(|names| names.is_conv1d);
         let mut extents = slot.extents.clone();
@@ -245,18 +245,21 @@ impl Reader<'_> {
         is_tied: bool,
     ) -> Result<Vec<(String, Shape, AlignedBuffer)>, Error> {
         if let Some(name) = self.places.keys().min() {
-            return Err(refused(folder, format!("tensor '{PREFIX}{name}' is missing")));
+            return Err(Error::malformed(folder, format!("tensor '{PREFIX}{name}' is missing")));
         }
         let embedding = self.tensors.iter().find(|(name, ..)| name == "tok_embed.weight");
         let (_, _, embedding) = embedding.expect("every place is filled");
         match &self.head {
             Some(head) if head[..] != embedding[..] => {
                 let problem = format!("'{HEAD}' differs from the token embedding");
-                Err(refused(folder, format!("{problem}: the engine's output head is tied to it")))
+                Err(Error::incompatible(
+                    folder,
+                    format!("{problem}: the engine's output head is tied to it"),
+                ))
             }
             None if !is_tied => {
                 let problem = format!("tensor '{HEAD}' is missing, and it is not tied");
-                Err(refused(folder, problem))
+                Err(Error::malformed(folder, problem))
             }
             _ => Ok(self.tensors),
         }
@@ -272,7 +275,7 @@ fn is_constant(name: &str) -> bool {
 fn check_shape(path: &Path, name: &str, found: &[usize], needed: &[usize]) -> Result<(), Error> {
     if found != needed {
         let problem = format!("has shape {found:?}, but config.json asks for {needed:?}");
-        return Err(refused(path, format!("tensor '{name}' {problem}")));
+        return Err(Error::malformed(path, format!("tensor '{name}' {problem}")));
     }
     Ok(())
 }
@@ -291,7 +294,7 @@ fn masked(
         let problem =
             format!("tensor '{name}' has {} weights where its mask has none", all - inside);
         let advice = "move masks.safetensors away to import it dense";
-        return Err(refused(path, format!("{problem}: {advice}")));
+        return Err(Error::malformed(path, format!("{problem}: {advice}")));
     }
     Ok((shape, kept))
 }

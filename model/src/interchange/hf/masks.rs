@@ -1,6 +1,6 @@
 //! `masks.safetensors`: which weights of a sparse model exist.
 
-use super::super::{refused, transposed};
+use super::super::transposed;
 use super::{MASKS, PREFIX};
 use crate::architecture::{ForeignNames, Slot};
 use crate::config::SparsityConfig;
@@ -77,19 +77,19 @@ pub(super) fn read(folder: &Path, slots: &HashMap<String, Slot>) -> Result<Optio
     let notes = tensor_file::read_foreign(&path, &mut |name, info, file| {
         let place = name.strip_prefix(PREFIX).and_then(|name| slots.get(name));
         let Some(slot) = place.filter(|slot| slot.masks() > 0) else {
-            return Err(refused(&path, format!("'{name}' is no weight that has a mask")));
+            return Err(Error::malformed(&path, format!("'{name}' is no weight that has a mask")));
         };
         let (rows, columns) = (slot.extents[0], slot.extents[1]);
         if info.dtype != Dtype::BOOL || info.shape != [columns, rows] {
             let (dtype, shape) = (info.dtype, &info.shape);
             let problem = format!("'{name}' is {dtype} {shape:?}, not BOOL [{columns}, {rows}]");
-            return Err(refused(&path, problem));
+            return Err(Error::malformed(&path, problem));
         }
         let mut bytes = vec![0; rows * columns];
         file.read_exact(&mut bytes).map_err(Error::io("read", &path))?;
         if let Some(at) = bytes.iter().position(|&byte| byte > 1) {
             let problem = format!("'{name}' has {} at element {at}, neither 0 nor 1", bytes[at]);
-            return Err(refused(&path, problem));
+            return Err(Error::malformed(&path, problem));
         }
         let pattern = pattern(rows, columns, &transposed(&bytes, columns, rows))
             .map_err(|source| Error::Mask { layer: name.to_string(), source })?;
@@ -98,17 +98,21 @@ pub(super) fn read(folder: &Path, slots: &HashMap<String, Slot>) -> Result<Optio
     })?;
     let note = |key: &str| {
         let value = notes.get(key).map(String::as_str);
-        value.ok_or_else(|| refused(&path, format!("its metadata lack '{key}'")))
+        value.ok_or_else(|| Error::malformed(&path, format!("its metadata lack '{key}'")))
     };
     if notes.get("format").map(String::as_str) != Some(FORMAT) {
         let advice = "move it away to import the weights as they are";
-        return Err(refused(&path, format!("not a masks file of this program: {advice}")));
+        return Err(Error::malformed(&path, format!("not a masks file of this program: {advice}")));
     }
     if note("version")? != VERSION {
-        return Err(refused(&path, format!("version {} is not {VERSION}", note("version")?)));
+        return Err(Error::malformed(
+            &path,
+            format!("version {} is not {VERSION}", note("version")?),
+        ));
     }
-    let sparsity = serde_json::from_str(note(SPARSITY)?)
-        .map_err(|error| refused(&path, format!("its metadata's '{SPARSITY}': {error}")))?;
+    let sparsity = serde_json::from_str(note(SPARSITY)?).map_err(|error| {
+        Error::malformed(&path, format!("its metadata's '{SPARSITY}': {error}"))
+    })?;
     Ok(Some(Masks { sparsity, patterns }))
 }
 

@@ -1,6 +1,5 @@
 //! The soft prompt in a file of its own.
 
-use super::super::refused;
 use super::SOFT_PROMPT;
 use super::floats::read_floats;
 use crate::architecture::PROMPT;
@@ -38,13 +37,13 @@ pub(super) fn read(folder: &Path, d_model: usize) -> Result<Option<(usize, Align
         if name != TENSOR || info.shape.len() != 2 || info.shape[1] != d_model {
             let problem = format!("has '{name}' of shape {:?}", info.shape);
             let expected = format!("expected '{TENSOR}' of shape [virtual tokens, {d_model}]");
-            return Err(refused(&path, format!("{problem}: {expected}")));
+            return Err(Error::malformed(&path, format!("{problem}: {expected}")));
         }
         found = Some((info.shape[0], read_floats(&path, name, info, stream)?));
         Ok(())
     })?;
     match found {
         Some((rows, values)) if rows > 0 => Ok(Some((rows, values))),
-        _ => Err(refused(&path, format!("has no '{TENSOR}' with a row: move it away"))),
+        _ => Err(Error::malformed(&path, format!("has no '{TENSOR}' with a row: move it away"))),
     }
 }

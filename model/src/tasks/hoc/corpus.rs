@@ -13,7 +13,7 @@
 
 use crate::error::Error;
 use crate::tasks::checks;
-use crate::tasks::files::{self, problem};
+use crate::tasks::files;
 use serde::Deserialize;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -82,7 +82,10 @@ pub fn load(folders: &[PathBuf], split: &str, sentences: bool) -> Result<Corpus,
 fn label(path: &Path, place: &str, word: &str) -> Result<usize, Error> {
     let lower = word.trim().to_lowercase();
     LABELS.iter().position(|label| *label == lower).ok_or_else(|| {
-        problem(path, format!("{place}: unknown label '{word}' (known: {})", LABELS.join(", ")))
+        Error::malformed(
+            path,
+            format!("{place}: unknown label '{word}' (known: {})", LABELS.join(", ")),
+        )
     })
 }
 
@@ -99,7 +102,9 @@ fn labels<'w>(
 
 fn sentence(path: &Path, place: &str, text: &str) -> Result<String, Error> {
     match files::one_line(text) {
-        text if text.is_empty() => Err(problem(path, format!("{place}: the sentence is empty"))),
+        text if text.is_empty() => {
+            Err(Error::malformed(path, format!("{place}: the sentence is empty")))
+        }
         text => Ok(text),
     }
 }
@@ -123,7 +128,7 @@ fn jsonl(path: &Path, split: &str) -> Result<Vec<(Part, Document)>, Error> {
     let mut documents = Vec::new();
     for (line, record) in files::json_lines::<Record>(path)? {
         let place = format!("line {line}");
-        let refuse = |what: String| Err(problem(path, format!("{place}: {what}")));
+        let refuse = |what: String| Err(Error::malformed(path, format!("{place}: {what}")));
         let (count, labelled) = (record.sentences.len(), record.sentence_labels.len());
         if count != labelled || record.raw_labels.as_ref().is_some_and(|raw| raw.len() != count) {
             return refuse(format!("{count} sentences have {labelled} entries of labels"));
@@ -179,7 +184,7 @@ fn rows<const COLUMNS: usize>(
         let found = columns.len();
         let columns = columns.try_into().map_err(|_| {
             let what = format!("line {number} has {found} columns between tabs, not {COLUMNS}");
-            problem(path, what)
+            Error::malformed(path, what)
         })?;
         Ok((number, columns))
     };
@@ -194,15 +199,15 @@ fn blurb(folders: &[PathBuf]) -> Result<Vec<(Part, Document)>, Error> {
         let mut rows = rows::<3>(&path, &files::read(&path)?)?.into_iter();
         match rows.next() {
             Some((_, header)) if header == ["labels", "sentence", "index"] => {}
-            _ => return Err(problem(&path, "line 1 must be: labels, sentence, index")),
+            _ => return Err(Error::malformed(&path, "line 1 must be: labels, sentence, index")),
         }
         for (number, [flags, text, index]) in rows {
             let place = format!("line {number}");
-            let labels =
-                numbered(&flags).map_err(|what| problem(&path, format!("{place}: {what}")))?;
+            let labels = numbered(&flags)
+                .map_err(|what| Error::malformed(&path, format!("{place}: {what}")))?;
             let Some((id, _)) = index.rsplit_once("_s") else {
                 let what = format!("{place}: index '{index}' is not PMID_sNUMBER");
-                return Err(problem(&path, what));
+                return Err(Error::malformed(&path, what));
             };
             let sentence = (sentence(&path, &place, &text)?, labels);
             match documents[first..].last_mut() {
@@ -271,8 +276,8 @@ fn original(folders: &[PathBuf]) -> Result<Vec<(Part, Document)>, Error> {
     let Some(folder) =
         folders.iter().find(|f| f.join("text").is_dir() && f.join("labels").is_dir())
     else {
-        let folder = folders[0].display().to_string();
-        return Err(Error::config(folder, "it lacks the folders text and labels of the corpus"));
+        let problem = "it lacks the folders text and labels of the corpus";
+        return Err(Error::not_found(&folders[0], problem));
     };
     let mut texts: HashMap<String, Vec<(String, Vec<usize>)>> = HashMap::new();
     for id in files::list(&folder.join("text"), ".txt")? {
@@ -285,7 +290,7 @@ fn original(folders: &[PathBuf]) -> Result<Vec<(Part, Document)>, Error> {
         let lines: Vec<&str> = lines.lines().filter(|line| !line.trim().is_empty()).collect();
         if lines.len() != labels.len() {
             let what = format!("{} entries for {} sentences", labels.len(), lines.len());
-            return Err(problem(&entries, what));
+            return Err(Error::malformed(&entries, what));
         }
         let mut sentences = Vec::with_capacity(lines.len());
         for (at, (line, entry)) in lines.iter().zip(labels).enumerate() {
@@ -297,12 +302,15 @@ fn original(folders: &[PathBuf]) -> Result<Vec<(Part, Document)>, Error> {
     }
     let mut documents = Vec::new();
     let parts = [(Part::Train, listed.train), (Part::Dev, listed.dev), (Part::Test, listed.test)];
-    checks::ids(&splits.display().to_string(), parts.iter().flat_map(|(_, l)| l).map(|id| &**id))?;
+    checks::ids(&splits, "", parts.iter().flat_map(|(_, l)| l).map(|id| &**id))?;
     for (part, id) in
         parts.into_iter().flat_map(|(part, ids)| ids.into_iter().map(move |id| (part, id)))
     {
         let Some(sentences) = texts.remove(&id) else {
-            return Err(problem(&splits, format!("it lists {id}, which the corpus does not hold")));
+            return Err(Error::malformed(
+                &splits,
+                format!("it lists {id}, which the corpus does not hold"),
+            ));
         };
         documents.push((part, Document { id, sentences }));
     }

@@ -88,8 +88,8 @@ impl Task for Hoc {
     fn load(&self, request: &Request<'_>) -> Result<TaskData, Error> {
         let sentences = request.form == SENTENCE;
         let corpus = corpus::load(request.folders, request.split, sentences)?;
-        let place = request.folders[0].display().to_string();
-        checks::ids(&place, corpus.documents.iter().map(|(_, document)| &*document.id))?;
+        let folder = &request.folders[0];
+        checks::ids(folder, "", corpus.documents.iter().map(|(_, document)| &*document.id))?;
         let mut parts = [Vec::new(), Vec::new(), Vec::new()];
         for (part, document) in &corpus.documents {
             let examples = &mut parts[*part as usize];
@@ -108,7 +108,10 @@ impl Task for Hoc {
         }
         let empty = [("train", &train), ("dev", &dev), ("test", &test)];
         if let Some((part, _)) = empty.iter().find(|(_, examples)| examples.is_empty()) {
-            return Err(Error::config(place, format!("the {} split has no {part}", request.split)));
+            return Err(Error::malformed(
+                folder,
+                format!("the {} split has no {part}", request.split),
+            ));
         }
         let sizes = [train.len(), dev.len(), test.len()].map(|n| n.to_string()).join("/");
         let split = format!("{} split, {sizes} {}s", request.split, request.form);

@@ -12,7 +12,7 @@
 //! Source (BioGPT's): `question: {question} context: {context}`; reasoning-free adds
 //! ` answer: {long answer}`. The official metrics are accuracy and macro-F1.
 
-use super::files::{self, Entries, problem};
+use super::files::{self, Entries};
 use super::metrics::{accuracy, macro_f1};
 use super::python_random::PythonRandom;
 use super::{
@@ -192,7 +192,7 @@ struct Item {
 
 impl Item {
     fn example(&self, path: &Path, id: &str, form: &str) -> Result<Example, Error> {
-        let refuse = |what: &str| Err(problem(path, format!("item {id}: {what}")));
+        let refuse = |what: &str| Err(Error::malformed(path, format!("item {id}: {what}")));
         let question = files::one_line(&self.question);
         if question.is_empty() {
             return refuse("QUESTION is empty");
@@ -221,7 +221,10 @@ fn example(id: &str, question: &str, passage: String, labels: Vec<usize>) -> Exa
 
 fn label(path: &Path, id: &str, field: &str, word: &str) -> Result<usize, Error> {
     LABELS.iter().position(|label| *label == word).ok_or_else(|| {
-        problem(path, format!("item {id}: {field} is '{word}', but must be yes, no or maybe"))
+        Error::malformed(
+            path,
+            format!("item {id}: {field} is '{word}', but must be yes, no or maybe"),
+        )
     })
 }
 
@@ -235,7 +238,7 @@ fn read(path: &Path, form: &str) -> Result<Vec<Example>, Error> {
     let examples = items(path, form)?;
     match examples.iter().find(|example| example.labels.is_empty()) {
         Some(example) => {
-            Err(problem(path, format!("item {}: final_decision is missing", example.id)))
+            Err(Error::malformed(path, format!("item {}: final_decision is missing", example.id)))
         }
         None => Ok(examples),
     }
@@ -260,7 +263,10 @@ fn parts<'e>(
             let (train, dev) = split.fold(fold);
             if dev.is_empty() || train.is_empty() || split.test.is_empty() {
                 let count = examples.len();
-                return Err(problem(path, format!("{count} items are too few for fold {fold}")));
+                return Err(Error::malformed(
+                    path,
+                    format!("{count} items are too few for fold {fold}"),
+                ));
             }
             ([train, dev, split.test], "official split")
         }
@@ -292,16 +298,19 @@ fn listed<'e>(
 ) -> Result<[Vec<&'e Example>; 3], Error> {
     let listed: Listed = files::json(path)?;
     let Some(chosen) = listed.folds.get(fold) else {
-        return Err(problem(
+        return Err(Error::malformed(
             path,
             format!("it has {} folds, but no fold {fold}", listed.folds.len()),
         ));
     };
     let find = |ids: &Vec<String>, part: &str| -> Result<Vec<&'e Example>, Error> {
-        checks::ids(&format!("{}: {part}", path.display()), ids.iter().map(String::as_str))?;
+        checks::ids(path, &format!("{part}: "), ids.iter().map(String::as_str))?;
         let find = |id: &String| {
             by_id.get(&**id).copied().ok_or_else(|| {
-                problem(path, format!("{part} lists {id}, which ori_pqal.json does not hold"))
+                Error::malformed(
+                    path,
+                    format!("{part} lists {id}, which ori_pqal.json does not hold"),
+                )
             })
         };
         ids.iter().map(find).collect()
@@ -315,18 +324,21 @@ fn check_truth(truth: &[(String, String)], test: &[&Example], path: &Path) -> Re
         let (id, ours) = (&example.id, LABELS[example.labels[0]]);
         match truth.get(&**id) {
             None => {
-                return Err(problem(path, format!("it lacks {id}, which is in the test split")));
+                return Err(Error::malformed(
+                    path,
+                    format!("it lacks {id}, which is in the test split"),
+                ));
             }
             Some(word) if *word != ours => {
                 let what = format!("{id} is '{word}', but '{ours}' in ori_pqal.json");
-                return Err(problem(path, what));
+                return Err(Error::malformed(path, what));
             }
             Some(_) => {}
         }
     }
     if truth.len() != test.len() {
         let what = format!("it has {} answers for {} test questions", truth.len(), test.len());
-        return Err(problem(path, what));
+        return Err(Error::malformed(path, what));
     }
     Ok(())
 }
@@ -394,7 +406,7 @@ fn pqaa(path: &Path, form: &str) -> Result<Stage, Error> {
     let count = examples.len();
     let train = if count > PQAA_TRAIN { PQAA_TRAIN } else { count - count.div_ceil(20) };
     if train == 0 {
-        return Err(problem(path, format!("{count} items are too few to train on")));
+        return Err(Error::malformed(path, format!("{count} items are too few to train on")));
     }
     let dev = examples.split_off(train);
     Ok(Stage { name: PQAA.into(), train: examples, dev, unlabelled: false })
@@ -405,9 +417,9 @@ fn unlabelled(path: &Path, form: &str) -> Result<Vec<Example>, Error> {
     match examples.iter().find(|example| !example.labels.is_empty()) {
         Some(example) => {
             let what = format!("item {} has a final_decision: PQA-U has none", example.id);
-            Err(problem(path, what))
+            Err(Error::malformed(path, what))
         }
-        None if examples.is_empty() => Err(problem(path, "it holds no item")),
+        None if examples.is_empty() => Err(Error::malformed(path, "it holds no item")),
         None => Ok(examples),
     }
 }
@@ -426,7 +438,7 @@ struct BioAsq {
 fn bioasq(path: &Path) -> Result<Stage, Error> {
     let (mut train, mut dev) = (Vec::new(), Vec::new());
     for (line, item) in files::json_lines::<BioAsq>(path)? {
-        let refuse = |what: String| Err(problem(path, format!("line {line}: {what}")));
+        let refuse = |what: String| Err(Error::malformed(path, format!("line {line}: {what}")));
         let (question, passage) = (files::one_line(&item.question), files::one_line(&item.context));
         if question.is_empty() || passage.is_empty() {
             return refuse("question or context is empty".into());
@@ -439,9 +451,9 @@ fn bioasq(path: &Path) -> Result<Stage, Error> {
             other => return refuse(format!("split is '{other}', but must be train or dev")),
         }
     }
-    checks::ids(&path.display().to_string(), train.iter().chain(&dev).map(|e| &*e.id))?;
+    checks::ids(path, "", train.iter().chain(&dev).map(|e| &*e.id))?;
     if train.is_empty() || dev.is_empty() {
-        return Err(problem(path, "it needs both train and dev items"));
+        return Err(Error::malformed(path, "it needs both train and dev items"));
     }
     Ok(Stage { name: BIOASQ.into(), train, dev, unlabelled: false })
 }
