@@ -4,10 +4,11 @@ pub mod losses;
 pub mod sizes;
 pub mod speedup;
 
-use std::fs;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, anyhow};
+use mediswift_files::{self as files, Draft};
 use plotters::coord::Shift;
 use plotters::prelude::*;
 use plotters::style::{FontStyle, register_font};
@@ -31,10 +32,10 @@ pub const COLOURS: [RGBColor; 7] = [
     RGBColor(150, 130, 40),
 ];
 
-/// The two files of one chart.
+/// The two files of one chart, which appear when it is drawn.
 pub struct Files {
-    svg: PathBuf,
-    png: PathBuf,
+    svg: Draft,
+    png: Draft,
 }
 
 impl Files {
@@ -45,29 +46,53 @@ impl Files {
             let message = format!("{}: name a chart .svg or .png", path.display());
             return Err(Exit::usage(message).into());
         }
-        let files = Self { svg: path.with_extension("svg"), png: path.with_extension("png") };
-        for path in [&files.svg, &files.png] {
-            fs::OpenOptions::new()
-                .append(true)
-                .create(true)
-                .open(path)
-                .with_context(|| format!("{}: cannot be written", path.display()))?;
-        }
-        Ok(files)
+        let draft = |ending| {
+            Draft::create(&path.with_extension(ending))
+                .map_err(|error| files::Error { action: "be written", ..error })
+        };
+        Ok(Self { svg: draft("svg")?, png: draft("png")? })
     }
 
     /// Draws both.
-    pub fn draw(&self, picture: &impl Picture) -> anyhow::Result<[PathBuf; 2]> {
+    pub fn draw(self, picture: &impl Picture) -> anyhow::Result<[PathBuf; 2]> {
         register_font(FONT, FontStyle::Normal, epaint_default_fonts::UBUNTU_LIGHT)
             .map_err(|_| anyhow!("the built-in font cannot be used"))?;
-        let size = picture.size();
-        let svg = SVGBackend::new(&self.svg, size).into_drawing_area();
-        picture.draw(&svg, 1).with_context(|| self.svg.display().to_string())?;
-        let size = (size.0 * SCALE, size.1 * SCALE);
-        let png = BitMapBackend::new(&self.png, size).into_drawing_area();
-        picture.draw(&png, SCALE).with_context(|| self.png.display().to_string())?;
-        Ok([self.svg.clone(), self.png.clone()])
+        let (width, height) = picture.size();
+        let mut text = String::new();
+        let area = SVGBackend::with_string(&mut text, (width, height)).into_drawing_area();
+        picture.draw(&area, 1)?;
+        drop(area);
+        let (width, height) = (width * SCALE, height * SCALE);
+        let mut pixels = vec![0; width as usize * height as usize * 3];
+        let area = BitMapBackend::with_buffer(&mut pixels, (width, height)).into_drawing_area();
+        picture.draw(&area, SCALE)?;
+        drop(area);
+        Ok([
+            publish(self.svg, |file| Ok(file.write_all(text.as_bytes())?))?,
+            publish(self.png, |file| write_png(file, width, height, &pixels))?,
+        ])
     }
+}
+
+/// Completes a file with what `fill` writes; returns where it is.
+fn publish(
+    mut draft: Draft,
+    fill: impl FnOnce(&mut Draft) -> anyhow::Result<()>,
+) -> anyhow::Result<PathBuf> {
+    let path = draft.path().to_path_buf();
+    fill(&mut draft).with_context(|| format!("{}: cannot be written", path.display()))?;
+    draft.publish()?;
+    Ok(path)
+}
+
+/// `pixels` are red, green and blue, row by row.
+fn write_png(file: &mut Draft, width: u32, height: u32, pixels: &[u8]) -> anyhow::Result<()> {
+    let mut encoder = png::Encoder::new(file, width, height);
+    encoder.set_color(png::ColorType::Rgb);
+    encoder.set_depth(png::BitDepth::Eight);
+    let mut writer = encoder.write_header()?;
+    writer.write_image_data(pixels)?;
+    Ok(writer.finish()?)
 }
 
 /// Something that can be drawn on any kind of area.

@@ -3,21 +3,21 @@
 mod tuning;
 mod twins;
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::Context as _;
 use indicatif::HumanCount;
 use mediswift_data::clean::Cleaning;
 use mediswift_data::prepare::{Options, TokenizerSource};
-use mediswift_data::{Dataset, Split, Tokenizer, write_atomically};
+use mediswift_data::{Dataset, Split};
+use mediswift_files as files;
 use mediswift_kernels::isa::IsaKind;
 use mediswift_model::config::Base;
 use mediswift_model::finetune::report::TuningReport;
 use mediswift_model::flops::{Convention, Workload};
 use mediswift_model::generate::{GenerateOptions, Generation, generate};
-use mediswift_model::{Config, Error, run};
+use mediswift_model::run::{self, LoadedModel};
+use mediswift_model::{Config, Error};
 use serde_json::{Value, json};
 
 use self::twins::{Trained, Twin};
@@ -131,7 +131,7 @@ impl Verb for Demo {
         };
         let json = report.json();
         let file = serde_json::to_vec_pretty(&json)?;
-        write_atomically(&out.join("demo.json"), &file)?;
+        files::write(&out.join("demo.json"), &file)?;
         output::note(DISCLAIMER);
         Ok(Outcome::new(json, report.text()))
     }
@@ -145,15 +145,9 @@ fn make_room(out: &Path, force: bool) -> anyhow::Result<()> {
         out.display()
     );
     for part in PARTS {
-        let path = out.join(part);
-        let removed = match path.symlink_metadata() {
-            Ok(found) if found.is_dir() => fs::remove_dir_all(&path),
-            Ok(_) => fs::remove_file(&path),
-            Err(_) => Ok(()),
-        };
-        removed.with_context(|| format!("{}: cannot remove", path.display()))?;
+        files::remove(&out.join(part))?;
     }
-    fs::create_dir_all(out).with_context(|| format!("{}: cannot create", out.display()))
+    Ok(files::create_folders(out)?)
 }
 
 /// Corpus, tokenizer and dataset.
@@ -197,8 +191,7 @@ fn settings(size: &Size, sparsity: f64) -> anyhow::Result<Config> {
 
 /// What the model in the run folder `run` makes of the beginning of a held-out document.
 fn sample(run: &Path, dataset: &Dataset) -> anyhow::Result<(String, Generation)> {
-    let gpt = run::load_model(run)?.gpt;
-    let tokenizer = Tokenizer::load(&run::tokenizer_path(run))?;
+    let LoadedModel { gpt, tokenizer, .. } = run::load_model(run)?;
     let prompt = dataset.window(Split::Validation, 0, 8)?;
     let options = GenerateOptions {
         temperature: 0.7,

@@ -5,11 +5,13 @@ use std::path::PathBuf;
 use anyhow::Context as _;
 use indicatif::HumanCount;
 use mediswift_data::clean::Document;
-use mediswift_data::{DataError, Tokenizer, texts, write_atomically_with};
+use mediswift_data::{Tokenizer, texts};
+use mediswift_files as files;
+use mediswift_model::run::LoadedModel;
 use mediswift_model::score::{Before, ScoredText, score_texts};
 use serde_json::{Value, json};
 
-use crate::trained::Trained;
+use crate::trained;
 use crate::verb::{Context, Exit, Outcome, Verb, refuse_to_overwrite};
 
 /// Texts that are scored together.
@@ -65,7 +67,7 @@ impl Verb for Score {
         if let Some(out) = &self.out {
             refuse_to_overwrite(out, self.force)?;
         }
-        let model = Trained::load(&self.run)?;
+        let model = trained::load(&self.run)?;
         let Some(file) = &self.file else {
             let text = self.text.clone().unwrap_or_default();
             let text = Document { identity: None, text };
@@ -95,21 +97,12 @@ impl Verb for Score {
             let text = lines.iter().map(|line| format!("{line}\n")).collect::<String>();
             return Ok(Outcome::new(json!({ "scores": lines }), text));
         };
-        let mut failed = None;
-        let written = write_atomically_with(out, |to| {
-            let done = for_each_group(&mut |group| {
+        files::write_with(out, |to| {
+            for_each_group(&mut |group| {
                 let lines = group.iter().try_for_each(|line| writeln!(to, "{line}"));
                 lines.with_context(|| format!("cannot write {}", out.display()))
-            });
-            done.map_err(|error| {
-                failed = Some(error);
-                DataError::Interrupted
             })
-        });
-        if let Some(error) = failed {
-            return Err(error);
-        }
-        written?;
+        })?;
         let json =
             json!({ "documents": count, "loglikelihood": nats, "path": out.display().to_string() });
         let text = format!(
@@ -123,13 +116,13 @@ impl Verb for Score {
 
 impl Score {
     /// One JSON object per text.
-    fn score(&self, model: &Trained, texts: &[Document]) -> anyhow::Result<Vec<Value>> {
+    fn score(&self, model: &LoadedModel, texts: &[Document]) -> anyhow::Result<Vec<Value>> {
         let before = match &self.context {
             None => Before::Nothing,
             Some(source) if self.soft_prompt => Before::Steered(source),
             Some(context) => Before::Text(context),
         };
-        let Trained { gpt, tokenizer } = model;
+        let LoadedModel { gpt, tokenizer, .. } = model;
         let bare: Vec<&str> = texts.iter().map(|text| text.text.as_str()).collect();
         let scored = score_texts(gpt, tokenizer, before, &bare).map_err(Exit::settings)?;
         texts.iter().zip(&scored).map(|(text, scored)| line(tokenizer, text, scored)).collect()

@@ -5,7 +5,6 @@ mod report;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::Context as _;
 use mediswift_kernels::SparsePattern;
 use mediswift_kernels::baseline::{Baseline, Blas};
 use mediswift_kernels::bench::{LayerBench, Measured, PRODUCTS, Planning};
@@ -264,5 +263,5 @@ fn save_plans(path: &Path, rows: &[Measured]) -> anyhow::Result<()> {
         "# Strategies of sparse layers by shape and non-zeros, for `pretrain --plans`.\n{}",
         lines.concat()
     );
-    std::fs::write(path, text).with_context(|| format!("{}: cannot be written", path.display()))
+    Ok(mediswift_files::write(path, text.as_bytes())?)
 }

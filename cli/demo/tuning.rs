@@ -19,7 +19,7 @@ use crate::signals::StopSignal;
 /// Writes `count` questions to a folder in `out`, and says where it is.
 pub fn questions(out: &Path, count: usize) -> anyhow::Result<PathBuf> {
     let folder = out.join("questions");
-    std::fs::create_dir_all(&folder)?;
+    mediswift_files::create_folders(&folder)?;
     synth::write_questions(&folder.join("ori_pqal.json"), 1, count)?;
     Ok(folder)
 }

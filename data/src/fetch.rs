@@ -5,8 +5,8 @@
 //! attempt broke off, compared with its MD5 and renamed. Files that are there and whole are left alone.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File, OpenOptions};
-use std::io::{Read, Write};
+use std::fs::{self, File};
+use std::io::Read;
 use std::ops::{ControlFlow, RangeInclusive};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -14,9 +14,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use md5::{Digest, Md5};
+use mediswift_files::{self as files, Log};
 
 use crate::DataError;
-use crate::commit::publish;
 use crate::error::RequestProblem;
 
 /// The yearly baseline.
@@ -83,7 +83,7 @@ pub fn fetch(
         stop: AtomicBool::new(false),
     };
     let names = session.wanted()?;
-    fs::create_dir_all(&options.out).map_err(|e| DataError::io("create", &options.out, e))?;
+    files::create_folders(&options.out)?;
     let session = &mut session;
     let (next, done) = (AtomicUsize::new(0), AtomicUsize::new(0));
     let fetched = Mutex::new((Fetched::default(), None::<DataError>));
@@ -158,6 +158,10 @@ enum Failure {
     Lasting(String),
     /// Of ours: the work ends.
     Own(DataError),
+}
+
+fn own(error: files::Error) -> Failure {
+    Failure::Own(error.into())
 }
 
 struct Session<'a> {
@@ -260,19 +264,21 @@ impl Session<'_> {
                 return Ok(());
             }
             // Continuing it would keep the damage.
-            fs::remove_file(&partial)
-                .map_err(|e| Failure::Own(DataError::io("remove", &partial, e)))?;
+            files::remove(&partial).map_err(own)?;
             Err(Failure::Passing(format!("its MD5 is {found}, not {expected}")))
         })?;
         match fetched {
-            Ok(()) => publish(&partial, &path).map(|()| Outcome::Downloaded(path)),
+            Ok(()) => {
+                files::rename(&partial, &path)?;
+                files::sync_folder(&self.options.out)?;
+                Ok(Outcome::Downloaded(path))
+            }
             Err(why) => Ok(Outcome::Failed(format!("{url}: {why}"))),
         }
     }
 
     /// Appends to `partial` what it lacks.
     fn download(&self, url: &str, partial: &Path) -> Result<(), Failure> {
-        let own = |action| move |e| Failure::Own(DataError::io(action, partial, e));
         let there = fs::metadata(partial).map_or(0, |about| about.len());
         let response = self.get(url, there)?;
         let status = response.status().as_u16();
@@ -280,11 +286,10 @@ impl Session<'_> {
             // All of it is there, or more than all.
             return Ok(());
         }
-        let mut file =
-            OpenOptions::new().create(true).append(true).open(partial).map_err(own("open"))?;
+        let mut file = Log::open(partial).map_err(own)?;
         if status == 200 {
             // The server does not continue: from the beginning.
-            file.set_len(0).map_err(own("truncate"))?;
+            file.cut(0).map_err(own)?;
         }
         let expected: Option<u64> = response
             .headers()
@@ -303,14 +308,14 @@ impl Session<'_> {
             if read == 0 {
                 break;
             }
-            file.write_all(&buffer[..read]).map_err(own("write"))?;
+            file.append(&buffer[..read]).map_err(own)?;
             received += read as u64;
             self.bytes.fetch_add(read as u64, Ordering::Relaxed);
         }
         if expected.is_some_and(|expected| received < expected) {
             return Err(Failure::Passing("the connection broke off".to_owned()));
         }
-        file.sync_all().map_err(own("sync"))
+        file.sync().map_err(own)
     }
 }
 
@@ -360,6 +365,8 @@ mod tests {
     use std::io::{BufRead, BufReader};
     use std::net::TcpListener;
     use std::sync::Arc;
+
+    use std::io::Write;
 
     use super::*;
 

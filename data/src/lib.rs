@@ -19,8 +19,6 @@
 //! malformed is reported with the path, the place, what was found and what to do: as an error, or,
 //! for inputs among others, in the account of what was dropped.
 
-mod commit;
-
 pub mod batches;
 pub mod clean;
 mod dataset;
@@ -37,7 +35,6 @@ mod texts;
 pub mod tokenizer;
 
 pub use batches::{Batches, Position, Sequence, sequential};
-pub use commit::{write_atomically, write_atomically_with, write_folder_atomically};
 pub use dataset::Dataset;
 pub use error::DataError;
 pub use prepare::prepare;

@@ -8,11 +8,12 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Component, Path};
 
+use mediswift_files as files;
 use serde::{Deserialize, Serialize};
 
+use crate::DataError;
 use crate::error::DatasetProblem;
 use crate::split::Split;
-use crate::{DataError, write_atomically};
 
 /// File name of the manifest within a dataset folder.
 pub const FILE_NAME: &str = "dataset.json";
@@ -145,7 +146,7 @@ impl Manifest {
         let mut bytes =
             serde_json::to_vec_pretty(self).map_err(|e| DataError::io("write", &path, e.into()))?;
         bytes.push(b'\n');
-        write_atomically(&path, &bytes)
+        Ok(files::write(&path, &bytes)?)
     }
 
     /// Reads the manifest of a dataset folder; returns it with its BLAKE3 in hexadecimal.

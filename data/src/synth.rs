@@ -17,13 +17,14 @@ use std::io::Write;
 use std::ops::ControlFlow;
 use std::path::Path;
 
+use mediswift_files as files;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 use serde::Serialize;
 
+use crate::DataError;
 use crate::error::RequestProblem;
 use crate::source::{Compression, Format, RecordFormat, format_of};
-use crate::{DataError, write_atomically_with};
 
 pub use questions::{SynthQuestion, questions, write_questions};
 
@@ -65,7 +66,7 @@ pub fn write(
         return Err(RequestProblem::UnknownOutput { path: path.to_owned() }.into());
     };
     let mut bytes = 0;
-    write_atomically_with(path, |file| {
+    files::write_with(path, |file| {
         let mut write_to = |out: &mut dyn Write| {
             for (record, done) in records(seed).zip(0..documents) {
                 if done % REPORT_EVERY == 0 && progress(done).is_break() {

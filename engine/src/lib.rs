@@ -8,6 +8,7 @@
 //! * [`Tape`]: records operators in the forward pass and walks them back.
 //! * [`Profile`]: where the time of a step goes.
 #![warn(missing_docs)]
+#![forbid(unsafe_code)]
 
 mod flat;
 pub mod gradcheck;

@@ -3,7 +3,7 @@
 use crate::{
     Backward, Cost, Gradients, Loss, LossSum, Op, Parameters, Pass, Profile, Tiles, TokenLayout,
 };
-use mediswift_kernels::{AlignedBuffer, LANES};
+use mediswift_kernels::AlignedBuffer;
 use std::collections::HashMap;
 use std::ops::Range;
 
@@ -44,7 +44,7 @@ impl Arena {
     }
 
     fn take(&mut self, layout: TokenLayout, features: usize) -> Tiles {
-        let len = layout.tiles() * features * LANES;
+        let len = Tiles::len(layout, features);
         let kept = self.buffers.get_mut(&len).and_then(Vec::pop);
         Tiles::from_buffer(layout, features, kept.unwrap_or_else(|| AlignedBuffer::zeros(len)))
     }
@@ -247,7 +247,7 @@ mod tests {
             let tiles = tape.arena.take(layout, 3);
             tape.arena.give(tiles);
             drop(tape);
-            let largest = 4 * 3 * LANES * layout.tiles();
+            let largest = 4 * Tiles::len(layout, 3);
             assert!(arena.bytes() <= 2 * largest, "{} bytes", arena.bytes());
         }
         assert!(arena.bytes() > 0);

@@ -19,13 +19,19 @@ impl TokenLayout {
     }
 
     /// Tiles of the batch.
+    /// # Panics
+    /// If no machine can address so many.
+    #[track_caller]
     pub fn tiles(self) -> usize {
-        self.sequences * self.tiles_per_sequence()
+        product([self.sequences, self.tiles_per_sequence()])
     }
 
     /// Tokens of the batch, padding excluded.
+    /// # Panics
+    /// If no machine can address so many.
+    #[track_caller]
     pub fn tokens(self) -> usize {
-        self.sequences * self.context
+        product([self.sequences, self.context])
     }
 
     /// Real tokens in tile `tile` of the batch.
@@ -33,6 +39,12 @@ impl TokenLayout {
         let first = tile % self.tiles_per_sequence() * LANES;
         LANES.min(self.context - first)
     }
+}
+
+#[track_caller]
+fn product<const N: usize>(extents: [usize; N]) -> usize {
+    let product = extents.iter().try_fold(1usize, |product, &n| product.checked_mul(n));
+    product.unwrap_or_else(|| panic!("extents {extents:?} have more elements than fit in memory"))
 }
 
 /// Activations of a batch: `[tile][feature][LANES]`, cache-line aligned.
@@ -45,14 +57,23 @@ pub struct Tiles {
 
 impl Tiles {
     /// All zeros.
+    /// # Panics
+    /// If there is no memory for them.
+    #[track_caller]
     pub fn zeros(layout: TokenLayout, features: usize) -> Self {
-        Self::from_buffer(layout, features, AlignedBuffer::zeros(layout.tiles() * features * LANES))
+        Self::from_buffer(layout, features, AlignedBuffer::zeros(Self::len(layout, features)))
+    }
+
+    /// Elements of a batch.
+    #[track_caller]
+    pub(crate) fn len(layout: TokenLayout, features: usize) -> usize {
+        product([layout.tiles(), features, LANES])
     }
 
     /// Takes a buffer of the right length, whatever it holds.
     #[track_caller]
     pub(crate) fn from_buffer(layout: TokenLayout, features: usize, data: AlignedBuffer) -> Self {
-        assert_eq!(data.len(), layout.tiles() * features * LANES, "buffer and shape disagree");
+        assert_eq!(data.len(), Self::len(layout, features), "buffer and shape disagree");
         Self { layout, features, data }
     }
 
@@ -124,6 +145,16 @@ impl Tiles {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn extents_that_overflow_are_refused() {
+        for (sequences, context, features) in
+            [(1 << 60, 16, 1), (1 << 60, 1, 1), (1, usize::MAX, 16), (2, 16, 1 << 60)]
+        {
+            let zeros = || Tiles::zeros(TokenLayout { sequences, context }, features);
+            assert!(std::panic::catch_unwind(zeros).is_err(), "{sequences}, {context}");
+        }
+    }
 
     #[test]
     fn rows_survive_the_round_trip_and_padding_is_zero() {

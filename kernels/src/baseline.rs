@@ -8,6 +8,7 @@
 //! has. A loaded library chooses by itself; its own environment variables limit it (`MKL_ENABLE_INSTRUCTIONS=AVX2`, `OPENBLAS_CORETYPE=Haswell`).
 
 use crate::isa::IsaKind;
+use crate::ops::extent::size;
 use std::ffi::c_int;
 use std::path::{Path, PathBuf};
 
@@ -26,7 +27,7 @@ impl<'a> Matrix<'a> {
     /// If `data` does not hold `rows · columns` elements.
     #[track_caller]
     pub fn new(data: &'a [f32], rows: usize, columns: usize) -> Self {
-        assert_eq!(data.len(), rows * columns, "matrix data and shape disagree");
+        assert_eq!(data.len(), size(&[rows, columns]), "matrix data and shape disagree");
         Self { data, rows, columns, transposed: false }
     }
 
@@ -65,7 +66,7 @@ impl Baseline {
     #[track_caller]
     pub fn multiply(&self, isa: IsaKind, a: Matrix<'_>, b: Matrix<'_>, c: &mut [f32]) {
         assert_eq!(a.columns, b.rows, "inner extents disagree");
-        assert_eq!(c.len(), a.rows * b.columns, "C and its shape disagree");
+        assert_eq!(c.len(), size(&[a.rows, b.columns]), "C and its shape disagree");
         assert!(isa.is_available(), "this CPU lacks {isa}");
         match self {
             Self::GemmCrate => gemm_crate(isa, a, b, c),

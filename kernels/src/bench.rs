@@ -10,7 +10,7 @@ use std::time::Instant;
 use crate::baseline::{Baseline, Matrix};
 use crate::isa::IsaKind;
 use crate::ops::gemm::{Left, Out, gemm_on, transpose_tiles};
-use crate::ops::{Initial, LayerPlan, LinearLayer, Product, tune};
+use crate::ops::{Initial, LayerPlan, LinearLayer, Product};
 use crate::probe::{self, Limits};
 use crate::{AlignedBuffer, LANES, SparsePattern};
 
@@ -155,7 +155,7 @@ impl LayerBench {
         }
         let plan = match planning {
             Planning::Estimate => LayerPlan::of(pattern.density(), self.isa),
-            Planning::Tuned => tune::measure(self.isa, pattern, TUNING_TOKENS).0,
+            Planning::Tuned => LayerPlan::measured(self.isa, pattern, TUNING_TOKENS),
             Planning::Fixed(plan) => plan,
         };
         let mut rows = Vec::new();

@@ -106,6 +106,9 @@ static POOL: Mutex<Vec<AlignedBuffer>> = Mutex::new(Vec::new());
 
 impl Scratch {
     /// A buffer of `len` elements, which hold anything.
+    /// # Panics
+    /// If there is no memory for them.
+    #[track_caller]
     pub fn take(len: usize) -> Self {
         let mut pool = POOL.lock().unwrap_or_else(PoisonError::into_inner);
         let fits = pool.iter().enumerate().filter(|(_, b)| b.len() >= len);
@@ -113,7 +116,8 @@ impl Scratch {
         let kept = best.map(|at| pool.swap_remove(at));
         drop(pool);
         // Sizes are rounded up, so that similar requests share buffers.
-        let fresh = || AlignedBuffer::zeros(len.next_power_of_two().max(1 << 12));
+        let rounded = || len.checked_next_power_of_two().expect("a buffer that fits in memory");
+        let fresh = || AlignedBuffer::zeros(rounded().max(1 << 12));
         Self { buffer: kept.unwrap_or_else(fresh), len }
     }
 }

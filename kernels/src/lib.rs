@@ -17,7 +17,7 @@
 pub mod baseline;
 #[cfg(feature = "baseline")]
 pub mod bench;
-pub mod buffer;
+mod buffer;
 pub mod isa;
 pub mod ops;
 pub mod parallel;

@@ -25,7 +25,6 @@ pub mod checkpoint;
 pub mod config;
 pub mod curves;
 pub mod decode;
-mod disk;
 pub mod error;
 pub mod evaluate;
 pub mod finetune;

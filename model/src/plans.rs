@@ -6,7 +6,7 @@ use crate::error::Error;
 use mediswift_engine::Shape;
 use mediswift_kernels::LinearLayer;
 use mediswift_kernels::isa::{ISA_VARIABLE, IsaKind};
-use mediswift_kernels::ops::{LayerPlan, StrategyError, tune};
+use mediswift_kernels::ops::{LayerPlan, StrategyError};
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -66,7 +66,9 @@ impl<'a> Planner<'a> {
             (None, Some(name)) => name.parse().map_err(|e: StrategyError| {
                 Error::setting(format!("kernels.plans.\"{key}\""), e.to_string())
             })?,
-            (None, None) if self.config.tune => tune::measure(self.isa, pattern, TUNING_TOKENS).0,
+            (None, None) if self.config.tune => {
+                LayerPlan::measured(self.isa, pattern, TUNING_TOKENS)
+            }
             (None, None) => LayerPlan::of(pattern.density(), self.isa),
         };
         self.found.insert(key, plan.clone());

@@ -9,8 +9,8 @@
 //! beforehand how long the file is and what its hash is; no reader allocates more than the file is
 //! long.
 
-use crate::disk::NewFile;
 use crate::error::Error;
+use mediswift_files::NewFile;
 use safetensors::tensor::{Metadata, TensorInfo};
 use safetensors::{Dtype, SafeTensorError};
 use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};

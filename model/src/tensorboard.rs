@@ -21,10 +21,9 @@
 
 use crate::error::Error;
 use crate::run::{StepMetrics, Validation};
-use mediswift_data::write_atomically;
-use std::fs::{self, File, OpenOptions};
-use std::io::Write;
-use std::path::{Path, PathBuf};
+use mediswift_files::{self as files, Log};
+use std::fs;
+use std::path::Path;
 use std::time::SystemTime;
 
 /// Name of the file in a run folder; TensorBoard looks for `tfevents`.
@@ -33,8 +32,7 @@ pub const FILE: &str = "events.out.tfevents.mediswift";
 /// An event file, open for appending.
 #[derive(Debug)]
 pub struct Events {
-    path: PathBuf,
-    file: File,
+    file: Log,
     curves: Curves,
 }
 
@@ -48,22 +46,18 @@ struct Curves {
 }
 
 impl Events {
-    /// Opens the events of the run in the folder `run`, which was started at the time that
-    /// `settings` was written, and makes them those of the given steps and evaluations.
+    /// Opens the events of the run in the folder `run`, and makes them those of the given steps and
+    /// evaluations.
     /// # Errors
     /// If the file cannot be written.
     pub fn open(
         run: &Path,
-        settings: &Path,
+        started: SystemTime,
         steps: &[StepMetrics],
         evaluations: &[Validation],
     ) -> Result<Self, Error> {
         let path = run.join(FILE);
-        let modified = fs::metadata(settings).and_then(|metadata| metadata.modified());
-        let since = modified
-            .map_err(Error::io("read", settings))?
-            .duration_since(SystemTime::UNIX_EPOCH)
-            .unwrap_or_default();
+        let since = started.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let mut curves = Curves { started: since.as_secs_f64(), last: (0, 0.0) };
         let mut bytes = curves.version();
         let mut evaluations = evaluations.iter().peekable();
@@ -73,16 +67,13 @@ impl Events {
                 bytes.extend(curves.evaluation(evaluation));
             }
         }
-        let io = |action| Error::io(action, &path);
-        if fs::read(&path).is_ok_and(|old| old.starts_with(&bytes)) {
-            // A TensorBoard that is watching goes on reading the file it has open.
-            let file = OpenOptions::new().write(true).open(&path).map_err(io("open"))?;
-            file.set_len(bytes.len() as u64).map_err(io("write"))?;
-        } else {
-            write_atomically(&path, &bytes)?;
+        // A TensorBoard that is watching goes on reading the file it has open, if that can be kept.
+        if !fs::read(&path).is_ok_and(|old| old.starts_with(&bytes)) {
+            files::write(&path, &bytes)?;
         }
-        let file = OpenOptions::new().append(true).open(&path).map_err(io("open"))?;
-        Ok(Self { path, file, curves })
+        let mut file = Log::open(&path)?;
+        file.cut(bytes.len() as u64)?;
+        Ok(Self { file, curves })
     }
 
     /// Appends the events of an optimiser step.
@@ -90,7 +81,7 @@ impl Events {
     /// If they cannot be written.
     pub fn step(&mut self, metrics: &StepMetrics) -> Result<(), Error> {
         let record = self.curves.step(metrics);
-        self.file.write_all(&record).map_err(Error::io("write", &self.path))
+        Ok(self.file.append(&record)?)
     }
 
     /// Appends the event of an evaluation.
@@ -98,7 +89,7 @@ impl Events {
     /// If it cannot be written.
     pub fn evaluation(&mut self, validation: &Validation) -> Result<(), Error> {
         let record = self.curves.evaluation(validation);
-        self.file.write_all(&record).map_err(Error::io("write", &self.path))
+        Ok(self.file.append(&record)?)
     }
 }
 

@@ -289,7 +289,7 @@ fn path_at(tokens: &[TokenTree], mut at: usize) -> Vec<String> {
 }
 
 /// Whether an item begins with `#[cfg(test)]`.
-fn is_for_tests(tokens: &[TokenTree]) -> bool {
+pub fn is_for_tests(tokens: &[TokenTree]) -> bool {
     match tokens {
         [TokenTree::Punct(hash), TokenTree::Group(attribute), ..] => {
             hash.as_char() == '#' && attribute.stream().to_string().replace(' ', "") == "cfg(test)"
@@ -299,7 +299,7 @@ fn is_for_tests(tokens: &[TokenTree]) -> bool {
 }
 
 /// Tokens of the item that comes first, up to its braces or its semicolon.
-fn item_length(tokens: &[TokenTree]) -> usize {
+pub fn item_length(tokens: &[TokenTree]) -> usize {
     let ends = |token: &TokenTree| match token {
         TokenTree::Group(group) => group.delimiter() == Delimiter::Brace,
         TokenTree::Punct(punct) => punct.as_char() == ';',

@@ -123,3 +123,9 @@ impl DataError {
         Self::Tokenizer { path: path.to_owned(), problem }
     }
 }
+
+impl From<mediswift_files::Error> for DataError {
+    fn from(mediswift_files::Error { action, path, source }: mediswift_files::Error) -> Self {
+        Self::Io { action, path, source }
+    }
+}

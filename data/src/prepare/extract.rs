@@ -11,15 +11,16 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::time::Duration;
 
+use mediswift_files as files;
 use serde::{Deserialize, Serialize};
 
 use super::segment::{Properties, Segment, SegmentWriter};
 use super::{Progress, Stage};
+use crate::DataError;
 use crate::clean::sketch::{Sketch, exact};
 use crate::clean::{Cleaning, Document, DropReason};
 use crate::error::DatasetProblem;
 use crate::source::{self, Event, Registry, Revision};
-use crate::{DataError, write_atomically};
 
 /// Small files are read together up to this many bytes, as stored.
 const UNIT_BYTES: u64 = 8 << 20;
@@ -194,7 +195,7 @@ impl Shared<'_> {
         }
         report.segments = writer.finish()?;
         let bytes = serde_json::to_vec(&report).unwrap_or_default();
-        write_atomically(&report_path(self.folder, number), &bytes)
+        Ok(files::write(&report_path(self.folder, number), &bytes)?)
     }
 
     fn take(

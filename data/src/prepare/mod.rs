@@ -30,10 +30,11 @@ mod resolve;
 mod segment;
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
+use mediswift_files::{self as files, Lock, Scratch};
 use serde::Serialize;
 
 use self::encode::Staying;
@@ -41,10 +42,9 @@ use self::extract::{Report, Unit};
 use self::resolve::Fates;
 use self::segment::Segment;
 use crate::clean::{Cleaning, DropReason};
-use crate::commit::{parent, replace_folder, temporary_name};
 use crate::error::{DatasetProblem, RequestProblem};
 use crate::manifest::{self, InputManifest, Manifest};
-use crate::{DataError, Split, Tokenizer, source, tokenizer, write_atomically};
+use crate::{DataError, Split, Tokenizer, source, tokenizer};
 
 /// Changed whenever the files in a building folder mean something else.
 const BUILDING_VERSION: u32 = 1;
@@ -149,7 +149,11 @@ type Watch<'a> = &'a mut dyn FnMut(&Progress) -> ControlFlow<()>;
 /// before.
 pub fn prepare(options: &Options, progress: Watch) -> Result<Manifest, DataError> {
     check(options)?;
-    check_destination(&options.out, options.force)?;
+    files::clear_beside(&options.out);
+    check_destination(&options.out, options.force).inspect_err(|_| {
+        // What made the dataset that is there may not have had the time.
+        Building::remove_finished(&options.out);
+    })?;
     let units = extract::units(source::find(&options.inputs)?)?;
     let given = match &options.tokenizer {
         TokenizerSource::File(path) => Some(Tokenizer::load(path)?),
@@ -160,7 +164,10 @@ pub fn prepare(options: &Options, progress: Watch) -> Result<Manifest, DataError
     match &made {
         // The same command goes on from what is there.
         Err(DataError::Interrupted | DataError::Io { .. }) => {}
-        Err(_) => building.remove(),
+        Err(_) => {
+            // The error that led here is the one to report.
+            let _ = building.remove();
+        }
         Ok(_) => building.move_to(&options.out)?,
     }
     made
@@ -214,15 +221,10 @@ pub fn train_tokenizer(
     progress: Watch,
 ) -> Result<(Tokenizer, u64), DataError> {
     let units = extract::units(source::find(inputs)?)?;
-    let work = temporary_name(scratch);
-    fs::create_dir_all(&work).map_err(|e| DataError::io("create", &work, e))?;
-    let trained =
-        Chosen::from_units(&units, cleaning, strict, &work, progress).and_then(|chosen| {
-            let tokenizer = chosen.learn(learn, 0.0, progress)?;
-            Ok((tokenizer, chosen.fates.staying()))
-        });
-    let _ = fs::remove_dir_all(&work);
-    trained
+    let work = Scratch::beside(scratch)?;
+    let chosen = Chosen::from_units(&units, cleaning, strict, work.path(), progress)?;
+    let tokenizer = chosen.learn(learn, 0.0, progress)?;
+    Ok((tokenizer, chosen.fates.staying()))
 }
 
 /// Segments on disk, and which of their documents stay.
@@ -418,6 +420,9 @@ impl Plan {
     }
 }
 
+/// File name of the plan within a building folder.
+const PLAN: &str = "plan.json";
+
 /// The folder in which a dataset is made, held by one run.
 struct Building {
     folder: PathBuf,
@@ -425,61 +430,62 @@ struct Building {
     work: PathBuf,
     /// What becomes the dataset.
     dataset: PathBuf,
-    /// Held while the run lasts.
-    _lock: File,
+    _lock: Lock,
 }
 
 impl Building {
+    fn folder(out: &Path) -> PathBuf {
+        let name = out.file_name().unwrap_or_default().to_string_lossy();
+        out.with_file_name(format!(".{name}.building"))
+    }
+
+    /// Removes the folder if its dataset has been moved to `out` already.
+    fn remove_finished(out: &Path) {
+        let folder = Self::folder(out);
+        if folder.is_dir()
+            && let Ok(Some(_lock)) = Lock::take(&folder.join("lock"))
+            && !folder.join("dataset").exists()
+        {
+            // What cannot be removed now is removed later.
+            let _ = files::remove(&folder);
+        }
+    }
+
     /// Makes the folder, or goes on in one that was left by a run of the same plan.
     fn open(out: &Path, plan: &Plan) -> Result<Self, DataError> {
-        let name = out.file_name().unwrap_or_default().to_string_lossy();
-        let folder = out.with_file_name(format!(".{name}.building"));
-        fs::create_dir_all(parent(out)).map_err(|e| DataError::io("create", parent(out), e))?;
-        fs::create_dir_all(&folder).map_err(|e| DataError::io("create", &folder, e))?;
-        let lock_path = folder.join("lock");
-        let lock = File::create(&lock_path).map_err(|e| DataError::io("create", &lock_path, e))?;
-        if let Err(fs::TryLockError::WouldBlock) = lock.try_lock() {
+        let folder = Self::folder(out);
+        files::create_folders(&folder)?;
+        let Some(lock) = Lock::take(&folder.join("lock"))? else {
             return Err(DataError::dataset(out, DatasetProblem::InUse));
-        }
+        };
         let (work, dataset) = (folder.join("work"), folder.join("dataset"));
-        let plan_path = folder.join("plan.json");
+        let plan_path = folder.join(PLAN);
         let bytes =
             serde_json::to_vec(plan).map_err(|e| DataError::io("write", &plan_path, e.into()))?;
         if fs::read(&plan_path).ok().as_ref() != Some(&bytes) {
             for stale in [&work, &dataset] {
-                if stale.exists() {
-                    fs::remove_dir_all(stale).map_err(|e| DataError::io("remove", stale, e))?;
-                }
+                files::remove(stale)?;
             }
-            write_atomically(&plan_path, &bytes)?;
+            files::write(&plan_path, &bytes)?;
         }
         for needed in [&work, &dataset] {
-            fs::create_dir_all(needed).map_err(|e| DataError::io("create", needed, e))?;
-            remove_unfinished(needed)?;
+            files::create_folders(needed)?;
+            files::clear(needed)?;
         }
         Ok(Self { folder, work, dataset, _lock: lock })
     }
 
-    fn remove(&self) {
-        // The error that led here is the one to report.
-        let _ = fs::remove_dir_all(&self.folder);
-    }
-
     fn move_to(&self, out: &Path) -> Result<(), DataError> {
-        replace_folder(&self.dataset, out)?;
-        fs::remove_dir_all(&self.folder).map_err(|e| DataError::io("remove", &self.folder, e))
+        files::put_folder(&self.dataset, out)?;
+        self.remove()
     }
-}
 
-/// Removes files that a killed run did not complete.
-fn remove_unfinished(folder: &Path) -> Result<(), DataError> {
-    for entry in fs::read_dir(folder).map_err(|e| DataError::io("list", folder, e))? {
-        let path = entry.map_err(|e| DataError::io("list", folder, e))?.path();
-        if path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.')) {
-            fs::remove_file(&path).map_err(|e| DataError::io("remove", &path, e))?;
-        }
+    /// Removes it, the plan first: without one, nothing in it counts.
+    fn remove(&self) -> Result<(), DataError> {
+        files::remove(&self.folder.join(PLAN))?;
+        files::sync_folder(&self.folder)?;
+        Ok(files::remove(&self.folder)?)
     }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -18,10 +18,11 @@ use std::fs::File;
 use std::io::{BufReader, BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
+use mediswift_files::{self as files, Draft};
+
+use crate::DataError;
 use crate::clean::sketch::{BANDS, Sketch};
-use crate::commit::{publish, temporary_name};
 use crate::error::DatasetProblem;
-use crate::{DataError, write_atomically};
 
 const MAGIC: [u8; 8] = *b"MSWSEG1\0";
 const HEADER: usize = 24;
@@ -85,8 +86,7 @@ pub(crate) struct SegmentWriter<'a> {
 }
 
 struct Open {
-    temporary: PathBuf,
-    docs: zstd::stream::write::Encoder<'static, BufWriter<File>>,
+    docs: zstd::stream::write::Encoder<'static, BufWriter<Draft>>,
     text: u64,
     columns: Vec<Vec<u64>>,
     sketches: Vec<u8>,
@@ -134,17 +134,11 @@ impl<'a> SegmentWriter<'a> {
 
 impl Open {
     fn create(docs: &Path) -> Result<Self, DataError> {
-        let temporary = temporary_name(docs);
-        let file = File::create(&temporary).map_err(|e| DataError::io("create", &temporary, e))?;
-        let docs = zstd::stream::write::Encoder::new(BufWriter::with_capacity(1 << 18, file), 1)
-            .map_err(|e| DataError::io("compress", &temporary, e))?;
-        Ok(Self {
-            temporary,
-            docs,
-            text: 0,
-            columns: vec![Vec::new(); Column::COUNT],
-            sketches: Vec::new(),
-        })
+        let file = BufWriter::with_capacity(1 << 18, Draft::create(docs)?);
+        let docs = zstd::stream::write::Encoder::new(file, 1)
+            .map_err(|e| DataError::io("compress", docs, e))?;
+        let columns = vec![Vec::new(); Column::COUNT];
+        Ok(Self { docs, text: 0, columns, sketches: Vec::new() })
     }
 
     fn push(&mut self, text: &str, properties: &Properties) -> std::io::Result<()> {
@@ -162,10 +156,8 @@ impl Open {
     }
 
     fn finish(self, docs: &Path, index: &Path) -> Result<(), DataError> {
-        let failed = |e| DataError::io("write", docs, e);
         let file = self.docs.finish().and_then(|f| f.into_inner().map_err(|e| e.into_error()));
-        file.and_then(|f| f.sync_all()).map_err(failed)?;
-        publish(&self.temporary, docs)?;
+        file.map_err(|e| DataError::io("write", docs, e))?.publish()?;
         let mut bytes = Vec::with_capacity(HEADER + self.sketches.len() * 3);
         bytes.extend_from_slice(&MAGIC);
         bytes.extend_from_slice(&(self.columns[0].len() as u64).to_le_bytes());
@@ -174,7 +166,7 @@ impl Open {
         bytes.extend_from_slice(&self.sketches);
         let crc = u64::from(crc32fast::hash(&bytes[HEADER..]));
         bytes[16..HEADER].copy_from_slice(&crc.to_le_bytes());
-        write_atomically(index, &bytes)
+        Ok(files::write(index, &bytes)?)
     }
 }
 

@@ -1,19 +1,17 @@
 //! Writing a shard: under another name, synced, renamed.
 
-use std::fs::File;
 use std::io::{BufWriter, Seek, SeekFrom, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
+
+use mediswift_files::Draft;
 
 use super::header::{HEADER_BYTES, Header};
 use crate::DataError;
-use crate::commit::{publish, temporary_name};
 
 /// Writes one shard, document by document. Dropped without [`finish`](Self::finish), it leaves
 /// nothing behind.
 pub(crate) struct ShardWriter {
-    path: PathBuf,
-    temporary: PathBuf,
-    file: BufWriter<File>,
+    file: BufWriter<Draft>,
     header: Header,
     crc: crc32fast::Hasher,
     index: Vec<u64>,
@@ -30,8 +28,7 @@ impl ShardWriter {
         end_of_text: u32,
         tokenizer_hash: [u8; 32],
     ) -> Result<Self, DataError> {
-        let temporary = temporary_name(path);
-        let file = File::create(&temporary).map_err(|e| DataError::io("create", &temporary, e))?;
+        let draft = Draft::create(path)?;
         let header = Header {
             tokens: 0,
             documents: 0,
@@ -41,9 +38,7 @@ impl ShardWriter {
             tokenizer_hash,
         };
         let mut writer = Self {
-            path: path.to_owned(),
-            temporary,
-            file: BufWriter::with_capacity(1 << 20, file),
+            file: BufWriter::with_capacity(1 << 20, draft),
             header,
             crc: crc32fast::Hasher::new(),
             index: Vec::new(),
@@ -98,24 +93,17 @@ impl ShardWriter {
         (|| {
             self.file.seek(SeekFrom::Start(0))?;
             self.file.write_all(&header)?;
-            self.file.flush()?;
-            self.file.get_ref().sync_all()
+            self.file.flush()
         })()
-        .map_err(|e| DataError::io("write", &self.path, e))?;
-        publish(&self.temporary, &self.path)?;
+        .map_err(|e| DataError::io("write", self.file.get_ref().path(), e))?;
+        self.file.into_parts().0.publish()?;
         Ok(self.header)
     }
 
     fn append(&mut self, bytes: &[u8]) -> Result<(), DataError> {
         self.crc.update(bytes);
-        self.file.write_all(bytes).map_err(|e| DataError::io("write", &self.path, e))
-    }
-}
-
-impl Drop for ShardWriter {
-    fn drop(&mut self) {
-        // Already renamed after `finish`; otherwise half a shard that must not stay.
-        let _ = std::fs::remove_file(&self.temporary);
+        let written = self.file.write_all(bytes);
+        written.map_err(|e| DataError::io("write", self.file.get_ref().path(), e))
     }
 }
 

@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use mediswift_files as files;
 use serde::Serialize;
 use serde_json::json;
 
 use super::{CLASSES, Draw, SYSTEMS, World};
-use crate::{DataError, write_atomically};
+use crate::DataError;
 
 /// Questions draw from streams of their own, far from those of the documents.
 const FIRST_STREAM: u64 = 1 << 40;
@@ -74,7 +75,7 @@ pub fn write_questions(path: &Path, seed: u64, count: usize) -> Result<(), DataE
         questions(seed).take(count).map(item).collect();
     let text =
         serde_json::to_string_pretty(&items).map_err(|e| DataError::io("write", path, e.into()))?;
-    write_atomically(path, format!("{text}\n").as_bytes())
+    Ok(files::write(path, format!("{text}\n").as_bytes())?)
 }
 
 #[cfg(test)]

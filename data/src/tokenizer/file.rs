@@ -8,13 +8,14 @@ use std::collections::HashMap;
 use std::fs;
 use std::path::Path;
 
+use mediswift_files as files;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::moses;
 use super::{END_OF_TEXT, Kind, Parts};
+use crate::DataError;
 use crate::error::TokenizerProblem;
-use crate::{DataError, write_atomically};
 
 /// The reserved tokens of moses-bpe, as fairseq and so BioGPT number them.
 pub(crate) const MOSES_SPECIALS: [&str; 4] = ["<s>", "<pad>", "</s>", "<unk>"];
@@ -274,7 +275,7 @@ pub(crate) fn export(parts: &Parts, folder: &Path) -> Result<(), DataError> {
     for (left, right) in &parts.merges {
         merges.push_str(&format!("{left} {right}\n"));
     }
-    write_atomically(&folder.join("vocab.json"), json!(vocab).to_string().as_bytes())?;
-    write_atomically(&folder.join("merges.txt"), merges.as_bytes())?;
-    write_atomically(&folder.join("tokenizer_config.json"), config.to_string().as_bytes())
+    files::write(&folder.join("vocab.json"), json!(vocab).to_string().as_bytes())?;
+    files::write(&folder.join("merges.txt"), merges.as_bytes())?;
+    Ok(files::write(&folder.join("tokenizer_config.json"), config.to_string().as_bytes())?)
 }

@@ -22,13 +22,14 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use mediswift_files as files;
 use rayon::prelude::*;
 use rustc_hash::FxHashMap;
 
 use self::file::{END_OF_WORD, MOSES_SPECIALS};
 use self::merge::{Merges, Scratch, UNKNOWN};
+use crate::DataError;
 use crate::error::{RequestProblem, TokenizerProblem};
-use crate::{DataError, write_atomically};
 
 /// The token between documents of byte-bpe.
 pub const END_OF_TEXT: &str = "<|endoftext|>";
@@ -271,7 +272,7 @@ impl Tokenizer {
     /// # Errors
     /// When the folder cannot be written.
     pub fn save(&self, path: &Path) -> Result<(), DataError> {
-        write_atomically(path, &self.file)
+        Ok(files::write(path, &self.file)?)
     }
 
     /// Writes into `folder` what Python's `transformers` loads: `tokenizer.json`, `vocab.json`,
@@ -280,7 +281,7 @@ impl Tokenizer {
     /// # Errors
     /// When the folder cannot be written.
     pub fn export(&self, folder: &Path) -> Result<(), DataError> {
-        fs::create_dir_all(folder).map_err(|e| DataError::io("create", folder, e))?;
+        files::create_folders(folder)?;
         file::export(&self.parts, folder)?;
         self.save(&folder.join(FILE_NAME))
     }

@@ -18,7 +18,7 @@ use crate::gradcheck::numbers;
 use crate::{Backward, Cost, OneToken, Op, ParamId, Parameters, Shape, Tiles, TokenLayout};
 use mediswift_kernels::LANES;
 use mediswift_kernels::isa::{Isa, Kernel, dispatch};
-use mediswift_kernels::parallel::{SharedMut, for_each_block};
+use mediswift_kernels::parallel::{Part, for_each_part};
 use rayon::prelude::*;
 
 /// y = `tokens[id] + positions[place in the sequence]`; no inputs. Padding lanes are zero.
@@ -92,11 +92,11 @@ impl Op for Embedding<'_> {
             }
             Some(prompt) => gradients.disjoint_mut([self.tokens, self.positions, prompt]).into(),
         };
-        let [tokens, positions, prompt] = [tokens, positions, prompt].map(SharedMut::new);
-        for_each_block(self.features.div_ceil(LANES), |block| {
-            let first = block * LANES;
+        let columns = |table| Part::whole(table, self.features).into_columns(LANES);
+        let tables = columns(tokens).into_iter().zip(columns(positions)).zip(columns(prompt));
+        for_each_part(tables.enumerate().collect(), |(block, ((tokens, positions), prompt))| {
             let tables = Tables { tokens, vocabulary, prompt, positions };
-            dispatch(Scatter { ids: self.ids, dy: pass.dy, tables, first });
+            dispatch(Scatter { ids: self.ids, dy: pass.dy, tables, first: block * LANES });
         });
     }
 
@@ -160,20 +160,19 @@ impl Kernel for Gather<'_> {
     }
 }
 
-/// Gradients of the tables.
-#[derive(Clone, Copy)]
-struct Tables {
-    tokens: SharedMut,
+/// Some columns of the gradients of the tables.
+struct Tables<'a> {
+    tokens: Part<'a>,
     vocabulary: usize,
-    prompt: SharedMut,
-    positions: SharedMut,
+    prompt: Part<'a>,
+    positions: Part<'a>,
 }
 
 /// Up to sixteen features, from `first`, of all tokens.
 struct Scatter<'a> {
     ids: &'a [u32],
     dy: &'a Tiles,
-    tables: Tables,
+    tables: Tables<'a>,
     first: usize,
 }
 
@@ -182,6 +181,7 @@ impl Kernel for Scatter<'_> {
 
     #[inline(always)]
     fn run<I: Isa>(self, isa: I) {
+        let Tables { mut tokens, vocabulary, mut prompt, mut positions } = self.tables;
         let (layout, features) = (self.dy.layout(), self.dy.features());
         let width = LANES.min(features - self.first);
         for tile in 0..layout.tiles() {
@@ -192,17 +192,12 @@ impl Kernel for Scatter<'_> {
             }
             let (ids, place) = tile_ids(self.ids, layout, tile);
             for ((lane, &id), row) in ids.iter().enumerate().zip(isa.transpose(block)) {
-                let Tables { tokens, vocabulary, prompt, positions } = self.tables;
                 let token = match (id as usize).checked_sub(vocabulary) {
-                    None => (tokens, id as usize),
-                    Some(place) => (prompt, place),
+                    None => tokens.row(id as usize),
+                    Some(place) => prompt.row(place),
                 };
-                for (table, at) in [token, (positions, place + lane)] {
-                    // SAFETY: ids and positions are checked against the tables before; the columns
-                    // first..first + width belong to this task alone.
-                    let part = unsafe { table.slice(at * features + self.first, width) };
-                    add_part(isa, part, row);
-                }
+                add_part(isa, token, row);
+                add_part(isa, positions.row(place + lane), row);
             }
         }
     }

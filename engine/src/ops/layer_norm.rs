@@ -22,7 +22,6 @@ use super::lines::{Line, lines, lines_mut, load, put, store};
 use crate::gradcheck::numbers;
 use crate::{Backward, Cost, OneToken, Op, ParamId, Parameters, Shape, Tiles, TokenLayout};
 use mediswift_kernels::isa::{Isa, Kernel, dispatch};
-use mediswift_kernels::parallel::{SharedMut, for_each_block};
 use mediswift_kernels::{AlignedBuffer, LANES, Scratch};
 use rayon::prelude::*;
 
@@ -81,17 +80,11 @@ impl Op for LayerNorm {
         let blocks = tiles.div_ceil(block_tiles);
         let columns = self.features.next_multiple_of(LANES);
         let mut partial = AlignedBuffer::zeros(blocks * 2 * columns);
-        let partials = SharedMut::new(&mut partial);
-        let dx = SharedMut::new(pass.dx[0].data_mut());
         let tile_len = self.features * LANES;
-        for_each_block(blocks, |block| {
+        let dx = pass.dx[0].data_mut().par_chunks_mut(block_tiles * tile_len);
+        let tasks = partial.par_chunks_mut(2 * columns).zip(dx).enumerate().with_max_len(1);
+        tasks.for_each(|(block, (partial, dx))| {
             let first = block * block_tiles;
-            let block_tiles = block_tiles.min(tiles - first);
-            // SAFETY: blocks of tiles are disjoint ranges of dx, and blocks of partial sums too.
-            let (dx, partial) = unsafe {
-                let dx = dx.slice(first * tile_len, block_tiles * tile_len);
-                (dx, partials.slice(block * 2 * columns, 2 * columns))
-            };
             let mut sums = Scratch::take(2 * columns * LANES);
             sums.fill(0.0);
             let (gain_sums, bias_sums) = lines_mut(&mut sums).split_at_mut(columns);

@@ -1,4 +1,4 @@
-//! Lines: the sixteen token lanes of one feature, as arrays, so that loads and stores are safe.
+//! Lines: the sixteen token lanes of one feature, as arrays.
 
 use mediswift_kernels::LANES;
 use mediswift_kernels::isa::Isa;
@@ -24,15 +24,13 @@ pub(super) fn lines_mut(data: &mut [f32]) -> &mut [Line] {
 /// Reads a line.
 #[inline(always)]
 pub(super) fn load<I: Isa>(isa: I, line: &Line) -> I::V {
-    // SAFETY: a line holds sixteen `f32`.
-    unsafe { isa.load(line.as_ptr()) }
+    isa.load_line(line)
 }
 
 /// Writes a line.
 #[inline(always)]
 pub(super) fn store<I: Isa>(isa: I, line: &mut Line, v: I::V) {
-    // SAFETY: a line holds sixteen `f32`.
-    unsafe { isa.store(line.as_mut_ptr(), v) }
+    isa.store_line(line, v);
 }
 
 /// Writes a line, or adds to it.

@@ -23,6 +23,18 @@ pub trait Isa: Copy + Send + Sync + 'static {
     /// # Safety
     /// `to` must be valid for writing sixteen `f32`; no alignment is needed.
     unsafe fn store(self, to: *mut f32, v: Self::V);
+    /// Reads a line.
+    #[inline(always)]
+    fn load_line(self, line: &[f32; LANES]) -> Self::V {
+        // SAFETY: a line holds sixteen `f32`.
+        unsafe { self.load(line.as_ptr()) }
+    }
+    /// Writes a line.
+    #[inline(always)]
+    fn store_line(self, line: &mut [f32; LANES], v: Self::V) {
+        // SAFETY: a line holds sixteen `f32`.
+        unsafe { self.store(line.as_mut_ptr(), v) }
+    }
     /// Asks for the cache line at `at` ahead of its use. A hint: any address is allowed.
     #[inline(always)]
     fn prefetch(self, at: *const f32) {

@@ -14,6 +14,25 @@ use std::sync::Arc;
 /// W's values stay outside, where the optimiser changes them: the non-zeros in CSR order, or all of
 /// them row by row. Products are handed the values and use copies in the order of their loops where
 /// they have some; [`LinearLayer::refresh`] must follow every change of the values.
+///
+/// ```
+/// use mediswift_kernels::isa::IsaKind;
+/// use mediswift_kernels::ops::{Initial, LayerPlan};
+/// use mediswift_kernels::{LANES, LinearLayer, SparsePattern};
+///
+/// // Rows (0 2 0) and (0 0 3) times sixteen tokens of features 1, 10 and 100.
+/// let pattern = SparsePattern::new(2, 3, vec![0, 1, 2], vec![1, 2])?;
+/// let isa = IsaKind::active()?;
+/// let plan = LayerPlan::of(pattern.density(), isa);
+/// let mut layer = LinearLayer::sparse(isa, pattern.into(), plan);
+/// let values = [2.0, 3.0];
+/// layer.refresh(&values);
+/// let x = [[1.0; LANES], [10.0; LANES], [100.0; LANES]].concat();
+/// let mut y = [0.0; 2 * LANES];
+/// layer.forward(&values, &x, &mut y, Initial::Bias(&[0.5, 0.0]));
+/// assert_eq!((y[0], y[LANES]), (20.5, 300.0));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub struct LinearLayer {
     isa: IsaKind,
     weight: Weight,

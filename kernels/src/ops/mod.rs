@@ -1,6 +1,6 @@
 //! The products of a linear layer, and the list that tests and benchmarks walk.
 
-mod extent;
+pub(crate) mod extent;
 mod gather;
 pub mod gemm;
 mod layer;
@@ -9,7 +9,7 @@ mod plan;
 mod product;
 mod spmv;
 mod strategy;
-pub mod tune;
+mod tune;
 
 pub use layer::LinearLayer;
 pub use list::{KernelSpec, Prepared, kernels};

@@ -123,3 +123,24 @@ impl Kernel for Dense<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An index that is negative as a signed number is still a column. The pages of x between are never
+    /// touched.
+    #[test]
+    fn columns_beyond_the_reach_of_a_gather_are_found() {
+        let columns = GATHERED + 64;
+        let indices = (columns - 32..columns).map(|column| column as u32).collect();
+        let pattern = SparsePattern::new(1, columns, vec![0, 32], indices).unwrap();
+        let mut x = vec![0.0; columns];
+        x[columns - 32..].fill(1.0);
+        for isa in IsaKind::available() {
+            let mut y = [f32::NAN];
+            spmv_on(isa, &pattern, &[0.5; 32], &x, &mut y);
+            assert_eq!(y[0], 16.0, "{isa}");
+        }
+    }
+}

@@ -23,6 +23,28 @@ pub struct FileError {
     problem: Problem,
 }
 
+/// What is wrong with a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FileErrorKind {
+    /// The system cannot read it.
+    Io,
+    /// It breaks a rule of its format, or has none that is known.
+    Content,
+    /// Its arrays do not describe a sparse matrix.
+    Pattern,
+}
+
+impl FileError {
+    /// What is wrong.
+    pub fn kind(&self) -> FileErrorKind {
+        match self.problem {
+            Problem::Io(_) => FileErrorKind::Io,
+            Problem::Content(_) => FileErrorKind::Content,
+            Problem::Pattern(_) => FileErrorKind::Pattern,
+        }
+    }
+}
+
 #[derive(Debug, thiserror::Error)]
 enum Problem {
     #[error("cannot be read: {0}")]
@@ -166,6 +188,7 @@ fn read_mtx(file: File) -> Result<SparsePattern, Problem> {
     if symmetric && rows != columns {
         return Err(Problem::new(format!("line {at}: {rows} × {columns} cannot be symmetric")));
     }
+    SparsePattern::check(rows as usize, columns as usize, 0)?;
     let mut places = Vec::new();
     for _ in 0..entries {
         let (at, line) = next_line(&mut lines, &format!("all of its {entries} entries"))?;
@@ -304,8 +327,10 @@ impl Npy {
             .try_fold(1usize, usize::checked_mul)
             .ok_or("has a shape beyond 64 bits")?;
         let size: usize = kind[2.min(kind.len())..].parse().map_err(|_| "has an unknown type")?;
-        let (size, width) = if kind.starts_with("<U") { (4 * size, 4) } else { (size, 1) };
-        let expected = count.checked_mul(size).ok_or("has a shape beyond 64 bits")?;
+        let width = if kind.starts_with("<U") { 4 } else { 1 };
+        let size = size.checked_mul(width);
+        let expected =
+            size.and_then(|size| count.checked_mul(size)).ok_or("has a shape beyond 64 bits")?;
         if data.len() != expected {
             return Err(format!("has {} bytes of data, its header says {expected}", data.len()));
         }

@@ -29,9 +29,8 @@ pub fn uniform_random(
     sparsity: f64,
     seed: u64,
 ) -> Result<SparsePattern, PatternError> {
-    let count = check(rows, columns)?;
-    let mut to_keep = kept(count, sparsity) as u64;
-    let mut left = count as u64;
+    let count = kept_of(rows, columns, sparsity)?;
+    let (mut to_keep, mut left) = (count as u64, rows as u64 * columns as u64);
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let mut column_indices = Vec::with_capacity(to_keep as usize);
     let mut row_offsets = Vec::with_capacity(rows + 1);
@@ -81,11 +80,11 @@ pub fn row_skewed(
     sparsity: f64,
     seed: u64,
 ) -> Result<SparsePattern, PatternError> {
-    let count = check(rows, columns)?;
+    let count = kept_of(rows, columns, sparsity)?;
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let mut weights: Vec<f64> = (1..=rows).map(|r| (r as f64).powf(-SKEW)).collect();
     shuffle(&mut weights, &mut rng);
-    let counts = share(kept(count, sparsity), &weights, &vec![columns; rows]);
+    let counts = share(count, &weights, &vec![columns; rows]);
     let rows: Vec<Vec<u32>> = counts.iter().map(|&n| sample(columns, n, &mut rng)).collect();
     assemble(columns, rows)
 }
@@ -118,7 +117,7 @@ pub fn block_biased(
     sparsity: f64,
     seed: u64,
 ) -> Result<SparsePattern, PatternError> {
-    let count = check(rows, columns)?;
+    let count = kept_of(rows, columns, sparsity)?;
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let (high, wide) = (rows.div_ceil(BLOCK), columns.div_ceil(BLOCK));
     let extent = |block: usize, all: usize| BLOCK.min(all - block * BLOCK);
@@ -127,7 +126,7 @@ pub fn block_biased(
         .collect();
     let mut weights: Vec<f64> = (1..=high * wide).map(|r| (r as f64).powf(-SKEW)).collect();
     shuffle(&mut weights, &mut rng);
-    let counts = share(kept(count, sparsity), &weights, &sizes);
+    let counts = share(count, &weights, &sizes);
     let mut lists = vec![Vec::new(); rows];
     for (block, (&count, &size)) in counts.iter().zip(&sizes).enumerate() {
         let (row, column) = (block / wide * BLOCK, block % wide * BLOCK);
@@ -141,12 +140,16 @@ pub fn block_biased(
     assemble(columns, lists)
 }
 
-/// The number of places, if 32-bit indices can name them.
-fn check(rows: usize, columns: usize) -> Result<usize, PatternError> {
-    let count = rows.saturating_mul(columns);
-    if rows.max(columns) >= u32::MAX as usize || count > 1 << 52 {
-        return Err(PatternError::TooLarge { what: "rows × columns", count });
+/// How many weights a mask keeps, if 32-bit indices can name them.
+#[track_caller]
+fn kept_of(rows: usize, columns: usize, sparsity: f64) -> Result<usize, PatternError> {
+    SparsePattern::check(rows, columns, 0)?;
+    let places = rows * columns;
+    if places > 1 << 52 {
+        return Err(PatternError::TooLarge { what: "rows × columns", count: places });
     }
+    let count = kept(places, sparsity);
+    SparsePattern::check(rows, columns, count)?;
     Ok(count)
 }
 

@@ -1,5 +1,6 @@
 //! Sparse matrices: the pattern apart from the values.
 
+#[cfg(feature = "convert")]
 mod convert;
 mod csr;
 pub mod files;

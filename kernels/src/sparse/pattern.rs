@@ -100,11 +100,7 @@ impl SparsePattern {
         column_indices: Vec<u32>,
     ) -> Result<Self, PatternError> {
         use PatternError as E;
-        for (what, count) in [("rows", rows), ("columns", columns), ("nnz", column_indices.len())] {
-            if count >= u32::MAX as usize {
-                return Err(E::TooLarge { what, count });
-            }
-        }
+        Self::check(rows, columns, column_indices.len())?;
         if row_offsets.len() != rows + 1 {
             return Err(E::OffsetCount { rows, found: row_offsets.len() });
         }
@@ -131,14 +127,23 @@ impl SparsePattern {
         Ok(Self { rows, columns, row_offsets, column_indices })
     }
 
+    /// Checks extents before anything is allocated for them.
+    /// # Errors
+    /// If 32-bit indices cannot name all rows, columns and non-zeros.
+    pub(super) fn check(rows: usize, columns: usize, nnz: usize) -> Result<(), PatternError> {
+        for (what, count) in [("rows", rows), ("columns", columns), ("nnz", nnz)] {
+            if count >= u32::MAX as usize {
+                return Err(PatternError::TooLarge { what, count });
+            }
+        }
+        Ok(())
+    }
+
     /// The pattern without a zero.
     /// # Errors
     /// If the extents exceed 32-bit indices.
     pub fn full(rows: usize, columns: usize) -> Result<Self, PatternError> {
-        let nnz = rows.saturating_mul(columns);
-        if nnz >= u32::MAX as usize {
-            return Err(PatternError::TooLarge { what: "nnz", count: nnz });
-        }
+        Self::check(rows, columns, rows.saturating_mul(columns))?;
         let row_offsets = (0..=rows).map(|row| (row * columns) as u32).collect();
         let column_indices = (0..rows).flat_map(|_| 0..columns as u32).collect();
         Self::new(rows, columns, row_offsets, column_indices)
@@ -219,10 +224,7 @@ impl SparsePattern {
             if part.columns != columns {
                 return Err(PatternError::Width(columns, part.columns));
             }
-            let nnz = column_indices.len() + part.nnz();
-            if nnz >= u32::MAX as usize {
-                return Err(PatternError::TooLarge { what: "nnz", count: nnz });
-            }
+            Self::check(row_offsets.len(), columns, column_indices.len() + part.nnz())?;
             let base = column_indices.len() as u32;
             row_offsets.extend(part.row_offsets[1..].iter().map(|offset| base + offset));
             column_indices.extend_from_slice(&part.column_indices);

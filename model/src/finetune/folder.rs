@@ -23,11 +23,12 @@ use crate::checkpoint::{self, Checkpoint, DataState, Snapshot};
 use crate::config::Config;
 use crate::error::Error;
 use crate::run;
-use mediswift_data::{Tokenizer, write_atomically};
+use mediswift_data::Tokenizer;
 use mediswift_engine::Parameters;
+use mediswift_files::{self as files, Lock};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use std::fs::{self, File};
+use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The settings of a run: a folder that has it is a fine-tuning run.
@@ -49,7 +50,11 @@ pub struct Identity {
 #[derive(Debug)]
 pub struct Folder {
     path: PathBuf,
-    _lock: File,
+    /// What it is made from.
+    identity: Identity,
+    /// Hash of the tokenizer.
+    tokenizer: String,
+    _lock: Lock,
 }
 
 impl Folder {
@@ -60,7 +65,7 @@ impl Folder {
     pub fn open(
         path: &Path,
         settings: &Settings,
-        identity: &Identity,
+        identity: Identity,
         tokenizer: &Tokenizer,
         resume: bool,
     ) -> Result<Self, Error> {
@@ -73,20 +78,22 @@ impl Folder {
             return refuse("holds no fine-tuning run to go on with: it has no finetune.toml");
         }
         if !there {
-            fs::create_dir_all(path).map_err(Error::io("create", path))?;
+            files::create_folders(path)?;
             run::check_unused(path)?;
         }
-        let folder = Self { path: path.into(), _lock: run::lock(path)? };
+        let _lock = run::lock(path)?;
+        let folder = Self { path: path.into(), identity, tokenizer: tokenizer.hash(), _lock };
         if there {
             let known: Identity = folder.read(IDENTITY)?;
-            if known != *identity {
+            if known != folder.identity {
                 return refuse("was started from another model, task or examples");
             }
             if read_settings(path)?.0 != *settings {
                 return refuse("was started with other settings: leave them out to keep its own");
             }
+            run::load_tokenizer(path, &folder.tokenizer)?;
         } else {
-            folder.write(IDENTITY, identity)?;
+            folder.write(IDENTITY, &folder.identity)?;
             tokenizer.save(&run::tokenizer_path(path))?;
             folder.write_text(SETTINGS, &settings.to_toml())?;
         }
@@ -105,17 +112,17 @@ impl Folder {
 
     /// Reads a JSON file.
     pub fn read<T: DeserializeOwned>(&self, name: &str) -> Result<T, Error> {
-        run::read_json(&self.path(name))
+        run::json::read(&self.path(name))
     }
 
     /// Writes a JSON file.
     pub fn write(&self, name: &str, value: &impl Serialize) -> Result<(), Error> {
-        self.write_text(name, &run::to_json(value))
+        run::json::write(&self.path(name), value)
     }
 
     /// Writes a file.
     pub fn write_text(&self, name: &str, text: &str) -> Result<(), Error> {
-        Ok(write_atomically(&self.path(name), text.as_bytes())?)
+        Ok(files::write(&self.path(name), text.as_bytes())?)
     }
 
     /// The report of a cell, if it is finished.
@@ -130,10 +137,9 @@ impl Folder {
         report: &CellReport,
         config: &Config,
         parameters: &Parameters,
-        identity: &Identity,
     ) -> Result<(), Error> {
         let name = report.cell.name();
-        save(&self.path(&format!("cells/{name}")), report.steps, config, parameters, identity)?;
+        self.save(&self.path(&format!("cells/{name}")), report.steps, config, parameters)?;
         self.write(&format!("cells/{name}.json"), report)
     }
 
@@ -149,7 +155,7 @@ impl Folder {
 
     /// Removes the weights of a cell; its report stays.
     pub fn forget(&self, cell: &Cell) -> Result<(), Error> {
-        crate::disk::remove(&self.path(&format!("cells/{}", cell.name())))
+        Ok(files::remove(&self.path(&format!("cells/{}", cell.name())))?)
     }
 
     /// Makes weights those of the run.
@@ -158,30 +164,29 @@ impl Folder {
         steps: usize,
         config: &Config,
         parameters: &Parameters,
-        identity: &Identity,
     ) -> Result<(), Error> {
         self.write_text("config.toml", &config.to_toml())?;
-        save(&run::checkpoints(&self.path), steps, config, parameters, identity)
+        self.save(&run::checkpoints(&self.path), steps, config, parameters)
     }
-}
 
-/// Saves weights as a checkpoint without an optimiser: the next training starts anew.
-fn save(
-    path: &Path,
-    steps: usize,
-    config: &Config,
-    parameters: &Parameters,
-    identity: &Identity,
-) -> Result<(), Error> {
-    let data = DataState {
-        sequences: 0,
-        fingerprint: identity.examples.clone(),
-        tokenizer: String::new(),
-    };
-    let step = steps as u64;
-    let snapshot = Snapshot { config, step, skipped: 0, parameters, moments: None, data };
-    checkpoint::save(path, &snapshot)?;
-    Ok(())
+    /// Saves weights as a checkpoint without an optimiser: the next training starts anew.
+    fn save(
+        &self,
+        path: &Path,
+        steps: usize,
+        config: &Config,
+        parameters: &Parameters,
+    ) -> Result<(), Error> {
+        let data = DataState {
+            sequences: 0,
+            fingerprint: self.identity.examples.clone(),
+            tokenizer: self.tokenizer.clone(),
+        };
+        let step = steps as u64;
+        let snapshot = Snapshot { config, step, skipped: 0, parameters, moments: None, data };
+        checkpoint::save(path, &snapshot)?;
+        Ok(())
+    }
 }
 
 /// The settings of the run in `path`, and the task that it is for.
@@ -190,7 +195,7 @@ fn save(
 pub fn read_settings(path: &Path) -> Result<(Settings, Identity), Error> {
     let file = path.join(SETTINGS);
     let text = fs::read_to_string(&file).map_err(Error::io("read", &file))?;
-    let identity: Identity = run::read_json(&path.join(IDENTITY))?;
+    let identity: Identity = run::json::read(&path.join(IDENTITY))?;
     let task = crate::tasks::task(&identity.task)?;
     Ok((Settings::from_toml(&text, &file, task)?, identity))
 }

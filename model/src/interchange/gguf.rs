@@ -17,10 +17,11 @@ use crate::architecture::ForeignNames;
 use crate::error::Error;
 use half::f16;
 use half::slice::HalfFloatSliceExt;
+use mediswift_data::Tokenizer;
 use mediswift_data::tokenizer::Kind;
-use mediswift_data::{DataError, Tokenizer, write_atomically_with};
 use mediswift_engine::ops::EPSILON;
 use mediswift_engine::{Shape, Tensor};
+use mediswift_files as files;
 use std::borrow::Cow;
 use std::path::Path;
 
@@ -73,14 +74,8 @@ pub fn export(run: &Path, out: &Path, precision: Precision) -> Result<Exported, 
     }
     let header = header(&source, precision, &tensors);
     let mut bytes = header.0.len() as u64;
-    write_atomically_with(out, |file| {
-        let mut write = |bytes: &[u8]| {
-            file.write_all(bytes).map_err(|source| DataError::Io {
-                action: "write",
-                path: out.to_path_buf(),
-                source,
-            })
-        };
+    files::write_with(out, |file| {
+        let mut write = |bytes: &[u8]| file.write_all(bytes).map_err(Error::io("write", out));
         write(&header.0)?;
         for tensor in &tensors {
             let data = tensor.data();
@@ -88,7 +83,7 @@ pub fn export(run: &Path, out: &Path, precision: Precision) -> Result<Exported, 
             write(&vec![0; padding(data.len() as u64) as usize])?;
             bytes += padded(data.len() as u64);
         }
-        Ok(())
+        Ok::<_, Error>(())
     })?;
     let (tensors, step) = (tensors.len(), source.step);
     Ok(Exported { tensors, masks: 0, bytes, step, skipped: source.skipped })

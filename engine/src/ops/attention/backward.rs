@@ -1,12 +1,12 @@
 //! The backward pass of one head.
 
 use super::super::lines::{Line, lines, lines_mut, load, store};
-use super::head::{BLOCK, Head, Part, SQUARE};
+use super::head::{BLOCK, Head, SQUARE, Third};
 use crate::Tiles;
 use mediswift_kernels::LANES;
 use mediswift_kernels::isa::{Isa, Kernel, math};
 use mediswift_kernels::ops::gemm::TileProduct;
-use mediswift_kernels::parallel::SharedMut;
+use mediswift_kernels::parallel::Part;
 use std::ops::Range;
 
 /// The backward pass of one head.
@@ -18,7 +18,8 @@ pub(super) struct Gradient<'a> {
     pub(super) y: &'a Tiles,
     pub(super) lse: &'a Tiles,
     pub(super) dy: &'a Tiles,
-    pub(super) dx: SharedMut,
+    /// The head's lines of Q, K and V, one tile a row.
+    pub(super) dx: [Part<'a>; 3],
     pub(super) accumulate: bool,
     /// D, `[query tile][query lane]`.
     pub(super) corrections: &'a mut [Line],
@@ -60,12 +61,7 @@ impl Gradient<'_> {
         let at = self.at;
         for (tile, correction) in self.corrections.iter_mut().enumerate() {
             if !self.accumulate {
-                for part in [Part::Q, Part::K, Part::V] {
-                    // SAFETY: the head's lines of Q, K and V belong to this task alone.
-                    let dx =
-                        unsafe { self.dx.slice(at.input(part, tile), at.head_features * LANES) };
-                    dx.fill(0.0);
-                }
+                self.dx.iter_mut().for_each(|dx| dx.row(tile).fill(0.0));
             }
             let y = at.lines(self.y.data(), at.output(tile));
             let dy = at.lines(self.dy.data(), at.output(tile));
@@ -88,33 +84,24 @@ impl Gradient<'_> {
     fn score_gradients<I: Isa>(&mut self, isa: I, query: usize, keys: Range<usize>) {
         let (at, rows) = (self.at, self.tokens(query));
         let qkv = self.qkv.data();
+        // The head's lines of Q (then dO) in the query tile, with its lines of K (then V) in the key
+        // tiles.
         let product = TileProduct {
             rows,
             k: at.head_features,
             tiles: keys.len(),
-            a: at.lines(qkv, at.input(Part::Q, query)).as_ptr().cast(),
+            a: &qkv[at.input(Third::Q, query)..],
             a_row: 1,
             a_col: LANES,
-            b: qkv[at.input(Part::K, keys.start)..].as_ptr(),
+            b: &qkv[at.input(Third::K, keys.start)..],
+            b_line: LANES,
             b_tile: at.input_tile(),
-            c: self.p.as_mut_ptr(),
-            c_row: LANES,
-            c_tile: SQUARE,
             accumulate: false,
-            ..TileProduct::NOTHING
         };
-        // SAFETY: A is the head's lines of Q (then dO) in the query tile, B its lines of K (then V)
-        // in the key tiles, C a scratch of `BLOCK` squares; `backward` has checked the extents.
-        unsafe {
-            product.run(isa);
-            let product = TileProduct {
-                a: at.lines(self.dy.data(), at.output(query)).as_ptr().cast(),
-                b: qkv[at.input(Part::V, keys.start)..].as_ptr(),
-                c: self.ds.as_mut_ptr(),
-                ..product
-            };
-            product.run(isa);
-        }
+        product.run(isa, self.p, LANES, SQUARE);
+        let a = &self.dy.data()[at.output(query)..];
+        let b = &qkv[at.input(Third::V, keys.start)..];
+        TileProduct { a, b, ..product }.run(isa, self.ds, LANES, SQUARE);
         let (scale, zero) = (isa.splat(at.scale()), isa.splat(0.0));
         let lse = &lines(&self.lse.data()[at.saved(query)..])[0];
         let squares = self.p.chunks_exact_mut(SQUARE).zip(self.ds.chunks_exact_mut(SQUARE));
@@ -139,30 +126,24 @@ impl Gradient<'_> {
     #[inline(always)]
     fn key_and_value_gradients<I: Isa>(&mut self, isa: I, query: usize, keys: Range<usize>) {
         let at = self.at;
-        let dy = at.lines(self.dy.data(), at.output(query));
-        let q = at.lines(self.qkv.data(), at.input(Part::Q, query));
-        for (part, a, b) in [(Part::V, dy, &*self.p), (Part::K, q, &*self.ds)] {
-            // SAFETY: A is the head's lines in the query tile, B the rows of the real queries in
-            // the scratch, C the head's lines in the key tiles, which belong to this task alone.
-            unsafe {
-                let product = TileProduct {
-                    rows: at.head_features,
-                    k: self.tokens(query),
-                    tiles: keys.len(),
-                    a: a.as_ptr().cast(),
-                    a_row: LANES,
-                    a_col: 1,
-                    b: b.as_ptr(),
-                    b_tile: SQUARE,
-                    c: self.dx.get(at.input(part, keys.start)),
-                    c_row: LANES,
-                    c_tile: at.input_tile(),
-                    accumulate: true,
-                    ..TileProduct::NOTHING
-                };
-                product.run(isa);
-            }
-        }
+        let dy = &self.dy.data()[at.output(query)..];
+        let q = &self.qkv.data()[at.input(Third::Q, query)..];
+        // The head's lines in the query tile, with the rows of the real queries in the scratch.
+        let product = TileProduct {
+            rows: at.head_features,
+            k: self.tokens(query),
+            tiles: keys.len(),
+            a: dy,
+            a_row: LANES,
+            a_col: 1,
+            b: self.p,
+            b_line: LANES,
+            b_tile: SQUARE,
+            accumulate: true,
+        };
+        let [_, dk, dv] = &mut self.dx;
+        product.run_on_part(isa, dv, keys.start);
+        TileProduct { a: q, b: self.ds, ..product }.run_on_part(isa, dk, keys.start);
     }
 
     /// Keeps α · dS of the `place`-th query tile of a block, with queries in the lanes.
@@ -188,26 +169,20 @@ impl Gradient<'_> {
         for key in keys.clone() {
             let first = key.max(queries.start);
             let square = (first - queries.start) * BLOCK + key - keys.start;
-            // SAFETY: A is the head's lines of K in one tile, B a square of the scratch per query
-            // tile, C the head's lines of Q in these tiles, which belong to this task alone.
-            unsafe {
-                let product = TileProduct {
-                    rows: at.head_features,
-                    k: LANES,
-                    tiles: queries.end - first,
-                    a: at.lines(self.qkv.data(), at.input(Part::K, key)).as_ptr().cast(),
-                    a_row: LANES,
-                    a_col: 1,
-                    b: self.ds_transposed[square * SQUARE..].as_ptr(),
-                    b_tile: BLOCK * SQUARE,
-                    c: self.dx.get(at.input(Part::Q, first)),
-                    c_row: LANES,
-                    c_tile: at.input_tile(),
-                    accumulate: true,
-                    ..TileProduct::NOTHING
-                };
-                product.run(isa);
-            }
+            // The head's lines of K in one tile, with a square of the scratch per query tile.
+            let product = TileProduct {
+                rows: at.head_features,
+                k: LANES,
+                tiles: queries.end - first,
+                a: &self.qkv.data()[at.input(Third::K, key)..],
+                a_row: LANES,
+                a_col: 1,
+                b: &self.ds_transposed[square * SQUARE..],
+                b_line: LANES,
+                b_tile: BLOCK * SQUARE,
+                accumulate: true,
+            };
+            product.run_on_part(isa, &mut self.dx[Third::Q as usize], first);
         }
     }
 }

@@ -1,12 +1,12 @@
 //! The forward pass of one block of queries.
 
 use super::super::lines::{Line, lines_mut, load, store};
-use super::head::{BLOCK, Head, Part, SQUARE};
+use super::head::{BLOCK, Head, SQUARE, Third};
 use crate::Tiles;
 use mediswift_kernels::LANES;
 use mediswift_kernels::isa::{Isa, Kernel, math};
 use mediswift_kernels::ops::gemm::TileProduct;
-use mediswift_kernels::parallel::SharedMut;
+use mediswift_kernels::parallel::Part;
 use std::ops::Range;
 
 /// One block of query tiles of one head.
@@ -16,8 +16,10 @@ pub(super) struct Forward<'a> {
     pub(super) queries: Range<usize>,
     /// `[query tile][key][query lane]`, with the keys of tiles 0..queries.end.
     pub(super) scores: &'a mut [f32],
-    pub(super) y: SharedMut,
-    pub(super) saved: SharedMut,
+    /// The head's lines of the query tiles, one tile a row.
+    pub(super) y: Part<'a>,
+    /// One line of each query tile.
+    pub(super) saved: Part<'a>,
 }
 
 impl Kernel for Forward<'_> {
@@ -25,68 +27,54 @@ impl Kernel for Forward<'_> {
 
     #[inline(always)]
     fn run<I: Isa>(self, isa: I) {
-        let Self { at, qkv, queries, scores, y, saved } = self;
+        let Self { at, qkv, queries, scores, mut y, mut saved } = self;
         let qkv = qkv.data();
         let stride = queries.end * SQUARE;
         for key in 0..queries.end {
             let first = key.max(queries.start);
+            // The head's lines of K in one tile, with its lines of Q in the query tiles from `first`.
             let product = TileProduct {
                 rows: LANES,
                 k: at.head_features,
                 tiles: queries.end - first,
-                a: at.lines(qkv, at.input(Part::K, key)).as_ptr().cast(),
+                a: &qkv[at.input(Third::K, key)..],
                 a_row: 1,
                 a_col: LANES,
-                b: qkv[at.input(Part::Q, first)..].as_ptr(),
+                b: &qkv[at.input(Third::Q, first)..],
+                b_line: LANES,
                 b_tile: at.input_tile(),
-                c: scores[(first - queries.start) * stride + key * SQUARE..].as_mut_ptr(),
-                c_row: LANES,
-                c_tile: stride,
                 accumulate: false,
-                ..TileProduct::NOTHING
             };
-            // SAFETY: A is the head's lines of K in one tile, B its lines of Q in the query tiles
-            // from `first`, C the sixteen lines of this key tile for each of them; `forward` has
-            // checked the extents of qkv.
-            unsafe { product.run(isa) };
+            let scores = &mut scores[(first - queries.start) * stride + key * SQUARE..];
+            product.run(isa, scores, LANES, stride);
         }
         let mut inverses = [isa.splat(0.0); BLOCK];
-        let rows = scores.chunks_exact_mut(stride);
-        for ((query, scores), inverse) in queries.clone().zip(rows).zip(&mut inverses) {
+        let rows = scores.chunks_exact_mut(stride).zip(queries.clone());
+        for ((place, (scores, query)), inverse) in rows.enumerate().zip(&mut inverses) {
             let visible = &mut lines_mut(scores)[..(query + 1) * LANES];
-            // SAFETY: the line of this head and query tile belongs to this task alone.
-            let lse = unsafe { saved.slice(at.saved(query), LANES) };
-            *inverse = softmax(isa, visible, at.scale(), &mut lines_mut(lse)[0]);
+            let lse = &mut lines_mut(saved.row(place))[0];
+            *inverse = softmax(isa, visible, at.scale(), lse);
         }
         for key in 0..queries.end {
             let first = key.max(queries.start);
-            // SAFETY: A is the head's lines of V in one tile, B the sixteen lines of this key tile
-            // for the query tiles from `first`, C the head's output lines in these tiles, which
-            // belong to this task alone; `forward` has checked the extents of qkv and y.
-            unsafe {
-                let product = TileProduct {
-                    rows: at.head_features,
-                    k: LANES,
-                    tiles: queries.end - first,
-                    a: at.lines(qkv, at.input(Part::V, key)).as_ptr().cast(),
-                    a_row: LANES,
-                    a_col: 1,
-                    b: scores[(first - queries.start) * stride + key * SQUARE..].as_ptr(),
-                    b_tile: stride,
-                    c: y.get(at.output(first)),
-                    c_row: LANES,
-                    c_tile: at.output_tile(),
-                    accumulate: key > 0,
-                    ..TileProduct::NOTHING
-                };
-                product.run(isa);
-            }
+            // The head's lines of V in one tile, with the lines of this key tile in the scores.
+            let product = TileProduct {
+                rows: at.head_features,
+                k: LANES,
+                tiles: queries.end - first,
+                a: &qkv[at.input(Third::V, key)..],
+                a_row: LANES,
+                a_col: 1,
+                b: &scores[(first - queries.start) * stride + key * SQUARE..],
+                b_line: LANES,
+                b_tile: stride,
+                accumulate: key > 0,
+            };
+            product.run_on_part(isa, &mut y, first - queries.start);
         }
-        for (query, inverse) in queries.zip(inverses) {
-            // SAFETY: the head's output lines in this tile belong to this task alone.
-            let y = unsafe { y.slice(at.output(query), at.head_features * LANES) };
-            for y in lines_mut(y) {
-                store(isa, y, isa.mul(load(isa, y), inverse));
+        for (place, inverse) in inverses[..queries.len()].iter().enumerate() {
+            for y in lines_mut(y.row(place)) {
+                store(isa, y, isa.mul(load(isa, y), *inverse));
             }
         }
     }

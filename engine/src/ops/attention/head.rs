@@ -22,23 +22,23 @@ pub(super) struct Head {
 
 /// Q, K or V.
 #[derive(Clone, Copy)]
-pub(super) enum Part {
+pub(super) enum Third {
     Q,
     K,
     V,
 }
 
 impl Head {
-    /// Offset of this head's first line in `tile` of the sequence, in tiles of one part.
+    /// Offset of this head's first line in `tile` of the sequence, in tiles of one third.
     pub(super) fn output(self, tile: usize) -> usize {
         let tile = self.sequence * self.tiles + tile;
         (tile * self.heads + self.head) * self.head_features * LANES
     }
 
-    /// Offset of the first line of Q, K or V in `tile` of the sequence, in tiles of all three.
-    pub(super) fn input(self, part: Part, tile: usize) -> usize {
+    /// Offset of the first line of Q, K or V in `tile` of the sequence, in tiles of all three thirds.
+    pub(super) fn input(self, third: Third, tile: usize) -> usize {
         let tile = self.sequence * self.tiles + tile;
-        ((3 * tile + part as usize) * self.heads + self.head) * self.head_features * LANES
+        ((3 * tile + third as usize) * self.heads + self.head) * self.head_features * LANES
     }
 
     /// Offset of the line with one value per query.
@@ -46,14 +46,9 @@ impl Head {
         ((self.sequence * self.tiles + tile) * self.heads + self.head) * LANES
     }
 
-    /// Distance of tiles that hold one part.
-    pub(super) fn output_tile(self) -> usize {
-        self.heads * self.head_features * LANES
-    }
-
     /// Distance of tiles that hold Q, K and V.
     pub(super) fn input_tile(self) -> usize {
-        3 * self.output_tile()
+        3 * self.heads * self.head_features * LANES
     }
 
     /// Lines of this head at `offset`.

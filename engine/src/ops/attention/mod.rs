@@ -39,7 +39,7 @@ use super::OpCase;
 use super::lines::lines_mut;
 use crate::{Backward, Cost, OneToken, Op, Parameters, Tiles, TokenLayout};
 use mediswift_kernels::isa::dispatch;
-use mediswift_kernels::parallel::{SharedMut, for_each_block};
+use mediswift_kernels::parallel::{Part, for_each_part};
 use mediswift_kernels::{LANES, Scratch};
 
 /// y = softmax(mask(Qᵀ K / √d_head)) V for each head. The input has 3 · `features` rows: all of Q,
@@ -82,15 +82,22 @@ impl Op for CausalAttention {
         assert_eq!((y.features(), saved.features()), (self.features, self.heads));
         let tiles = layout.tiles_per_sequence();
         let blocks = tiles.div_ceil(BLOCK);
-        let y = SharedMut::new(y.data_mut());
-        let saved = SharedMut::new(saved.data_mut());
-        for_each_block(layout.sequences * self.heads * blocks, |task| {
-            let (sequence, head) = (task / blocks / self.heads, task / blocks % self.heads);
-            // Long rows of scores first, so that the last tasks to run are short ones.
-            let first = (blocks - 1 - task % blocks) * BLOCK;
-            let queries = first..(first + BLOCK).min(tiles);
+        let y = Part::whole(y.data_mut(), self.features * LANES).into_rows(tiles.max(1));
+        let saved = Part::whole(saved.data_mut(), self.heads * LANES).into_rows(tiles.max(1));
+        let mut tasks = Vec::with_capacity(layout.sequences * self.heads * blocks);
+        for (sequence, (y, saved)) in y.into_iter().zip(saved).enumerate() {
+            let y = y.into_columns(head_features * LANES);
+            for (head, (y, saved)) in y.into_iter().zip(saved.into_columns(LANES)).enumerate() {
+                let at = Head { sequence, head, heads: self.heads, head_features, tiles };
+                let blocks = y.into_rows(BLOCK).into_iter().zip(saved.into_rows(BLOCK));
+                let blocks = (0..tiles).step_by(BLOCK).zip(blocks);
+                // Long rows of scores first, so that the last tasks to run are short ones.
+                tasks.extend(blocks.rev().map(|(first, (y, saved))| (at, first, y, saved)));
+            }
+        }
+        for_each_part(tasks, |(at, first, y, saved)| {
+            let queries = first..first + y.rows();
             let mut scores = Scratch::take(queries.len() * queries.end * SQUARE);
-            let at = Head { sequence, head, heads: self.heads, head_features, tiles };
             dispatch(Forward { at, qkv, queries, scores: &mut scores, y, saved });
         });
     }
@@ -103,10 +110,19 @@ impl Op for CausalAttention {
         assert_eq!(dx.features(), 3 * self.features, "q, k and v of the output's size are needed");
         assert_eq!((qkv.layout(), dx.layout()), (layout, layout), "layouts disagree");
         assert_eq!((pass.dy.features(), qkv.features()), (self.features, dx.features()));
-        let dx = SharedMut::new(dx.data_mut());
-        for_each_block(layout.sequences * self.heads, |task| {
-            let (sequence, head) = (task / self.heads, task % self.heads);
-            let at = Head { sequence, head, heads: self.heads, head_features, tiles };
+        let mut tasks = Vec::with_capacity(layout.sequences * self.heads);
+        let sequences =
+            Part::whole(dx.data_mut(), 3 * self.features * LANES).into_rows(tiles.max(1));
+        for (sequence, dx) in sequences.into_iter().enumerate() {
+            let mut q = dx.into_columns(head_features * LANES);
+            let v = q.split_off(2 * self.heads);
+            let k = q.split_off(self.heads);
+            for (head, ((q, k), v)) in q.into_iter().zip(k).zip(v).enumerate() {
+                let at = Head { sequence, head, heads: self.heads, head_features, tiles };
+                tasks.push((at, [q, k, v]));
+            }
+        }
+        for_each_part(tasks, |(at, dx)| {
             let mut scratch = Scratch::take(tiles * LANES + (2 * BLOCK + BLOCK * BLOCK) * SQUARE);
             let (corrections, scratch) = scratch.split_at_mut(tiles * LANES);
             let (p, scratch) = scratch.split_at_mut(BLOCK * SQUARE);

@@ -2,6 +2,7 @@
 
 use crate::LANES;
 use crate::isa::Isa;
+use crate::parallel::Part;
 
 /// Rows of A per micro-kernel.
 pub(super) const PANEL: usize = 6;
@@ -15,76 +16,143 @@ pub(super) const ROWS: u8 = 2;
 /// … or as lines of token tiles, sixteen columns to a tile.
 pub(super) const TILED: u8 = 3;
 
-/// A small product C (+)= A · B on raw tiles, for kernels that already run inside a task.
+/// A small product C (+)= A · B on tiles, for kernels that already run inside a task.
 ///
-/// The rest of a literal can be [`TileProduct::NOTHING`]. A(row, k) is at `a + row · a_row + k · a_col`,
-/// line (k, tile) of B at `b + k · b_line + tile · b_tile`, line (row, tile) of C at
-/// `c + row · c_row + tile · c_tile`.
+/// A(row, k) is at `a[row · a_row + k · a_col]`, line (k, tile) of B at `b[k · b_line + tile · b_tile..]`.
 #[derive(Clone, Copy)]
-pub struct TileProduct {
+pub struct TileProduct<'a> {
     /// Rows of A and C.
     pub rows: usize,
     /// Columns of A, lines of B.
     pub k: usize,
     /// Tiles of B and C.
     pub tiles: usize,
-    /// First element of A.
-    pub a: *const f32,
+    /// A.
+    pub a: &'a [f32],
     /// Distance of A's rows.
     pub a_row: usize,
     /// Distance of A's columns.
     pub a_col: usize,
-    /// Distance of A's blocks of sixteen columns, where A is made of token tiles; else 0.
-    pub a_block_stride: usize,
-    /// First line of B.
-    pub b: *const f32,
+    /// B.
+    pub b: &'a [f32],
     /// Distance of B's lines.
     pub b_line: usize,
     /// Distance of B's tiles.
     pub b_tile: usize,
-    /// First line of C.
-    pub c: *mut f32,
-    /// Distance of C's rows.
-    pub c_row: usize,
-    /// Distance of C's tiles.
-    pub c_tile: usize,
     /// Add to C instead of overwriting it.
     pub accumulate: bool,
 }
 
-impl TileProduct {
-    /// The empty product, to fill in: `TileProduct { rows, …, ..TileProduct::NOTHING }`.
-    pub const NOTHING: TileProduct = TileProduct {
-        rows: 0,
-        k: 0,
-        tiles: 0,
-        a: std::ptr::null(),
-        a_row: 0,
-        a_col: 0,
-        a_block_stride: 0,
-        b: std::ptr::null(),
-        b_line: LANES,
-        b_tile: 0,
-        c: std::ptr::null_mut(),
-        c_row: 0,
-        c_tile: 0,
-        accumulate: false,
-    };
+impl TileProduct<'_> {
+    /// Computes the product on this thread; line (row, tile) of C is at
+    /// `c[row · c_row + tile · c_tile..]`.
+    /// # Panics
+    /// If an operand is shorter than its extents and distances reach.
+    #[inline(always)]
+    #[track_caller]
+    pub fn run<I: Isa>(self, isa: I, c: &mut [f32], c_row: usize, c_tile: usize) {
+        let reach = reach([(self.rows, c_row), (self.tiles, c_tile)], LANES);
+        assert!(reach <= c.len(), "C is shorter than the product");
+        self.check_operands();
+        // SAFETY: no index exceeds what was checked, and C is borrowed for writing.
+        unsafe { self.micro(c.as_mut_ptr(), c_row, c_tile).run(isa) };
+    }
 
+    /// Computes the product on this thread; the lines of C's tiles are the rows of a part from `first`
+    /// on, one tile a row.
+    /// # Panics
+    /// If an operand is shorter than its extents and distances reach, or the part has no such rows.
+    #[inline(always)]
+    #[track_caller]
+    pub fn run_on_part<I: Isa>(self, isa: I, c: &mut Part<'_>, first: usize) {
+        self.check_operands();
+        let (c, c_tile) = c.pointer(first..first + self.tiles, self.rows.saturating_mul(LANES));
+        // SAFETY: as in `run`; the part has these rows, and they hold as many lines.
+        unsafe { self.micro(c, LANES, c_tile).run(isa) };
+    }
+
+    #[inline(always)]
+    #[track_caller]
+    fn check_operands(&self) {
+        let a = reach([(self.rows, self.a_row), (self.k, self.a_col)], 1);
+        let b = reach([(self.k, self.b_line), (self.tiles, self.b_tile)], LANES);
+        assert!(a <= self.a.len() && b <= self.b.len(), "A or B is shorter than the product");
+    }
+
+    #[inline(always)]
+    fn micro(self, c: *mut f32, c_row: usize, c_tile: usize) -> Micro {
+        let Self { rows, k, tiles, a, a_row, a_col, b, b_line, b_tile, accumulate } = self;
+        let (a, b) = (a.as_ptr(), b.as_ptr());
+        let a_block_stride = 0;
+        Micro {
+            rows,
+            k,
+            tiles,
+            a,
+            a_row,
+            a_col,
+            a_block_stride,
+            b,
+            b_line,
+            b_tile,
+            c,
+            c_row,
+            c_tile,
+            accumulate,
+        }
+    }
+}
+
+/// One past the last element that a number of steps of each distance and `len` more elements reach.
+/// # Panics
+/// If that is beyond all memory.
+#[inline(always)]
+#[track_caller]
+fn reach(steps: [(usize, usize); 2], len: usize) -> usize {
+    let last = |(count, distance): (usize, usize)| count.checked_sub(1)?.checked_mul(distance);
+    match steps.map(|(count, _)| count) {
+        [0, _] | [_, 0] => 0,
+        _ => last(steps[0])
+            .zip(last(steps[1]))
+            .and_then(|(a, b)| a.checked_add(b)?.checked_add(len))
+            .expect("a product that fits in memory"),
+    }
+}
+
+/// A product on raw tiles: A(row, k) is at `a + row · a_row + k · a_col`, line (k, tile) of B at
+/// `b + k · b_line + tile · b_tile`, line (row, tile) of C at `c + row · c_row + tile · c_tile`.
+#[derive(Clone, Copy)]
+pub(super) struct Micro {
+    pub rows: usize,
+    pub k: usize,
+    pub tiles: usize,
+    pub a: *const f32,
+    pub a_row: usize,
+    pub a_col: usize,
+    /// Distance of A's blocks of sixteen columns, where A is made of token tiles; else 0.
+    pub a_block_stride: usize,
+    pub b: *const f32,
+    pub b_line: usize,
+    pub b_tile: usize,
+    pub c: *mut f32,
+    pub c_row: usize,
+    pub c_tile: usize,
+    pub accumulate: bool,
+}
+
+impl Micro {
     /// Computes the whole product on this thread.
     /// # Safety
     /// Every element that the strides and extents reach is valid, for writing in C, and C
     /// overlaps neither A nor B.
     #[inline(always)]
-    pub unsafe fn run<I: Isa>(self, isa: I) {
+    unsafe fn run<I: Isa>(self, isa: I) {
         let group = if I::REGISTERS >= 32 { 4 } else { 1 };
         for tile in (0..self.tiles).step_by(group) {
             for row in (0..self.rows).step_by(PANEL) {
                 let (rows, tiles) = (PANEL.min(self.rows - row), group.min(self.tiles - tile));
                 // SAFETY: a sub-block of what the caller vouches for.
-                unsafe {
-                    TileProduct { rows, tiles, ..self.at(row, tile) }.panel::<I, STRIDED>(isa)
-                };
+                unsafe { Micro { rows, tiles, ..self.at(row, tile) }.panel::<I, STRIDED>(isa) };
             }
         }
     }
@@ -93,10 +161,10 @@ impl TileProduct {
     /// # Safety
     /// They lie inside the product.
     #[inline(always)]
-    unsafe fn at(self, row: usize, tile: usize) -> TileProduct {
+    unsafe fn at(self, row: usize, tile: usize) -> Micro {
         // SAFETY: the caller vouches that the strides stay inside the operands.
         unsafe {
-            TileProduct {
+            Micro {
                 a: self.a.add(row * self.a_row),
                 b: self.b.add(tile * self.b_tile),
                 c: self.c.add(row * self.c_row + tile * self.c_tile),

@@ -17,7 +17,7 @@ pub use self::micro::TileProduct;
 pub use self::pack::Packed;
 pub use self::transpose::transpose_tiles;
 
-use self::micro::{PACKED, PANEL, ROWS, TILED};
+use self::micro::{Micro, PACKED, PANEL, ROWS, TILED};
 use super::extent::{size, tiles};
 use super::gather::gather_tiles;
 use crate::isa::{Isa, IsaKind, Kernel};
@@ -132,7 +132,14 @@ pub fn gemm(a: Left<'_>, b: &[f32], c: &mut [f32], out: Out, accumulate: bool) {
 /// # Panics
 /// If the shapes disagree or the machine lacks `isa`.
 #[track_caller]
-pub fn gemm_on(isa: IsaKind, a: Left<'_>, b: &[f32], c: &mut [f32], out: Out, accumulate: bool) {
+pub(crate) fn gemm_on(
+    isa: IsaKind,
+    a: Left<'_>,
+    b: &[f32],
+    c: &mut [f32],
+    out: Out,
+    accumulate: bool,
+) {
     let source = match (a.block_bits, a.col_stride) {
         (WHOLE, 1) => Source::Rows(a),
         (WHOLE, _) => return a.pack_scratch().multiply_on(isa, b, c, out, accumulate),
@@ -192,7 +199,7 @@ struct Task<'a> {
     m: usize,
     k: usize,
     b: &'a [f32],
-    c: SharedMut,
+    c: SharedMut<'a>,
     row_stride: usize,
     tile_stride: usize,
     rows: Range<usize>,
@@ -234,7 +241,7 @@ impl Task<'_> {
         let b = gather_tiles::<I, V>(isa, self.b, self.k, tile, ks.clone(), lines);
         for row in self.rows.clone().step_by(PANEL) {
             let rows = PANEL.min(self.rows.end - row);
-            let common = TileProduct {
+            let common = Micro {
                 rows,
                 k: ks.len(),
                 tiles: V,
@@ -246,13 +253,16 @@ impl Task<'_> {
                 c_row: self.row_stride,
                 c_tile: self.tile_stride,
                 accumulate: self.accumulate || ks.start > 0,
-                ..TileProduct::NOTHING
+                a: std::ptr::null(),
+                a_row: 0,
+                a_col: 0,
+                a_block_stride: 0,
             };
             match self.a {
                 Source::Packed { values, .. } => {
                     let at = ks.start * self.m + row * ks.len();
                     let a = values[at..at + rows * ks.len()].as_ptr();
-                    let product = TileProduct { a, a_row: 1, a_col: rows, ..common };
+                    let product = Micro { a, a_row: 1, a_col: rows, ..common };
                     // SAFETY: A is one packed panel, B the gathered lines, both inside their
                     // slices; C as above.
                     unsafe { product.panel::<I, PACKED>(isa) };
@@ -260,7 +270,7 @@ impl Task<'_> {
                 Source::Rows(a) => {
                     let a_row = a.row_stride;
                     let a = a.data[row * a_row + ks.start..].as_ptr();
-                    let product = TileProduct { a, a_row, a_col: 1, ..common };
+                    let product = Micro { a, a_row, a_col: 1, ..common };
                     // SAFETY: A is a part of each of `rows` rows; B and C as above.
                     unsafe { product.panel::<I, ROWS>(isa) };
                 }
@@ -268,7 +278,7 @@ impl Task<'_> {
                     let at = a.column_offset(ks.start) + row * LANES;
                     let (a, stride) = (a.data[at..].as_ptr(), a.block_stride);
                     let product =
-                        TileProduct { a, a_row: LANES, a_col: 1, a_block_stride: stride, ..common };
+                        Micro { a, a_row: LANES, a_col: 1, a_block_stride: stride, ..common };
                     // SAFETY: A is `rows` lines of each of the whole tiles that `ks` spans; B and C
                     // as above.
                     unsafe { product.panel::<I, TILED>(isa) };

@@ -30,7 +30,14 @@ impl<B: Deref<Target = [f32]>> Packed<B> {
     /// # Panics
     /// If the shapes disagree or the machine lacks `isa`.
     #[track_caller]
-    pub fn multiply_on(&self, isa: IsaKind, b: &[f32], c: &mut [f32], out: Out, accumulate: bool) {
+    pub(crate) fn multiply_on(
+        &self,
+        isa: IsaKind,
+        b: &[f32],
+        c: &mut [f32],
+        out: Out,
+        accumulate: bool,
+    ) {
         let Self { values, rows, cols } = self;
         let source = Source::Packed { values, rows: *rows, cols: *cols };
         run(isa, source, b, c, out, accumulate);

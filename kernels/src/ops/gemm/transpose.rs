@@ -39,14 +39,12 @@ impl Kernel for Transpose<'_> {
         for (tile, to) in tiles.zip(self.to.chunks_exact_mut(LANES * LANES)) {
             let from = &tile[self.first * LANES..(self.first + rows) * LANES];
             let mut block = [isa.splat(0.0); LANES];
-            for (row, from) in block.iter_mut().zip(from.chunks_exact(LANES)) {
-                // SAFETY: `from` holds one line.
-                *row = unsafe { isa.load(from.as_ptr()) };
+            for (row, from) in block.iter_mut().zip(from.as_chunks().0) {
+                *row = isa.load_line(from);
             }
             let block = isa.transpose(block);
-            for (to, row) in to.chunks_exact_mut(LANES).zip(block) {
-                // SAFETY: `to` holds one line.
-                unsafe { isa.store(to.as_mut_ptr(), row) };
+            for (to, row) in to.as_chunks_mut().0.iter_mut().zip(block) {
+                isa.store_line(to, row);
             }
         }
     }

@@ -112,7 +112,7 @@ struct Spmm<'a> {
     pattern: &'a SparsePattern,
     values: &'a [f32],
     x: &'a [f32],
-    y: SharedMut,
+    y: SharedMut<'a>,
     initial: Initial<'a>,
     tiles: usize,
     first: usize,
@@ -174,7 +174,7 @@ struct Sddmm<'a> {
     pattern: &'a SparsePattern,
     dy: &'a [f32],
     x: &'a [f32],
-    dw: SharedMut,
+    dw: SharedMut<'a>,
     tiles: usize,
     first: usize,
 }

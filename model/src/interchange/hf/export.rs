@@ -7,8 +7,8 @@ use crate::checkpoint::weights_hash;
 use crate::error::Error;
 use crate::run::model_card;
 use crate::tensor_file::{self, Elements, TensorView};
-use mediswift_data::{write_atomically, write_folder_atomically};
 use mediswift_engine::{Parameters, Shape};
+use mediswift_files as files;
 use safetensors::Dtype;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -32,9 +32,10 @@ const FILES: [&str; 10] = [
 /// # Errors
 /// If the run cannot be read, or `out` cannot be written or holds anything else.
 pub fn export(run: &Path, out: &Path, force: bool) -> Result<Exported, Error> {
+    files::clear_beside(out);
     check_destination(out, force)?;
     let source = Source::load(run)?;
-    let (tensors, (masks, bytes)) = write_folder_atomically(out, |folder| {
+    let (tensors, (masks, bytes)) = files::write_folder(out, |folder| {
         let parameters = source.gpt.parameters();
         let mut bytes = write_weights(&folder.join(WEIGHTS), parameters)?;
         let mut mask_count = 0;
@@ -49,9 +50,9 @@ pub fn export(run: &Path, out: &Path, force: bool) -> Result<Exported, Error> {
             (GENERATION, config::special_ids(&source.tokenizer)),
         ] {
             let text = format!("{value:#}\n");
-            write_atomically(&folder.join(name), text.as_bytes())?;
+            files::write(&folder.join(name), text.as_bytes())?;
         }
-        write_atomically(&folder.join(CARD), card(&source).as_bytes())?;
+        files::write(&folder.join(CARD), card(&source).as_bytes())?;
         Ok::<_, Error>((parameters.iter().len(), (mask_count, bytes)))
     })?;
     Ok(Exported { tensors, masks, bytes, step: source.step, skipped: source.skipped })

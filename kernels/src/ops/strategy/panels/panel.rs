@@ -220,3 +220,51 @@ fn split(set: usize) -> (usize, usize) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The block that *Studying the kernels* draws: two shared columns of panel C are demoted, one of
+    /// panel D is promoted, and single rows come in whole rounds.
+    #[test]
+    fn panels_of_a_block_get_the_same_counts() {
+        let panel = |upper: &[u32], lower: &[u32]| {
+            let indices = [upper, lower].concat();
+            let offsets = vec![0, upper.len() as u32, indices.len() as u32];
+            let pattern = SparsePattern::new(2, 9, offsets, indices).unwrap();
+            Panel::new(&pattern, &[(0, pattern.row_range(0)), (1, pattern.row_range(1))], 0)
+        };
+        let mut panels = [
+            panel(&[0, 1, 3, 4, 6], &[0, 1, 3, 4, 5]),
+            panel(&[1, 2, 5, 7, 8], &[2, 4, 5, 7, 8]),
+            panel(&[0, 1, 2, 3, 5, 6, 8], &[0, 2, 3, 5, 6, 7, 8]),
+            panel(&[0, 1, 2, 3, 4, 6], &[0, 2, 3, 7]),
+        ];
+        let targets = targets(&panels, &[3]);
+        for panel in &mut panels {
+            panel.share(&[3], &targets);
+            panel.level_singles(2);
+        }
+        // Place and sources of each column; padding has place 0.
+        let places = |panel: &Panel, set: usize| -> Vec<u16> {
+            panel.columns[set].iter().map(|column| column.place).collect()
+        };
+        let [a, b, c, d] = &panels;
+        assert_eq!(
+            [places(a, 3), places(a, 1), places(a, 2)],
+            [vec![0, 1, 3, 4], vec![6, 0], vec![5, 0]]
+        );
+        assert_eq!(
+            [places(b, 3), places(b, 1), places(b, 2)],
+            [vec![2, 5, 7, 8], vec![1, 0], vec![4, 0]]
+        );
+        assert_eq!(places(c, 3), [0, 2, 3, 5]);
+        assert_eq!([places(c, 1), places(c, 2)], [[1, 6, 8, 0], [7, 6, 8, 0]]);
+        assert_eq!(places(d, 3), [0, 2, 3, 6]);
+        assert_eq!([places(d, 1), places(d, 2)], [[1, 4], [7, 0]]);
+        // The promoted column has a zero in the lower row, padding in both.
+        assert_eq!(d.columns[3][3].source, [5, ZERO, ZERO, ZERO]);
+        assert_eq!(d.columns[2][1].source, [ZERO; 4]);
+    }
+}

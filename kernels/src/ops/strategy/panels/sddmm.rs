@@ -51,7 +51,7 @@ struct Task<'a> {
     dy: &'a [f32],
     x: &'a [f32],
     tiles: usize,
-    dw: SharedMut,
+    dw: SharedMut<'a>,
 }
 
 impl Kernel for Task<'_> {

@@ -73,7 +73,7 @@ struct Task<'a> {
     plan: &'a PanelPlan,
     values: &'a [f32],
     x: &'a [f32],
-    y: SharedMut,
+    y: SharedMut<'a>,
     initial: Initial<'a>,
     row_block: usize,
     tiles: Range<usize>,
