@@ -1,8 +1,7 @@
 //! Fine-tuning at micro size: the mask falls without changing the function, prompts learn alone,
 //! twenty examples are learnt by heart, and an interrupted grid repeats nothing.
 
-use mediswift_data::prepare::{Options, TokenizerSource, prepare};
-use mediswift_data::{Dataset, Tokenizer};
+use mediswift_data::{Dataset, Preparation, Tokenizer, TokenizerSource, prepare};
 use mediswift_engine::{Arena, Gradients, Shape, TokenLayout};
 use mediswift_model::architecture::PROMPT;
 use mediswift_model::decode::Decoder;
@@ -69,9 +68,7 @@ fn pretrained_for(at: &Path, sparsity: f64, steps: usize) -> PathBuf {
         })
         .collect();
     fs::write(at.join("corpus.jsonl"), lines).unwrap();
-    let options = Options {
-        inputs: vec![at.join("corpus.jsonl")],
-        out: at.join("data"),
+    let preparation = Preparation {
         tokenizer: TokenizerSource::Train {
             kind: mediswift_data::tokenizer::Kind::ByteBpe,
             vocab_size: 360,
@@ -82,16 +79,16 @@ fn pretrained_for(at: &Path, sparsity: f64, steps: usize) -> PathBuf {
         strict: true,
         validation_fraction: 0.1,
         shard_tokens: 100_000,
-        force: false,
+        ..Preparation::new(vec![at.join("corpus.jsonl")], at.join("data"))
     };
-    prepare(&options, &mut |_| ControlFlow::Continue(())).unwrap();
+    prepare(&preparation, &mut |_| ControlFlow::Continue(())).unwrap();
     let mut config = Config::from_preset("micro").unwrap();
     for assignment in ["train.batch=8", "train.lr=5e-3", "eval.sequences=4"] {
         config.set(assignment).unwrap();
     }
     config.train.steps = steps;
     config.sparsity.sparsity = sparsity;
-    let dataset = Arc::new(Dataset::open(&options.out).unwrap());
+    let dataset = Arc::new(Dataset::open(&preparation.out).unwrap());
     let out = at.join("run");
     pretrain(&mut Session::start(config, dataset, &out).unwrap(), &mut ()).unwrap();
     out

@@ -73,13 +73,6 @@ const KNOWN_CIRCLES: &[&[&str]] = &[
         "kernels/src/ops/strategy/panels/mod.rs",
     ],
     &["kernels/src/ops/strategy/panels/order.rs", "kernels/src/ops/strategy/panels/panel.rs"],
-    &[
-        "data/src/prepare/encode.rs",
-        "data/src/prepare/extract.rs",
-        "data/src/prepare/mod.rs",
-        "data/src/prepare/resolve.rs",
-    ],
-    &["data/src/tokenizer/file.rs", "data/src/tokenizer/mod.rs"],
 ];
 
 #[test]
