@@ -3,6 +3,7 @@
 
 use mediswift_data::{Dataset, Preparation, Tokenizer, TokenizerSource, prepare};
 use mediswift_engine::{Arena, Gradients, Shape, TokenLayout};
+use mediswift_model::architecture::PROMPT;
 use mediswift_model::decode::Decoder;
 use mediswift_model::finetune::answer::Answerer;
 use mediswift_model::finetune::encode::{Encoder, batch};
@@ -11,7 +12,6 @@ use mediswift_model::finetune::settings::Settings;
 use mediswift_model::finetune::start::Start;
 use mediswift_model::finetune::{Job, finetune};
 use mediswift_model::generate::{GenerateOptions, generate};
-use mediswift_model::gpt::PROMPT;
 use mediswift_model::pretrain::pretrain;
 use mediswift_model::run::{self, LoadedModel};
 use mediswift_model::score::{Query, Score, score};
