@@ -8,15 +8,15 @@ use std::sync::Arc;
 
 use indicatif::HumanCount;
 use mediswift_data::clean::Cleaning;
-use mediswift_data::prepare::{Options, TokenizerSource};
-use mediswift_data::{Dataset, Split, Tokenizer};
+use mediswift_data::{Dataset, Preparation, Split, TokenizerSource};
 use mediswift_files as files;
 use mediswift_kernels::isa::IsaKind;
 use mediswift_model::config::Base;
 use mediswift_model::finetune::report::TuningReport;
 use mediswift_model::flops::{Convention, Workload};
 use mediswift_model::generate::{GenerateOptions, Generation, generate};
-use mediswift_model::{Config, Error, run};
+use mediswift_model::run::{self, LoadedModel};
+use mediswift_model::{Config, Error};
 use serde_json::{Value, json};
 
 use self::twins::{Trained, Twin};
@@ -160,7 +160,7 @@ fn prepare(size: &Size, out: &Path, data: &Path, signals: &StopSignal) -> anyhow
     .map_err(|error| signals.explain(error))?;
     bar.finish_and_clear();
 
-    let options = Options {
+    let preparation = Preparation {
         tokenizer: TokenizerSource::Train {
             kind: mediswift_data::tokenizer::Kind::ByteBpe,
             vocab_size: size.vocab_size,
@@ -171,9 +171,9 @@ fn prepare(size: &Size, out: &Path, data: &Path, signals: &StopSignal) -> anyhow
         cleaning: Cleaning { near_duplicates: None, ..Cleaning::default() },
         strict: true,
         validation_fraction: 0.05,
-        ..Options::new(vec![corpus], data.to_path_buf())
+        ..Preparation::new(vec![corpus], data.to_path_buf())
     };
-    progress::preparing(signals, |show| mediswift_data::prepare(&options, show))
+    progress::preparing(signals, |show| mediswift_data::prepare(&preparation, show))
         .map_err(|error| signals.explain(error))?;
     Ok(())
 }
@@ -190,8 +190,7 @@ fn settings(size: &Size, sparsity: f64) -> anyhow::Result<Config> {
 
 /// What the model in the run folder `run` makes of the beginning of a held-out document.
 fn sample(run: &Path, dataset: &Dataset) -> anyhow::Result<(String, Generation)> {
-    let gpt = run::load_model(run)?.gpt;
-    let tokenizer = Tokenizer::load(&run::tokenizer_path(run))?;
+    let LoadedModel { gpt, tokenizer, .. } = run::load_model(run)?;
     let prompt = dataset.window(Split::Validation, 0, 8)?;
     let options = GenerateOptions {
         temperature: 0.7,

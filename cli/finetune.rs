@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use indicatif::ProgressBar;
 use mediswift_model::Error;
+use mediswift_model::finetune::compare::Comparison;
 use mediswift_model::finetune::folder::read_settings;
 use mediswift_model::finetune::report::TuningReport;
 use mediswift_model::finetune::settings::{Base, Settings};
@@ -104,7 +105,8 @@ impl Verb for Finetune {
         watcher.clear();
         match ended {
             Ok(report) => {
-                Files::create(&out.join("accuracy.svg"))?.draw(&Sizes { reports: &[&report] })?;
+                Files::create(&out.join("accuracy.svg"))?
+                    .draw(&Sizes(&Comparison::new(out, &report)))?;
                 output::note(DISCLAIMER);
                 let mut json = json!(report);
                 json["path"] = json!(out);

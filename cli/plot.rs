@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use mediswift_model::curves::{Curves, Point};
+use mediswift_model::finetune::compare::Compared;
 use mediswift_model::finetune::folder::SETTINGS;
-use mediswift_model::finetune::report::TuningReport;
 use serde_json::{Value, json};
 
 use crate::chart::losses::{Axis, Losses};
@@ -107,24 +107,18 @@ impl Plot {
         if self.x.is_some() {
             return Err(Exit::usage("--x is for the losses of runs that are not fine-tuned").into());
         }
-        let reports = compare::reports(&self.inputs)?;
-        let first = &reports[0];
-        let mut text = format!("{}, {}\n", first.metric, first.split);
+        let runs = compare::read(&self.inputs)?;
+        let mut text = format!("{}, {}\n", runs.metric, runs.split);
         let mut rows: Vec<Value> = Vec::new();
-        for (path, report) in self.inputs.iter().zip(&reports) {
-            let (nnz, value, std) = (report.source.nnz, report.value, report.std);
+        for Compared { path, nnz, value, std, .. } in &runs.rows {
             text += &format!(
-                "{:<32} {nnz:>12} weights kept {:>7.2} % ± {:.2}\n",
-                path.display(),
+                "{path:<32} {nnz:>12} weights kept {:>7.2} % ± {:.2}\n",
                 100.0 * value,
                 100.0 * std
             );
-            let run = path.display().to_string();
-            rows.push(json!({ "run": run, "nnz": nnz, "value": value, "std": std }));
+            rows.push(json!({ "run": path, "nnz": nnz, "value": value, "std": std }));
         }
-        let reports: Vec<&TuningReport> = reports.iter().collect();
-        let picture = Sizes { reports: &reports };
-        self.draw(&picture, json!({ "figure": "sizes", "runs": rows }), text)
+        self.draw(&Sizes(&runs), json!({ "figure": "sizes", "runs": rows }), text)
     }
 
     /// Draws a picture, and says where.

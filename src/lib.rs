@@ -7,9 +7,9 @@
 //! | [`data`] | texts to documents, tokens, shards and batches |
 //! | [`model`] | GPTs: settings, training, checkpoints, fine-tuning, text, interchange |
 //!
-//! What most programs start with stands here as well. [`Session`] is a training run that advances
-//! step by step; [`Optimisation`] is one that has no folder. Everything that reads what comes from
-//! outside returns a [`Result`]: [`model::Error`], [`data::DataError`] or an error of [`kernels`].
+//! What most programs start with stands here as well: [`Session`] is a training run in a folder, which
+//! advances step by step; [`Optimisation`] is the same without folder and dataset. Whatever reads what
+//! comes from outside returns a [`Result`] with an error of its crate, such as [`model::Error`].
 //!
 //! A sparse layer that forgets three weights in four, on a batch of one tile of tokens:
 //!
@@ -53,4 +53,6 @@ pub use mediswift_model as model;
 pub use mediswift_data::{Batches, Dataset, Split, Tokenizer};
 pub use mediswift_engine::{Gradients, Op, Parameters, Tape, Tiles, TokenLayout};
 pub use mediswift_kernels::{CsrMatrix, LANES, LinearLayer, SparsePattern};
+pub use mediswift_model::session::Session;
+pub use mediswift_model::watch::{Progress, Watch};
 pub use mediswift_model::{Config, Gpt, Optimisation, TokenBatch};

@@ -2,50 +2,14 @@
 //! axis, against the score on test, with the paper's models and the baselines for reference.
 
 use anyhow::anyhow;
-use mediswift_model::finetune::report::TuningReport;
+use mediswift_model::finetune::compare::{Comparison, Series};
 use plotters::coord::Shift;
 use plotters::prelude::*;
 
 use super::{COLOURS, FONT, Picture};
 
 /// Runs of one task.
-pub struct Sizes<'a> {
-    /// At least one.
-    pub reports: &'a [&'a TuningReport],
-}
-
-/// Points of one sparsity: (weights, score in %).
-type Series = (String, Vec<(f64, f64)>);
-
-impl Sizes<'_> {
-    /// Our models by sparsity, and the paper's.
-    fn series(&self) -> [Vec<Series>; 2] {
-        let (mut ours, mut papers) = (Vec::new(), Vec::new());
-        let add = |all: &mut Vec<Series>, name: String, point| match all
-            .iter_mut()
-            .find(|(known, _)| *known == name)
-        {
-            Some((_, points)) => points.push(point),
-            None => all.push((name, vec![point])),
-        };
-        for report in self.reports {
-            let name = format!(
-                "{:.0} % sparse pre-training, {}",
-                100.0 * report.source.sparsity,
-                report.method()
-            );
-            add(&mut ours, name, (report.source.nnz as f64, 100.0 * report.value));
-        }
-        for published in self.reports[0].published() {
-            if let Some(weights) = published.weights {
-                let kept = weights * (1.0 - published.sparsity);
-                let name = format!("MediSwift paper, {:.0} % sparse", 100.0 * published.sparsity);
-                add(&mut papers, name, (kept, 100.0 * published.value));
-            }
-        }
-        [ours, papers]
-    }
-}
+pub struct Sizes<'a>(pub &'a Comparison);
 
 impl Picture for Sizes<'_> {
     fn draw<B: DrawingBackend>(
@@ -59,11 +23,11 @@ impl Picture for Sizes<'_> {
         let px = |units: u32| (units * scale) as i32;
         let text = |units: u32| (FONT, px(units)).into_font();
         let fail = |error: DrawingAreaErrorKind<B::ErrorType>| anyhow!("cannot be drawn: {error}");
-        let first = self.reports[0];
-        let [ours, papers] = self.series();
-        let all = || ours.iter().chain(&papers).flat_map(|(_, points)| points);
+        let Self(runs) = self;
+        let (ours, papers) = (runs.runs_by_size(), runs.published_by_size());
+        let all = || ours.iter().chain(&papers).flat_map(|series| &series.points);
         let baselines: Vec<(&str, f64)> =
-            first.baselines.iter().map(|b| (&*b.name, 100.0 * b.scores[0].value)).collect();
+            runs.baselines.iter().map(|b| (&*b.name, 100.0 * b.scores[0].value)).collect();
         let values = || all().map(|p| p.1).chain(baselines.iter().map(|b| b.1));
         let left = all().map(|p| p.0).fold(f64::INFINITY, f64::min) / 1.6;
         let right = all().map(|p| p.0).fold(0.0, f64::max) * 1.6;
@@ -72,9 +36,9 @@ impl Picture for Sizes<'_> {
 
         area.fill(&WHITE).map_err(fail)?;
         let area = area.margin(px(12), 0, 0, px(8));
-        let title = format!("{}: size of the pre-trained model against score", first.task);
+        let title = format!("{}: size of the pre-trained model against score", runs.task);
         let area = area.titled(&title, text(26)).map_err(fail)?;
-        let area = area.titled(&first.split, text(17)).map_err(fail)?;
+        let area = area.titled(&runs.split, text(17)).map_err(fail)?;
         let mut chart = ChartBuilder::on(&area)
             .margin(px(18))
             .x_label_area_size(px(58))
@@ -87,7 +51,7 @@ impl Picture for Sizes<'_> {
             .bold_line_style(BLACK.mix(0.12).stroke_width(scale))
             .axis_style(BLACK.stroke_width(scale))
             .x_desc("weights of linear layers that pre-training kept")
-            .y_desc(format!("{} (%)", first.metric))
+            .y_desc(format!("{} (%)", runs.metric))
             .x_label_formatter(&|x| format!("{} M", (x / 1e4).round() / 100.0))
             .label_style(text(17))
             .axis_desc_style(text(19))
@@ -103,7 +67,7 @@ impl Picture for Sizes<'_> {
                 .legend(move |(x, y)| PathElement::new(vec![(x, y), (x + px(30), y)], style));
         }
         let colours = || COLOURS.iter().cycle();
-        for ((name, points), colour) in papers.iter().zip(colours()) {
+        for (Series { name, points }, colour) in papers.iter().zip(colours()) {
             let style = colour.mix(0.45);
             let line = style.stroke_width(scale);
             chart.draw_series(LineSeries::new(points.iter().copied(), line)).map_err(fail)?;
@@ -115,7 +79,7 @@ impl Picture for Sizes<'_> {
                 .label(name)
                 .legend(move |(x, y)| TriangleMarker::new((x + px(15), y), px(6), style.filled()));
         }
-        for ((name, points), colour) in ours.iter().zip(colours()) {
+        for (Series { name, points }, colour) in ours.iter().zip(colours()) {
             let mut points = points.clone();
             points.sort_by(|a, b| a.0.total_cmp(&b.0));
             let line = colour.stroke_width(2 * scale);

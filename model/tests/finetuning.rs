@@ -1,10 +1,10 @@
 //! Fine-tuning at micro size: the mask falls without changing the function, prompts learn alone,
 //! twenty examples are learnt by heart, and an interrupted grid repeats nothing.
 
-use mediswift_data::prepare::{Options, TokenizerSource, prepare};
-use mediswift_data::{Dataset, Tokenizer};
+use mediswift_data::{Dataset, Preparation, Tokenizer, TokenizerSource, prepare};
 use mediswift_engine::{Arena, Gradients, Shape, TokenLayout};
 use mediswift_files::faults::Recording;
+use mediswift_model::architecture::PROMPT;
 use mediswift_model::decode::Decoder;
 use mediswift_model::finetune::answer::Answerer;
 use mediswift_model::finetune::encode::{Encoder, batch};
@@ -13,9 +13,8 @@ use mediswift_model::finetune::settings::Settings;
 use mediswift_model::finetune::start::Start;
 use mediswift_model::finetune::{Job, finetune};
 use mediswift_model::generate::{GenerateOptions, generate};
-use mediswift_model::gpt::PROMPT;
 use mediswift_model::pretrain::pretrain;
-use mediswift_model::run;
+use mediswift_model::run::{self, LoadedModel};
 use mediswift_model::score::{Query, Score, score};
 use mediswift_model::session::Session;
 use mediswift_model::tasks::metrics::{
@@ -70,9 +69,7 @@ fn pretrained_for(at: &Path, sparsity: f64, steps: usize) -> PathBuf {
         })
         .collect();
     fs::write(at.join("corpus.jsonl"), lines).unwrap();
-    let options = Options {
-        inputs: vec![at.join("corpus.jsonl")],
-        out: at.join("data"),
+    let preparation = Preparation {
         tokenizer: TokenizerSource::Train {
             kind: mediswift_data::tokenizer::Kind::ByteBpe,
             vocab_size: 360,
@@ -83,16 +80,16 @@ fn pretrained_for(at: &Path, sparsity: f64, steps: usize) -> PathBuf {
         strict: true,
         validation_fraction: 0.1,
         shard_tokens: 100_000,
-        force: false,
+        ..Preparation::new(vec![at.join("corpus.jsonl")], at.join("data"))
     };
-    prepare(&options, &mut |_| ControlFlow::Continue(())).unwrap();
+    prepare(&preparation, &mut |_| ControlFlow::Continue(())).unwrap();
     let mut config = Config::from_preset("micro").unwrap();
     for assignment in ["train.batch=8", "train.lr=5e-3", "eval.sequences=4"] {
         config.set(assignment).unwrap();
     }
     config.train.steps = steps;
     config.sparsity.sparsity = sparsity;
-    let dataset = Arc::new(Dataset::open(&options.out).unwrap());
+    let dataset = Arc::new(Dataset::open(&preparation.out).unwrap());
     let out = at.join("run");
     pretrain(&mut Session::start(config, dataset, &out).unwrap(), &mut ()).unwrap();
     out
@@ -264,7 +261,7 @@ fn twenty_examples_are_learnt_by_heart() {
     }
     assert_eq!(after.gpt.prompt_tokens(), 12);
     // The prompt steers whatever reads tokens: the sampler, and the scorer of texts.
-    let tokenizer = Tokenizer::load(&run::tokenizer_path(&out)).unwrap();
+    let tokenizer = &after.tokenizer;
     let options = GenerateOptions {
         temperature: 0.0,
         end_token: Some(tokenizer.end_of_text()),
@@ -276,7 +273,7 @@ fn twenty_examples_are_learnt_by_heart() {
         ids.extend(tokenizer.encode(&format!("question: {question} context: {context}")));
         ids.extend(after.gpt.prompt_ids());
         let target = format!(" the answer to the question given the context is {answer}.");
-        let made = generate(&after.gpt, &ids, &options, &tokenizer).unwrap();
+        let made = generate(&after.gpt, &ids, &options, tokenizer).unwrap();
         assert_eq!(made.text, target);
         let mut decoder = Decoder::new(&after.gpt);
         ids.iter().for_each(|&id| decoder.feed(id).unwrap());
@@ -443,8 +440,7 @@ fn stages_follow_each_other_and_predictions_are_official() {
 fn sources_are_cut_where_they_may_be() {
     let folder = tempfile::tempdir().unwrap();
     let from = pretrained(folder.path(), 0.0);
-    let gpt = run::load_model(&from).unwrap().gpt;
-    let tokenizer = Tokenizer::load(&run::tokenizer_path(&from)).unwrap();
+    let LoadedModel { gpt, tokenizer, .. } = run::load_model(&from).unwrap();
     let example = |head: &str, passage: &str| Example {
         id: "x".into(),
         head: head.into(),
@@ -481,8 +477,7 @@ fn sources_are_cut_where_they_may_be() {
 fn drafts_change_no_answer() {
     let folder = tempfile::tempdir().unwrap();
     let from = pretrained(folder.path(), 0.5);
-    let gpt = run::load_model(&from).unwrap().gpt;
-    let tokenizer = Tokenizer::load(&run::tokenizer_path(&from)).unwrap();
+    let LoadedModel { gpt, tokenizer, .. } = run::load_model(&from).unwrap();
     let pubmedqa = task("pubmedqa").unwrap();
     let examples: Vec<Example> = (0..30)
         .map(|i| {

@@ -11,6 +11,9 @@ use crate::tasks::{Published, Score, Task, TaskData, task};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 
+/// The report's name in the run folder.
+pub(super) const REPORT: &str = "report.json";
+
 /// The pre-trained model.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SourceModel {
