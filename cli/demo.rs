@@ -9,14 +9,15 @@ use std::sync::Arc;
 use indicatif::HumanCount;
 use mediswift_data::clean::Cleaning;
 use mediswift_data::prepare::{Options, TokenizerSource};
-use mediswift_data::{Dataset, Split, Tokenizer};
+use mediswift_data::{Dataset, Split};
 use mediswift_files as files;
 use mediswift_kernels::isa::IsaKind;
 use mediswift_model::config::Base;
 use mediswift_model::finetune::report::TuningReport;
 use mediswift_model::flops::{Convention, Workload};
 use mediswift_model::generate::{GenerateOptions, Generation, generate};
-use mediswift_model::{Config, Error, run};
+use mediswift_model::run::{self, LoadedModel};
+use mediswift_model::{Config, Error};
 use serde_json::{Value, json};
 
 use self::twins::{Trained, Twin};
@@ -190,8 +191,7 @@ fn settings(size: &Size, sparsity: f64) -> anyhow::Result<Config> {
 
 /// What the model in the run folder `run` makes of the beginning of a held-out document.
 fn sample(run: &Path, dataset: &Dataset) -> anyhow::Result<(String, Generation)> {
-    let gpt = run::load_model(run)?.gpt;
-    let tokenizer = Tokenizer::load(&run::tokenizer_path(run))?;
+    let LoadedModel { gpt, tokenizer, .. } = run::load_model(run)?;
     let prompt = dataset.window(Split::Validation, 0, 8)?;
     let options = GenerateOptions {
         temperature: 0.7,

@@ -5,11 +5,12 @@ use std::path::PathBuf;
 use indicatif::HumanCount;
 use mediswift_data::{Dataset, texts};
 use mediswift_model::evaluate::evaluate_run;
+use mediswift_model::run::LoadedModel;
 use mediswift_model::score::evaluate_texts;
 use serde_json::json;
 
 use crate::output;
-use crate::trained::Trained;
+use crate::trained;
 use crate::verb::{Context, Outcome, Verb};
 
 /// Measure the loss of a trained model on held-out data
@@ -53,7 +54,7 @@ impl Eval {
     }
 
     fn on_file(self) -> anyhow::Result<Outcome> {
-        let Trained { gpt, tokenizer } = Trained::load(&self.run)?;
+        let LoadedModel { gpt, tokenizer, .. } = trained::load(&self.run)?;
         let path = self.data.display();
         let texts = texts(self.data.clone()).map(|text| anyhow::Ok(text?.text));
         let found = evaluate_texts(&gpt, &tokenizer, texts)?;

@@ -7,10 +7,11 @@ use std::time::Instant;
 use clap::builder::NonEmptyStringValueParser;
 use mediswift_model::finetune::encode::steered;
 use mediswift_model::generate::{GenerateOptions, Generation, generate_many};
+use mediswift_model::run::LoadedModel;
 use serde_json::{Value, json};
 
 use crate::output;
-use crate::trained::{DISCLAIMER, Trained};
+use crate::trained::{self, DISCLAIMER};
 use crate::verb::{Context, Exit, Outcome, Verb};
 
 /// Continue a text with a trained model
@@ -86,7 +87,7 @@ fn samples(text: &str) -> Result<usize, String> {
 
 impl Verb for Generate {
     fn run(self, _: &Context) -> anyhow::Result<Outcome> {
-        let model = Trained::load(&self.run)?;
+        let model = trained::load(&self.run)?;
         let mut prompts = if self.soft_prompt {
             let steered = |prompt: &String| steered(&model.gpt, &model.tokenizer, prompt);
             let prompts = self.prompt.iter().map(steered).collect::<Result<_, _>>();
@@ -94,7 +95,7 @@ impl Verb for Generate {
         } else {
             model.tokenizer.encode_batch(&self.prompt)
         };
-        let Trained { gpt, tokenizer } = model;
+        let LoadedModel { gpt, tokenizer, .. } = model;
         let options = GenerateOptions {
             temperature: if self.greedy { 0.0 } else { self.temperature },
             top_k: self.top_k,

@@ -7,10 +7,11 @@ use indicatif::HumanCount;
 use mediswift_data::clean::Document;
 use mediswift_data::{Tokenizer, texts};
 use mediswift_files as files;
+use mediswift_model::run::LoadedModel;
 use mediswift_model::score::{Before, ScoredText, score_texts};
 use serde_json::{Value, json};
 
-use crate::trained::Trained;
+use crate::trained;
 use crate::verb::{Context, Exit, Outcome, Verb, refuse_to_overwrite};
 
 /// Texts that are scored together.
@@ -66,7 +67,7 @@ impl Verb for Score {
         if let Some(out) = &self.out {
             refuse_to_overwrite(out, self.force)?;
         }
-        let model = Trained::load(&self.run)?;
+        let model = trained::load(&self.run)?;
         let Some(file) = &self.file else {
             let text = self.text.clone().unwrap_or_default();
             let text = Document { identity: None, text };
@@ -115,13 +116,13 @@ impl Verb for Score {
 
 impl Score {
     /// One JSON object per text.
-    fn score(&self, model: &Trained, texts: &[Document]) -> anyhow::Result<Vec<Value>> {
+    fn score(&self, model: &LoadedModel, texts: &[Document]) -> anyhow::Result<Vec<Value>> {
         let before = match &self.context {
             None => Before::Nothing,
             Some(source) if self.soft_prompt => Before::Steered(source),
             Some(context) => Before::Text(context),
         };
-        let Trained { gpt, tokenizer } = model;
+        let LoadedModel { gpt, tokenizer, .. } = model;
         let bare: Vec<&str> = texts.iter().map(|text| text.text.as_str()).collect();
         let scored = score_texts(gpt, tokenizer, before, &bare).map_err(Exit::settings)?;
         texts.iter().zip(&scored).map(|(text, scored)| line(tokenizer, text, scored)).collect()

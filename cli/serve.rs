@@ -15,13 +15,14 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use mediswift_model::run::LoadedModel;
 use serde_json::{Value, json};
 use tiny_http::Server;
 
 use self::service::{NOTICE, Service, now};
 use crate::output;
 use crate::signals::StopSignal;
-use crate::trained::Trained;
+use crate::trained;
 use crate::verb::{Context, Outcome, Verb};
 
 /// Requests that may be under way at once, waiting ones included.
@@ -73,7 +74,7 @@ impl Drop for Active<'_> {
 
 impl Verb for Serve {
     fn run(self, context: &Context) -> anyhow::Result<Outcome> {
-        let Trained { gpt, tokenizer } = Trained::load(&self.run)?;
+        let LoadedModel { gpt, tokenizer, .. } = trained::load(&self.run)?;
         let folder = self.run.canonicalize().ok();
         let folder = folder.as_ref().and_then(|path| path.file_name());
         let folder = folder.map_or("mediswift".into(), |name| name.to_string_lossy().into_owned());

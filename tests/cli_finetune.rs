@@ -185,6 +185,11 @@ fn mistakes_end_in_one_line() {
     }
     fs::remove_dir(at.join("x")).ok();
     assert!(contents(at) == before, "a failed call must leave everything as it was");
+    let tokenizer = at.join("run/tokenizer.json");
+    let whole = fs::read(&tokenizer).expect("read");
+    fs::write(&tokenizer, [&whole[..], b"\n"].concat()).expect("write");
+    let message = failure(&run(at, "finetune hoc --from run --data hoc --out x"), 1);
+    assert!(message.contains("run/tokenizer.json: is another tokenizer"), "{message}");
     let settings = run(at, "finetune hoc --print-config");
     assert!(settings.status.success());
     fs::write(at.join("hoc.toml"), settings.stdout).expect("write");

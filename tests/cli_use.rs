@@ -54,6 +54,42 @@ fn close(a: f64, b: f64) {
 }
 
 #[test]
+fn a_tokenizer_that_is_not_the_models_is_refused_everywhere() {
+    let folder = trained();
+    let at = folder.path();
+    let file = at.join("run/tokenizer.json");
+    let whole = fs::read(&file).expect("read");
+    // A file that is cut, one that still is a tokenizer, and none.
+    let other = [&whole[..], b"\n"].concat();
+    for damaged in [Some(&whole[..whole.len() / 2]), Some(&other), None] {
+        match damaged {
+            Some(bytes) => fs::write(&file, bytes).expect("write"),
+            None => fs::remove_file(&file).expect("remove"),
+        }
+        for command_line in [
+            "eval run --data dataset",
+            "eval run --data corpus.jsonl",
+            "score run --text aspirin",
+            "generate run --prompt aspirin",
+            "serve run --port 0",
+            "export hf run --out hf",
+            "export gguf run --out model.gguf",
+        ] {
+            let message = failure(&run(at, command_line), 1);
+            assert!(message.contains("run/tokenizer.json"), "{command_line}: {message}");
+        }
+        if damaged.is_some() {
+            let message = failure(&run(at, "pretrain --resume --data dataset --out run"), 1);
+            assert!(message.contains("run/tokenizer.json"), "{message}");
+        }
+    }
+    // A run that is taken up gets back what is missing.
+    json(&run(at, "--json pretrain --resume --data dataset --out run"));
+    assert_eq!(fs::read(&file).expect("read"), whole);
+    json(&run(at, "--json eval run --data dataset"));
+}
+
+#[test]
 fn scores_and_evaluations_of_texts_agree() {
     let folder = trained();
     let at = folder.path();

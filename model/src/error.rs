@@ -87,10 +87,16 @@ pub enum Error {
         problem: String,
     },
     /// Another process writes to a run.
-    #[error("{}: another process is writing this run: wait for it or stop it", path.display())]
+    #[error(
+        "{}: another process is writing this run: wait for it or stop it{}",
+        path.display(),
+        holder.map_or(String::new(), |number| format!(" (its number is {number})"))
+    )]
     Busy {
         /// The run folder.
         path: PathBuf,
+        /// Number of the process, if it says.
+        holder: Option<u32>,
     },
     /// A run cannot go on with other settings than it was started with.
     #[error("{}: was started with other settings: {}", path.display(), differences.join("; "))]

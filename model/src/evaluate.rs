@@ -5,9 +5,9 @@
 
 use crate::error::Error;
 use crate::gpt::{Gpt, TokenBatch};
-use crate::run::{self, Loaded};
+use crate::run::{self, LoadedModel};
 use crate::watch::{Progress, Watch};
-use mediswift_data::{Dataset, Split, Tokenizer, sequential};
+use mediswift_data::{Dataset, Split, sequential};
 use mediswift_engine::{Arena, LossSum};
 use serde::Serialize;
 use std::path::Path;
@@ -90,8 +90,7 @@ pub fn evaluate_run(
     dataset: &Dataset,
     watch: &mut dyn Watch,
 ) -> Result<Evaluation, Error> {
-    let Loaded { config, gpt, skipped, .. } = run::load_model(path)?;
-    let tokenizer = Tokenizer::load(&run::tokenizer_path(path))?;
+    let LoadedModel { config, gpt, tokenizer, skipped, .. } = run::load_model(path)?;
     if tokenizer.hash() != dataset.tokenizer_hash() {
         let problem = "its tokenizer is not the run's: prepare the data with that of the run";
         return Err(Error::config("dataset", problem));

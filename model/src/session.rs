@@ -128,14 +128,14 @@ impl Session {
         optimisation: Optimisation,
     ) -> Result<Self, Error> {
         let step = optimisation.steps() as usize;
-        let (metrics, mut steps) = folder.log::<StepMetrics>(step)?;
+        let (metrics, mut steps) = Log::<StepMetrics>::open(folder.path(), step)?;
         if steps.iter().map(|line| line.step).ne(1..=step) {
             let (path, found) = (folder.path().join(StepMetrics::FILE), steps.len());
             let problem = format!("holds {found} of the steps 1 to {step}");
             return Err(Error::config(path.display().to_string(), problem));
         }
-        let (validations, mut evaluations) = folder.log::<Validation>(step)?;
-        let events = folder.events(&steps, &evaluations)?;
+        let (validations, mut evaluations) = Log::<Validation>::open(folder.path(), step)?;
+        let events = Events::open(folder.path(), folder.started()?, &steps, &evaluations)?;
         let gpt = optimisation.gpt();
         folder.describe_sparsity(&gpt.layer_sparsity(&config.sparsity))?;
         let (sequences, context) = (config.train.batch, config.train.context);

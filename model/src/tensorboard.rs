@@ -46,22 +46,18 @@ struct Curves {
 }
 
 impl Events {
-    /// Opens the events of the run in the folder `run`, which was started at the time that
-    /// `settings` was written, and makes them those of the given steps and evaluations.
+    /// Opens the events of the run in the folder `run`, and makes them those of the given steps and
+    /// evaluations.
     /// # Errors
     /// If the file cannot be written.
     pub fn open(
         run: &Path,
-        settings: &Path,
+        started: SystemTime,
         steps: &[StepMetrics],
         evaluations: &[Validation],
     ) -> Result<Self, Error> {
         let path = run.join(FILE);
-        let modified = fs::metadata(settings).and_then(|metadata| metadata.modified());
-        let since = modified
-            .map_err(Error::io("read", settings))?
-            .duration_since(SystemTime::UNIX_EPOCH)
-            .unwrap_or_default();
+        let since = started.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let mut curves = Curves { started: since.as_secs_f64(), last: (0, 0.0) };
         let mut bytes = curves.version();
         let mut evaluations = evaluations.iter().peekable();

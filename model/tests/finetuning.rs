@@ -14,7 +14,7 @@ use mediswift_model::finetune::{Job, finetune};
 use mediswift_model::generate::{GenerateOptions, generate};
 use mediswift_model::gpt::PROMPT;
 use mediswift_model::pretrain::pretrain;
-use mediswift_model::run;
+use mediswift_model::run::{self, LoadedModel};
 use mediswift_model::score::{Query, Score, score};
 use mediswift_model::session::Session;
 use mediswift_model::tasks::metrics::{
@@ -263,7 +263,7 @@ fn twenty_examples_are_learnt_by_heart() {
     }
     assert_eq!(after.gpt.prompt_tokens(), 12);
     // The prompt steers whatever reads tokens: the sampler, and the scorer of texts.
-    let tokenizer = Tokenizer::load(&run::tokenizer_path(&out)).unwrap();
+    let tokenizer = &after.tokenizer;
     let options = GenerateOptions {
         temperature: 0.0,
         end_token: Some(tokenizer.end_of_text()),
@@ -275,7 +275,7 @@ fn twenty_examples_are_learnt_by_heart() {
         ids.extend(tokenizer.encode(&format!("question: {question} context: {context}")));
         ids.extend(after.gpt.prompt_ids());
         let target = format!(" the answer to the question given the context is {answer}.");
-        let made = generate(&after.gpt, &ids, &options, &tokenizer).unwrap();
+        let made = generate(&after.gpt, &ids, &options, tokenizer).unwrap();
         assert_eq!(made.text, target);
         let mut decoder = Decoder::new(&after.gpt);
         ids.iter().for_each(|&id| decoder.feed(id).unwrap());
@@ -442,8 +442,7 @@ fn stages_follow_each_other_and_predictions_are_official() {
 fn sources_are_cut_where_they_may_be() {
     let folder = tempfile::tempdir().unwrap();
     let from = pretrained(folder.path(), 0.0);
-    let gpt = run::load_model(&from).unwrap().gpt;
-    let tokenizer = Tokenizer::load(&run::tokenizer_path(&from)).unwrap();
+    let LoadedModel { gpt, tokenizer, .. } = run::load_model(&from).unwrap();
     let example = |head: &str, passage: &str| Example {
         id: "x".into(),
         head: head.into(),
@@ -480,8 +479,7 @@ fn sources_are_cut_where_they_may_be() {
 fn drafts_change_no_answer() {
     let folder = tempfile::tempdir().unwrap();
     let from = pretrained(folder.path(), 0.5);
-    let gpt = run::load_model(&from).unwrap().gpt;
-    let tokenizer = Tokenizer::load(&run::tokenizer_path(&from)).unwrap();
+    let LoadedModel { gpt, tokenizer, .. } = run::load_model(&from).unwrap();
     let pubmedqa = task("pubmedqa").unwrap();
     let examples: Vec<Example> = (0..30)
         .map(|i| {

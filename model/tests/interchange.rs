@@ -15,7 +15,7 @@ use mediswift_model::evaluate::evaluate_run;
 use mediswift_model::interchange::gguf::{self, Precision};
 use mediswift_model::interchange::hf::{self, Import};
 use mediswift_model::pretrain::pretrain;
-use mediswift_model::run::{self, Loaded};
+use mediswift_model::run::{self, LoadedModel};
 use mediswift_model::session::Session;
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
@@ -55,7 +55,7 @@ impl Exported {
         self.folder.path().join(name)
     }
 
-    fn load(&self, name: &str) -> Loaded {
+    fn load(&self, name: &str) -> LoadedModel {
         run::load_model(&self.path(name)).unwrap()
     }
 
@@ -133,12 +133,12 @@ fn dense(parameter: Tensor<'_>) -> Vec<f32> {
     }
 }
 
-fn parameter<'a>(loaded: &'a Loaded, name: &str) -> Tensor<'a> {
+fn parameter<'a>(loaded: &'a LoadedModel, name: &str) -> Tensor<'a> {
     let parameters = loaded.gpt.parameters();
     parameters.get(parameters.find(name).unwrap())
 }
 
-fn logits(loaded: &Loaded) -> Vec<f32> {
+fn logits(loaded: &LoadedModel) -> Vec<f32> {
     let ids: Vec<u32> = (0..20).map(|i| i * 13 % 250).collect();
     loaded.gpt.logits(&ids, TokenLayout { sequences: 2, context: 10 }).unwrap()
 }

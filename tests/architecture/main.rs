@@ -80,7 +80,6 @@ const KNOWN_CIRCLES: &[&[&str]] = &[
         "data/src/prepare/resolve.rs",
     ],
     &["data/src/tokenizer/file.rs", "data/src/tokenizer/mod.rs"],
-    &["model/src/run.rs", "model/src/tensorboard.rs"],
 ];
 
 #[test]

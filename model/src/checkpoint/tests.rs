@@ -1,9 +1,21 @@
+use super::choosing::{list, steps};
+use super::manifest::{MANIFEST, OPTIMIZER, WEIGHTS};
 use super::*;
-use crate::adamw::AdamW;
+use crate::adamw::{AdamW, Moments};
+use crate::config::Config;
+use crate::error::Error;
 use crate::gradient_tree::GradientTree;
+use crate::tensor_file::FileSummary;
 use mediswift_engine::Tensor;
+use mediswift_engine::{Parameters, Shape};
+use mediswift_kernels::AlignedBuffer;
 use mediswift_kernels::sparse::mask::uniform_random;
 use serde_json::{Value, json};
+use std::collections::HashSet;
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use tempfile::TempDir;
 
 fn noise(len: usize, seed: usize) -> AlignedBuffer {

@@ -50,6 +50,10 @@ pub struct Identity {
 #[derive(Debug)]
 pub struct Folder {
     path: PathBuf,
+    /// What it is made from.
+    identity: Identity,
+    /// Hash of the tokenizer.
+    tokenizer: String,
     _lock: Lock,
 }
 
@@ -61,7 +65,7 @@ impl Folder {
     pub fn open(
         path: &Path,
         settings: &Settings,
-        identity: &Identity,
+        identity: Identity,
         tokenizer: &Tokenizer,
         resume: bool,
     ) -> Result<Self, Error> {
@@ -77,17 +81,19 @@ impl Folder {
             files::create_folders(path)?;
             run::check_unused(path)?;
         }
-        let folder = Self { path: path.into(), _lock: run::lock(path)? };
+        let _lock = run::lock(path)?;
+        let folder = Self { path: path.into(), identity, tokenizer: tokenizer.hash(), _lock };
         if there {
             let known: Identity = folder.read(IDENTITY)?;
-            if known != *identity {
+            if known != folder.identity {
                 return refuse("was started from another model, task or examples");
             }
             if read_settings(path)?.0 != *settings {
                 return refuse("was started with other settings: leave them out to keep its own");
             }
+            run::load_tokenizer(path, &folder.tokenizer)?;
         } else {
-            folder.write(IDENTITY, identity)?;
+            folder.write(IDENTITY, &folder.identity)?;
             tokenizer.save(&run::tokenizer_path(path))?;
             folder.write_text(SETTINGS, &settings.to_toml())?;
         }
@@ -106,12 +112,12 @@ impl Folder {
 
     /// Reads a JSON file.
     pub fn read<T: DeserializeOwned>(&self, name: &str) -> Result<T, Error> {
-        run::read_json(&self.path(name))
+        run::json::read(&self.path(name))
     }
 
     /// Writes a JSON file.
     pub fn write(&self, name: &str, value: &impl Serialize) -> Result<(), Error> {
-        self.write_text(name, &run::to_json(value))
+        run::json::write(&self.path(name), value)
     }
 
     /// Writes a file.
@@ -131,10 +137,9 @@ impl Folder {
         report: &CellReport,
         config: &Config,
         parameters: &Parameters,
-        identity: &Identity,
     ) -> Result<(), Error> {
         let name = report.cell.name();
-        save(&self.path(&format!("cells/{name}")), report.steps, config, parameters, identity)?;
+        self.save(&self.path(&format!("cells/{name}")), report.steps, config, parameters)?;
         self.write(&format!("cells/{name}.json"), report)
     }
 
@@ -159,30 +164,29 @@ impl Folder {
         steps: usize,
         config: &Config,
         parameters: &Parameters,
-        identity: &Identity,
     ) -> Result<(), Error> {
         self.write_text("config.toml", &config.to_toml())?;
-        save(&run::checkpoints(&self.path), steps, config, parameters, identity)
+        self.save(&run::checkpoints(&self.path), steps, config, parameters)
     }
-}
 
-/// Saves weights as a checkpoint without an optimiser: the next training starts anew.
-fn save(
-    path: &Path,
-    steps: usize,
-    config: &Config,
-    parameters: &Parameters,
-    identity: &Identity,
-) -> Result<(), Error> {
-    let data = DataState {
-        sequences: 0,
-        fingerprint: identity.examples.clone(),
-        tokenizer: String::new(),
-    };
-    let step = steps as u64;
-    let snapshot = Snapshot { config, step, skipped: 0, parameters, moments: None, data };
-    checkpoint::save(path, &snapshot)?;
-    Ok(())
+    /// Saves weights as a checkpoint without an optimiser: the next training starts anew.
+    fn save(
+        &self,
+        path: &Path,
+        steps: usize,
+        config: &Config,
+        parameters: &Parameters,
+    ) -> Result<(), Error> {
+        let data = DataState {
+            sequences: 0,
+            fingerprint: self.identity.examples.clone(),
+            tokenizer: self.tokenizer.clone(),
+        };
+        let step = steps as u64;
+        let snapshot = Snapshot { config, step, skipped: 0, parameters, moments: None, data };
+        checkpoint::save(path, &snapshot)?;
+        Ok(())
+    }
 }
 
 /// The settings of the run in `path`, and the task that it is for.
@@ -191,7 +195,7 @@ fn save(
 pub fn read_settings(path: &Path) -> Result<(Settings, Identity), Error> {
     let file = path.join(SETTINGS);
     let text = fs::read_to_string(&file).map_err(Error::io("read", &file))?;
-    let identity: Identity = run::read_json(&path.join(IDENTITY))?;
+    let identity: Identity = run::json::read(&path.join(IDENTITY))?;
     let task = crate::tasks::task(&identity.task)?;
     Ok((Settings::from_toml(&text, &file, task)?, identity))
 }

@@ -23,7 +23,7 @@ use crate::checkpoint::{self, weights_hash};
 use crate::config::Config;
 use crate::error::Error;
 use crate::gpt::Gpt;
-use crate::run::{self, Loaded};
+use crate::run::{self, LoadedModel};
 use crate::tasks::baselines::baselines;
 use crate::tasks::{Example, Request, Stage, Task, TaskData};
 use crate::watch::{Progress, Watch};
@@ -66,7 +66,6 @@ struct Run<'a> {
     settings: &'a Settings,
     tokenizer: Tokenizer,
     folder: Folder,
-    identity: Identity,
 }
 
 /// Fine-tunes, judges and reports.
@@ -85,21 +84,20 @@ pub fn finetune(job: &Job<'_>, watch: &mut dyn Watch) -> Result<TuningReport, Er
         stages: &tune.stages,
         allow_overlap: job.allow_overlap,
     })?;
-    let Loaded { config, gpt, skipped, .. } = run::load_model(job.from)?;
-    let tokenizer = Tokenizer::load(&run::tokenizer_path(job.from))?;
+    let LoadedModel { config, gpt, tokenizer, skipped, .. } = run::load_model(job.from)?;
     let source = SourceModel::of(job.from, &config, &gpt);
     let identity = Identity {
         task: task.name().into(),
         from: weights_hash(gpt.parameters()),
         examples: examples_hash(&data),
     };
-    let folder = Folder::open(job.out, settings, &identity, &tokenizer, job.resume)?;
+    let folder = Folder::open(job.out, settings, identity, &tokenizer, job.resume)?;
     for note in skipped.iter().chain(&data.notes) {
         watch.tell(Progress::Noted(note))?;
     }
     let base = Start::new(config, gpt.parameters(), settings);
     drop(gpt);
-    let run = Run { task, settings, tokenizer, folder, identity };
+    let run = Run { task, settings, tokenizer, folder };
     let seeds = run.stages(&data, base, watch)?;
     run.finish(&data, source, seeds, watch)
 }
@@ -191,7 +189,7 @@ impl Run<'_> {
         let (report, parameters) = training.run(cell, start, watch)?;
         let config =
             self.settings.training(&start.config, cell.batch, cell.lr, report.steps.max(1));
-        self.folder.save_cell(&report, &config, &parameters, &self.identity)?;
+        self.folder.save_cell(&report, &config, &parameters)?;
         Ok(report)
     }
 
@@ -342,7 +340,7 @@ impl Run<'_> {
             let weights = self.folder.weights(&cell.cell)?;
             let (config, parameters): (&Config, Parameters) =
                 (&weights.config, weights.parameters()?);
-            self.folder.publish(cell.steps, config, &parameters, &self.identity)?;
+            self.folder.publish(cell.steps, config, &parameters)?;
         }
         let report = TuningReport::new(self.task, self.settings, data, source, seeds, baselines);
         self.folder.write_text("MODEL_CARD.md", &report.model_card())?;

@@ -13,7 +13,7 @@ mod names;
 use crate::config::Config;
 use crate::error::Error;
 use crate::gpt::Gpt;
-use crate::run::{self, Loaded, Origin};
+use crate::run::{self, LoadedModel, Origin};
 use mediswift_data::Tokenizer;
 use mediswift_engine::{Shape, Tensor};
 use mediswift_kernels::CsrMatrix;
@@ -49,9 +49,7 @@ impl Source {
     /// # Errors
     /// If there is no run or no complete checkpoint, or a file of theirs is damaged.
     fn load(path: &Path) -> Result<Self, Error> {
-        let Loaded { config, step, gpt, skipped } = run::load_model(path)?;
-        let tokenizer = Tokenizer::load(&run::tokenizer_path(path))?;
-        check_vocabulary(&tokenizer, config.model.vocabulary, &run::tokenizer_path(path))?;
+        let LoadedModel { config, step, gpt, tokenizer, skipped } = run::load_model(path)?;
         Ok(Self { config, step, gpt, tokenizer, origin: run::read_origin(path)?, skipped })
     }
 }

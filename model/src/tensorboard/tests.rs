@@ -88,10 +88,9 @@ fn sums_are_those_of_the_standard() {
 #[test]
 fn events_are_those_of_the_logs_however_often_a_run_is_resumed() {
     let folder = tempfile::tempdir().unwrap();
-    let settings = folder.path().join("config.toml");
-    fs::write(&settings, "").unwrap();
+    let started = SystemTime::now();
     let open = |steps: &[StepMetrics], evaluations: &[Validation]| {
-        Events::open(folder.path(), &settings, steps, evaluations).unwrap()
+        Events::open(folder.path(), started, steps, evaluations).unwrap()
     };
     let read = || fs::read(folder.path().join(FILE)).unwrap();
     let steps: Vec<StepMetrics> = (1..=400).map(metrics).collect();

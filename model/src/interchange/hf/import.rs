@@ -95,7 +95,7 @@ pub fn import(folder: &Path, out: &Path, options: &Import) -> Result<Imported, E
     let name = folder.canonicalize().ok();
     let name = name.as_deref().unwrap_or(folder).file_name().unwrap_or_default();
     let source = format!("the Hugging Face checkpoint `{}`", name.to_string_lossy());
-    let origin = run::import(out, &config, &gpt, &tokenizer, source)?;
+    let origin = run::import_run(out, &config, &gpt, &tokenizer, source)?;
     Ok(Imported {
         config,
         tensors: gpt.parameters().iter().len(),

@@ -1,0 +1,27 @@
+//! [`TrainingReport`]: what came of a run.
+
+use crate::sparsity::LayerSparsity;
+use serde::Serialize;
+
+/// The result of a run: `report.json`.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct TrainingReport {
+    /// Optimiser steps done.
+    pub step: usize,
+    /// Mean loss of the last step's batch, in nats per token.
+    pub train_loss: f64,
+    /// Mean loss on the validation windows, in nats per token.
+    pub val_loss: f64,
+    /// Tokens per second of training; evaluating and saving are not counted.
+    pub tokens_per_second: f64,
+    /// Floating-point operations of all training steps: the exact work of every operator.
+    pub flops: f64,
+    /// BLAKE3 over all parameters in name order.
+    pub weights_hash: String,
+    /// Stored parameters.
+    pub parameters: usize,
+    /// Stored weights of the layers that sparsity applies to.
+    pub nnz: usize,
+    /// Sparsity of every such layer.
+    pub layers: Vec<LayerSparsity>,
+}
