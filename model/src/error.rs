@@ -220,14 +220,6 @@ pub enum Error {
     /// The data cannot be read.
     #[error(transparent)]
     Data(#[from] mediswift_data::DataError),
-    /// A checkpoint cannot be used.
-    #[error("{}: {problem}", path.display())]
-    Checkpoint {
-        /// Folder or file.
-        path: PathBuf,
-        /// What was found, and what to do.
-        problem: String,
-    },
     /// The system refused to read or write.
     #[error("{}: cannot {action}", path.display())]
     Io {
@@ -342,7 +334,7 @@ impl Error {
             | Self::ExtraTensor { .. }
             | Self::TensorShape { .. } => ErrorKind::Incompatible,
             Self::Malformed { .. } => ErrorKind::Malformed,
-            Self::Damaged { .. } | Self::Checkpoint { .. } => ErrorKind::Damaged,
+            Self::Damaged { .. } => ErrorKind::Damaged,
             Self::NonFinite { .. } => ErrorKind::NonFinite,
             Self::Step { source, .. } => source.kind(),
             Self::Stopped => ErrorKind::Stopped,
@@ -413,11 +405,6 @@ impl Error {
     /// A file of our own that is not what was written.
     pub(crate) fn damaged(path: impl Into<PathBuf>, problem: impl Into<String>) -> Self {
         Self::Damaged { path: path.into(), problem: problem.into() }
-    }
-
-    /// A wrong configuration.
-    pub(crate) fn config(place: impl Into<Place>, problem: impl Into<String>) -> Self {
-        Self::setting(place, problem)
     }
 
     /// What an I/O error becomes.
