@@ -1,7 +1,7 @@
 //! The folder of a fine-tuning run.
 //!
 //! ```text
-//! RUN/finetune.toml            settings, written first
+//! RUN/finetune.toml            settings, the last of what a start writes
 //!     identity.json            which model, task and examples
 //!     config.toml, tokenizer.json, MODEL_CARD.md
 //!     cells/NAME.json          one report per finished training
@@ -80,10 +80,14 @@ impl Folder {
         }
         if !there {
             files::create_folders(path)?;
-            run::check_unused(path)?;
+            // A killed start may have come as far as this.
+            if run::json::read::<Identity>(&path.join(IDENTITY)).is_err() {
+                run::check_unused(path)?;
+            }
         }
         let _lock = run::lock(path)?;
         let folder = Self { path: path.into(), identity, tokenizer: tokenizer.hash(), _lock };
+        files::clear(&folder.path("cells"))?;
         if there {
             let known: Identity = folder.read(IDENTITY)?;
             if known != folder.identity {
