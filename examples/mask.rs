@@ -51,9 +51,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let targets = ids.iter().map(|id| (id + 3) % 32).collect();
     let batch = TokenBatch { layout, ids, targets, weights: None };
     let mut optimisation = Optimisation::new(gpt, &config)?;
-    let mut loss = || Ok::<f64, Box<dyn std::error::Error>>(
-        optimisation.step(std::slice::from_ref(&batch), &mut ())?.loss.mean(),
-    );
+    let mut loss = || {
+        Ok::<f64, Box<dyn std::error::Error>>(
+            optimisation.step(std::slice::from_ref(&batch), &mut ())?.loss.mean(),
+        )
+    };
     let first = loss()?;
     let last = (1..30).map(|_| loss()).last().expect("steps")?;
     println!("{first:.3} → {last:.3}");
