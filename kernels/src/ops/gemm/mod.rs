@@ -9,106 +9,28 @@
 //! Loop nest, outside in: row blocks × tile blocks (parallel) · K blocks (B panel stays in L1) ·
 //! groups of V tiles · row panels · k.
 
+mod left;
 mod micro;
 mod pack;
 mod transpose;
 
+pub use self::left::Left;
 pub use self::micro::TileProduct;
 pub use self::pack::Packed;
 pub use self::transpose::transpose_tiles;
 
+use self::left::WHOLE;
 use self::micro::{Micro, PACKED, PANEL, ROWS, TILED};
+use self::pack::{K_BLOCK, ROW_BLOCK, range};
 use super::extent::{size, tiles};
 use super::gather::gather_tiles;
 use crate::isa::{Isa, IsaKind, Kernel};
 use crate::parallel::{SharedMut, for_each_block};
 use crate::{LANES, Scratch};
-use std::ops::Range;
+use std::ops::{Deref, Range};
 
-/// Columns of A per block: a B panel of four tiles is then 32 KB and stays in a 48 KB L1.
-const K_BLOCK: usize = 128;
-/// Rows of A per parallel task: packed, 192 × 128 takes 96 KB of L2.
-const ROW_BLOCK: usize = 32 * PANEL;
 /// Tiles per parallel task.
 const TILE_BLOCK: usize = 16;
-
-/// All columns in one block.
-const WHOLE: u32 = usize::BITS - 1;
-
-/// The left operand A `[rows, cols]`, in any of the layouts the engine meets.
-#[derive(Clone, Copy)]
-pub struct Left<'a> {
-    data: &'a [f32],
-    rows: usize,
-    cols: usize,
-    row_stride: usize,
-    col_stride: usize,
-    /// Columns come in blocks of 2 to the power of this…
-    block_bits: u32,
-    /// …which lie this far apart.
-    block_stride: usize,
-}
-
-impl<'a> Left<'a> {
-    /// A row-major matrix `[rows, cols]`.
-    /// # Panics
-    /// If `data` does not have that many elements.
-    #[track_caller]
-    pub fn row_major(data: &'a [f32], rows: usize, cols: usize) -> Self {
-        assert_eq!(data.len(), size(&[rows, cols]), "matrix data and shape disagree");
-        Self {
-            data,
-            rows,
-            cols,
-            row_stride: cols,
-            col_stride: 1,
-            block_bits: WHOLE,
-            block_stride: 0,
-        }
-    }
-
-    /// The transpose of a row-major matrix `[cols, rows]`.
-    /// # Panics
-    /// If `data` does not have that many elements.
-    #[track_caller]
-    pub fn transposed(data: &'a [f32], rows: usize, cols: usize) -> Self {
-        assert_eq!(data.len(), size(&[rows, cols]), "matrix data and shape disagree");
-        Self {
-            data,
-            rows,
-            cols,
-            row_stride: 1,
-            col_stride: rows,
-            block_bits: WHOLE,
-            block_stride: 0,
-        }
-    }
-
-    /// Activations as a matrix `[features, tokens]`, from tiles `[tile][feature][LANES]`.
-    /// # Panics
-    /// If there are no features, or `data` is not made of whole tiles.
-    #[track_caller]
-    pub fn tiles(data: &'a [f32], features: usize) -> Self {
-        assert!(features > 0, "tiles without features make no matrix");
-        let cols = tiles("A", data, features) * LANES;
-        Self {
-            data,
-            rows: features,
-            cols,
-            row_stride: LANES,
-            col_stride: 1,
-            block_bits: LANES.trailing_zeros(),
-            block_stride: features * LANES,
-        }
-    }
-
-    /// Where element (0, `col`) lies.
-    #[inline(always)]
-    fn column_offset(&self, col: usize) -> usize {
-        let inside = col & ((1 << self.block_bits) - 1);
-        (col >> self.block_bits) * self.block_stride + inside * self.col_stride
-    }
-}
 
 /// Where the elements of C `[m, tiles · LANES]` lie.
 #[derive(Clone, Copy)]
@@ -146,6 +68,34 @@ pub(crate) fn gemm_on(
         _ => Source::Tiles(a),
     };
     run(isa, source, b, c, out, accumulate);
+}
+
+impl<B: Deref<Target = [f32]>> Packed<B> {
+    /// C (+)= A · B, as [`gemm`](super::gemm()).
+    /// # Panics
+    /// If the shapes disagree.
+    #[track_caller]
+    pub fn multiply(&self, b: &[f32], c: &mut [f32], out: Out, accumulate: bool) {
+        let isa = IsaKind::active().unwrap_or_else(|e| panic!("{e}"));
+        self.multiply_on(isa, b, c, out, accumulate);
+    }
+
+    /// [`Packed::multiply`] on a given instruction set.
+    /// # Panics
+    /// If the shapes disagree or the machine lacks `isa`.
+    #[track_caller]
+    pub(crate) fn multiply_on(
+        &self,
+        isa: IsaKind,
+        b: &[f32],
+        c: &mut [f32],
+        out: Out,
+        accumulate: bool,
+    ) {
+        let Self { values, rows, cols } = self;
+        let source = Source::Packed { values, rows: *rows, cols: *cols };
+        run(isa, source, b, c, out, accumulate);
+    }
 }
 
 /// Where a task reads A.
@@ -188,10 +138,6 @@ fn run(isa: IsaKind, a: Source<'_>, b: &[f32], c: &mut [f32], out: Out, accumula
         let tiles = range(task % tile_blocks, TILE_BLOCK, tiles);
         isa.run(Task { a, m, k, b, c: shared, row_stride, tile_stride, rows, tiles, accumulate });
     });
-}
-
-fn range(block: usize, size: usize, end: usize) -> Range<usize> {
-    block * size..((block + 1) * size).min(end)
 }
 
 struct Task<'a> {

@@ -1,17 +1,20 @@
 //! Panels: blocks of rows and columns, rows side by side that share columns, predictable loops.
 //!
 //! [`spmm`] computes the products with W and Wᵀ, [`sddmm`] the weight gradient, each with its loop nest;
-//! [`order`] has what both walk, [`panel`] how rows come together.
+//! [`order`] has what both walk, [`panel`] how rows come together, [`blocking`] the tile sizes.
 
+mod blocking;
 mod order;
 mod panel;
 mod sddmm;
 mod spmm;
 
-use self::order::{Blocking, PanelPlan};
-use super::{Family, Initial, Method, Planned, Product, Strategy};
+use self::blocking::Blocking;
+use self::order::PanelPlan;
+use super::method::{Family, Method, Planned, Strategy};
 use crate::isa::IsaKind;
 use crate::ops::gather::gather_values;
+use crate::ops::product::{Initial, Product};
 use crate::{AlignedBuffer, SparsePattern};
 use std::sync::Arc;
 
