@@ -1,10 +1,10 @@
-//! The left operand of dense products.
+//! [`Left`]: the left operand.
 
 use crate::LANES;
 use crate::ops::extent::{size, tiles};
 
 /// All columns in one block.
-pub(super) const WHOLE: u32 = usize::BITS - 1;
+const WHOLE: u32 = usize::BITS - 1;
 
 /// The left operand A `[rows, cols]`, in any of the layouts the engine meets.
 #[derive(Clone, Copy)]
@@ -13,9 +13,9 @@ pub struct Left<'a> {
     pub(super) rows: usize,
     pub(super) cols: usize,
     pub(super) row_stride: usize,
-    pub(super) col_stride: usize,
+    col_stride: usize,
     /// Columns come in blocks of 2 to the power of this…
-    pub(super) block_bits: u32,
+    block_bits: u32,
     /// …which lie this far apart.
     pub(super) block_stride: usize,
 }
@@ -79,4 +79,23 @@ impl<'a> Left<'a> {
         let inside = col & ((1 << self.block_bits) - 1);
         (col >> self.block_bits) * self.block_stride + inside * self.col_stride
     }
+
+    /// What the product can read as it is.
+    pub(super) fn form(&self) -> Form {
+        match (self.block_bits, self.col_stride) {
+            (WHOLE, 1) => Form::Rows,
+            (WHOLE, _) => Form::Columns,
+            _ => Form::Tiles,
+        }
+    }
+}
+
+/// How the elements of a left operand lie.
+pub(super) enum Form {
+    /// Those of a row together.
+    Rows,
+    /// Those of a row apart.
+    Columns,
+    /// As activations.
+    Tiles,
 }

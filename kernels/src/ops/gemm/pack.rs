@@ -2,22 +2,47 @@
 
 use super::left::Left;
 use super::micro::PANEL;
+use super::product::{K_BLOCK, Out, ROW_BLOCK, Source, range, run};
+use crate::isa::IsaKind;
 use crate::ops::extent::size;
 use crate::parallel::{SharedMut, for_each_block};
 use crate::{AlignedBuffer, Scratch};
-use std::ops::Range;
-
-/// Columns of A per block: a B panel of four tiles is then 32 KB and stays in a 48 KB L1.
-pub(super) const K_BLOCK: usize = 128;
-/// Rows of A per parallel task: packed, 192 × 128 takes 96 KB of L2.
-pub(super) const ROW_BLOCK: usize = 32 * PANEL;
+use std::ops::Deref;
 
 /// A matrix A `[rows, cols]` packed as `[k block][row panel][k][panel row]`; a last panel holds the rows
 /// left over.
 pub struct Packed<B = AlignedBuffer> {
-    pub(super) values: B,
-    pub(super) rows: usize,
-    pub(super) cols: usize,
+    values: B,
+    rows: usize,
+    cols: usize,
+}
+
+impl<B: Deref<Target = [f32]>> Packed<B> {
+    /// C (+)= A · B, as [`gemm`](super::gemm()).
+    /// # Panics
+    /// If the shapes disagree.
+    #[track_caller]
+    pub fn multiply(&self, b: &[f32], c: &mut [f32], out: Out, accumulate: bool) {
+        let isa = IsaKind::active().unwrap_or_else(|e| panic!("{e}"));
+        self.multiply_on(isa, b, c, out, accumulate);
+    }
+
+    /// [`Packed::multiply`] on a given instruction set.
+    /// # Panics
+    /// If the shapes disagree or the machine lacks `isa`.
+    #[track_caller]
+    pub(crate) fn multiply_on(
+        &self,
+        isa: IsaKind,
+        b: &[f32],
+        c: &mut [f32],
+        out: Out,
+        accumulate: bool,
+    ) {
+        let Self { values, rows, cols } = self;
+        let source = Source::Packed { values, rows: *rows, cols: *cols };
+        run(isa, source, b, c, out, accumulate);
+    }
 }
 
 impl Left<'_> {
@@ -69,9 +94,4 @@ impl Left<'_> {
             }
         });
     }
-}
-
-/// Block `block` of `size`, cut off at the end.
-pub(super) fn range(block: usize, size: usize, end: usize) -> Range<usize> {
-    block * size..((block + 1) * size).min(end)
 }

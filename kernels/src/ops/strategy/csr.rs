@@ -4,11 +4,10 @@
 //! against. Every non-zero reads its line of X from wherever that lies; at the sizes of a language
 //! model's layers that is L2 or beyond, and one line serves one multiplication.
 
-use super::method::{Family, Method, Planned, Strategy};
+use super::{Family, Initial, Method, Planned, Product, Strategy};
 use crate::isa::{Isa, IsaKind, Kernel};
 use crate::ops::extent::{check_tiles, tiles};
 use crate::ops::gather::gather_values;
-use crate::ops::product::{Initial, Product};
 use crate::parallel::{SharedMut, for_each_block};
 use crate::{AlignedBuffer, LANES, SparsePattern};
 use std::sync::Arc;

@@ -5,10 +5,9 @@
 //! the first input gradient and brought up to date from then on, so that what never runs backward
 //! never holds it.
 
-use super::method::{Family, Method, Planned, Strategy};
+use super::{Family, Initial, Method, Planned, Product, Strategy};
 use crate::isa::IsaKind;
 use crate::ops::gemm::{Left, Out, Packed, gemm_on, transpose_tiles};
-use crate::ops::product::{Initial, Product};
 use crate::parallel::for_each_chunk;
 use crate::{AlignedBuffer, LANES, Scratch, SparsePattern};
 use rayon::prelude::*;

@@ -1,4 +1,4 @@
-//! What a strategy is: the interface between the products and the files that compute them.
+//! What a strategy does, and what it is to the others.
 
 use crate::SparsePattern;
 use crate::isa::IsaKind;
@@ -7,7 +7,7 @@ use std::fmt;
 use std::sync::Arc;
 
 /// Strategies that differ in their tile sizes alone.
-pub(super) struct Family {
+pub(in crate::ops) struct Family {
     /// The names of its members, for help and errors.
     pub(super) grammar: &'static str,
     /// The member of that name, if it is one and the kernels can run it.
@@ -17,7 +17,7 @@ pub(super) struct Family {
 }
 
 /// A strategy: what each file of this folder implements.
-pub(super) trait Method: Send + Sync {
+pub(in crate::ops) trait Method: Send + Sync {
     /// Its name, which says everything.
     fn name(&self) -> String;
 

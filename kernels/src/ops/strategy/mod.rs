@@ -4,8 +4,7 @@
 //! on the command line, stored in a checkpoint and read back. **The strategy decides the order of
 //! the sums**, and with it the last bits of a result; the number of threads does not.
 //!
-//! A new strategy is one file (or folder) beside this one, which implements what [`method`] asks for, and
-//! one line in [`FAMILIES`]: names, their
+//! A new strategy is one file (or folder) beside this one and one line in [`FAMILIES`]: names, their
 //! parsing and help, the autotuner's candidates, tests and benchmarks follow from the list.
 
 mod csr;
@@ -13,11 +12,10 @@ pub(super) mod dense;
 mod method;
 pub(super) mod panels;
 
-pub(super) use self::method::Planned;
-pub use self::method::Strategy;
+pub use method::Strategy;
+pub(super) use method::{Family, Method, Planned};
 
-use self::method::Family;
-use super::product::Product;
+use super::product::{Initial, Product};
 use std::str::FromStr;
 
 /// Every family of strategies.

@@ -1,4 +1,4 @@
-//! Tile sizes, and what panels, their order and the kernels agree upon.
+//! [`Blocking`]: the tile sizes of panels, and the groups that packed values come in.
 
 /// Tile sizes of a plan. They are data: chosen by
 /// [`LayerPlan::estimate`](crate::ops::LayerPlan::estimate) or by measurement.
@@ -19,24 +19,6 @@ pub(crate) struct Blocking {
     /// keep W there.
     pub k_pass: usize,
 }
-
-/// Packed values come in groups of so many: the weight gradient reduces as many sums together.
-pub(super) const GROUP: usize = 4;
-
-/// Columns of a row set that make whole groups of values.
-pub(super) const fn whole_groups(rows: usize) -> usize {
-    match rows.count_ones() {
-        4 => 1,
-        2 => 2,
-        _ => 4,
-    }
-}
-
-/// In the place of a CSR position: a zero that is no value of the matrix.
-pub(super) const ZERO: u32 = u32::MAX;
-
-/// Marks a slot of a panel that has no row.
-pub(super) const NO_ROW: u32 = u32::MAX;
 
 impl Blocking {
     /// Whether the kernel can run it.
@@ -59,3 +41,18 @@ impl Blocking {
         }
     }
 }
+
+/// Packed values come in groups of so many: the weight gradient reduces as many sums together.
+pub(super) const GROUP: usize = 4;
+
+/// Columns of a row set that make whole groups of values.
+pub(super) const fn whole_groups(rows: usize) -> usize {
+    match rows.count_ones() {
+        4 => 1,
+        2 => 2,
+        _ => 4,
+    }
+}
+
+/// In the place of a CSR position: a zero that is no value of the matrix.
+pub(super) const ZERO: u32 = u32::MAX;

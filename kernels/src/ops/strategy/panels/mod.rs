@@ -1,7 +1,7 @@
 //! Panels: blocks of rows and columns, rows side by side that share columns, predictable loops.
 //!
 //! [`spmm`] computes the products with W and Wᵀ, [`sddmm`] the weight gradient, each with its loop nest;
-//! [`order`] has what both walk, [`panel`] how rows come together, [`blocking`] the tile sizes.
+//! [`order`] has what both walk, [`panel`] how rows come together.
 
 mod blocking;
 mod order;
@@ -11,10 +11,9 @@ mod spmm;
 
 use self::blocking::Blocking;
 use self::order::PanelPlan;
-use super::method::{Family, Method, Planned, Strategy};
+use super::{Family, Initial, Method, Planned, Product, Strategy};
 use crate::isa::IsaKind;
 use crate::ops::gather::gather_values;
-use crate::ops::product::{Initial, Product};
 use crate::{AlignedBuffer, SparsePattern};
 use std::sync::Arc;
 

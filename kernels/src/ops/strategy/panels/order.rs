@@ -1,7 +1,7 @@
 //! Execution plans for [`spmm`](super::spmm) and [`sddmm`](super::sddmm): the non-zeros of a matrix in
 //! the order in which the kernels meet them.
 
-use super::blocking::{Blocking, GROUP, NO_ROW, ZERO};
+use super::blocking::{Blocking, GROUP, ZERO};
 use super::panel::{Panel, panels};
 use crate::SparsePattern;
 use rayon::prelude::*;
@@ -68,6 +68,9 @@ impl Block<'_> {
         self.row_sets
     }
 }
+
+/// Marks a slot of a panel that has no row.
+pub(super) const NO_ROW: u32 = u32::MAX;
 
 impl PanelPlan {
     /// Plans the products with a matrix of that pattern.
