@@ -11,7 +11,7 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use mediswift_data::clean::Cleaning;
 use mediswift_data::source::{Event, read_bytes};
 use mediswift_data::synth;
-use mediswift_data::tokenizer::{Encoder, Kind, Tokenizer, moses};
+use mediswift_data::tokenizer::{Kind, Tokenizer, moses};
 
 const DOCUMENTS: usize = 4000;
 const VOCABULARY: usize = 8192;
@@ -76,7 +76,7 @@ fn data(criterion: &mut Criterion) {
         group.bench_function(kind.name(), |bench| {
             // An encoder that knows no word yet, as each thread of `prepare` begins with.
             bench.iter(|| {
-                let (mut encoder, mut ids) = (Encoder::new(&tokenizer), Vec::new());
+                let (mut encoder, mut ids) = (tokenizer.encoder(), Vec::new());
                 texts.iter().for_each(|text| encoder.encode(text, &mut ids));
                 ids
             });

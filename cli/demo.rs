@@ -8,8 +8,7 @@ use std::sync::Arc;
 
 use indicatif::HumanCount;
 use mediswift_data::clean::Cleaning;
-use mediswift_data::prepare::{Options, TokenizerSource};
-use mediswift_data::{Dataset, Split};
+use mediswift_data::{Dataset, Preparation, Split, TokenizerSource};
 use mediswift_files as files;
 use mediswift_kernels::isa::IsaKind;
 use mediswift_model::config::Base;
@@ -161,7 +160,7 @@ fn prepare(size: &Size, out: &Path, data: &Path, signals: &StopSignal) -> anyhow
     .map_err(|error| signals.explain(error))?;
     bar.finish_and_clear();
 
-    let options = Options {
+    let preparation = Preparation {
         tokenizer: TokenizerSource::Train {
             kind: mediswift_data::tokenizer::Kind::ByteBpe,
             vocab_size: size.vocab_size,
@@ -172,9 +171,9 @@ fn prepare(size: &Size, out: &Path, data: &Path, signals: &StopSignal) -> anyhow
         cleaning: Cleaning { near_duplicates: None, ..Cleaning::default() },
         strict: true,
         validation_fraction: 0.05,
-        ..Options::new(vec![corpus], data.to_path_buf())
+        ..Preparation::new(vec![corpus], data.to_path_buf())
     };
-    progress::preparing(signals, |show| mediswift_data::prepare(&options, show))
+    progress::preparing(signals, |show| mediswift_data::prepare(&preparation, show))
         .map_err(|error| signals.explain(error))?;
     Ok(())
 }

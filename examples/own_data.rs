@@ -5,8 +5,7 @@
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use mediswift::data::prepare;
-use mediswift::data::prepare::Options;
+use mediswift::data::{Preparation, prepare};
 use mediswift::{Batches, Dataset, Split};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -25,18 +24,18 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let corpus = folder.join("corpus.jsonl");
     std::fs::write(&corpus, lines)?;
 
-    let mut options = Options::new(vec![corpus], folder.join("dataset"));
-    options.validation_fraction = 0.1;
+    let mut preparation = Preparation::new(vec![corpus], folder.join("dataset"));
+    preparation.validation_fraction = 0.1;
     // These texts resemble each other on purpose.
-    options.cleaning.near_duplicates = None;
-    let manifest = prepare(&options, &mut |_| ControlFlow::Continue(()))?;
+    preparation.cleaning.near_duplicates = None;
+    let manifest = prepare(&preparation, &mut |_| ControlFlow::Continue(()))?;
     println!(
         "{} documents, {} tokens of a vocabulary of {}",
         manifest.documents, manifest.tokens, manifest.vocab_size
     );
 
     // Windows of sixteen tokens in an order that the seed determines, without end.
-    let dataset = Arc::new(Dataset::open(&options.out)?);
+    let dataset = Arc::new(Dataset::open(&preparation.out)?);
     let tokenizer = dataset.tokenizer()?;
     let mut batches = Batches::new(dataset, Split::Train, 16, 1)?;
     for _ in 0..3 {

@@ -4,7 +4,7 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use mediswift_data::fetch::{BASELINE, MAX_JOBS, Options, fetch};
+use mediswift_data::fetch::{BASELINE, Download, MAX_JOBS, fetch};
 use serde_json::json;
 
 use crate::progress;
@@ -45,7 +45,7 @@ pub struct Fetch {
 impl Verb for Fetch {
     fn run(self, _: &Context) -> anyhow::Result<Outcome> {
         let numbers = parse(&self.numbers).map_err(Exit::usage)?;
-        let options = Options {
+        let download = Download {
             base_url: self.base_url,
             numbers,
             out: self.out,
@@ -55,7 +55,7 @@ impl Verb for Fetch {
         };
         let stop = StopSignal::watch()?;
         let bar = progress::count(0, "fetching");
-        let fetched = fetch(&options, &mut |now| {
+        let fetched = fetch(&download, &mut |now| {
             bar.set_length(now.files_total as u64);
             bar.set_position(now.files as u64);
             stop.flow()
@@ -74,11 +74,11 @@ impl Verb for Fetch {
         Ok(Outcome::new(
             json!({
                 "downloaded": fetched.downloaded, "kept": fetched.kept, "bytes": fetched.bytes,
-                "path": options.out.display().to_string(),
+                "path": download.out.display().to_string(),
             }),
             format!(
                 "{}: {downloaded} files downloaded ({} bytes), {kept} were there\n",
-                options.out.display(),
+                download.out.display(),
                 fetched.bytes
             ),
         ))

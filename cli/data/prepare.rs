@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use mediswift_data::manifest::{Manifest, SplitManifest};
-use mediswift_data::prepare::{Options, Stage, TokenizerSource};
+use mediswift_data::prepare::{Preparation, Stage, TokenizerSource};
 use serde_json::{Value, json};
 
 use super::cleaning::{CleaningArgs, report_damage};
@@ -77,7 +77,7 @@ impl Verb for Prepare {
                 format!("--validation {}: choose from 0 up to, not including, 1", self.validation);
             return Err(Exit::usage(problem).into());
         }
-        let options = Options {
+        let preparation = Preparation {
             inputs: self.inputs,
             out: self.out,
             tokenizer: match self.tokenizer {
@@ -98,7 +98,7 @@ impl Verb for Prepare {
         let stop = StopSignal::watch()?;
         let mut times = Times::start();
         let manifest = progress::preparing(&stop, |show| {
-            mediswift_data::prepare(&options, &mut |now| {
+            mediswift_data::prepare(&preparation, &mut |now| {
                 times.reached(now.stage);
                 show(now)
             })
@@ -111,7 +111,7 @@ impl Verb for Prepare {
                 "note: no document fell into the validation split; use more data or a larger --validation",
             );
         }
-        Ok(describe(&options, &manifest, &times, context.threads))
+        Ok(describe(&preparation, &manifest, &times, context.threads))
     }
 }
 
@@ -138,7 +138,12 @@ impl Times {
     }
 }
 
-fn describe(options: &Options, manifest: &Manifest, times: &Times, threads: usize) -> Outcome {
+fn describe(
+    preparation: &Preparation,
+    manifest: &Manifest,
+    times: &Times,
+    threads: usize,
+) -> Outcome {
     let Manifest { documents, tokens, dropped, train, validation, .. } = manifest;
     let vocab_size = manifest.vocab_size;
     let split = |split: &SplitManifest| {
@@ -170,7 +175,7 @@ fn describe(options: &Options, manifest: &Manifest, times: &Times, threads: usiz
         "vocab_size": vocab_size,
         "tokenizer_hash": manifest.tokenizer_hash,
         "seconds": seconds,
-        "path": options.out.display().to_string(),
+        "path": preparation.out.display().to_string(),
         "threads": threads,
     });
     let drops: Vec<String> = dropped
@@ -186,7 +191,7 @@ fn describe(options: &Options, manifest: &Manifest, times: &Times, threads: usiz
   dropped     {drops}
   took        {}
 ",
-        options.out.display(),
+        preparation.out.display(),
         train.documents,
         train.tokens,
         validation.documents,

@@ -158,7 +158,7 @@ mod tests {
     use std::path::{Path, PathBuf};
 
     use super::*;
-    use crate::prepare::{Options, TokenizerSource, prepare};
+    use crate::prepare::{Preparation, TokenizerSource, prepare};
     use crate::{synth, tokenizer};
 
     fn dataset(folder: &Path) -> PathBuf {
@@ -168,20 +168,17 @@ mod tests {
             .map(|record| serde_json::to_string(&record).expect("JSON") + "\n")
             .collect();
         fs::write(&input, lines).expect("write");
-        let options = Options {
-            inputs: vec![input],
-            out: folder.join("dataset"),
+        let options = Preparation {
             tokenizer: TokenizerSource::Train {
-                kind: crate::tokenizer::Kind::ByteBpe,
+                kind: tokenizer::Kind::ByteBpe,
                 vocab_size: 300,
                 min_frequency: 2,
                 sample: 1.0,
             },
-            cleaning: crate::clean::Cleaning::default(),
             strict: true,
             validation_fraction: 0.2,
             shard_tokens: 1500,
-            force: false,
+            ..Preparation::new(vec![input], folder.join("dataset"))
         };
         prepare(&options, &mut |_| ControlFlow::Continue(())).expect("prepare");
         options.out

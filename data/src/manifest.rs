@@ -16,7 +16,7 @@ use crate::error::DatasetProblem;
 use crate::split::Split;
 
 /// File name of the manifest within a dataset folder.
-pub const FILE_NAME: &str = "dataset.json";
+pub(crate) const FILE_NAME: &str = "dataset.json";
 
 const FORMAT: &str = "mediswift-dataset";
 const VERSION: u32 = 2;

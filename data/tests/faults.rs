@@ -7,7 +7,7 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use mediswift_data::clean::Cleaning;
-use mediswift_data::prepare::{Options, TokenizerSource, prepare, train_tokenizer};
+use mediswift_data::prepare::{Preparation, TokenizerSource, prepare, train_tokenizer};
 use mediswift_data::{DataError, Dataset, Tokenizer, synth, tokenizer};
 use mediswift_files::faults::{self, Recording};
 
@@ -25,21 +25,20 @@ fn cleaning() -> Cleaning {
 }
 
 /// Three shards of train, one of validation.
-fn options(input: &Path, out: &Path, force: bool) -> Options {
-    Options {
-        inputs: vec![input.to_path_buf()],
-        out: out.to_path_buf(),
+fn preparation(input: &Path, out: &Path, force: bool) -> Preparation {
+    Preparation {
         tokenizer: learn(),
         cleaning: cleaning(),
         strict: true,
         validation_fraction: 0.3,
         shard_tokens: 1200,
         force,
+        ..Preparation::new(vec![input.to_path_buf()], out.to_path_buf())
     }
 }
 
-fn make(options: &Options) -> Result<(), DataError> {
-    prepare(options, &mut |_| ControlFlow::Continue(())).map(drop)
+fn make(preparation: &Preparation) -> Result<(), DataError> {
+    prepare(preparation, &mut |_| ControlFlow::Continue(())).map(drop)
 }
 
 /// Every file below a folder with the hash of its bytes.
@@ -72,7 +71,7 @@ fn a_dataset_is_the_old_one_or_the_new_one_whatever_stops_its_making() {
     let mut whole = vec![BTreeMap::new()];
     for (number, input) in inputs.iter().enumerate() {
         let (made, recording) =
-            Recording::of(&root, || make(&options(input, &root.join("dataset"), number > 0)));
+            Recording::of(&root, || make(&preparation(input, &root.join("dataset"), number > 0)));
         made.expect("a dataset");
         whole.push(contents(&root));
         assert!(whole[number + 1].keys().all(|path| path.starts_with("dataset")));
@@ -90,7 +89,7 @@ fn a_dataset_is_the_old_one_or_the_new_one_whatever_stops_its_making() {
             }
             assert!(is_new || state.done.len() < count);
             // The same command again; it may find its work done.
-            let made = make(&options(input, &out, number > 0));
+            let made = make(&preparation(input, &out, number > 0));
             assert!(made.is_ok() || is_new, "{last:?}: {made:?}");
             assert_eq!(contents(state.folder), whole[number + 1], "{last:?}");
             assert_eq!(fs::read_dir(state.folder).expect("list").count(), 1, "{last:?}");
@@ -107,14 +106,14 @@ fn a_step_that_is_refused_leaves_the_old_dataset_and_the_same_command_goes_on() 
     (0..).zip(&inputs).for_each(|(seed, input)| corpus(input, seed));
     let root = at.join("root");
     let out = root.join("dataset");
-    make(&options(&inputs[1], &out, false)).expect("a dataset");
+    make(&preparation(&inputs[1], &out, false)).expect("a dataset");
     let new = contents(&root);
     let mut refused = 0;
     loop {
-        make(&options(&inputs[0], &out, true)).expect("a dataset");
+        make(&preparation(&inputs[0], &out, true)).expect("a dataset");
         let old = contents(&root);
         let (made, was_refused) =
-            faults::fail(&root, refused, || make(&options(&inputs[1], &out, true)));
+            faults::fail(&root, refused, || make(&preparation(&inputs[1], &out, true)));
         if !was_refused {
             made.expect("nothing was refused");
             break;
@@ -127,7 +126,7 @@ fn a_step_that_is_refused_leaves_the_old_dataset_and_the_same_command_goes_on() 
         } else {
             assert_eq!(found, new, "{refused}");
         }
-        make(&options(&inputs[1], &out, true)).expect("a dataset");
+        make(&preparation(&inputs[1], &out, true)).expect("a dataset");
         assert_eq!(contents(&root), new, "{refused}");
         refused += 1;
     }

@@ -43,7 +43,7 @@ impl Shape {
         }
     }
 
-    /// Whether this is a matrix, dense or sparse: what weight decay applies to.
+    /// Whether this is a matrix, dense or sparse.
     pub fn is_matrix(&self) -> bool {
         !matches!(self, Shape::Vector(_))
     }

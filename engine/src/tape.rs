@@ -1,6 +1,8 @@
 //! The tape: records operators as they run, then walks them back.
 
-use crate::{Gradients, Parameters, Pass, Profile, Tiles, TokenLayout};
+use crate::{
+    Backward, Cost, Gradients, Loss, LossSum, Op, Parameters, Pass, Profile, Tiles, TokenLayout,
+};
 use mediswift_kernels::AlignedBuffer;
 use std::collections::HashMap;
 use std::ops::Range;
@@ -8,123 +10,6 @@ use std::ops::Range;
 /// A value on the tape.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Var(usize);
-
-/// Exact work of an operator on one batch.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Cost {
-    /// Floating-point operations of the forward pass.
-    pub forward_flops: u64,
-    /// Floating-point operations of the backward pass.
-    pub backward_flops: u64,
-    /// Bytes that both passes read and write at least once: operands, results and their gradients.
-    pub bytes: u64,
-}
-
-impl std::ops::Add for Cost {
-    type Output = Cost;
-    fn add(self, other: Cost) -> Cost {
-        Cost {
-            forward_flops: self.forward_flops + other.forward_flops,
-            backward_flops: self.backward_flops + other.backward_flops,
-            bytes: self.bytes + other.bytes,
-        }
-    }
-}
-
-impl std::iter::Sum for Cost {
-    fn sum<I: Iterator<Item = Cost>>(costs: I) -> Cost {
-        costs.fold(Cost::default(), |a, b| a + b)
-    }
-}
-
-/// What an operator's backward pass reads and writes.
-pub struct Backward<'a> {
-    /// Inputs of the forward pass.
-    pub x: &'a [&'a Tiles],
-    /// Output of the forward pass.
-    pub y: &'a Tiles,
-    /// What the forward pass saved.
-    pub saved: &'a Tiles,
-    /// Gradient of the output.
-    pub dy: &'a Tiles,
-    /// Gradients of the inputs, one for each: **add** to those whose `accumulate` is set,
-    /// overwrite the others (they hold garbage).
-    pub dx: &'a mut [Tiles],
-    /// Which of `dx` already hold a part of their gradient.
-    pub accumulate: &'a [bool],
-    /// The model's parameters.
-    pub parameters: &'a Parameters,
-    /// Gradients of the parameters: always **add**.
-    pub gradients: &'a mut Gradients,
-}
-
-/// A differentiable operator on token tiles.
-pub trait Op: Sync {
-    /// Name in profiles and test reports.
-    fn name(&self) -> &'static str;
-
-    /// Features of the output.
-    fn out_features(&self) -> usize;
-
-    /// Values per token that the forward pass saves for the backward pass.
-    fn saved_features(&self) -> usize {
-        0
-    }
-
-    /// Computes `y` from `x`; both `y` and `saved` hold garbage before.
-    /// Padding lanes must be written too, with finite values.
-    fn forward(&self, x: &[&Tiles], parameters: &Parameters, y: &mut Tiles, saved: &mut Tiles);
-
-    /// Propagates `dy` to the inputs and to the parameters.
-    fn backward(&self, pass: Backward<'_>);
-
-    /// Exact work on a batch of that layout, padding not counted.
-    fn cost(&self, layout: TokenLayout) -> Cost;
-}
-
-/// A sum of token losses and the sum of their weights.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct LossSum {
-    /// Σ weight · loss, in nats.
-    pub sum: f64,
-    /// Σ weight.
-    pub weight: f64,
-}
-
-impl LossSum {
-    /// The weighted mean loss, in nats per token; NaN without any weight.
-    pub fn mean(self) -> f64 {
-        self.sum / self.weight
-    }
-}
-
-impl std::ops::Add for LossSum {
-    type Output = LossSum;
-    fn add(self, other: LossSum) -> LossSum {
-        LossSum { sum: self.sum + other.sum, weight: self.weight + other.weight }
-    }
-}
-
-/// The end of a tape: where differentiation starts.
-pub trait Loss {
-    /// Name in profiles and test reports.
-    fn name(&self) -> &'static str;
-
-    /// The loss of hidden states `x`.
-    fn evaluate(&self, x: &Tiles, parameters: &Parameters) -> LossSum;
-
-    /// The loss and, in the same pass, its gradient: overwrites `dx`, adds to `gradients`.
-    fn differentiate(
-        &self,
-        x: &Tiles,
-        parameters: &Parameters,
-        dx: &mut Tiles,
-        gradients: &mut Gradients,
-    ) -> LossSum;
-
-    /// Exact work of value and gradient.
-    fn cost(&self, layout: TokenLayout) -> Cost;
-}
 
 /// What tapes share: buffers kept from one to the next, so that a training step allocates nothing,
 /// and the measurement of their parts.

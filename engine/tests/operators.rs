@@ -4,7 +4,7 @@
 
 use mediswift_engine::gradcheck::{assert_close, central_differences, numbers};
 use mediswift_engine::ops::{LOSSES, LossCase, OPS, OpCase};
-use mediswift_engine::{Backward, Gradients, Parameters, Tiles, TokenLayout};
+use mediswift_engine::{Backward, Gradients, OneToken, Parameters, Tiles, TokenLayout};
 use mediswift_kernels::isa::{ISA_VARIABLE, IsaKind};
 use mediswift_kernels::{AlignedBuffer, LANES};
 
@@ -107,6 +107,57 @@ fn forward_equals_the_reference_and_padding_is_finite() {
         let expected = (case.reference)(case.layout, &x, &parameters);
         assert_close(case.name, &y.to_rows(), &expected, 1e-5);
         assert_padding(case.name, &y, f32::is_finite);
+    }
+}
+
+/// Row `token` of rows `[sequence][token][feature]`.
+fn row(rows: &[f32], features: usize, token: usize) -> &[f32] {
+    &rows[token * features..][..features]
+}
+
+#[test]
+fn one_token_at_a_time_gives_the_output_of_the_whole_sequence() {
+    for case in OPS {
+        let expected = run(case, None).y;
+        let (context, features) = (case.layout.context, expected.features());
+        let x: Vec<Vec<f32>> = inputs(case).iter().map(Tiles::to_rows).collect();
+        let parameters = (case.parameters)();
+        (case.with_op)(&parameters, &mut |op| {
+            let step = |position: usize, cache: &mut [f32]| {
+                let row = |(x, &features)| row(x, features, position);
+                let x: Vec<&[f32]> =
+                    x.iter().map(Vec::as_slice).zip(case.input_features).map(row).collect();
+                let mut y = vec![f32::NAN; features];
+                op.one_token(OneToken {
+                    x: &x,
+                    y: &mut y,
+                    parameters: &parameters,
+                    position,
+                    cache,
+                });
+                y
+            };
+            // Room for more positions than the sequence has.
+            let mut cache = vec![f32::NAN; (context + 3) * op.cached_features()];
+            let mut after = Vec::new();
+            for position in 0..context {
+                let y = step(position, &mut cache);
+                let expected = doubles(row(&expected.to_rows(), features, position));
+                assert_close(case.name, &y, &expected, 1e-5);
+                after = y;
+            }
+            // A pass over all but the last token leaves the same.
+            let read = TokenLayout { sequences: 1, context: context - 1 };
+            let head = |(x, &features): (&Vec<f32>, &usize)| {
+                Tiles::from_rows(read, features, &x[..(context - 1) * features])
+            };
+            let head: Vec<Tiles> = x.iter().zip(case.input_features).map(head).collect();
+            let mut filled = vec![f32::NAN; cache.len()];
+            op.fill_cache(&head.iter().collect::<Vec<_>>(), &mut filled);
+            assert_eq!(step(context - 1, &mut filled), after, "{}", case.name);
+            let bits = |cache: &[f32]| cache.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+            assert_eq!(bits(&filled), bits(&cache), "{}", case.name);
+        });
     }
 }
 

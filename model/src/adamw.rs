@@ -6,11 +6,11 @@
 //! g ← scale · g                         gradient clipping, fused in
 //! m ← β₁ m + (1 − β₁) g
 //! v ← β₂ v + (1 − β₂) g²
-//! w ← w − η λ w                         matrices only
+//! w ← w − η λ w                         where decay applies
 //! w ← w − η / (1 − β₁ᵗ) · m / (√(v / (1 − β₂ᵗ)) + ε)
 //! ```
 //!
-//! λ does not apply to biases and LayerNorm gains. A sparse weight has moments for its non-zeros
+//! λ does not apply to biases and LayerNorm gains ([`crate::architecture`]). A sparse weight has moments for its non-zeros
 //! alone. Work is split into fixed blocks, and the gradient norm sums block by block in order, so
 //! results do not depend on the number of threads.
 
@@ -57,15 +57,23 @@ pub struct AdamW {
     epsilon: f64,
     weight_decay: f64,
     moments: Moments,
+    /// Whether weight decay applies, tensor by tensor.
+    decays: Vec<bool>,
     /// What the learning rate of each tensor is multiplied with; 1 beyond the end.
     factors: Vec<f64>,
 }
 
 impl AdamW {
-    /// An optimiser that goes on from `moments`.
-    pub fn new(config: &OptimiserConfig, moments: Moments) -> Self {
+    /// An optimiser that goes on from `moments`; `decays` says of each tensor whether weight decay
+    /// applies.
+    /// # Panics
+    /// If `decays` says it of more or fewer tensors than there are.
+    #[track_caller]
+    pub fn new(config: &OptimiserConfig, moments: Moments, decays: Vec<bool>) -> Self {
+        let tensors = moments.first.layout().iter().len();
+        assert_eq!(decays.len(), tensors, "weight decay is a matter of every tensor");
         let &OptimiserConfig { beta1, beta2, epsilon, weight_decay, .. } = config;
-        Self { beta1, beta2, epsilon, weight_decay, moments, factors: Vec::new() }
+        Self { beta1, beta2, epsilon, weight_decay, moments, decays, factors: Vec::new() }
     }
 
     /// Multiplies the learning rate of each tensor, in order; tensors with 0 are frozen.
@@ -114,11 +122,11 @@ impl AdamW {
             keep: (1.0 - factor * learning_rate * decay) as f32,
         };
         let factors = self.factors.iter().copied().chain(std::iter::repeat(1.0));
-        for ((id, place), factor) in layout.iter().zip(factors) {
+        for (((id, _), &decays), factor) in layout.iter().zip(&self.decays).zip(factors) {
             if factor == 0.0 {
                 continue;
             }
-            let decay = if place.shape.is_matrix() { self.weight_decay } else { 0.0 };
+            let decay = if decays { self.weight_decay } else { 0.0 };
             let rates = rates(factor, decay);
             let w = parameters[id].par_chunks_mut(BLOCK);
             let g = gradients[id].par_chunks(BLOCK);
@@ -260,7 +268,7 @@ mod tests {
         let (mut parameters, gradients) = model();
         let before = parameters.clone();
         let config = config();
-        let mut adamw = AdamW::new(&config, Moments::zeros(parameters.layout()));
+        let mut adamw = AdamW::new(&config, Moments::zeros(parameters.layout()), vec![true, false]);
         let (rates, scale) = ([1e-2, 3e-3, 1e-2], 0.7);
         for (t, rate) in (1..).zip(rates) {
             adamw.update(t, &mut parameters, &gradients, rate, scale, |_, _| {});
@@ -316,7 +324,8 @@ mod tests {
             pool.install(|| {
                 let (mut parameters, gradients) = model();
                 let norm = global_norm(&gradients).unwrap();
-                let mut adamw = AdamW::new(&config(), Moments::zeros(parameters.layout()));
+                let mut adamw =
+                    AdamW::new(&config(), Moments::zeros(parameters.layout()), vec![true, false]);
                 let scale = clip_scale(norm, 1.0);
                 adamw.update(1, &mut parameters, &gradients, 1e-2, scale, |_, _| {});
                 let bits =

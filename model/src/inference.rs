@@ -1,11 +1,21 @@
 //! Forward passes that no backward pass follows: of each block only the output is kept.
 
 use crate::error::Error;
-use crate::gpt::{Gpt, Recorder, TokenBatch};
+use crate::gpt::{Gpt, TokenBatch};
 use mediswift_engine::ops::Prediction;
-use mediswift_engine::{Arena, Op, Parameters, Tape, Tiles, Var};
+use mediswift_engine::{Arena, Loss, LossSum, Tape, TokenLayout};
 
 impl Gpt {
+    /// The loss of `batch`.
+    /// # Errors
+    /// As for [`Gpt::loss_and_gradients`].
+    pub fn evaluate(&self, batch: &TokenBatch, arena: &mut Arena) -> Result<LossSum, Error> {
+        self.check(batch)?;
+        let mut tape = Tape::new(batch.layout, arena);
+        let last = self.record(&batch.ids, &mut tape, true);
+        Ok(self.loss(batch, 1.0).evaluate(tape.value(last), self.parameters()))
+    }
+
     /// What the model thinks of every target of `batch`, `[sequence][position]`, and of the `top`
     /// likeliest tokens in its place. Never holds all logits. What `batch` gives no weight may be empty.
     /// # Errors
@@ -19,37 +29,19 @@ impl Gpt {
         self.check(batch)?;
         let mut tape = Tape::new(batch.layout, arena);
         let last = self.record(&batch.ids, &mut tape, true);
-        Ok(self.loss(batch, 1.0).predictions(tape.value(last), &self.parameters, top))
+        Ok(self.loss(batch, 1.0).predictions(tape.value(last), self.parameters(), top))
     }
 
-    /// The hidden states of tokens that the caller has checked. Hands `visit` the queries, keys and
-    /// values `[3 · d_model]` of one block after the other.
-    pub(crate) fn infer<'a>(
-        &'a self,
-        ids: &'a [u32],
-        tape: &mut Tape<'a>,
-        visit: &mut dyn FnMut(&Tiles),
-    ) -> Var {
-        self.forward(ids, &mut Inference { tape, parameters: &self.parameters, visit })
-    }
-}
-
-/// Runs every operator on a tape, and shows each block's queries, keys and values.
-struct Inference<'t, 'a> {
-    tape: &'t mut Tape<'a>,
-    parameters: &'a Parameters,
-    visit: &'t mut dyn FnMut(&Tiles),
-}
-
-impl<'a> Recorder<'a> for Inference<'_, 'a> {
-    type Value = Var;
-
-    fn apply(&mut self, op: impl Op + 'a, inputs: &[Var]) -> Var {
-        self.tape.apply(op, inputs, self.parameters)
-    }
-
-    fn end_of_block(&mut self, input: Var, qkv: Var, output: Var) {
-        (self.visit)(self.tape.value(qkv));
-        self.tape.forget(input, output);
+    /// Logits `[sequence][position][vocabulary]`: for tests and small inputs, since training never
+    /// holds them all.
+    /// # Errors
+    /// As for [`Gpt::loss_and_gradients`].
+    pub fn logits(&self, ids: &[u32], layout: TokenLayout) -> Result<Vec<f32>, Error> {
+        self.check_layout(layout, ids.len())?;
+        self.check_inputs(ids)?;
+        let mut arena = Arena::default();
+        let mut tape = Tape::new(layout, &mut arena);
+        let last = self.record(ids, &mut tape, true);
+        Ok(self.head().logits(tape.value(last), self.parameters()))
     }
 }

@@ -9,7 +9,6 @@
 //! where both have them. Every row has a random stream of its own, so rows are drawn in parallel.
 
 use mediswift_engine::Shape;
-use mediswift_kernels::AlignedBuffer;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 use rayon::prelude::*;
@@ -24,34 +23,25 @@ pub enum Init {
     Zeros,
     /// All 1.
     Ones,
-    /// Normal around 0, with this standard deviation.
-    Normal(f64),
+    /// Normal around 0, with the standard deviation [`STD`].
+    Weight,
+    /// The same for an output projection: [`STD`] / √2L.
+    Residual,
 }
 
 impl Init {
-    /// Standard deviation of an output projection in a model of `layers` blocks.
-    pub fn residual(layers: usize) -> Self {
-        Self::Normal(STD / (2.0 * layers as f64).sqrt())
-    }
-
-    /// The initial values of the dense tensor `name` of `rows · columns` elements.
-    pub fn values(self, name: &str, rows: usize, columns: usize, seed: u64) -> AlignedBuffer {
-        let mut values = AlignedBuffer::zeros(rows * columns);
-        self.fill(name, &Shape::Matrix(rows, columns), seed, &mut values);
-        values
-    }
-
-    /// Writes the initial values of the tensor `name` of that shape to `to`: of a sparse one, those of
-    /// its places.
+    /// Writes the initial values of the tensor `name` of that shape, in a model of `layers` blocks, to
+    /// `to`: of a sparse one, those of its places.
     /// # Panics
     /// If the shape has not as many values as `to`.
     #[track_caller]
-    pub fn fill(self, name: &str, shape: &Shape, seed: u64, mut to: &mut [f32]) {
+    pub fn fill(self, name: &str, shape: &Shape, layers: usize, seed: u64, mut to: &mut [f32]) {
         assert_eq!(shape.len(), to.len(), "values and shape of '{name}' disagree");
         let std = match self {
             Init::Zeros => return to.fill(0.0),
             Init::Ones => return to.fill(1.0),
-            Init::Normal(std) => std,
+            Init::Weight => STD,
+            Init::Residual => STD / (2.0 * layers as f64).sqrt(),
         };
         let mut hasher = blake3::Hasher::new();
         hasher.update(b"mediswift initial weights").update(&seed.to_le_bytes());
@@ -103,9 +93,16 @@ mod tests {
     use mediswift_kernels::sparse::mask::uniform_random;
     use std::sync::Arc;
 
+    /// Values of a matrix in a model of two blocks.
+    fn dense(init: Init, name: &str, rows: usize, columns: usize, seed: u64) -> Vec<f32> {
+        let mut values = vec![0.0; rows * columns];
+        init.fill(name, &Shape::Matrix(rows, columns), 2, seed, &mut values);
+        values
+    }
+
     #[test]
     fn weights_depend_on_seed_name_and_place() {
-        let values = |name, rows, seed| Init::Normal(STD).values(name, rows, 31, seed);
+        let values = |name, rows, seed| dense(Init::Weight, name, rows, 31, seed);
         assert_eq!(values("w", 9, 7)[..], values("w", 10, 7)[..9 * 31]);
         assert_ne!(values("w", 9, 7)[..], values("w", 9, 8)[..]);
         assert_ne!(values("w", 9, 7)[..], values("v", 9, 7)[..]);
@@ -115,21 +112,21 @@ mod tests {
     #[test]
     fn sparse_tensors_start_with_the_weights_of_dense_ones() {
         let pattern = uniform_random(9, 31, 0.7, 3).unwrap();
-        let dense = Init::Normal(STD).values("w", 9, 31, 7);
+        let dense = dense(Init::Weight, "w", 9, 31, 7);
         let kept = CsrMatrix::from_dense(Arc::new(pattern), &dense).unwrap();
         let mut values = vec![0.0; kept.values().len()];
         let shape = Shape::Sparse(kept.pattern().clone());
-        Init::Normal(STD).fill("w", &shape, 7, &mut values);
+        Init::Weight.fill("w", &shape, 2, 7, &mut values);
         assert_eq!(values, kept.values());
         for (init, value) in [(Init::Ones, 1.0), (Init::Zeros, 0.0)] {
-            init.fill("w", &shape, 7, &mut values);
+            init.fill("w", &shape, 2, 7, &mut values);
             assert!(values.iter().all(|&x| x == value));
         }
     }
 
     #[test]
     fn weights_have_the_moments_of_a_normal_distribution() {
-        let values = Init::residual(2).values("w", 100, 501, 1);
+        let values = dense(Init::Residual, "w", 100, 501, 1);
         let moment = |power: i32| {
             values.iter().map(|&x| (f64::from(x) / 0.01).powi(power)).sum::<f64>()
                 / values.len() as f64

@@ -2,7 +2,7 @@
 //!
 //! * [`config`]: a run as TOML; [`presets`]: model sizes with their defaults.
 //! * [`sparsity`]: which weights exist; [`flops`] and [`memory`]: the work and the memory they cost.
-//! * [`gpt`]: the network; [`init`]: its first weights; [`inference`]: forward passes alone;
+//! * [`architecture`]: every tensor in one table; [`gpt`]: the network; [`init`]: its first weights; [`inference`]: forward passes alone;
 //!   [`score`]: log-likelihoods of texts; [`decode`] and [`generate`]: text from it.
 //! * [`optimisation`]: one optimiser step; [`session`]: a run between two steps, in a [`run`] folder
 //!   with [`tensorboard`] events; [`mod@pretrain`]: a whole run; [`evaluate`]: its validation loss; [`curves`]: its
@@ -20,6 +20,7 @@
 extern crate self as mediswift_model;
 
 pub mod adamw;
+pub mod architecture;
 pub mod checkpoint;
 pub mod config;
 pub mod curves;

@@ -21,10 +21,10 @@
 //! the data, which the system may drop, and plans that hold dense copies of sparse weights (layers
 //! under about 15 % sparsity).
 
-use crate::config::Config;
+use crate::architecture::slots;
+use crate::config::{Config, ModelConfig};
 use crate::gradient_tree::leaf;
 use crate::presets::PAPER_VOCABULARY;
-use crate::sparsity::linear_weights;
 use mediswift_engine::TokenLayout;
 use mediswift_engine::ops::CHUNK_TILES;
 use mediswift_kernels::LANES;
@@ -57,13 +57,13 @@ impl Memory {
     pub fn of_step(config: &Config) -> Self {
         let (model, train) = (&config.model, &config.train);
         let vocabulary = if model.vocabulary == 0 { PAPER_VOCABULARY } else { model.vocabulary };
-        let sparsity = &config.sparsity;
-        let (mut dense, mut sparse) = ((vocabulary + model.context) * model.d_model, 0);
-        let mut packed = 0;
-        // Per block two norms of 2 d and biases of 9 d; at the end a norm.
-        dense += (13 * model.layers + 2) * model.d_model;
-        for weight in linear_weights(model) {
-            match sparsity.of(&weight.name) {
+        let (mut dense, mut sparse, mut packed) = (0, 0, 0);
+        for slot in slots(&ModelConfig { vocabulary, ..model.clone() }, 0) {
+            let Some(weight) = slot.linear_weight() else {
+                dense += slot.len();
+                continue;
+            };
+            match config.sparsity.of(&weight.name) {
                 0.0 => {
                     dense += weight.len();
                     packed += weight.len();

@@ -44,9 +44,10 @@ impl Optimisation {
     /// A model that has made `steps` steps, `skipped` of them without an update, with the moments
     /// that these left.
     pub fn resume(gpt: Gpt, moments: Moments, steps: u64, skipped: u64, config: &Config) -> Self {
+        let decays = gpt.decays();
         Self {
             gpt,
-            adamw: AdamW::new(&config.optimiser, moments),
+            adamw: AdamW::new(&config.optimiser, moments, decays),
             steps,
             skipped,
             schedule: Schedule::new(config),
@@ -134,12 +135,12 @@ impl Optimisation {
         let scale = clip_scale(grad_norm, self.clip_norm);
         let t = self.steps - self.skipped + 1;
         let profile = &mut self.arena.profile;
-        let (parameters, mut packed) = self.gpt.parameters_and_packed();
+        let (parameters, layers) = self.gpt.parameters_and_layers();
         let mut clock = profile.clock();
         self.adamw.update(t, parameters, &gradients, lr, scale, |id, values| {
             profile.record(clock, "AdamW", Pass::Update, || 0);
             clock = profile.clock();
-            packed.refresh(id, values);
+            layers.refresh(id, values);
             profile.record(clock, "packing", Pass::Update, || 0);
             clock = profile.clock();
         });
@@ -170,7 +171,7 @@ impl Optimisation {
     ) -> Result<(LossSum, Gradients), Error> {
         let weight: f64 = micro_batches.iter().map(TokenBatch::weight).sum();
         if weight <= 0.0 {
-            return Err(Error::config("batch", "no target token has a weight: nothing to learn"));
+            return Err(Error::input("batch", "no target token has a weight: nothing to learn"));
         }
         let all = micro_batches.len();
         let mut loss = LossSum::default();

@@ -1,9 +1,10 @@
 //! Fine-tuning at micro size: the mask falls without changing the function, prompts learn alone,
 //! twenty examples are learnt by heart, and an interrupted grid repeats nothing.
 
-use mediswift_data::prepare::{Options, TokenizerSource, prepare};
-use mediswift_data::{Dataset, Tokenizer};
+use mediswift_data::{Dataset, Preparation, Tokenizer, TokenizerSource, prepare};
 use mediswift_engine::{Arena, Gradients, Shape, TokenLayout};
+use mediswift_files::faults::Recording;
+use mediswift_model::architecture::PROMPT;
 use mediswift_model::decode::Decoder;
 use mediswift_model::finetune::answer::Answerer;
 use mediswift_model::finetune::encode::{Encoder, batch};
@@ -12,7 +13,6 @@ use mediswift_model::finetune::settings::Settings;
 use mediswift_model::finetune::start::Start;
 use mediswift_model::finetune::{Job, finetune};
 use mediswift_model::generate::{GenerateOptions, generate};
-use mediswift_model::gpt::PROMPT;
 use mediswift_model::pretrain::pretrain;
 use mediswift_model::run::{self, LoadedModel};
 use mediswift_model::score::{Query, Score, score};
@@ -69,9 +69,7 @@ fn pretrained_for(at: &Path, sparsity: f64, steps: usize) -> PathBuf {
         })
         .collect();
     fs::write(at.join("corpus.jsonl"), lines).unwrap();
-    let options = Options {
-        inputs: vec![at.join("corpus.jsonl")],
-        out: at.join("data"),
+    let preparation = Preparation {
         tokenizer: TokenizerSource::Train {
             kind: mediswift_data::tokenizer::Kind::ByteBpe,
             vocab_size: 360,
@@ -82,16 +80,16 @@ fn pretrained_for(at: &Path, sparsity: f64, steps: usize) -> PathBuf {
         strict: true,
         validation_fraction: 0.1,
         shard_tokens: 100_000,
-        force: false,
+        ..Preparation::new(vec![at.join("corpus.jsonl")], at.join("data"))
     };
-    prepare(&options, &mut |_| ControlFlow::Continue(())).unwrap();
+    prepare(&preparation, &mut |_| ControlFlow::Continue(())).unwrap();
     let mut config = Config::from_preset("micro").unwrap();
     for assignment in ["train.batch=8", "train.lr=5e-3", "eval.sequences=4"] {
         config.set(assignment).unwrap();
     }
     config.train.steps = steps;
     config.sparsity.sparsity = sparsity;
-    let dataset = Arc::new(Dataset::open(&options.out).unwrap());
+    let dataset = Arc::new(Dataset::open(&preparation.out).unwrap());
     let out = at.join("run");
     pretrain(&mut Session::start(config, dataset, &out).unwrap(), &mut ()).unwrap();
     out
@@ -531,4 +529,40 @@ fn metrics_are_scikit_learns() {
         close(multilabel_macro_f1(&truth, &answers), &case["macro_f1"], "macro-F1 of labels");
         close(example_based(&truth, &answers).f1, &case["example_based_f1"], "example-based F1");
     }
+}
+
+#[test]
+fn a_fine_tuning_ends_the_same_whatever_stopped_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let from = pretrained_for(folder.path(), 0.75, 2);
+    let task_folder = twenty(folder.path());
+    let root = folder.path().join("root");
+    fs::create_dir(&root).unwrap();
+    let settings = settings(&["finetune.epochs=1", "finetune.lr=[1e-3,2e-3]"]);
+    let tune = |root: &Path| {
+        let out = root.join("tuned");
+        let resume = out.join("finetune.toml").exists();
+        tune(&from, &task_folder, &out, &settings, resume, &mut ()).unwrap()
+    };
+    let files = |folder: &Path| {
+        let mut found = Vec::new();
+        let mut folders = vec![folder.to_path_buf()];
+        while let Some(next) = folders.pop() {
+            for entry in fs::read_dir(&next).unwrap() {
+                let path = entry.unwrap().path();
+                found.push(path.strip_prefix(folder).unwrap().to_path_buf());
+                folders.extend(path.is_dir().then_some(path));
+            }
+        }
+        found.sort();
+        found
+    };
+    let (report, recording) = Recording::of(&root, || tune(&root));
+    let expected = (report.value, report.seeds[0].cell.dev_loss, files(&root));
+    assert!(recording.steps().len() > 60, "{} steps", recording.steps().len());
+    recording.each_state(folder.path(), 0, |state| {
+        let report = tune(state.folder);
+        let found = (report.value, report.seeds[0].cell.dev_loss, files(state.folder));
+        assert_eq!(found, expected, "{:?}", state.done.last());
+    });
 }

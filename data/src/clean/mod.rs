@@ -4,14 +4,18 @@
 //! space reduced and characters that nobody sees removed. What depends on other documents
 //! (duplicates, revisions) is decided later, from the sketch of each.
 
+mod language;
+mod normalise;
 pub(crate) mod sketch;
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
-use unicode_normalization::{IsNormalized, UnicodeNormalization, is_nfc_quick};
 
+use self::normalise::normalise;
 use crate::source::Record;
+
+pub use language::two_letters;
 
 /// A text to train on.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -148,77 +152,6 @@ impl Cleaning {
             Ok(Document { identity: record.identity, text })
         }
     }
-}
-
-/// One paragraph: composed, without invisible characters, runs of white space as one blank.
-fn normalise(text: &str) -> String {
-    if text.is_ascii() {
-        return reduce(text.chars());
-    }
-    match is_nfc_quick(text.chars()) {
-        IsNormalized::Yes => reduce(text.chars()),
-        _ => reduce(text.nfc()),
-    }
-}
-
-fn reduce(characters: impl Iterator<Item = char>) -> String {
-    let mut out = String::with_capacity(characters.size_hint().0);
-    let mut blank = false;
-    for character in characters {
-        if character.is_whitespace() {
-            blank = true;
-        } else if !is_invisible(character) {
-            if blank && !out.is_empty() {
-                out.push(' ');
-            }
-            blank = false;
-            out.push(character);
-        }
-    }
-    out
-}
-
-/// Controls, soft hyphens, zero-width characters (joiners, marks of direction, invisible operators,
-/// byte-order marks), and private-use characters, which mean nothing outside the font they were made
-/// for.
-fn is_invisible(character: char) -> bool {
-    character.is_control()
-        || matches!(character, '\u{ad}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}'
-            | '\u{2060}'..='\u{2069}' | '\u{feff}' | '\u{e000}'..='\u{f8ff}')
-}
-
-/// A language tag (`en-US`, `EN`) or a three-letter code as PubMed has them, as two letters.
-pub fn two_letters(language: &str) -> String {
-    let tag = language.trim().to_lowercase();
-    let primary = tag.split(['-', '_']).next().unwrap_or_default();
-    match primary {
-        "eng" | "english" => "en",
-        "fre" | "fra" => "fr",
-        "ger" | "deu" => "de",
-        "spa" => "es",
-        "ita" => "it",
-        "por" => "pt",
-        "jpn" => "ja",
-        "chi" | "zho" => "zh",
-        "rus" => "ru",
-        "pol" => "pl",
-        "dut" | "nld" => "nl",
-        "dan" => "da",
-        "swe" => "sv",
-        "nor" => "no",
-        "fin" => "fi",
-        "hun" => "hu",
-        "cze" | "ces" => "cs",
-        "tur" => "tr",
-        "kor" => "ko",
-        "heb" => "he",
-        "ukr" => "uk",
-        "rum" | "ron" => "ro",
-        "bul" => "bg",
-        "gre" | "ell" => "el",
-        other => other,
-    }
-    .to_owned()
 }
 
 #[cfg(test)]

@@ -64,16 +64,6 @@ pub enum RequestProblem {
         /// Tokens in the vocabulary.
         vocab_size: usize,
     },
-    /// A vocabulary that ids of 32 bits cannot number, or that lacks its end token.
-    #[error(
-        "a vocabulary of {vocab_size} tokens with the end token {end_of_text} is impossible; ids have 32 bits, and the end token is one of them"
-    )]
-    NoVocabulary {
-        /// Tokens in the vocabulary.
-        vocab_size: usize,
-        /// Id of the end token.
-        end_of_text: u32,
-    },
     /// Windows of no tokens.
     #[error("a context of 0 tokens is impossible; choose 1 or more")]
     NoContext,

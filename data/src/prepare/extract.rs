@@ -1,29 +1,20 @@
 //! Input files → segments of cleaned documents, in parallel, a unit of input at a time.
 //!
-//! A unit is a large file, or neighbouring small ones. When all of a unit is on disk, its report is:
+//! A unit is a large file, or neighbouring small ones. When all of a unit is on disk, its account is:
 //! a run that is interrupted goes on with the units that have none.
 
-use std::collections::BTreeMap;
-use std::fs;
-use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::time::Duration;
 
-use mediswift_files as files;
-use serde::{Deserialize, Serialize};
-
+use super::progress::{Progress, Stage, Watch};
 use super::segment::{Properties, Segment, SegmentWriter};
-use super::{Progress, Stage};
+use super::unit::{Account, Unit};
 use crate::DataError;
 use crate::clean::sketch::{Sketch, exact};
 use crate::clean::{Cleaning, Document, DropReason};
-use crate::error::DatasetProblem;
 use crate::source::{self, Event, Registry, Revision};
-
-/// Small files are read together up to this many bytes, as stored.
-const UNIT_BYTES: u64 = 8 << 20;
 
 /// Damaged places told apart; more are only counted.
 const MAX_DAMAGES: usize = 1000;
@@ -31,52 +22,14 @@ const MAX_DAMAGES: usize = 1000;
 /// How often progress is reported.
 const REPORT: Duration = Duration::from_millis(100);
 
-/// Files that are read one after the other by one thread.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Unit {
-    /// Index of the input, as asked for, that the files belong to.
-    pub input: usize,
-    pub files: Vec<PathBuf>,
-    /// Size of the files as stored.
-    pub bytes: u64,
-}
-
-/// What became of a unit.
-#[derive(Debug, Default, Serialize, Deserialize)]
-pub(crate) struct Report {
-    pub segments: usize,
-    pub records: u64,
-    pub dropped: BTreeMap<String, u64>,
-    /// Damaged places, as messages.
-    pub damaged: Vec<String>,
-    /// Withdrawn PMIDs, each with the number of the unit's documents that came before.
-    pub deleted: Vec<(u64, u64)>,
-}
-
-/// Groups files, which are in order, into units.
-pub(crate) fn units(files: Vec<(usize, PathBuf)>) -> Result<Vec<Unit>, DataError> {
-    let mut units: Vec<Unit> = Vec::new();
-    for (input, file) in files {
-        let bytes = fs::metadata(&file).map_err(|e| DataError::io("open", &file, e))?.len();
-        match units.last_mut() {
-            Some(unit) if unit.input == input && unit.bytes + bytes <= UNIT_BYTES => {
-                unit.files.push(file);
-                unit.bytes += bytes;
-            }
-            _ => units.push(Unit { input, files: vec![file], bytes }),
-        }
-    }
-    Ok(units)
-}
-
-/// Reads all units that have no report yet, and returns all reports.
+/// Reads all units that have no account yet, and returns all accounts.
 pub(crate) fn extract(
     units: &[Unit],
     cleaning: &Cleaning,
     strict: bool,
     folder: &Path,
-    progress: &mut dyn FnMut(&Progress) -> ControlFlow<()>,
-) -> Result<Vec<Report>, DataError> {
+    progress: Watch,
+) -> Result<Vec<Account>, DataError> {
     let shared = Shared {
         cleaning,
         strict,
@@ -87,7 +40,7 @@ pub(crate) fn extract(
     };
     let mut waiting = Vec::new();
     for (number, unit) in units.iter().enumerate() {
-        if report_path(folder, number).is_file() {
+        if Account::path(folder, number).is_file() {
             shared.bytes_read.fetch_add(unit.bytes, Ordering::Relaxed);
         } else {
             waiting.push(number);
@@ -143,27 +96,15 @@ pub(crate) fn extract(
     if shared.stop.load(Ordering::Relaxed) {
         return Err(DataError::Interrupted);
     }
-    (0..units.len()).map(|number| load_report(folder, number)).collect()
-}
-
-fn report_path(folder: &Path, unit: usize) -> PathBuf {
-    folder.join(format!("{unit:06}.json"))
-}
-
-fn load_report(folder: &Path, unit: usize) -> Result<Report, DataError> {
-    let path = report_path(folder, unit);
-    let bytes = fs::read(&path).map_err(|e| DataError::io("read", &path, e))?;
-    serde_json::from_slice(&bytes).map_err(|e| {
-        DataError::dataset(&path, DatasetProblem::ReportDamaged { why: e.to_string() })
-    })
+    (0..units.len()).map(|number| Account::load(folder, number)).collect()
 }
 
 /// All segments of the units, in order.
-pub(crate) fn segments(reports: &[Report], folder: &Path) -> Result<Vec<Segment>, DataError> {
-    let of_unit = |(unit, report): (usize, &Report)| {
-        (0..report.segments).map(move |segment| Segment::open(folder, unit, segment))
+pub(crate) fn segments(accounts: &[Account], folder: &Path) -> Result<Vec<Segment>, DataError> {
+    let of_unit = |(unit, account): (usize, &Account)| {
+        (0..account.segments).map(move |segment| Segment::open(folder, unit, segment))
     };
-    reports.iter().enumerate().flat_map(of_unit).collect()
+    accounts.iter().enumerate().flat_map(of_unit).collect()
 }
 
 struct Shared<'a> {
@@ -178,31 +119,30 @@ struct Shared<'a> {
 impl Shared<'_> {
     fn read_unit(&self, number: usize, unit: &Unit) -> Result<(), DataError> {
         let mut writer = SegmentWriter::new(self.folder, number);
-        let mut report = Report { dropped: DropReason::zeros(), ..Report::default() };
+        let mut account = Account { dropped: DropReason::zeros(), ..Account::default() };
         for file in &unit.files {
             // An error of ours must stop the work, however the file's own errors are treated.
             let mut own = None;
             let outcome = source::read_counted(file, &self.bytes_read, &mut |event| {
-                self.take(event, &mut writer, &mut report).inspect_err(|_| own = Some(()))
+                self.take(event, &mut writer, &mut account).inspect_err(|_| own = Some(()))
             });
             match outcome {
                 Err(damage @ DataError::Input { .. }) if own.is_none() => {
-                    self.note(damage, &mut report)?
+                    self.note(damage, &mut account)?
                 }
                 Err(error) => return Err(error),
                 Ok(()) => {}
             }
         }
-        report.segments = writer.finish()?;
-        let bytes = serde_json::to_vec(&report).unwrap_or_default();
-        Ok(files::write(&report_path(self.folder, number), &bytes)?)
+        account.segments = writer.finish()?;
+        account.save(self.folder, number)
     }
 
     fn take(
         &self,
         event: Event,
         writer: &mut SegmentWriter,
-        report: &mut Report,
+        account: &mut Account,
     ) -> Result<(), DataError> {
         if self.stop.load(Ordering::Relaxed) {
             return Err(DataError::Interrupted);
@@ -211,21 +151,21 @@ impl Shared<'_> {
             Event::Record(record) => record,
             Event::Deleted(numbers) => {
                 let before = writer.documents();
-                report.deleted.extend(
+                account.deleted.extend(
                     numbers.into_iter().map(|number| (key(Registry::PubMed, number), before)),
                 );
                 return Ok(());
             }
             Event::Damaged(damage) => {
-                report.records += 1;
-                count(report, DropReason::Malformed);
-                return self.note(damage, report);
+                account.records += 1;
+                count(account, DropReason::Malformed);
+                return self.note(damage, account);
             }
         };
-        report.records += 1;
+        account.records += 1;
         let revision = record.revision;
         match self.cleaning.clean(record) {
-            Err(reason) => count(report, reason),
+            Err(reason) => count(account, reason),
             Ok(document) => {
                 writer.push(&document.text, &properties(&document, revision))?;
                 self.documents.fetch_add(1, Ordering::Relaxed);
@@ -234,19 +174,19 @@ impl Shared<'_> {
         Ok(())
     }
 
-    fn note(&self, damage: DataError, report: &mut Report) -> Result<(), DataError> {
+    fn note(&self, damage: DataError, account: &mut Account) -> Result<(), DataError> {
         if self.strict {
             return Err(damage);
         }
-        if report.damaged.len() < MAX_DAMAGES {
-            report.damaged.push(damage.to_string());
+        if account.damaged.len() < MAX_DAMAGES {
+            account.damaged.push(damage.to_string());
         }
         Ok(())
     }
 }
 
-fn count(report: &mut Report, reason: DropReason) {
-    *report.dropped.entry(reason.name().to_owned()).or_default() += 1;
+fn count(account: &mut Account, reason: DropReason) {
+    *account.dropped.entry(reason.name().to_owned()).or_default() += 1;
 }
 
 /// Registry and number as one number that is not 0.

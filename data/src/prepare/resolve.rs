@@ -9,8 +9,8 @@
 
 use rayon::prelude::*;
 
-use super::extract::Report;
 use super::segment::{Column, Segment};
+use super::unit::Account;
 use crate::DataError;
 use crate::clean::DropReason;
 use crate::clean::sketch::{BANDS, similarity};
@@ -47,14 +47,14 @@ impl Fates {
 /// Decides. `interrupted` is asked between passes.
 pub(crate) fn resolve(
     segments: &[Segment],
-    reports: &[Report],
+    accounts: &[Account],
     near_duplicates: Option<f64>,
     interrupted: &mut dyn FnMut() -> Result<(), DataError>,
 ) -> Result<Fates, DataError> {
     let documents = segments.iter().map(|segment| segment.documents).sum();
     let mut fates = Fates { fates: vec![0; documents] };
     let corpus = Corpus::new(segments);
-    revisions(&corpus, &withdrawals(segments, reports), &mut fates)?;
+    revisions(&corpus, &withdrawals(segments, accounts), &mut fates)?;
     interrupted()?;
     corpus.groups(Column::Exact(0), &mut fates, |group, fates| {
         let mut seen = Vec::new();
@@ -86,14 +86,14 @@ pub(crate) fn resolve(
 }
 
 /// Withdrawn numbers with the number of documents that came before, sorted.
-fn withdrawals(segments: &[Segment], reports: &[Report]) -> Vec<(u64, usize)> {
+fn withdrawals(segments: &[Segment], accounts: &[Account]) -> Vec<(u64, usize)> {
     let mut sizes = segments.iter().map(|segment| segment.documents);
     let mut before = 0;
     let mut withdrawn = Vec::new();
-    for report in reports {
+    for account in accounts {
         let at = |&(number, within): &(u64, u64)| (number, before + within as usize);
-        withdrawn.extend(report.deleted.iter().map(at));
-        before += sizes.by_ref().take(report.segments).sum::<usize>();
+        withdrawn.extend(account.deleted.iter().map(at));
+        before += sizes.by_ref().take(account.segments).sum::<usize>();
     }
     withdrawn.sort_unstable();
     withdrawn

@@ -4,34 +4,34 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use mediswift_files as files;
-use serde::Serialize;
 use serde_json::json;
 
-use super::{CLASSES, Draw, SYSTEMS, World};
+use super::draw::Draw;
+use super::facts::{CLASSES, SYSTEMS, World};
 use crate::DataError;
 
 /// Questions draw from streams of their own, far from those of the documents.
 const FIRST_STREAM: u64 = 1 << 40;
 
 /// A question that an abstract answers.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct SynthQuestion {
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct SynthQuestion {
     /// `synth-question-<seed>-<number>`.
-    pub id: String,
+    id: String,
     /// The question.
-    pub question: String,
+    question: String,
     /// Background, methods and results.
-    pub contexts: Vec<String>,
+    contexts: Vec<String>,
     /// The conclusion.
-    pub long_answer: String,
+    long_answer: String,
     /// yes, no or maybe.
-    pub answer: &'static str,
+    answer: &'static str,
 }
 
 /// The endless questions of a seed, about the same drugs and diseases as [`records`](super::records).
 /// The results say whether a drug works; one trial in six says that it was stopped too early to
 /// tell.
-pub fn questions(seed: u64) -> impl Iterator<Item = SynthQuestion> {
+fn questions(seed: u64) -> impl Iterator<Item = SynthQuestion> {
     let world = World::new(seed);
     (0u64..).map(move |number| {
         let mut draw = Draw::new(seed, FIRST_STREAM + number);

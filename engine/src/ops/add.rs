@@ -7,7 +7,7 @@
 
 use super::OpCase;
 use super::lines::{BLOCK, lines, lines_mut, load, put, store};
-use crate::{Backward, Cost, Op, Parameters, Tiles, TokenLayout};
+use crate::{Backward, Cost, OneToken, Op, Parameters, Tiles, TokenLayout};
 use mediswift_kernels::isa::{Isa, Kernel, dispatch};
 use rayon::prelude::*;
 
@@ -37,6 +37,11 @@ impl Op for Add {
             let blocks = dx.data_mut().par_chunks_mut(BLOCK).zip(pass.dy.data().par_chunks(BLOCK));
             blocks.for_each(|(dx, dy)| dispatch(Pass { dy, dx, accumulate }));
         }
+    }
+
+    fn one_token(&self, token: OneToken<'_>) {
+        let operands = token.x[0].iter().zip(token.x[1]);
+        token.y.iter_mut().zip(operands).for_each(|(y, (a, b))| *y = a + b);
     }
 
     fn cost(&self, layout: TokenLayout) -> Cost {

@@ -15,7 +15,7 @@
 use super::OpCase;
 use super::lines::{add_part, lines, lines_mut, load, load_part, store};
 use crate::gradcheck::numbers;
-use crate::{Backward, Cost, Op, ParamId, Parameters, Shape, Tiles, TokenLayout};
+use crate::{Backward, Cost, OneToken, Op, ParamId, Parameters, Shape, Tiles, TokenLayout};
 use mediswift_kernels::LANES;
 use mediswift_kernels::isa::{Isa, Kernel, dispatch};
 use mediswift_kernels::parallel::{Part, for_each_part};
@@ -98,6 +98,20 @@ impl Op for Embedding<'_> {
             let tables = Tables { tokens, vocabulary, prompt, positions };
             dispatch(Scatter { ids: self.ids, dy: pass.dy, tables, first: block * LANES });
         });
+    }
+
+    /// The ids are those of the sequence so far.
+    fn one_token(&self, token: OneToken<'_>) {
+        let row =
+            |table, row: usize| &token.parameters[table][row * self.features..][..self.features];
+        let vocabulary = token.parameters[self.tokens].len() / self.features;
+        let id = self.ids[token.position] as usize;
+        let of_token = match id.checked_sub(vocabulary) {
+            None => row(self.tokens, id),
+            Some(place) => row(self.prompt.expect("virtual ids are those of a prompt"), place),
+        };
+        let sums = of_token.iter().zip(row(self.positions, token.position)).map(|(a, b)| a + b);
+        token.y.iter_mut().zip(sums).for_each(|(y, sum)| *y = sum);
     }
 
     fn cost(&self, layout: TokenLayout) -> Cost {

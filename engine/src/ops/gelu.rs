@@ -13,7 +13,7 @@
 
 use super::OpCase;
 use super::lines::{BLOCK, lines, lines_mut, load, put, store};
-use crate::{Backward, Cost, Op, Parameters, Tiles, TokenLayout};
+use crate::{Backward, Cost, OneToken, Op, Parameters, Tiles, TokenLayout};
 use mediswift_kernels::isa::{Isa, Kernel, dispatch, math};
 use rayon::prelude::*;
 
@@ -47,6 +47,13 @@ impl Op for Gelu {
         let operands = pass.x[0].data().par_chunks(BLOCK).zip(pass.dy.data().par_chunks(BLOCK));
         let blocks = pass.dx[0].data_mut().par_chunks_mut(BLOCK).zip(operands);
         blocks.for_each(|(dx, (x, dy))| dispatch(Gradient { x, dy, dx, accumulate }));
+    }
+
+    fn one_token(&self, token: OneToken<'_>) {
+        for (y, &x) in token.y.iter_mut().zip(token.x[0]) {
+            let u = (2.0 / std::f32::consts::PI).sqrt() * (x + CUBIC * x * x * x);
+            *y = 0.5 * x * (1.0 + u.tanh());
+        }
     }
 
     fn cost(&self, layout: TokenLayout) -> Cost {

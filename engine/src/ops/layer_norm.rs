@@ -20,7 +20,7 @@
 use super::OpCase;
 use super::lines::{Line, lines, lines_mut, load, put, store};
 use crate::gradcheck::numbers;
-use crate::{Backward, Cost, Op, ParamId, Parameters, Shape, Tiles, TokenLayout};
+use crate::{Backward, Cost, OneToken, Op, ParamId, Parameters, Shape, Tiles, TokenLayout};
 use mediswift_kernels::isa::{Isa, Kernel, dispatch};
 use mediswift_kernels::{AlignedBuffer, LANES, Scratch};
 use rayon::prelude::*;
@@ -106,6 +106,18 @@ impl Op for LayerNorm {
             for (id, sums) in [self.gain, self.bias].into_iter().zip(block.chunks_exact(columns)) {
                 pass.gradients[id].iter_mut().zip(sums).for_each(|(to, sum)| *to += sum);
             }
+        }
+    }
+
+    fn one_token(&self, token: OneToken<'_>) {
+        let x = token.x[0];
+        let n = x.len() as f32;
+        let mean = x.iter().sum::<f32>() / n;
+        let variance = x.iter().map(|x| (x - mean) * (x - mean)).sum::<f32>() / n;
+        let r = 1.0 / (variance + EPSILON).sqrt();
+        let affine = token.parameters[self.gain].iter().zip(&token.parameters[self.bias]);
+        for ((y, x), (gain, bias)) in token.y.iter_mut().zip(x).zip(affine) {
+            *y = (x - mean) * r * gain + bias;
         }
     }
 

@@ -7,7 +7,7 @@
 use super::OpCase;
 use super::lines::{lines, load};
 use crate::gradcheck::numbers;
-use crate::{Backward, Cost, Op, ParamId, Parameters, Shape, Tiles, TokenLayout};
+use crate::{Backward, Cost, OneToken, Op, ParamId, Parameters, Shape, Tiles, TokenLayout};
 use mediswift_kernels::SparsePattern;
 use mediswift_kernels::isa::{Isa, IsaKind, Kernel, dispatch};
 use mediswift_kernels::ops::{Initial, LayerPlan, LinearLayer};
@@ -45,6 +45,11 @@ impl Op for Linear<'_> {
         self.layer.input_gradient(&pass.parameters[self.weight], dy.data(), dx, initial);
         self.layer.weight_gradient(dy.data(), x.data(), &mut pass.gradients[self.weight]);
         bias_gradient(dy, &mut pass.gradients[self.bias]);
+    }
+
+    fn one_token(&self, token: OneToken<'_>) {
+        self.layer.one_token(&token.parameters[self.weight], token.x[0], token.y);
+        token.y.iter_mut().zip(&token.parameters[self.bias]).for_each(|(y, b)| *y += b);
     }
 
     fn cost(&self, layout: TokenLayout) -> Cost {

@@ -47,7 +47,8 @@ impl State {
             let values = noise(shape.len(), name.len());
             (name, shape, values)
         }));
-        let mut optimiser = AdamW::new(&config.optimiser, Moments::zeros(parameters.layout()));
+        let moments = Moments::zeros(parameters.layout());
+        let mut optimiser = AdamW::new(&config.optimiser, moments, vec![true, true, true, false]);
         for t in 1..=step {
             let mut gradients = GradientTree::new().zeros(parameters.layout());
             for (_, g) in gradients.iter_mut() {

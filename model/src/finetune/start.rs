@@ -1,9 +1,10 @@
 //! What fine-tuning starts from: a pre-trained model whose mask falls, with a soft prompt.
 
 use super::settings::{Inactive, Settings, Weights};
+use crate::architecture::PROMPT;
 use crate::config::Config;
 use crate::error::Error;
-use crate::gpt::{PROMPT, initialise};
+use crate::gpt::initialise;
 use mediswift_data::Tokenizer;
 use mediswift_engine::{Layout, Parameters, Shape};
 use rand_chacha::ChaCha8Rng;
@@ -35,7 +36,7 @@ impl Start {
         });
         let mut dense = Parameters::zeros(&Layout::new(tensors));
         if settings.finetune.inactive == Inactive::Random {
-            initialise(&mut dense, &config.model, settings.finetune.seed);
+            initialise(&mut dense, &config, settings.finetune.seed);
         }
         dense.carry_over(parameters);
         config.sparsity.sparsity = 0.0;

@@ -12,8 +12,8 @@
 //! are `[out, in]` row by row as here, which GGUF writes as the dimensions `in, out`. The output head
 //! is the token embedding, so there is no `output.weight`.
 
-use super::names::Names;
 use super::{Exported, Source, dense};
+use crate::architecture::ForeignNames;
 use crate::error::Error;
 use half::f16;
 use half::slice::HalfFloatSliceExt;
@@ -67,7 +67,7 @@ pub fn export(run: &Path, out: &Path, precision: Precision) -> Result<Exported, 
         return Err(Error::incompatible(run, format!("{problem}: {advice}")));
     }
     let tensors: Vec<Entry<'_>> =
-        source.gpt.parameters().iter().map(|(_, p)| Entry::new(p, precision)).collect();
+        source.gpt.parameters().iter().filter_map(|(_, p)| Entry::new(p, precision)).collect();
     if let Some(tensor) = tensors.iter().find(|tensor| tensor.overflows()) {
         let problem = format!("'{}' has a weight too large for 16 bits", tensor.parameter.name);
         return Err(Error::incompatible(run, format!("{problem}: export it with 32")));
@@ -160,10 +160,10 @@ struct Entry<'a> {
 }
 
 impl<'a> Entry<'a> {
-    fn new(parameter: Tensor<'a>, precision: Precision) -> Self {
+    fn new(parameter: Tensor<'a>, precision: Precision) -> Option<Self> {
         let is_position = parameter.name.starts_with("pos_embed");
         let is_half = precision == Precision::F16 && parameter.shape.is_matrix() && !is_position;
-        Self { name: Names::of(parameter.name).gguf, parameter, is_half }
+        Some(Self { name: ForeignNames::of(parameter.name)?.gguf, parameter, is_half })
     }
 
     fn byte_len(&self) -> u64 {

@@ -3,12 +3,11 @@
 //! * [`hf`]: the folder of a GPT-2 that Hugging Face's `transformers` loads, both ways;
 //! * [`gguf`]: the one file that llama.cpp and its kin load, one way.
 //!
-//! The network is GPT-2's, so only names, order and orientation of the numbers differ: module `names` has
-//! the names. Both formats are dense; the masks of a sparse model travel in a file of their own.
+//! The network is GPT-2's, so only names, order and orientation of the numbers differ: [`crate::architecture`]
+//! has the names. Both formats are dense; the masks of a sparse model travel in a file of their own.
 
 pub mod gguf;
 pub mod hf;
-mod names;
 
 use crate::config::Config;
 use crate::error::Error;

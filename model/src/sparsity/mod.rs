@@ -12,7 +12,7 @@ mod weights;
 pub use magnitude::Magnitude;
 pub use policy::MaskPolicy;
 pub use uniform::UniformRandom;
-pub use weights::{LayerSparsity, LinearWeight, block_weights, linear_weights};
+pub use weights::{LayerSparsity, LinearWeight, linear_weights};
 
 use crate::config::SparsityConfig;
 use crate::error::Error;

@@ -1,5 +1,6 @@
 //! Which weights sparsity applies to, and how sparse each of them is to be.
 
+use crate::architecture::{Slot, slots, sparse_weights};
 use crate::config::checks::{require, require_fit};
 use crate::config::{ModelConfig, SparsityConfig, SparsityGroup};
 use crate::error::Error;
@@ -37,24 +38,19 @@ impl LinearWeight {
     }
 }
 
-/// Names and extents `[rows, columns]`, in units of the width, of the linear layers of a block, with
-/// the parts of their masks.
-const BLOCK: [(&str, usize, usize, usize); 4] =
-    [("attn.qkv", 3, 1, 3), ("attn.proj", 1, 1, 1), ("mlp.up", 4, 1, 1), ("mlp.down", 1, 4, 1)];
-
-/// The linear weights of block `block`, in the order of the forward pass.
-pub fn block_weights(size: &ModelConfig, block: usize) -> [LinearWeight; 4] {
-    BLOCK.map(|(name, rows, columns, parts)| LinearWeight {
-        name: format!("blocks.{block}.{name}.weight"),
-        rows: rows * size.d_model,
-        columns: columns * size.d_model,
-        parts,
-    })
+impl Slot {
+    /// The tensor as a weight, if sparsity applies to it.
+    pub(crate) fn linear_weight(&self) -> Option<LinearWeight> {
+        let (name, parts) = (self.name.clone(), self.masks());
+        let weight =
+            || LinearWeight { name, rows: self.extents[0], columns: self.extents[1], parts };
+        (parts > 0).then(weight)
+    }
 }
 
 /// Every weight of a model that sparsity applies to, block by block.
 pub fn linear_weights(size: &ModelConfig) -> impl Iterator<Item = LinearWeight> {
-    (0..size.layers).flat_map(|block| block_weights(size, block))
+    slots(size, 0).into_iter().filter_map(|slot| slot.linear_weight())
 }
 
 /// Sparsity of one layer, as wanted and as it is.
@@ -129,17 +125,20 @@ impl SparsityGroup {
 
 /// A pattern that matches no weight; the one meant may be a class of weights or a single one.
 fn no_match(key: String, pattern: &str, size: &ModelConfig) -> Error {
-    let classes: Vec<String> =
-        BLOCK.iter().map(|(name, ..)| format!("blocks.*.{name}.weight")).collect();
-    let parts = ["blocks.*.attn.*", "blocks.*.mlp.*"].map(str::to_string);
+    let classes = sparse_weights().map(str::to_string);
+    let short = |name: &'static str| name.strip_prefix("blocks.*.")?.strip_suffix(".weight");
+    let names: Vec<&str> = sparse_weights().filter_map(short).collect();
+    let parts = names.iter().filter_map(|name| name.split_once('.'));
+    let parts = parts.map(|(part, _)| format!("blocks.*.{part}.*"));
     let single = linear_weights(size).map(|weight| weight.name);
-    let candidates: Vec<String> = parts.into_iter().chain(classes).chain(single).collect();
+    let candidates: Vec<String> = parts.chain(classes).chain(single).collect();
     let distance = |name: &&String| strsim::damerau_levenshtein(&pattern.to_lowercase(), name);
     let nearest = candidates.iter().min_by_key(distance).expect("some candidates");
     let last = size.layers - 1;
     let problem = format!(
         "'{pattern}' matches no weight of a linear layer: did you mean '{nearest}'? (weights are \
-         blocks.N.{{attn.qkv, attn.proj, mlp.up, mlp.down}}.weight with N from 0 to {last})"
+         blocks.N.{{{}}}.weight with N from 0 to {last})",
+        names.join(", ")
     );
     Error::setting(key, problem)
 }

@@ -1,7 +1,6 @@
 //! A dataset and a configuration so small that a test trains in a moment.
 
-use mediswift_data::prepare::{Options, TokenizerSource, prepare};
-use mediswift_data::{Dataset, synth};
+use mediswift_data::{Dataset, Preparation, TokenizerSource, prepare, synth};
 use mediswift_model::Config;
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -15,9 +14,7 @@ pub fn dataset(folder: &Path, seed: u64) -> Arc<Dataset> {
         .collect();
     let input = folder.join(format!("corpus-{seed}.jsonl"));
     std::fs::write(&input, lines).unwrap();
-    let options = Options {
-        inputs: vec![input],
-        out: folder.join(format!("data-{seed}")),
+    let preparation = Preparation {
         tokenizer: TokenizerSource::Train {
             kind: mediswift_data::tokenizer::Kind::ByteBpe,
             vocab_size: 300,
@@ -28,10 +25,10 @@ pub fn dataset(folder: &Path, seed: u64) -> Arc<Dataset> {
         strict: true,
         validation_fraction: 0.4,
         shard_tokens: 10_000,
-        force: false,
+        ..Preparation::new(vec![input], folder.join(format!("data-{seed}")))
     };
-    prepare(&options, &mut |_| ControlFlow::Continue(())).unwrap();
-    Arc::new(Dataset::open(&options.out).unwrap())
+    prepare(&preparation, &mut |_| ControlFlow::Continue(())).unwrap();
+    Arc::new(Dataset::open(&preparation.out).unwrap())
 }
 
 /// A model of 2 × 32 that trains for 12 steps on 6 sequences of 24 tokens.

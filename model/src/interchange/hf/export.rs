@@ -1,11 +1,10 @@
 //! A run as a Hugging Face folder.
 
-use super::super::names::Names;
 use super::super::{Exported, Source, dense, transposed};
 use super::{CARD, CONFIG, GENERATION, MASKS, PREFIX, SOFT_PROMPT, WEIGHTS, config, masks, prompt};
+use crate::architecture::ForeignNames;
 use crate::checkpoint::weights_hash;
 use crate::error::Error;
-use crate::gpt::PROMPT;
 use crate::run::model_card;
 use crate::tensor_file::{self, Elements, TensorView};
 use mediswift_engine::{Parameters, Shape};
@@ -87,9 +86,8 @@ fn write_weights(path: &Path, parameters: &Parameters) -> Result<u64, Error> {
     let notes = BTreeMap::from([("format".to_string(), "pt".to_string())]);
     let tensors: Vec<TensorView<'_>> = parameters
         .iter()
-        .filter(|(_, parameter)| parameter.name != PROMPT)
-        .map(|(_, parameter)| {
-            let names = Names::of(parameter.name);
+        .filter_map(|(_, parameter)| Some((parameter, ForeignNames::of(parameter.name)?)))
+        .map(|(parameter, names)| {
             let mut shape = parameter.shape.extents();
             let elements = if names.is_conv1d {
                 shape.reverse();

@@ -1,15 +1,15 @@
 //! A Hugging Face folder as a run.
 
-use super::super::names::Names;
 use super::super::{check_vocabulary, transposed};
 use super::config::{Architecture, read_object};
 use super::floats::read_floats;
 use super::masks::{self, Masks};
 use super::prompt;
 use super::{HEAD, INDEX, MASKS, PREFIX, WEIGHTS};
+use crate::architecture::{ForeignNames, PROMPT, Slot, slots};
 use crate::config::{Base, Config};
 use crate::error::Error;
-use crate::gpt::{Gpt, PROMPT, Slot, slots};
+use crate::gpt::Gpt;
 use crate::run;
 use crate::tensor_file;
 use mediswift_data::{Tokenizer, tokenizer};
@@ -57,8 +57,9 @@ pub fn import(folder: &Path, out: &Path, options: &Import) -> Result<Imported, E
     }
     let architecture = Architecture::read(folder)?;
     let mut config = settings(&architecture, &options.set)?;
-    let places = slots(&config.model).into_iter();
-    let places: HashMap<String, Slot> = places.map(|s| (Names::of(&s.name).hf, s)).collect();
+    let place = |slot: Slot| Some((ForeignNames::of(&slot.name)?.hf, slot));
+    let places: HashMap<String, Slot> =
+        slots(&config.model, 0).into_iter().filter_map(place).collect();
     let masks = masks::read(folder, &places)?;
     if let Some(Masks { sparsity, patterns }) = &masks {
         if places.values().any(|slot| slot.sparsity(&config).is_some()) {
@@ -214,7 +215,7 @@ impl Reader<'_> {
             );
             return Err(Error::malformed(path, problem));
         };
-        let is_conv1d = Names::of(&slot.name).is_conv1d;
+        let is_conv1d = ForeignNames::of(&slot.name).is_some_and(|names| names.is_conv1d);
         let mut extents = slot.extents.clone();
         if is_conv1d {
             extents.reverse();

@@ -1,11 +1,10 @@
 //! `masks.safetensors`: which weights of a sparse model exist.
 
-use super::super::names::Names;
 use super::super::transposed;
 use super::{MASKS, PREFIX};
+use crate::architecture::{ForeignNames, Slot};
 use crate::config::SparsityConfig;
 use crate::error::Error;
-use crate::gpt::Slot;
 use crate::tensor_file::{self, Elements, TensorView};
 use mediswift_engine::{Parameters, Shape};
 use mediswift_kernels::SparsePattern;
@@ -39,7 +38,9 @@ pub(super) fn write(
             let shape = vec![pattern.columns(), pattern.rows()];
             let make = || conv1d(pattern);
             let elements = Elements::Made(Dtype::BOOL, Box::new(make));
-            let name = format!("{PREFIX}{}", Names::of(parameter.name).hf);
+            let names =
+                ForeignNames::of(parameter.name).expect("sparse weights have names elsewhere");
+            let name = format!("{PREFIX}{}", names.hf);
             tensors.push(TensorView { name, shape, elements });
         }
     }
@@ -75,7 +76,7 @@ pub(super) fn read(folder: &Path, slots: &HashMap<String, Slot>) -> Result<Optio
     let mut patterns = HashMap::new();
     let notes = tensor_file::read_foreign(&path, &mut |name, info, file| {
         let place = name.strip_prefix(PREFIX).and_then(|name| slots.get(name));
-        let Some(slot) = place.filter(|slot| slot.can_be_sparse()) else {
+        let Some(slot) = place.filter(|slot| slot.masks() > 0) else {
             return Err(Error::malformed(&path, format!("'{name}' is no weight that has a mask")));
         };
         let (rows, columns) = (slot.extents[0], slot.extents[1]);

@@ -2,8 +2,9 @@
 
 use super::SOFT_PROMPT;
 use super::floats::read_floats;
+use crate::architecture::PROMPT;
 use crate::error::Error;
-use crate::gpt::{Gpt, PROMPT};
+use crate::gpt::Gpt;
 use crate::tensor_file::{self, Elements, TensorView};
 use mediswift_kernels::AlignedBuffer;
 use std::collections::BTreeMap;

@@ -1,0 +1,115 @@
+//! The loss and its gradient.
+
+use super::super::lines::lines_mut;
+use super::head::{CHUNK_TILES, Chunk, CrossEntropy, TileTokens, WORDS, together, tokens_of};
+use super::softmax::Softmax;
+use crate::{Cost, Gradients, Loss, LossSum, Parameters, Tiles, TokenLayout};
+use mediswift_kernels::isa::dispatch;
+use mediswift_kernels::ops::gemm::{Left, Out, gemm, transpose_tiles};
+use mediswift_kernels::{AlignedBuffer, LANES, Scratch};
+use rayon::prelude::*;
+
+impl CrossEntropy<'_> {
+    /// Overwrites the logits of a chunk by g.
+    fn to_gradient(&self, logits: &mut [f32], tiles: &[TileTokens]) {
+        let tile_len = self.vocabulary * LANES;
+        logits.par_chunks_mut(tile_len).zip(tiles).for_each(|(logits, tokens)| {
+            let blocks = logits.par_chunks_mut(WORDS * LANES).enumerate();
+            blocks.for_each(|(block, logits)| {
+                let logits = lines_mut(logits);
+                let lse = tokens.lse.map(|lse| lse as f32);
+                dispatch(Softmax { logits, lse: &lse, coefficients: &tokens.coefficients });
+                for (lane, target) in tokens.targets.iter().enumerate() {
+                    let row = target.and_then(|target| target.checked_sub(block * WORDS));
+                    if let Some(line) = row.and_then(|row| logits.get_mut(row)) {
+                        line[lane] -= tokens.coefficients[lane];
+                    }
+                }
+            });
+        });
+    }
+
+    /// Σ weight · loss, in token order; tokens of weight 0 do not count, whatever their loss.
+    fn weighted_sum(&self, losses: &[f64]) -> LossSum {
+        let weight = |token| self.weights.map_or(1.0, |w| f64::from(w[token]));
+        let mut total = LossSum::default();
+        for (token, loss) in losses.iter().enumerate().filter(|&(token, _)| weight(token) != 0.0) {
+            total.sum += weight(token) * loss;
+            total.weight += weight(token);
+        }
+        total
+    }
+}
+
+impl Loss for CrossEntropy<'_> {
+    fn name(&self) -> &'static str {
+        "output head"
+    }
+
+    #[track_caller]
+    fn evaluate(&self, x: &Tiles, parameters: &Parameters) -> LossSum {
+        self.weighted_sum(&self.for_each_chunk(x, parameters, |_| {}))
+    }
+
+    #[track_caller]
+    fn differentiate(
+        &self,
+        x: &Tiles,
+        parameters: &Parameters,
+        dx: &mut Tiles,
+        gradients: &mut Gradients,
+    ) -> LossSum {
+        let (vocabulary, features, tile_len) = (self.vocabulary, self.features, x.tile_len());
+        // Packed once for all chunks.
+        let transposed =
+            Left::transposed(&parameters[self.weight], features, vocabulary).pack_scratch();
+        let gradient = &mut gradients[self.weight];
+        // The product dW writes whole lines; rows that are not made of lines get padded ones.
+        let columns = features.next_multiple_of(LANES);
+        let mut padded = match columns == features {
+            true => AlignedBuffer::default(),
+            false => AlignedBuffer::zeros(vocabulary * columns),
+        };
+        if self.weights.is_some() {
+            // Tiles that take no part have no gradient.
+            dx.data_mut().fill(0.0);
+        }
+        let mut scattered = Scratch::take(CHUNK_TILES * tile_len);
+        let losses = self.for_each_chunk(x, parameters, |Chunk { tiles, x, logits, tokens }| {
+            self.to_gradient(logits, tokens);
+            match together(tiles, tile_len) {
+                Some(place) => {
+                    let dx = &mut dx.data_mut()[place];
+                    transposed.multiply(logits, dx, Out::Tiles, false);
+                }
+                None => {
+                    let found = &mut scattered[..x.len()];
+                    transposed.multiply(logits, found, Out::Tiles, false);
+                    for (found, &tile) in found.chunks_exact(tile_len).zip(tiles) {
+                        dx.data_mut()[tile * tile_len..][..tile_len].copy_from_slice(found);
+                    }
+                }
+            }
+            let xt = transpose_tiles(x, features);
+            let dw = if padded.is_empty() { &mut *gradient } else { &mut *padded };
+            gemm(Left::tiles(logits, vocabulary), &xt, dw, Out::Rows, true);
+        });
+        for (to, row) in gradient.chunks_exact_mut(features).zip(padded.chunks_exact(columns)) {
+            to.iter_mut().zip(row).for_each(|(to, dw)| *to += dw);
+        }
+        self.weighted_sum(&losses)
+    }
+
+    fn cost(&self, layout: TokenLayout) -> Cost {
+        let of_tile = |tile| tokens_of(layout, tile).len() as u64;
+        let tokens: u64 = self.tiles(layout).into_iter().map(of_tile).sum();
+        let (vocabulary, features) = (self.vocabulary as u64, self.features as u64);
+        Cost {
+            forward_flops: tokens * (2 * vocabulary * features + 3 * vocabulary),
+            backward_flops: tokens * (4 * vocabulary * features + 3 * vocabulary),
+            // x and dx, the table in both products, its gradient read and written; logits and g
+            // written and read twice each.
+            bytes: 4 * (tokens * (2 * features + 6 * vocabulary) + 4 * vocabulary * features),
+        }
+    }
+}

@@ -1,0 +1,52 @@
+//! [`Layers`]: how the products of a model's linear layers are computed.
+
+use super::network::Linear;
+use crate::config::KernelsConfig;
+use crate::error::Error;
+use crate::plans::{Planner, Plans};
+use mediswift_engine::{ParamId, Parameters, ops};
+use mediswift_kernels::LinearLayer;
+use std::collections::HashMap;
+
+/// The linear layers of a model, with copies of their weights in the orders of their products.
+pub struct Layers(HashMap<ParamId, LinearLayer>);
+
+impl Layers {
+    /// Plans a layer for each of these weights, with up-to-date copies.
+    /// # Errors
+    /// If a plan in the configuration is none.
+    pub(super) fn new(
+        config: &KernelsConfig,
+        parameters: &Parameters,
+        weights: impl Iterator<Item = ParamId>,
+    ) -> Result<Self, Error> {
+        let mut planner = Planner::new(config)?;
+        let plan = |weight| Ok((weight, planner.layer(parameters.get(weight).shape)?));
+        let mut layers = Self(weights.map(plan).collect::<Result<_, Error>>()?);
+        layers.refresh_all(parameters);
+        Ok(layers)
+    }
+
+    /// Packs the new values of parameter `id`, if a linear layer has copies of it.
+    pub fn refresh(&mut self, id: ParamId, values: &[f32]) {
+        if let Some(layer) = self.0.get_mut(&id) {
+            layer.refresh(values);
+        }
+    }
+
+    pub(super) fn refresh_all(&mut self, parameters: &Parameters) {
+        parameters.iter().for_each(|(id, parameter)| self.refresh(id, parameter.values));
+    }
+
+    /// The plans of all sparse layers, as `[kernels]` of a configuration has them.
+    pub(super) fn plans(&self) -> Plans {
+        let plan = |layer: &LinearLayer| Some((layer.plan_key()?, layer.plan().to_string()));
+        self.0.values().filter_map(plan).collect()
+    }
+
+    /// The operator of a linear layer.
+    pub(crate) fn operator(&self, linear: Linear) -> ops::Linear<'_> {
+        let Linear { weight, bias } = linear;
+        ops::Linear { layer: &self.0[&weight], weight, bias }
+    }
+}

@@ -1,0 +1,306 @@
+//! [`Gpt`]: the GPT-3 architecture with sparse or dense linear layers.
+//!
+//! Pre-LayerNorm blocks, learned positions, GELU, causal attention, biases everywhere, and an
+//! output head tied to the token embedding (MediSwift §3, Table 5):
+//!
+//! ```text
+//! x = tok_embed[id] + pos_embed[position]
+//! L times:  x += proj(attention(qkv(ln1(x))))
+//!           x += down(gelu(up(ln2(x))))
+//! logits = tok_embed · ln_final(x)
+//! ```
+//!
+//! `qkv`, `proj`, `up` and `down` are sparse where their sparsity is above 0; everything else is
+//! dense.
+
+mod batch;
+pub(crate) mod layers;
+pub(crate) mod network;
+mod tensors;
+
+pub use self::batch::TokenBatch;
+pub use self::layers::Layers;
+pub(crate) use self::tensors::initialise;
+
+use self::network::{Linear, Network, Recorder};
+use crate::architecture::{PROMPT, decays, slots};
+use crate::config::{Config, ModelConfig, SparsityConfig};
+use crate::error::Error;
+use crate::plans::Plans;
+use crate::sparsity::LayerSparsity;
+use mediswift_engine::ops::CrossEntropy;
+use mediswift_engine::{
+    Arena, Cost, Gradients, Layout, Loss, LossSum, Op, Parameters, Shape, Tape, Tensor,
+    TokenLayout, Var,
+};
+use std::ops::Range;
+
+/// A GPT: its parameters and the execution plans of its linear layers.
+pub struct Gpt {
+    size: ModelConfig,
+    parameters: Parameters,
+    network: Network,
+    layers: Layers,
+    /// Whether the backward pass computes the inside of blocks again.
+    recompute: bool,
+}
+
+impl Gpt {
+    /// A model with random weights and masks, as seed, size and sparsity of `config` say.
+    /// # Errors
+    /// If a layer is too large for 32-bit indices.
+    pub fn new(config: &Config) -> Result<Self, Error> {
+        let tensors = slots(&config.model, 0).into_iter().map(|slot| {
+            let shape = slot.shape(config, || slot.initial_values(config.train.seed))?;
+            Ok((slot.name, shape))
+        });
+        let layout = Layout::new(tensors.collect::<Result<Vec<_>, Error>>()?);
+        let mut parameters = Parameters::zeros(&layout);
+        initialise(&mut parameters, config, config.train.seed);
+        Self::assemble(config, parameters)
+    }
+
+    /// A model of the size that `config` says with given weights, in any order; a soft prompt
+    /// (`prompt.weight`, one row per virtual token) may be among them.
+    /// # Errors
+    /// If a tensor is missing, superfluous, of the wrong shape or not finite, if a sparse model
+    /// lacks a mask or a dense one has some.
+    pub fn from_parameters(config: &Config, given: Parameters) -> Result<Self, Error> {
+        let prompt_tokens = given.find(PROMPT).map_or(0, |id| given.get(id).shape.extents()[0]);
+        let slots = slots(&config.model, prompt_tokens);
+        let extra = given.iter().find(|(_, p)| slots.iter().all(|slot| slot.name != p.name));
+        if let Some((_, extra)) = extra {
+            return Err(Error::ExtraTensor { name: extra.name.to_string() });
+        }
+        let mut tensors = Vec::with_capacity(slots.len());
+        for slot in slots {
+            let Some(id) = given.find(&slot.name) else {
+                return Err(Error::MissingTensor { name: slot.name });
+            };
+            let found = given.get(id);
+            slot.check(config, found)?;
+            tensors.push((slot.name, found.shape.clone()));
+        }
+        let layout = Layout::new(tensors);
+        let in_order = *given.layout() == layout;
+        Self::assemble(config, if in_order { given } else { given.remapped(&layout) })
+    }
+
+    /// Finds every tensor and plans the linear layers. The parameters are those of [`slots`].
+    ///
+    /// # Errors
+    /// If a plan in the configuration is none.
+    fn assemble(config: &Config, parameters: Parameters) -> Result<Self, Error> {
+        let network = Network::new(&config.model, parameters.layout());
+        let weights = network.linears().map(|linear| linear.weight);
+        let layers = Layers::new(&config.kernels, &parameters, weights)?;
+        let (size, recompute) = (config.model.clone(), config.train.recompute);
+        Ok(Self { size, parameters, network, layers, recompute })
+    }
+
+    /// The plans of all sparse layers, as `[kernels]` of a configuration has them.
+    pub fn plans(&self) -> Plans {
+        self.layers.plans()
+    }
+
+    /// The linear layers.
+    pub(crate) fn layers(&self) -> &Layers {
+        &self.layers
+    }
+
+    /// Depth, width, heads, positions and vocabulary.
+    pub fn size(&self) -> &ModelConfig {
+        &self.size
+    }
+
+    /// Virtual tokens of the soft prompt; their ids follow the vocabulary's.
+    pub fn prompt_tokens(&self) -> usize {
+        self.network.prompt.map_or(0, |prompt| self.parameters[prompt].len() / self.size.d_model)
+    }
+
+    /// The ids of the virtual tokens, in order.
+    pub fn prompt_ids(&self) -> Range<u32> {
+        let first = self.size.vocabulary as u32;
+        first..first + self.prompt_tokens() as u32
+    }
+
+    /// All trainable tensors.
+    pub fn parameters(&self) -> &Parameters {
+        &self.parameters
+    }
+
+    /// The same, to change; [`Gpt::refresh`] afterwards.
+    pub fn parameters_mut(&mut self) -> &mut Parameters {
+        &mut self.parameters
+    }
+
+    /// Whether weight decay applies, tensor by tensor.
+    pub(crate) fn decays(&self) -> Vec<bool> {
+        self.parameters.iter().map(|(_, tensor)| decays(tensor.name)).collect()
+    }
+
+    /// Sparse and dense weights that sparsity applies to, block by block.
+    pub fn linear_weights(&self) -> impl Iterator<Item = Tensor<'_>> {
+        self.network.linears().map(|linear| self.parameters.get(linear.weight))
+    }
+
+    /// The sparsity of all these weights, as `config` wants it and as it is.
+    pub fn layer_sparsity(&self, config: &SparsityConfig) -> Vec<LayerSparsity> {
+        let layer = |weight: Tensor<'_>| LayerSparsity {
+            name: weight.name.to_string(),
+            target: config.of(weight.name),
+            actual: match weight.shape {
+                Shape::Sparse(pattern) => 1.0 - pattern.density(),
+                _ => 0.0,
+            },
+            nnz: weight.values.len(),
+        };
+        self.linear_weights().map(layer).collect()
+    }
+
+    /// The parameters to change, and the linear layers to bring up to date with them.
+    pub fn parameters_and_layers(&mut self) -> (&mut Parameters, &mut Layers) {
+        (&mut self.parameters, &mut self.layers)
+    }
+
+    /// Brings the linear layers up to date with the parameters.
+    pub fn refresh(&mut self) {
+        self.layers.refresh_all(&self.parameters);
+    }
+
+    /// The network up to the hidden states that the output head reads: `[d_model]` per token.
+    pub(crate) fn forward<'a, R: Recorder<'a>>(&'a self, ids: &'a [u32], r: &mut R) -> R::Value {
+        self.network.forward(ids, r)
+    }
+
+    /// Runs the network on a tape; with `forget`, only the values between blocks are kept.
+    pub(crate) fn record<'a>(&'a self, ids: &'a [u32], tape: &mut Tape<'a>, forget: bool) -> Var {
+        self.forward(ids, &mut Recording { tape, gpt: self, forget })
+    }
+
+    /// The output head, with nothing to predict.
+    pub(crate) fn head(&self) -> CrossEntropy<'static> {
+        let (vocabulary, features) = (self.size.vocabulary, self.size.d_model);
+        let weight = self.network.tok_embed;
+        CrossEntropy { weight, vocabulary, features, targets: &[], weights: None, scale: 1.0 }
+    }
+
+    /// The output head with the loss of `batch`; gradients are scaled by `scale`.
+    pub(crate) fn loss<'a>(&self, batch: &'a TokenBatch, scale: f32) -> CrossEntropy<'a> {
+        let (targets, weights) = (&*batch.targets, batch.weights.as_deref());
+        CrossEntropy { targets, weights, scale, ..self.head() }
+    }
+
+    /// The loss of `batch`, and the gradients of that loss divided by `normaliser` (the weight of
+    /// all targets of the optimiser step), which are **added** to `gradients`.
+    /// # Errors
+    /// If a token is not in the vocabulary or the sequences are longer than the model's positions.
+    pub fn loss_and_gradients(
+        &self,
+        batch: &TokenBatch,
+        normaliser: f64,
+        gradients: &mut Gradients,
+        arena: &mut Arena,
+    ) -> Result<LossSum, Error> {
+        self.check(batch)?;
+        let mut tape = Tape::new(batch.layout, arena);
+        let last = self.record(&batch.ids, &mut tape, self.recompute);
+        let loss = self.loss(batch, (1.0 / normaliser) as f32);
+        Ok(tape.backward(&loss, last, &self.parameters, gradients))
+    }
+
+    /// Exact work of loss and gradients on a batch of that layout: the sum over all operators.
+    pub fn cost(&self, layout: TokenLayout) -> Cost {
+        let mut ledger = Ledger { layout, gpt: self, cost: Cost::default() };
+        self.forward(&[], &mut ledger);
+        ledger.cost + self.head().cost(layout)
+    }
+
+    /// # Errors
+    /// If a token is not in the vocabulary or the sequences are longer than the model's positions.
+    pub(crate) fn check(&self, batch: &TokenBatch) -> Result<(), Error> {
+        self.check_layout(batch.layout, batch.ids.len())?;
+        self.check_layout(batch.layout, batch.targets.len())?;
+        if let Some(weights) = &batch.weights {
+            self.check_layout(batch.layout, weights.len())?;
+        }
+        self.check_inputs(&batch.ids)?;
+        self.check_tokens(&batch.targets)
+    }
+
+    pub(crate) fn check_layout(&self, layout: TokenLayout, tokens: usize) -> Result<(), Error> {
+        if layout.context > self.size.context {
+            let (tokens, positions) = (layout.context, self.size.context);
+            return Err(Error::SequenceTooLong { tokens, positions });
+        }
+        assert_eq!(tokens, layout.tokens(), "tokens and layout disagree");
+        Ok(())
+    }
+
+    /// # Errors
+    /// If an id is neither in the vocabulary nor virtual.
+    pub(crate) fn check_inputs(&self, ids: &[u32]) -> Result<(), Error> {
+        match ids.iter().max() {
+            Some(&id) if id as usize >= self.size.vocabulary + self.prompt_tokens() => {
+                self.check_tokens(ids)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// # Errors
+    /// If an id is not in the vocabulary.
+    pub(crate) fn check_tokens(&self, ids: &[u32]) -> Result<(), Error> {
+        let vocabulary = self.size.vocabulary;
+        match ids.iter().position(|&id| id as usize >= vocabulary) {
+            Some(position) => Err(Error::Token { position, id: ids[position], vocabulary }),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Runs every operator on a tape.
+struct Recording<'t, 'a> {
+    tape: &'t mut Tape<'a>,
+    gpt: &'a Gpt,
+    forget: bool,
+}
+
+impl<'a> Recorder<'a> for Recording<'_, 'a> {
+    type Value = Var;
+
+    fn apply(&mut self, op: impl Op + 'a, inputs: &[Var]) -> Var {
+        self.tape.apply(op, inputs, &self.gpt.parameters)
+    }
+
+    fn linear(&mut self, linear: Linear, x: Var) -> Var {
+        self.apply(self.gpt.layers.operator(linear), &[x])
+    }
+
+    fn end_of_block(&mut self, input: Var, output: Var) {
+        if self.forget {
+            self.tape.forget(input, output);
+        }
+    }
+}
+
+/// Runs nothing and adds up what it would cost.
+struct Ledger<'a> {
+    layout: TokenLayout,
+    gpt: &'a Gpt,
+    cost: Cost,
+}
+
+impl<'a> Recorder<'a> for Ledger<'a> {
+    type Value = ();
+
+    fn apply(&mut self, op: impl Op + 'a, _: &[()]) {
+        self.cost = self.cost + op.cost(self.layout);
+    }
+
+    fn linear(&mut self, linear: Linear, x: ()) {
+        self.apply(self.gpt.layers.operator(linear), &[x]);
+    }
+
+    fn end_of_block(&mut self, (): (), (): ()) {}
+}
