@@ -70,12 +70,13 @@ impl Folder {
         resume: bool,
     ) -> Result<Self, Error> {
         let there = path.join(SETTINGS).exists();
-        let refuse = |problem: &str| Err(Error::config(path.display().to_string(), problem));
         if there && !resume {
-            return refuse("holds a run already: go on with --resume, or choose another folder");
+            let problem = "holds a run already: go on with --resume, or choose another folder";
+            return Err(Error::occupied(path, problem));
         }
         if resume && !there {
-            return refuse("holds no fine-tuning run to go on with: it has no finetune.toml");
+            let (path, what) = (path.to_path_buf(), "fine-tuning run to go on with");
+            return Err(Error::NoRun { path, what, lacks: SETTINGS });
         }
         if !there {
             files::create_folders(path)?;
@@ -90,10 +91,12 @@ impl Folder {
         if there {
             let known: Identity = folder.read(IDENTITY)?;
             if known != folder.identity {
-                return refuse("was started from another model, task or examples");
+                let problem = "was started from another model, task or examples";
+                return Err(Error::incompatible(path, problem));
             }
-            if read_settings(path)?.0 != *settings {
-                return refuse("was started with other settings: leave them out to keep its own");
+            let differences = settings.differences(&read_settings(path)?.0);
+            if !differences.is_empty() {
+                return Err(Error::OtherSettings { path: path.into(), differences });
             }
             run::load_tokenizer(path, &folder.tokenizer)?;
         } else {
@@ -153,7 +156,7 @@ impl Folder {
         let latest = checkpoint::latest(&path)?;
         latest.checkpoint.ok_or_else(|| {
             let problem = format!("holds no weights: remove {}.json to train again", cell.name());
-            Error::config(path.display().to_string(), problem)
+            Error::not_found(path, problem)
         })
     }
 
