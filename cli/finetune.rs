@@ -126,7 +126,7 @@ impl Finetune {
     fn settings(&self, task: &dyn Task) -> anyhow::Result<Settings> {
         let base = match (&self.config, &self.out) {
             (Some(file), _) => TuningBase::File(file),
-            (None, Some(out)) if self.resume => TuningBase::Given(Box::new(read_settings(out)?.0)),
+            (None, Some(out)) if self.resume => TuningBase::Given(Box::new(read_settings(out)?)),
             _ => TuningBase::Recipe,
         };
         Settings::load(task, base, &self.set).map_err(Exit::settings)

@@ -28,7 +28,7 @@ pub struct Evaluation {
 
 /// How an evaluation reads its data.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Windows {
+pub(crate) struct Windows {
     /// Tokens per window; the whole split where it is shorter.
     pub context: usize,
     /// Most windows to read; 0 reads them all.
@@ -41,7 +41,7 @@ pub struct Windows {
 /// # Errors
 /// If the split holds fewer than two tokens, or one outside the model's vocabulary; if a loss is
 /// not finite; if `watch` asks to stop between two forward passes.
-pub fn validation_loss(
+pub(crate) fn validation_loss(
     gpt: &Gpt,
     dataset: &Dataset,
     windows: Windows,
@@ -71,7 +71,7 @@ pub fn validation_loss(
 /// Tokens of the validation split.
 /// # Errors
 /// If there are fewer than two, with which there is nothing to predict.
-pub fn validation_tokens(dataset: &Dataset) -> Result<u64, Error> {
+pub(crate) fn validation_tokens(dataset: &Dataset) -> Result<u64, Error> {
     match dataset.tokens(Split::Validation) {
         tokens @ (0 | 1) => {
             let problem = format!("it holds {tokens} tokens: prepare data with more held out");

@@ -19,7 +19,7 @@
 #[cfg(test)]
 extern crate self as mediswift_model;
 
-pub mod adamw;
+mod adamw;
 pub mod architecture;
 pub mod checkpoint;
 pub mod config;
@@ -31,9 +31,9 @@ pub mod finetune;
 pub mod flops;
 pub mod generate;
 pub mod gpt;
-pub mod gradient_tree;
-pub mod inference;
-pub mod init;
+mod gradient_tree;
+mod inference;
+mod init;
 pub mod interchange;
 pub mod memory;
 pub mod named;

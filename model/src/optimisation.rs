@@ -1,6 +1,8 @@
 //! [`Optimisation`]: a model under training, one optimiser step at a time.
 
-use crate::adamw::{AdamW, Moments, clip_scale, global_norm};
+pub use crate::adamw::Moments;
+
+use crate::adamw::{AdamW, clip_scale, global_norm};
 use crate::config::Config;
 use crate::error::Error;
 use crate::gpt::{Gpt, TokenBatch};
@@ -85,7 +87,7 @@ impl Optimisation {
     }
 
     /// Multiplies the learning rate of each tensor, in order; tensors with 0 are frozen.
-    pub fn with_factors(self, factors: Vec<f64>) -> Self {
+    pub(crate) fn with_factors(self, factors: Vec<f64>) -> Self {
         Self { adamw: self.adamw.with_factors(factors), ..self }
     }
 

@@ -31,7 +31,7 @@ pub fn read(path: &Path) -> Result<Plans, Error> {
 }
 
 /// Plans the layers of a model, equal ones alike.
-pub struct Planner<'a> {
+pub(crate) struct Planner<'a> {
     config: &'a KernelsConfig,
     isa: IsaKind,
     found: BTreeMap<String, LayerPlan>,

@@ -31,7 +31,7 @@ pub const FILE: &str = "events.out.tfevents.mediswift";
 
 /// An event file, open for appending.
 #[derive(Debug)]
-pub struct Events {
+pub(crate) struct Events {
     file: Log,
     curves: Curves,
 }

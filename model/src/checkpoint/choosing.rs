@@ -39,7 +39,7 @@ pub fn latest(run: &Path) -> Result<Latest, Error> {
 /// good, and what interrupted saves and removals left. Damaged checkpoints stay.
 /// # Errors
 /// If the system refuses.
-pub fn prune(run: &Path, config: &CheckpointConfig) -> Result<(), Error> {
+pub(crate) fn prune(run: &Path, config: &CheckpointConfig) -> Result<(), Error> {
     let mut complete = 0;
     let for_good = |step: u64| match config.keep_every as u64 {
         0 => false,

@@ -23,7 +23,8 @@ mod manifest;
 mod reading;
 mod saving;
 
-pub use choosing::{Latest, latest, prune};
+pub(crate) use choosing::prune;
+pub use choosing::{Latest, latest};
 pub use hash::weights_hash;
 pub use manifest::{DataState, Manifest, VERSION};
 pub use reading::Checkpoint;

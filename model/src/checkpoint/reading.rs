@@ -60,7 +60,7 @@ impl Checkpoint {
     /// Checks that this is a checkpoint of the run that has these settings and data.
     /// # Errors
     /// If it is of another one.
-    pub fn check_run(&self, config: &Config, fingerprint: &str) -> Result<(), Error> {
+    pub(crate) fn check_run(&self, config: &Config, fingerprint: &str) -> Result<(), Error> {
         let mut differences = config.differences(&self.config);
         // A model from elsewhere, at step 0, has seen no data yet.
         let seen = &self.manifest.data.fingerprint;

@@ -183,7 +183,7 @@ pub fn candidates(task: &dyn Task, encoder: &Encoder<'_>) -> Vec<Vec<u32>> {
 
 /// The answers that likelihoods give: with one label per example, the likeliest; otherwise every
 /// label whose likelihood exceeds that of no label by more than `threshold` nats.
-pub fn by_likelihood(
+pub(crate) fn by_likelihood(
     task: &dyn Task,
     likelihoods: &[Option<Vec<f64>>],
     threshold: f64,

@@ -37,7 +37,7 @@ const IDENTITY: &str = "identity.json";
 
 /// What a run is made from: it can only go on with the same.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Identity {
+pub(crate) struct Identity {
     /// The task.
     pub task: String,
     /// [`checkpoint::weights_hash`] of the pre-trained model.
@@ -48,7 +48,7 @@ pub struct Identity {
 
 /// The folder, locked for writing.
 #[derive(Debug)]
-pub struct Folder {
+pub(crate) struct Folder {
     path: PathBuf,
     /// What it is made from.
     identity: Identity,
@@ -94,7 +94,7 @@ impl Folder {
                 let problem = "was started from another model, task or examples";
                 return Err(Error::incompatible(path, problem));
             }
-            let differences = settings.differences(&read_settings(path)?.0);
+            let differences = settings.differences(&read_settings(path)?);
             if !differences.is_empty() {
                 return Err(Error::OtherSettings { path: path.into(), differences });
             }
@@ -128,7 +128,7 @@ impl Folder {
     }
 
     /// Writes a file.
-    pub fn write_text(&self, name: &str, text: &str) -> Result<(), Error> {
+    pub(crate) fn write_text(&self, name: &str, text: &str) -> Result<(), Error> {
         Ok(files::write(&self.path(name), text.as_bytes())?)
     }
 
@@ -139,7 +139,7 @@ impl Folder {
     }
 
     /// Saves a finished cell, its weights first.
-    pub fn save_cell(
+    pub(crate) fn save_cell(
         &self,
         report: &CellReport,
         config: &Config,
@@ -196,13 +196,13 @@ impl Folder {
     }
 }
 
-/// The settings of the run in `path`, and the task that it is for.
+/// The settings of the run in `path`.
 /// # Errors
 /// If there is no fine-tuning run, or it cannot be read.
-pub fn read_settings(path: &Path) -> Result<(Settings, Identity), Error> {
+pub fn read_settings(path: &Path) -> Result<Settings, Error> {
     let file = path.join(SETTINGS);
     let text = fs::read_to_string(&file).map_err(Error::io("read", &file))?;
     let identity: Identity = run::json::read(&path.join(IDENTITY))?;
     let task = crate::tasks::task(&identity.task)?;
-    Ok((Settings::from_toml(&text, &file, task)?, identity))
+    Settings::from_toml(&text, &file, task)
 }

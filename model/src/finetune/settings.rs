@@ -250,7 +250,7 @@ impl Settings {
     }
 
     /// Whether the likelihood of targets answers.
-    pub fn by_likelihood(&self) -> bool {
+    pub(crate) fn by_likelihood(&self) -> bool {
         self.finetune.answer == Answer::Likelihood
     }
 

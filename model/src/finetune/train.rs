@@ -59,7 +59,7 @@ pub struct CellReport {
 
 impl CellReport {
     /// Whether this is better than `other` on dev.
-    pub fn beats(&self, other: &CellReport) -> bool {
+    pub(crate) fn beats(&self, other: &CellReport) -> bool {
         is_better((self.dev_score, self.dev_loss), (other.dev_score, other.dev_loss))
     }
 }
@@ -76,7 +76,7 @@ pub struct Epoch {
 }
 
 /// What all cells of a stage share.
-pub struct Training<'a> {
+pub(crate) struct Training<'a> {
     /// The task.
     pub task: &'a dyn Task,
     /// The run's tokenizer.

@@ -9,7 +9,7 @@ use mediswift_kernels::LinearLayer;
 use std::collections::HashMap;
 
 /// The linear layers of a model, with copies of their weights in the orders of their products.
-pub struct Layers(HashMap<ParamId, LinearLayer>);
+pub(crate) struct Layers(HashMap<ParamId, LinearLayer>);
 
 impl Layers {
     /// Plans a layer for each of these weights, with up-to-date copies.

@@ -19,7 +19,7 @@ pub(crate) mod network;
 mod tensors;
 
 pub use self::batch::TokenBatch;
-pub use self::layers::Layers;
+pub(crate) use self::layers::Layers;
 pub(crate) use self::tensors::initialise;
 
 use self::network::{Linear, Network, Recorder};
@@ -183,7 +183,7 @@ impl Gpt {
     }
 
     /// The parameters to change, and the linear layers to bring up to date with them.
-    pub fn parameters_and_layers(&mut self) -> (&mut Parameters, &mut Layers) {
+    pub(crate) fn parameters_and_layers(&mut self) -> (&mut Parameters, &mut Layers) {
         (&mut self.parameters, &mut self.layers)
     }
 

@@ -22,7 +22,7 @@ const LOCK: &str = "LOCK";
 
 /// The folder of one run, locked for writing.
 #[derive(Debug)]
-pub struct RunFolder {
+pub(crate) struct RunFolder {
     path: PathBuf,
     /// Releases the lock when dropped.
     _lock: Lock,
@@ -30,7 +30,7 @@ pub struct RunFolder {
 
 /// Which data a run is trained on: `data.json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct DataIdentity {
+pub(crate) struct DataIdentity {
     /// BLAKE3 of the dataset's manifest.
     pub fingerprint: String,
     /// BLAKE3 of its tokenizer.
@@ -137,7 +137,7 @@ impl RunFolder {
     /// Writes down how sparse every layer is.
     /// # Errors
     /// If it cannot be written.
-    pub fn describe_sparsity(&self, layers: &[LayerSparsity]) -> Result<(), Error> {
+    pub(crate) fn describe_sparsity(&self, layers: &[LayerSparsity]) -> Result<(), Error> {
         json::write(&self.path.join("sparsity.json"), &layers)
     }
 
@@ -167,7 +167,7 @@ pub(crate) fn lock(path: &Path) -> Result<Lock, Error> {
 /// configuration.
 /// # Errors
 /// If it holds something, or cannot be listed.
-pub fn check_unused(path: &Path) -> Result<(), Error> {
+pub(crate) fn check_unused(path: &Path) -> Result<(), Error> {
     if path.join(CONFIG).exists() {
         let advice = "continue it with --resume, or choose another folder";
         return Err(Error::occupied(path, format!("holds a run already: {advice}")));

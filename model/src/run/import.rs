@@ -17,7 +17,7 @@ use std::path::Path;
 /// when it is complete.
 /// # Errors
 /// If the folder holds anything or cannot be written.
-pub fn import_run(
+pub(crate) fn import_run(
     path: &Path,
     config: &Config,
     gpt: &Gpt,

@@ -40,11 +40,12 @@ mod tokenizer;
 
 pub(crate) use card::model_card;
 pub(crate) use folder::lock;
-pub use folder::{DataIdentity, RunFolder, check_unused, checkpoints, read_config};
-pub use import::import_run;
+pub(crate) use folder::{RunFolder, check_unused};
+pub use folder::{checkpoints, read_config};
+pub(crate) use import::import_run;
 pub use loading::{LoadedModel, load_model};
 pub use log::{Line, Log, StepMetrics, Validation, read_log};
-pub use origin::{Origin, read_origin};
+pub(crate) use origin::{Origin, read_origin};
 pub use report::TrainingReport;
 pub(crate) use tokenizer::load_tokenizer;
 pub use tokenizer::tokenizer_path;

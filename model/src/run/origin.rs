@@ -9,7 +9,7 @@ pub(super) const ORIGIN: &str = "origin.json";
 
 /// Where the first weights of a run come from that did not draw them: `origin.json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Origin {
+pub(crate) struct Origin {
     /// In words that complete "imported from".
     pub source: String,
     /// [`weights_hash`](crate::checkpoint::weights_hash) of the first weights.
@@ -19,7 +19,7 @@ pub struct Origin {
 /// Where the first weights of the run in `path` come from, if it was imported.
 /// # Errors
 /// If the file cannot be read.
-pub fn read_origin(path: &Path) -> Result<Option<Origin>, Error> {
+pub(crate) fn read_origin(path: &Path) -> Result<Option<Origin>, Error> {
     let file = path.join(ORIGIN);
     if file.exists() { json::read(&file).map(Some) } else { Ok(None) }
 }

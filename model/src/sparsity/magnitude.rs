@@ -6,7 +6,7 @@ use mediswift_kernels::sparse::mask::kept;
 use mediswift_kernels::{PatternError, SparsePattern};
 
 /// The weights of largest magnitude; of equal ones, those that come first.
-pub struct Magnitude;
+pub(crate) struct Magnitude;
 
 impl MaskPolicy for Magnitude {
     fn name(&self) -> &'static str {

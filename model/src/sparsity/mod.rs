@@ -9,10 +9,11 @@ mod policy;
 mod uniform;
 mod weights;
 
-pub use magnitude::Magnitude;
+pub(crate) use magnitude::Magnitude;
 pub use policy::MaskPolicy;
-pub use uniform::UniformRandom;
-pub use weights::{LayerSparsity, LinearWeight, linear_weights};
+pub(crate) use uniform::UniformRandom;
+pub use weights::LayerSparsity;
+pub(crate) use weights::LinearWeight;
 
 use crate::config::SparsityConfig;
 use crate::error::Error;
@@ -21,7 +22,7 @@ use mediswift_kernels::{AlignedBuffer, SparsePattern};
 use std::cell::LazyCell;
 
 /// Every policy.
-pub const POLICIES: &[&dyn MaskPolicy] = &[&UniformRandom, &Magnitude];
+pub(crate) const POLICIES: &[&dyn MaskPolicy] = &[&UniformRandom, &Magnitude];
 
 impl Named for &'static dyn MaskPolicy {
     const WHAT: &'static str = "mask policy";
@@ -43,7 +44,7 @@ impl Named for &'static dyn MaskPolicy {
 /// If the parts do not divide the rows, there is not one value per place, or the sparsity lies outside
 /// [0, 1].
 #[track_caller]
-pub fn layer_mask(
+pub(crate) fn layer_mask(
     config: &SparsityConfig,
     weight: &LinearWeight,
     values: impl FnOnce() -> AlignedBuffer,

@@ -5,6 +5,9 @@ use serde::{Serialize, Serializer};
 use std::fmt;
 
 /// A way to choose the weights that a layer keeps. Settings and messages know it by its name.
+///
+/// A program's own policy works wherever settings are handed over as a value, and a saved model keeps its
+/// masks; settings in files know the policies of this crate alone.
 pub trait MaskPolicy: Sync {
     /// Its name in `sparsity.init_method`.
     fn name(&self) -> &'static str;

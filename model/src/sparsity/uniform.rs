@@ -5,7 +5,7 @@ use mediswift_kernels::sparse::mask::uniform_random;
 use mediswift_kernels::{PatternError, SparsePattern};
 
 /// Every mask with the right number of non-zeros is equally likely.
-pub struct UniformRandom;
+pub(crate) struct UniformRandom;
 
 impl MaskPolicy for UniformRandom {
     fn name(&self) -> &'static str {

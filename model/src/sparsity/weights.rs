@@ -10,7 +10,7 @@ use serde::Serialize;
 
 /// A weight that sparsity applies to: of a linear layer of a block.
 #[derive(Clone, Debug, PartialEq)]
-pub struct LinearWeight {
+pub(crate) struct LinearWeight {
     /// Its name.
     pub name: String,
     /// Outputs.
@@ -25,11 +25,6 @@ impl LinearWeight {
     /// Weights in its dense form.
     pub fn len(&self) -> usize {
         self.rows * self.columns
-    }
-
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
     }
 
     /// Weights kept at a sparsity: exactly those of its mask.

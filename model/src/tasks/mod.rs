@@ -11,14 +11,15 @@
 pub mod baselines;
 mod checks;
 mod files;
-pub mod hoc;
+pub(crate) mod hoc;
 pub mod metrics;
-pub mod pubmedqa;
+pub(crate) mod pubmedqa;
 mod python_random;
 mod task;
 
+pub(crate) use task::FAILED;
 use task::after_template;
-pub use task::{Example, FAILED, Published, Recipe, Request, Score, Stage, Task, TaskData};
+pub use task::{Example, Published, Recipe, Request, Score, Stage, Task, TaskData};
 
 use crate::error::Error;
 use crate::named::Named;
