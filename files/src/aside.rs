@@ -234,6 +234,11 @@ fn temporary_name(path: &Path, kind: &str) -> PathBuf {
     path.with_file_name(name)
 }
 
+/// Whether a file or a folder has such a name as things have that are half made.
+pub fn is_leftover(path: &Path) -> bool {
+    name_of(path).is_some()
+}
+
 /// The name in whose making something is left over, and whether it is the old content.
 fn name_of(leftover: &Path) -> Option<(PathBuf, bool)> {
     let name = leftover.file_name()?.to_str()?;

@@ -31,7 +31,9 @@ mod log;
 mod step;
 mod steps;
 
-pub use aside::{Draft, Scratch, clear, clear_beside, put_folder, write, write_folder, write_with};
+pub use aside::{
+    Draft, Scratch, clear, clear_beside, is_leftover, put_folder, write, write_folder, write_with,
+};
 pub use error::Error;
 pub use lock::Lock;
 pub use log::{Log, whole_lines};

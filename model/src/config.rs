@@ -234,23 +234,7 @@ impl Config {
     /// `train.lr is 0.1 here, but 0.2 there`: all that change weights, so not those of `[eval]` and
     /// `[checkpoint]`. `train.steps` counts, for the learning rate is planned over it.
     pub fn differences(&self, other: &Config) -> Vec<String> {
-        let (here, there) = (self.to_table(), other.to_table());
-        let mut differences = Vec::new();
-        for (name, table) in &here {
-            let (Some(here), Some(there)) = (table.as_table(), there[name].as_table()) else {
-                continue;
-            };
-            if FREE_ON_RESUME.contains(&name.as_str()) {
-                continue;
-            }
-            for (key, value) in here {
-                let (path, other) = (format!("{name}.{key}"), &there[key]);
-                if value != other && !FREE_ON_RESUME.contains(&path.as_str()) {
-                    differences.push(format!("{path} is {value} here, but {other} there"));
-                }
-            }
-        }
-        differences
+        self.differing(other, &FREE_ON_RESUME)
     }
 }
 

@@ -99,7 +99,7 @@ pub enum Error {
         holder: Option<u32>,
     },
     /// A run cannot go on with other settings than it was started with.
-    #[error("{}: was started with other settings: {}", path.display(), differences.join(", "))]
+    #[error("{}: was started with other settings: {}", path.display(), differences.join("; "))]
     OtherSettings {
         /// The run folder.
         path: PathBuf,
@@ -220,14 +220,6 @@ pub enum Error {
     /// The data cannot be read.
     #[error(transparent)]
     Data(#[from] mediswift_data::DataError),
-    /// A checkpoint cannot be used.
-    #[error("{}: {problem}", path.display())]
-    Checkpoint {
-        /// Folder or file.
-        path: PathBuf,
-        /// What was found, and what to do.
-        problem: String,
-    },
     /// The system refused to read or write.
     #[error("{}: cannot {action}", path.display())]
     Io {
@@ -342,7 +334,7 @@ impl Error {
             | Self::ExtraTensor { .. }
             | Self::TensorShape { .. } => ErrorKind::Incompatible,
             Self::Malformed { .. } => ErrorKind::Malformed,
-            Self::Damaged { .. } | Self::Checkpoint { .. } => ErrorKind::Damaged,
+            Self::Damaged { .. } => ErrorKind::Damaged,
             Self::NonFinite { .. } => ErrorKind::NonFinite,
             Self::Step { source, .. } => source.kind(),
             Self::Stopped => ErrorKind::Stopped,
@@ -415,11 +407,6 @@ impl Error {
         Self::Damaged { path: path.into(), problem: problem.into() }
     }
 
-    /// A wrong configuration.
-    pub(crate) fn config(place: impl Into<Place>, problem: impl Into<String>) -> Self {
-        Self::setting(place, problem)
-    }
-
     /// What an I/O error becomes.
     pub(crate) fn io(
         action: &'static str,
@@ -427,5 +414,36 @@ impl Error {
     ) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.into();
         move |source| Self::Io { path, action, source }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wrong_setting_in_a_file_is_a_malformed_file() {
+        let (file, key) = (Place::file(Path::new("run.toml")), Place::from("train.lr"));
+        for (place, kind) in [
+            (file.clone(), ErrorKind::Malformed),
+            (file.line(3), ErrorKind::Malformed),
+            (file.within("[train]"), ErrorKind::Malformed),
+            (key.within("value"), ErrorKind::Setting),
+            (key, ErrorKind::Setting),
+        ] {
+            assert_eq!(Error::unknown(place.clone(), "key", "a", ["b"]).kind(), kind);
+            assert_eq!(Error::setting(place, "is nonsense").kind(), kind);
+        }
+    }
+
+    #[test]
+    fn what_is_not_there_is_not_found_whoever_says_so() {
+        let missing = std::io::Error::from(std::io::ErrorKind::NotFound);
+        let denied = std::io::Error::from(std::io::ErrorKind::PermissionDenied);
+        assert_eq!(Error::io("read", "a")(missing).kind(), ErrorKind::NotFound);
+        assert_eq!(Error::io("read", "a")(denied).kind(), ErrorKind::Io);
+        assert_eq!(Error::not_found("a", "has no step").kind(), ErrorKind::NotFound);
+        let source = Box::new(Error::input("batch", "is empty"));
+        assert_eq!(Error::Step { step: 1, source }.kind(), ErrorKind::Input);
     }
 }

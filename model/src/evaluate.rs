@@ -75,7 +75,7 @@ pub fn validation_tokens(dataset: &Dataset) -> Result<u64, Error> {
     match dataset.tokens(Split::Validation) {
         tokens @ (0 | 1) => {
             let problem = format!("it holds {tokens} tokens: prepare data with more held out");
-            Err(Error::config("validation split", problem))
+            Err(Error::input("validation split", problem))
         }
         tokens => Ok(tokens),
     }
@@ -93,7 +93,7 @@ pub fn evaluate_run(
     let LoadedModel { config, gpt, tokenizer, skipped, .. } = run::load_model(path)?;
     if tokenizer.hash() != dataset.tokenizer_hash() {
         let problem = "its tokenizer is not the run's: prepare the data with that of the run";
-        return Err(Error::config("dataset", problem));
+        return Err(Error::input("dataset", problem));
     }
     let (context, micro_batch) = (config.train.context, config.train.micro_batch);
     let windows = Windows { context, sequences: 0, micro_batch };

@@ -171,7 +171,7 @@ impl Optimisation {
     ) -> Result<(LossSum, Gradients), Error> {
         let weight: f64 = micro_batches.iter().map(TokenBatch::weight).sum();
         if weight <= 0.0 {
-            return Err(Error::config("batch", "no target token has a weight: nothing to learn"));
+            return Err(Error::input("batch", "no target token has a weight: nothing to learn"));
         }
         let all = micro_batches.len();
         let mut loss = LossSum::default();

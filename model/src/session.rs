@@ -108,7 +108,7 @@ impl Session {
             None if skipped.is_empty() => Optimisation::new(Gpt::new(&config)?, &config),
             None => {
                 let problem = format!("no checkpoint can be used: {}", skipped.join("; "));
-                return Err(Error::Checkpoint { path: folder.checkpoints(), problem });
+                return Err(Error::damaged(folder.checkpoints(), problem));
             }
         };
         // What an interrupted save or removal left.
@@ -132,7 +132,7 @@ impl Session {
         if steps.iter().map(|line| line.step).ne(1..=step) {
             let (path, found) = (folder.path().join(StepMetrics::FILE), steps.len());
             let problem = format!("holds {found} of the steps 1 to {step}");
-            return Err(Error::config(path.display().to_string(), problem));
+            return Err(Error::damaged(path, problem));
         }
         let (validations, mut evaluations) = Log::<Validation>::open(folder.path(), step)?;
         let events = Events::open(folder.path(), folder.started()?, &steps, &evaluations)?;
@@ -351,7 +351,7 @@ fn fit(mut config: Config, dataset: &Arc<Dataset>) -> Result<(Config, Batches), 
     if config.model.vocabulary < needed {
         let found = config.model.vocabulary;
         let problem = format!("is {found}, but the data have {needed} tokens: leave it at 0");
-        return Err(Error::config("model.vocabulary", problem));
+        return Err(Error::setting("model.vocabulary", problem));
     }
     validation_tokens(dataset)?;
     let (context, seed) = (config.train.context, config.train.seed);

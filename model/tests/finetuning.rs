@@ -3,6 +3,7 @@
 
 use mediswift_data::{Dataset, Preparation, Tokenizer, TokenizerSource, prepare};
 use mediswift_engine::{Arena, Gradients, Shape, TokenLayout};
+use mediswift_files::faults::Recording;
 use mediswift_model::architecture::PROMPT;
 use mediswift_model::decode::Decoder;
 use mediswift_model::finetune::answer::Answerer;
@@ -528,4 +529,40 @@ fn metrics_are_scikit_learns() {
         close(multilabel_macro_f1(&truth, &answers), &case["macro_f1"], "macro-F1 of labels");
         close(example_based(&truth, &answers).f1, &case["example_based_f1"], "example-based F1");
     }
+}
+
+#[test]
+fn a_fine_tuning_ends_the_same_whatever_stopped_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let from = pretrained_for(folder.path(), 0.75, 2);
+    let task_folder = twenty(folder.path());
+    let root = folder.path().join("root");
+    fs::create_dir(&root).unwrap();
+    let settings = settings(&["finetune.epochs=1", "finetune.lr=[1e-3,2e-3]"]);
+    let tune = |root: &Path| {
+        let out = root.join("tuned");
+        let resume = out.join("finetune.toml").exists();
+        tune(&from, &task_folder, &out, &settings, resume, &mut ()).unwrap()
+    };
+    let files = |folder: &Path| {
+        let mut found = Vec::new();
+        let mut folders = vec![folder.to_path_buf()];
+        while let Some(next) = folders.pop() {
+            for entry in fs::read_dir(&next).unwrap() {
+                let path = entry.unwrap().path();
+                found.push(path.strip_prefix(folder).unwrap().to_path_buf());
+                folders.extend(path.is_dir().then_some(path));
+            }
+        }
+        found.sort();
+        found
+    };
+    let (report, recording) = Recording::of(&root, || tune(&root));
+    let expected = (report.value, report.seeds[0].cell.dev_loss, files(&root));
+    assert!(recording.steps().len() > 60, "{} steps", recording.steps().len());
+    recording.each_state(folder.path(), 0, |state| {
+        let report = tune(state.folder);
+        let found = (report.value, report.seeds[0].cell.dev_loss, files(state.folder));
+        assert_eq!(found, expected, "{:?}", state.done.last());
+    });
 }

@@ -94,15 +94,16 @@ pub(super) fn write_manifest(folder: &Path, manifest: &Manifest) -> Result<(), E
 
 /// Reads a manifest and checks that it is whole and of this version.
 pub(super) fn read_manifest(folder: &Path) -> Result<Manifest, Error> {
-    let refuse = |problem: &str| {
-        Err(Error::Checkpoint { path: folder.to_path_buf(), problem: problem.into() })
-    };
     match fs::metadata(folder) {
         Ok(metadata) if !metadata.is_dir() => {
-            return refuse("is a file, not a checkpoint: name the folder that holds manifest.json");
+            let problem = "is a file, not a checkpoint: name the folder that holds manifest.json";
+            return Err(Error::not_found(folder, problem));
         }
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            return refuse("does not exist: name the folder of a checkpoint");
+            return Err(Error::not_found(
+                folder,
+                "does not exist: name the folder of a checkpoint",
+            ));
         }
         Err(error) => return Err(Error::io("read", folder)(error)),
         Ok(_) => {}
@@ -116,7 +117,8 @@ pub(super) fn read_manifest(folder: &Path) -> Result<Manifest, Error> {
             return Err(unusable(&path, format!("{} bytes are no manifest", metadata.len())));
         }
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            return refuse("has no manifest.json: the checkpoint is incomplete, use another one");
+            let problem = "has no manifest.json: the checkpoint is incomplete, use another one";
+            return Err(Error::damaged(folder, problem));
         }
         Err(error) => return Err(Error::io("read", path)(error)),
         Ok(_) => {}
@@ -134,7 +136,7 @@ pub(super) fn read_manifest(folder: &Path) -> Result<Manifest, Error> {
              wrote it",
             header.version
         );
-        return Err(Error::Checkpoint { path, problem });
+        return Err(Error::incompatible(path, problem));
     }
     let manifest: Manifest = serde_json::from_slice(&bytes).map_err(invalid)?;
     if manifest.clone().sealed() != manifest {

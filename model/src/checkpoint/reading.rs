@@ -71,7 +71,7 @@ impl Checkpoint {
             return Ok(());
         }
         let problem = format!("is of another run: {}", differences.join("; "));
-        Err(Error::Checkpoint { path: self.path.clone(), problem })
+        Err(Error::incompatible(&self.path, problem))
     }
 
     /// Reads the parameters.

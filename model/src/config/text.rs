@@ -88,6 +88,22 @@ pub(crate) trait Tables: Serialize {
         Table::try_from(self).expect("seeds and counts fit the 63 bits of TOML's integers")
     }
 
+    /// Keys that differ from those of `other`, as `train.lr is 0.1 here, but 0.2 there`, without the
+    /// tables and keys that are `free` to.
+    fn differing(&self, other: &Self, free: &[&str]) -> Vec<String> {
+        let (here, there) = (self.to_table(), other.to_table());
+        let mut differences = Vec::new();
+        for (name, table) in here.iter().filter(|(name, _)| !free.contains(&name.as_str())) {
+            for (key, value) in table.as_table().expect("settings are tables of keys") {
+                let (path, other) = (format!("{name}.{key}"), &there[name][key]);
+                if value != other && !free.contains(&path.as_str()) {
+                    differences.push(format!("{path} is {value} here, but {other} there"));
+                }
+            }
+        }
+        differences
+    }
+
     /// The settings as TOML.
     /// # Panics
     /// As for [`Tables::to_table`].

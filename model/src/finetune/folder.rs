@@ -1,7 +1,7 @@
 //! The folder of a fine-tuning run.
 //!
 //! ```text
-//! RUN/finetune.toml            settings, written first
+//! RUN/finetune.toml            settings, the last of what a start writes
 //!     identity.json            which model, task and examples
 //!     config.toml, tokenizer.json, MODEL_CARD.md
 //!     cells/NAME.json          one report per finished training
@@ -70,26 +70,33 @@ impl Folder {
         resume: bool,
     ) -> Result<Self, Error> {
         let there = path.join(SETTINGS).exists();
-        let refuse = |problem: &str| Err(Error::config(path.display().to_string(), problem));
         if there && !resume {
-            return refuse("holds a run already: go on with --resume, or choose another folder");
+            let problem = "holds a run already: go on with --resume, or choose another folder";
+            return Err(Error::occupied(path, problem));
         }
         if resume && !there {
-            return refuse("holds no fine-tuning run to go on with: it has no finetune.toml");
+            let (path, what) = (path.to_path_buf(), "fine-tuning run to go on with");
+            return Err(Error::NoRun { path, what, lacks: SETTINGS });
         }
         if !there {
             files::create_folders(path)?;
-            run::check_unused(path)?;
+            // A killed start may have come as far as this.
+            if run::json::read::<Identity>(&path.join(IDENTITY)).is_err() {
+                run::check_unused(path)?;
+            }
         }
         let _lock = run::lock(path)?;
         let folder = Self { path: path.into(), identity, tokenizer: tokenizer.hash(), _lock };
+        files::clear(&folder.path("cells"))?;
         if there {
             let known: Identity = folder.read(IDENTITY)?;
             if known != folder.identity {
-                return refuse("was started from another model, task or examples");
+                let problem = "was started from another model, task or examples";
+                return Err(Error::incompatible(path, problem));
             }
-            if read_settings(path)?.0 != *settings {
-                return refuse("was started with other settings: leave them out to keep its own");
+            let differences = settings.differences(&read_settings(path)?.0);
+            if !differences.is_empty() {
+                return Err(Error::OtherSettings { path: path.into(), differences });
             }
             run::load_tokenizer(path, &folder.tokenizer)?;
         } else {
@@ -149,7 +156,7 @@ impl Folder {
         let latest = checkpoint::latest(&path)?;
         latest.checkpoint.ok_or_else(|| {
             let problem = format!("holds no weights: remove {}.json to train again", cell.name());
-            Error::config(path.display().to_string(), problem)
+            Error::not_found(path, problem)
         })
     }
 

@@ -203,6 +203,12 @@ impl Settings {
         self.commented()
     }
 
+    /// Keys that differ from those of `other`, as `finetune.seeds is 3 here, but 1 there`: a run goes on
+    /// with the settings it was started with.
+    pub fn differences(&self, other: &Self) -> Vec<String> {
+        self.differing(other, &[])
+    }
+
     /// Checks every value.
     /// # Errors
     /// The first key that is out of range, with what it must be.

@@ -173,9 +173,9 @@ pub fn check_unused(path: &Path) -> Result<(), Error> {
         return Err(Error::occupied(path, format!("holds a run already: {advice}")));
     }
     for entry in fs::read_dir(path).map_err(Error::io("list", path))? {
-        let name = entry.map_err(Error::io("list", path))?.file_name();
-        let name = name.to_string_lossy();
-        if name != LOCK && !name.starts_with(&format!(".{CONFIG}.")) {
+        let entry = entry.map_err(Error::io("list", path))?.path();
+        let name = entry.file_name().unwrap_or_default().to_string_lossy();
+        if name != LOCK && !files::is_leftover(&entry) {
             let advice = "choose another folder";
             let problem = format!("is not empty (it holds '{name}'): {advice}");
             return Err(Error::occupied(path, problem));

@@ -9,115 +9,21 @@
 //! Loop nest, outside in: row blocks × tile blocks (parallel) · K blocks (B panel stays in L1) ·
 //! groups of V tiles · row panels · k.
 
+mod left;
 mod micro;
 mod pack;
+mod product;
 mod transpose;
 
+pub use self::left::Left;
 pub use self::micro::TileProduct;
 pub use self::pack::Packed;
+pub use self::product::Out;
 pub use self::transpose::transpose_tiles;
 
-use self::micro::{Micro, PACKED, PANEL, ROWS, TILED};
-use super::extent::{size, tiles};
-use super::gather::gather_tiles;
-use crate::isa::{Isa, IsaKind, Kernel};
-use crate::parallel::{SharedMut, for_each_block};
-use crate::{LANES, Scratch};
-use std::ops::Range;
-
-/// Columns of A per block: a B panel of four tiles is then 32 KB and stays in a 48 KB L1.
-const K_BLOCK: usize = 128;
-/// Rows of A per parallel task: packed, 192 × 128 takes 96 KB of L2.
-const ROW_BLOCK: usize = 32 * PANEL;
-/// Tiles per parallel task.
-const TILE_BLOCK: usize = 16;
-
-/// All columns in one block.
-const WHOLE: u32 = usize::BITS - 1;
-
-/// The left operand A `[rows, cols]`, in any of the layouts the engine meets.
-#[derive(Clone, Copy)]
-pub struct Left<'a> {
-    data: &'a [f32],
-    rows: usize,
-    cols: usize,
-    row_stride: usize,
-    col_stride: usize,
-    /// Columns come in blocks of 2 to the power of this…
-    block_bits: u32,
-    /// …which lie this far apart.
-    block_stride: usize,
-}
-
-impl<'a> Left<'a> {
-    /// A row-major matrix `[rows, cols]`.
-    /// # Panics
-    /// If `data` does not have that many elements.
-    #[track_caller]
-    pub fn row_major(data: &'a [f32], rows: usize, cols: usize) -> Self {
-        assert_eq!(data.len(), size(&[rows, cols]), "matrix data and shape disagree");
-        Self {
-            data,
-            rows,
-            cols,
-            row_stride: cols,
-            col_stride: 1,
-            block_bits: WHOLE,
-            block_stride: 0,
-        }
-    }
-
-    /// The transpose of a row-major matrix `[cols, rows]`.
-    /// # Panics
-    /// If `data` does not have that many elements.
-    #[track_caller]
-    pub fn transposed(data: &'a [f32], rows: usize, cols: usize) -> Self {
-        assert_eq!(data.len(), size(&[rows, cols]), "matrix data and shape disagree");
-        Self {
-            data,
-            rows,
-            cols,
-            row_stride: 1,
-            col_stride: rows,
-            block_bits: WHOLE,
-            block_stride: 0,
-        }
-    }
-
-    /// Activations as a matrix `[features, tokens]`, from tiles `[tile][feature][LANES]`.
-    /// # Panics
-    /// If there are no features, or `data` is not made of whole tiles.
-    #[track_caller]
-    pub fn tiles(data: &'a [f32], features: usize) -> Self {
-        assert!(features > 0, "tiles without features make no matrix");
-        let cols = tiles("A", data, features) * LANES;
-        Self {
-            data,
-            rows: features,
-            cols,
-            row_stride: LANES,
-            col_stride: 1,
-            block_bits: LANES.trailing_zeros(),
-            block_stride: features * LANES,
-        }
-    }
-
-    /// Where element (0, `col`) lies.
-    #[inline(always)]
-    fn column_offset(&self, col: usize) -> usize {
-        let inside = col & ((1 << self.block_bits) - 1);
-        (col >> self.block_bits) * self.block_stride + inside * self.col_stride
-    }
-}
-
-/// Where the elements of C `[m, tiles · LANES]` lie.
-#[derive(Clone, Copy)]
-pub enum Out {
-    /// As activations, `[tile][m][LANES]`.
-    Tiles,
-    /// Row by row, `[m][tiles · LANES]`.
-    Rows,
-}
+use self::left::Form;
+use self::product::{Source, run};
+use crate::isa::IsaKind;
 
 /// C (+)= A · B: A `[m, k]`, B as tiles `[tiles][k][LANES]`, C as `out` says. Overwrites C, or adds to
 /// it when `accumulate`. 2 · m · k · tiles · LANES FLOPs.
@@ -140,158 +46,18 @@ pub(crate) fn gemm_on(
     out: Out,
     accumulate: bool,
 ) {
-    let source = match (a.block_bits, a.col_stride) {
-        (WHOLE, 1) => Source::Rows(a),
-        (WHOLE, _) => return a.pack_scratch().multiply_on(isa, b, c, out, accumulate),
-        _ => Source::Tiles(a),
+    let source = match a.form() {
+        Form::Rows => Source::Rows(a),
+        Form::Columns => return a.pack_scratch().multiply_on(isa, b, c, out, accumulate),
+        Form::Tiles => Source::Tiles(a),
     };
     run(isa, source, b, c, out, accumulate);
-}
-
-/// Where a task reads A.
-#[derive(Clone, Copy)]
-enum Source<'a> {
-    Packed { values: &'a [f32], rows: usize, cols: usize },
-    Rows(Left<'a>),
-    Tiles(Left<'a>),
-}
-
-#[track_caller]
-fn run(isa: IsaKind, a: Source<'_>, b: &[f32], c: &mut [f32], out: Out, accumulate: bool) {
-    let (m, k) = match a {
-        Source::Packed { rows, cols, .. } => (rows, cols),
-        Source::Rows(a) | Source::Tiles(a) => (a.rows, a.cols),
-    };
-    if k == 0 {
-        assert!(b.is_empty(), "A has no columns, B has lines");
-        if !accumulate {
-            c.fill(0.0);
-        }
-        return;
-    }
-    let tiles = tiles("B", b, k);
-    // Exactly, so that no two elements of C share a place.
-    let (found, needed) = (c.len(), size(&[m, tiles, LANES]));
-    assert_eq!(found, needed, "C holds {found} elements, the product has {needed}");
-    if needed == 0 {
-        return;
-    }
-    let (row_stride, tile_stride) = match out {
-        Out::Tiles => (LANES, m * LANES),
-        Out::Rows => (tiles * LANES, LANES),
-    };
-    let row_blocks = m.div_ceil(ROW_BLOCK);
-    let tile_blocks = tiles.div_ceil(TILE_BLOCK);
-    let shared = SharedMut::new(c);
-    for_each_block(row_blocks * tile_blocks, |task| {
-        let rows = range(task / tile_blocks, ROW_BLOCK, m);
-        let tiles = range(task % tile_blocks, TILE_BLOCK, tiles);
-        isa.run(Task { a, m, k, b, c: shared, row_stride, tile_stride, rows, tiles, accumulate });
-    });
-}
-
-fn range(block: usize, size: usize, end: usize) -> Range<usize> {
-    block * size..((block + 1) * size).min(end)
-}
-
-struct Task<'a> {
-    a: Source<'a>,
-    m: usize,
-    k: usize,
-    b: &'a [f32],
-    c: SharedMut<'a>,
-    row_stride: usize,
-    tile_stride: usize,
-    rows: Range<usize>,
-    tiles: Range<usize>,
-    accumulate: bool,
-}
-
-impl Kernel for Task<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<I: Isa>(self, isa: I) {
-        let mut lines = Scratch::take(K_BLOCK * 4 * LANES);
-        for k0 in (0..self.k).step_by(K_BLOCK) {
-            let ks = k0..(k0 + K_BLOCK).min(self.k);
-            let mut tile = self.tiles.start;
-            while tile < self.tiles.end {
-                let left = self.tiles.end - tile;
-                tile += match if I::REGISTERS >= 32 { left } else { 1 } {
-                    4.. => self.group::<I, 4>(isa, ks.clone(), tile, &mut lines),
-                    2..4 => self.group::<I, 2>(isa, ks.clone(), tile, &mut lines),
-                    _ => self.group::<I, 1>(isa, ks.clone(), tile, &mut lines),
-                };
-            }
-        }
-    }
-}
-
-impl Task<'_> {
-    /// The K block `ks` of `V` tiles from `tile`, all rows of this task; returns V.
-    #[inline(always)]
-    fn group<I: Isa, const V: usize>(
-        &self,
-        isa: I,
-        ks: Range<usize>,
-        tile: usize,
-        lines: &mut [f32],
-    ) -> usize {
-        let b = gather_tiles::<I, V>(isa, self.b, self.k, tile, ks.clone(), lines);
-        for row in self.rows.clone().step_by(PANEL) {
-            let rows = PANEL.min(self.rows.end - row);
-            let common = Micro {
-                rows,
-                k: ks.len(),
-                tiles: V,
-                b: b.as_ptr(),
-                b_line: V * LANES,
-                b_tile: LANES,
-                // SAFETY: in bounds by the check in `run`, and of this task alone.
-                c: unsafe { self.c.get(row * self.row_stride + tile * self.tile_stride) },
-                c_row: self.row_stride,
-                c_tile: self.tile_stride,
-                accumulate: self.accumulate || ks.start > 0,
-                a: std::ptr::null(),
-                a_row: 0,
-                a_col: 0,
-                a_block_stride: 0,
-            };
-            match self.a {
-                Source::Packed { values, .. } => {
-                    let at = ks.start * self.m + row * ks.len();
-                    let a = values[at..at + rows * ks.len()].as_ptr();
-                    let product = Micro { a, a_row: 1, a_col: rows, ..common };
-                    // SAFETY: A is one packed panel, B the gathered lines, both inside their
-                    // slices; C as above.
-                    unsafe { product.panel::<I, PACKED>(isa) };
-                }
-                Source::Rows(a) => {
-                    let a_row = a.row_stride;
-                    let a = a.data[row * a_row + ks.start..].as_ptr();
-                    let product = Micro { a, a_row, a_col: 1, ..common };
-                    // SAFETY: A is a part of each of `rows` rows; B and C as above.
-                    unsafe { product.panel::<I, ROWS>(isa) };
-                }
-                Source::Tiles(a) => {
-                    let at = a.column_offset(ks.start) + row * LANES;
-                    let (a, stride) = (a.data[at..].as_ptr(), a.block_stride);
-                    let product =
-                        Micro { a, a_row: LANES, a_col: 1, a_block_stride: stride, ..common };
-                    // SAFETY: A is `rows` lines of each of the whole tiles that `ks` spans; B and C
-                    // as above.
-                    unsafe { product.panel::<I, TILED>(isa) };
-                }
-            }
-        }
-        V
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::LANES;
 
     fn numbers(n: usize, seed: u32) -> Vec<f32> {
         let mut state = seed;

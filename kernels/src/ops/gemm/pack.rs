@@ -1,7 +1,8 @@
 //! Left operands in the order of the micro-kernel.
 
+use super::left::Left;
 use super::micro::PANEL;
-use super::{K_BLOCK, Left, Out, ROW_BLOCK, Source, range, run};
+use super::product::{K_BLOCK, Out, ROW_BLOCK, Source, range, run};
 use crate::isa::IsaKind;
 use crate::ops::extent::size;
 use crate::parallel::{SharedMut, for_each_block};

@@ -9,86 +9,19 @@
 
 mod csr;
 pub(super) mod dense;
+mod method;
 pub(super) mod panels;
 
+pub use method::Strategy;
+pub(super) use method::{Family, Method, Planned};
+
 use super::product::{Initial, Product};
-use crate::SparsePattern;
-use crate::isa::IsaKind;
-use std::fmt;
 use std::str::FromStr;
-use std::sync::Arc;
 
 /// Every family of strategies.
 const FAMILIES: &[Family] = &[panels::FAMILY, csr::FAMILY, dense::FAMILY];
 
-/// Strategies that differ in their tile sizes alone.
-pub(super) struct Family {
-    /// The names of its members, for help and errors.
-    grammar: &'static str,
-    /// The member of that name, if it is one and the kernels can run it.
-    parse: fn(&str) -> Option<Strategy>,
-    /// What the autotuner tries on a machine with so many [registers](crate::isa::Isa::REGISTERS).
-    candidates: fn(usize) -> Vec<Strategy>,
-}
-
-/// A strategy: what each file of this folder implements.
-pub(super) trait Method: Send + Sync {
-    /// Its name, which says everything.
-    fn name(&self) -> String;
-
-    /// The products that it can compute; it declines the others.
-    fn products(&self) -> &[Product] {
-        &Product::TRAINING
-    }
-
-    /// Whether the zeros of W are multiplied too: the fallback below the break-even sparsity.
-    fn is_dense(&self) -> bool {
-        false
-    }
-
-    /// Does for some of its `products` what the pattern alone decides.
-    fn plan(
-        &self,
-        isa: IsaKind,
-        pattern: &Arc<SparsePattern>,
-        products: &[Product],
-    ) -> Box<dyn Planned>;
-}
-
-/// Products of one matrix, planned. The caller has checked the extents of W's values and of the
-/// result's tiles, and asks for no product that was not planned.
-pub(super) trait Planned: Send + Sync {
-    /// Brings packed copies up to date with W's values, in CSR order (row-major for a dense matrix).
-    fn refresh(&mut self, values: &[f32]);
-
-    /// Y = initial + W · X.
-    fn forward(&self, values: &[f32], x: &[f32], y: &mut [f32], initial: Initial<'_>) {
-        let _ = (values, x, y, initial);
-        unreachable!("a declined product is never planned");
-    }
-
-    /// dX = initial + Wᵀ · dY.
-    fn input_gradient(&self, values: &[f32], dy: &[f32], dx: &mut [f32], initial: Initial<'_>) {
-        let _ = (values, dy, dx, initial);
-        unreachable!("a declined product is never planned");
-    }
-
-    /// dw += dY · Xᵀ, at the non-zeros of a sparse matrix.
-    fn weight_gradient(&self, dy: &[f32], x: &[f32], dw: &mut [f32]) {
-        let _ = (dy, x, dw);
-        unreachable!("a declined product is never planned");
-    }
-}
-
-/// How a product of a sparse layer is computed. Two are equal if their names are.
-#[derive(Clone)]
-pub struct Strategy(Arc<dyn Method>);
-
 impl Strategy {
-    fn new(method: impl Method + 'static) -> Self {
-        Self(Arc::new(method))
-    }
-
     /// What the autotuner tries on a machine with so many [registers](crate::isa::Isa::REGISTERS).
     pub fn candidates(registers: usize) -> Vec<Self> {
         FAMILIES.iter().flat_map(|family| (family.candidates)(registers)).collect()
@@ -97,43 +30,6 @@ impl Strategy {
     /// The forms of all names, apart by "; ".
     pub fn grammar() -> String {
         FAMILIES.iter().map(|family| family.grammar).collect::<Vec<_>>().join("; ")
-    }
-
-    /// Whether it can compute a product.
-    pub fn can(&self, product: Product) -> bool {
-        self.0.products().contains(&product)
-    }
-
-    /// Whether the zeros of W are multiplied too: the fallback below the break-even sparsity.
-    pub fn is_dense(&self) -> bool {
-        self.0.is_dense()
-    }
-
-    pub(super) fn plan(
-        &self,
-        isa: IsaKind,
-        pattern: &Arc<SparsePattern>,
-        products: &[Product],
-    ) -> Box<dyn Planned> {
-        self.0.plan(isa, pattern, products)
-    }
-}
-
-impl PartialEq for Strategy {
-    fn eq(&self, other: &Self) -> bool {
-        self.0.name() == other.0.name()
-    }
-}
-
-impl fmt::Display for Strategy {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0.name())
-    }
-}
-
-impl fmt::Debug for Strategy {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
     }
 }
 

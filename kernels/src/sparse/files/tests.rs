@@ -1,3 +1,4 @@
+use super::text::LONGEST;
 use super::*;
 use crate::sparse::mask::uniform_random;
 use proptest::prelude::*;

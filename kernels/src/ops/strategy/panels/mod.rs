@@ -3,12 +3,14 @@
 //! [`spmm`] computes the products with W and Wᵀ, [`sddmm`] the weight gradient, each with its loop nest;
 //! [`order`] has what both walk, [`panel`] how rows come together.
 
+mod blocking;
 mod order;
 mod panel;
 mod sddmm;
 mod spmm;
 
-use self::order::{Blocking, PanelPlan};
+use self::blocking::Blocking;
+use self::order::PanelPlan;
 use super::{Family, Initial, Method, Planned, Product, Strategy};
 use crate::isa::IsaKind;
 use crate::ops::gather::gather_values;

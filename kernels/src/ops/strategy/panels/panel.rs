@@ -8,7 +8,7 @@
 //! are foreseeable: surplus columns of a set of several rows are *demoted* to two smaller sets, missing
 //! ones *promoted* from a smaller one, with a zero in the place of the value that is not there.
 
-use super::order::{Blocking, GROUP, ZERO, whole_groups};
+use super::blocking::{Blocking, GROUP, ZERO, whole_groups};
 use crate::SparsePattern;
 use std::ops::Range;
 

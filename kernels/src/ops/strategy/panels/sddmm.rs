@@ -11,7 +11,8 @@
 //! Loop nest, outside in: row blocks × K blocks (parallel) · groups of V tiles · panels · row sets ·
 //! columns.
 
-use super::order::{Block, Blocking, GROUP, NO_ROW, PanelPlan, ZERO, whole_groups};
+use super::blocking::{Blocking, GROUP, ZERO, whole_groups};
+use super::order::{Block, NO_ROW, PanelPlan};
 use crate::isa::{Isa, IsaKind, Kernel};
 use crate::ops::extent::{check_tiles, tiles};
 use crate::ops::gather::gather_tiles;

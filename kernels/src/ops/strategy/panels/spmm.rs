@@ -14,7 +14,8 @@
 //! of tiles, and a group's lines of Y stay in L2 from one K block of the pass to the next. The sum of
 //! one element of Y always runs in the plan's order, on one thread.
 
-use super::order::{Blocking, GROUP, NO_ROW, PanelPlan};
+use super::blocking::{Blocking, GROUP};
+use super::order::{NO_ROW, PanelPlan};
 use crate::isa::{Isa, IsaKind, Kernel};
 use crate::ops::Initial;
 use crate::ops::extent::{check_tiles, tiles};

@@ -1,0 +1,178 @@
+//! The loop nest.
+
+use super::left::Left;
+use super::micro::{Micro, PACKED, PANEL, ROWS, TILED};
+use crate::isa::{Isa, IsaKind, Kernel};
+use crate::ops::extent::{size, tiles};
+use crate::ops::gather::gather_tiles;
+use crate::parallel::{SharedMut, for_each_block};
+use crate::{LANES, Scratch};
+use std::ops::Range;
+
+/// Columns of A per block: a B panel of four tiles is then 32 KB and stays in a 48 KB L1.
+pub(super) const K_BLOCK: usize = 128;
+/// Rows of A per parallel task: packed, 192 × 128 takes 96 KB of L2.
+pub(super) const ROW_BLOCK: usize = 32 * PANEL;
+/// Tiles per parallel task.
+const TILE_BLOCK: usize = 16;
+
+/// Where the elements of C `[m, tiles · LANES]` lie.
+#[derive(Clone, Copy)]
+pub enum Out {
+    /// As activations, `[tile][m][LANES]`.
+    Tiles,
+    /// Row by row, `[m][tiles · LANES]`.
+    Rows,
+}
+
+/// Where a task reads A.
+#[derive(Clone, Copy)]
+pub(super) enum Source<'a> {
+    Packed { values: &'a [f32], rows: usize, cols: usize },
+    Rows(Left<'a>),
+    Tiles(Left<'a>),
+}
+
+/// C (+)= A · B.
+/// # Panics
+/// If the shapes disagree or the machine lacks `isa`.
+#[track_caller]
+pub(super) fn run(
+    isa: IsaKind,
+    a: Source<'_>,
+    b: &[f32],
+    c: &mut [f32],
+    out: Out,
+    accumulate: bool,
+) {
+    let (m, k) = match a {
+        Source::Packed { rows, cols, .. } => (rows, cols),
+        Source::Rows(a) | Source::Tiles(a) => (a.rows, a.cols),
+    };
+    if k == 0 {
+        assert!(b.is_empty(), "A has no columns, B has lines");
+        if !accumulate {
+            c.fill(0.0);
+        }
+        return;
+    }
+    let tiles = tiles("B", b, k);
+    // Exactly, so that no two elements of C share a place.
+    let (found, needed) = (c.len(), size(&[m, tiles, LANES]));
+    assert_eq!(found, needed, "C holds {found} elements, the product has {needed}");
+    if needed == 0 {
+        return;
+    }
+    let (row_stride, tile_stride) = match out {
+        Out::Tiles => (LANES, m * LANES),
+        Out::Rows => (tiles * LANES, LANES),
+    };
+    let row_blocks = m.div_ceil(ROW_BLOCK);
+    let tile_blocks = tiles.div_ceil(TILE_BLOCK);
+    let shared = SharedMut::new(c);
+    for_each_block(row_blocks * tile_blocks, |task| {
+        let rows = range(task / tile_blocks, ROW_BLOCK, m);
+        let tiles = range(task % tile_blocks, TILE_BLOCK, tiles);
+        isa.run(Task { a, m, k, b, c: shared, row_stride, tile_stride, rows, tiles, accumulate });
+    });
+}
+
+/// The places of a block.
+pub(super) fn range(block: usize, size: usize, end: usize) -> Range<usize> {
+    block * size..((block + 1) * size).min(end)
+}
+
+struct Task<'a> {
+    a: Source<'a>,
+    m: usize,
+    k: usize,
+    b: &'a [f32],
+    c: SharedMut<'a>,
+    row_stride: usize,
+    tile_stride: usize,
+    rows: Range<usize>,
+    tiles: Range<usize>,
+    accumulate: bool,
+}
+
+impl Kernel for Task<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<I: Isa>(self, isa: I) {
+        let mut lines = Scratch::take(K_BLOCK * 4 * LANES);
+        for k0 in (0..self.k).step_by(K_BLOCK) {
+            let ks = k0..(k0 + K_BLOCK).min(self.k);
+            let mut tile = self.tiles.start;
+            while tile < self.tiles.end {
+                let left = self.tiles.end - tile;
+                tile += match if I::REGISTERS >= 32 { left } else { 1 } {
+                    4.. => self.group::<I, 4>(isa, ks.clone(), tile, &mut lines),
+                    2..4 => self.group::<I, 2>(isa, ks.clone(), tile, &mut lines),
+                    _ => self.group::<I, 1>(isa, ks.clone(), tile, &mut lines),
+                };
+            }
+        }
+    }
+}
+
+impl Task<'_> {
+    /// The K block `ks` of `V` tiles from `tile`, all rows of this task; returns V.
+    #[inline(always)]
+    fn group<I: Isa, const V: usize>(
+        &self,
+        isa: I,
+        ks: Range<usize>,
+        tile: usize,
+        lines: &mut [f32],
+    ) -> usize {
+        let b = gather_tiles::<I, V>(isa, self.b, self.k, tile, ks.clone(), lines);
+        for row in self.rows.clone().step_by(PANEL) {
+            let rows = PANEL.min(self.rows.end - row);
+            let common = Micro {
+                rows,
+                k: ks.len(),
+                tiles: V,
+                b: b.as_ptr(),
+                b_line: V * LANES,
+                b_tile: LANES,
+                // SAFETY: in bounds by the check in `run`, and of this task alone.
+                c: unsafe { self.c.get(row * self.row_stride + tile * self.tile_stride) },
+                c_row: self.row_stride,
+                c_tile: self.tile_stride,
+                accumulate: self.accumulate || ks.start > 0,
+                a: std::ptr::null(),
+                a_row: 0,
+                a_col: 0,
+                a_block_stride: 0,
+            };
+            match self.a {
+                Source::Packed { values, .. } => {
+                    let at = ks.start * self.m + row * ks.len();
+                    let a = values[at..at + rows * ks.len()].as_ptr();
+                    let product = Micro { a, a_row: 1, a_col: rows, ..common };
+                    // SAFETY: A is one packed panel, B the gathered lines, both inside their
+                    // slices; C as above.
+                    unsafe { product.panel::<I, PACKED>(isa) };
+                }
+                Source::Rows(a) => {
+                    let a_row = a.row_stride;
+                    let a = a.data[row * a_row + ks.start..].as_ptr();
+                    let product = Micro { a, a_row, a_col: 1, ..common };
+                    // SAFETY: A is a part of each of `rows` rows; B and C as above.
+                    unsafe { product.panel::<I, ROWS>(isa) };
+                }
+                Source::Tiles(a) => {
+                    let at = a.column_offset(ks.start) + row * LANES;
+                    let (a, stride) = (a.data[at..].as_ptr(), a.block_stride);
+                    let product =
+                        Micro { a, a_row: LANES, a_col: 1, a_block_stride: stride, ..common };
+                    // SAFETY: A is `rows` lines of each of the whole tiles that `ks` spans; B and C
+                    // as above.
+                    unsafe { product.panel::<I, TILED>(isa) };
+                }
+            }
+        }
+        V
+    }
+}

@@ -1,0 +1,58 @@
+//! [`Blocking`]: the tile sizes of panels, and the groups that packed values come in.
+
+/// Tile sizes of a plan. They are data: chosen by
+/// [`LayerPlan::estimate`](crate::ops::LayerPlan::estimate) or by measurement.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Blocking {
+    /// Rows of a panel: 1, 2 or 4.
+    pub panel_rows: usize,
+    /// Tiles that a micro-kernel works on at once: 1, 2 or 4, or 8 with at most two rows.
+    pub vectors: usize,
+    /// Sums of each row that single-row columns go to in turn: 1, or 2 where rows × vectors alone are
+    /// too few independent sums to hide the latency of an FMA.
+    pub unroll: usize,
+    /// Columns of a K block, at most 65,536.
+    pub k_block: usize,
+    /// Rows of a row block, the unit of parallel work.
+    pub row_block: usize,
+    /// K blocks that one group of tiles meets before the next group does: many keep Y in L2, few
+    /// keep W there.
+    pub k_pass: usize,
+}
+
+impl Blocking {
+    /// Whether the kernel can run it.
+    pub(super) fn is_valid(&self) -> bool {
+        matches!(self.panel_rows, 1 | 2 | 4)
+            && (matches!(self.vectors, 1 | 2 | 4) || self.vectors == 8 && self.panel_rows <= 2)
+            && (self.unroll == 1 || self.unroll == 2 && self.panel_rows * self.vectors <= 4)
+            && (1..=1 << 16).contains(&self.k_block)
+            && self.row_block > 0
+            && self.k_pass > 0
+    }
+
+    /// Sets of several rows of a panel, as bits, in the order in which the kernels run them; columns of
+    /// a single row come last.
+    pub(super) fn shared(&self) -> &'static [usize] {
+        match self.panel_rows {
+            1 => &[],
+            2 => &[3],
+            _ => &[15, 7, 11, 13, 14, 3, 12, 5, 10, 9, 6],
+        }
+    }
+}
+
+/// Packed values come in groups of so many: the weight gradient reduces as many sums together.
+pub(super) const GROUP: usize = 4;
+
+/// Columns of a row set that make whole groups of values.
+pub(super) const fn whole_groups(rows: usize) -> usize {
+    match rows.count_ones() {
+        4 => 1,
+        2 => 2,
+        _ => 4,
+    }
+}
+
+/// In the place of a CSR position: a zero that is no value of the matrix.
+pub(super) const ZERO: u32 = u32::MAX;
