@@ -8,7 +8,7 @@ use mediswift_model::Error;
 use mediswift_model::finetune::compare::Comparison;
 use mediswift_model::finetune::folder::read_settings;
 use mediswift_model::finetune::report::TuningReport;
-use mediswift_model::finetune::settings::{Base, Settings};
+use mediswift_model::finetune::settings::{Settings, TuningBase};
 use mediswift_model::finetune::{Job, finetune};
 use mediswift_model::tasks::{Task, task};
 use mediswift_model::watch::{Progress, Watch};
@@ -125,9 +125,9 @@ impl Finetune {
     /// The settings that the options describe, checked.
     fn settings(&self, task: &dyn Task) -> anyhow::Result<Settings> {
         let base = match (&self.config, &self.out) {
-            (Some(file), _) => Base::File(file),
-            (None, Some(out)) if self.resume => Base::Given(Box::new(read_settings(out)?.0)),
-            _ => Base::Recipe,
+            (Some(file), _) => TuningBase::File(file),
+            (None, Some(out)) if self.resume => TuningBase::Given(Box::new(read_settings(out)?.0)),
+            _ => TuningBase::Recipe,
         };
         Settings::load(task, base, &self.set).map_err(Exit::settings)
     }

@@ -26,7 +26,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     config.sparsity.sparsity = 0.75;
     config.set("train.steps=60")?;
     config.set("train.lr=3e-3")?;
-    let mut optimisation = Optimisation::new(Gpt::new(&config)?, &config);
+    let mut optimisation = Optimisation::new(Gpt::new(&config)?, &config)?;
     let mut losses = Vec::new();
     for step in 0..60 {
         // A step may have several micro-batches, and a watch that stops it; `()` never does.

@@ -162,7 +162,7 @@ struct Twin {
 impl Twin {
     fn new(config: Config) -> anyhow::Result<Self> {
         let layout = TokenLayout { sequences: config.train.batch, context: config.train.context };
-        let optimisation = Optimisation::new(Gpt::new(&config)?, &config);
+        let optimisation = Optimisation::new(Gpt::new(&config)?, &config)?;
         Ok(Self { config, layout, optimisation, seconds: Vec::new() })
     }
 

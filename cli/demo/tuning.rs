@@ -8,7 +8,7 @@ use indicatif::ProgressBar;
 use mediswift_data::synth;
 use mediswift_model::Error;
 use mediswift_model::finetune::report::TuningReport;
-use mediswift_model::finetune::settings::{Base, Settings};
+use mediswift_model::finetune::settings::{Settings, TuningBase};
 use mediswift_model::finetune::{Job, finetune};
 use mediswift_model::tasks::task;
 use mediswift_model::watch::{Progress, Watch};
@@ -34,7 +34,7 @@ pub fn tune(
 ) -> Result<TuningReport, Error> {
     let task = task("pubmedqa")?;
     let assignments = [&["finetune.seeds=1", "finetune.stages=[]"], tuning].concat();
-    let settings = Settings::load(task, Base::Recipe, &assignments)?;
+    let settings = Settings::load(task, TuningBase::Recipe, &assignments)?;
     let job = Job {
         task,
         settings,

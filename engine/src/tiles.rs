@@ -111,6 +111,16 @@ impl Tiles {
         &self.data[tile * self.tile_len()..(tile + 1) * self.tile_len()]
     }
 
+    /// Sets the lanes without a token to `value`.
+    pub fn set_padding(&mut self, value: f32) {
+        let (layout, tile_len) = (self.layout, self.tile_len());
+        for (tile, lines) in self.data.chunks_exact_mut(tile_len.max(1)).enumerate() {
+            for line in lines.chunks_exact_mut(LANES) {
+                line[layout.tokens_in_tile(tile)..].fill(value);
+            }
+        }
+    }
+
     /// Gathers `[sequence][token][feature]`, row-major and without padding: the layout of the
     /// world outside.
     pub fn to_rows(&self) -> Vec<f32> {

@@ -193,17 +193,35 @@ impl Config {
     /// # Errors
     /// The first key that is out of range, with what it must be.
     pub fn validate(&self) -> Result<(), Error> {
+        self.validate_model()?;
         let (model, train) = (&self.model, &self.train);
         let sizes = [
-            ("model.layers", model.layers),
-            ("model.d_model", model.d_model),
-            ("model.heads", model.heads),
-            ("model.context", model.context),
             ("train.steps", train.steps),
             ("train.batch", train.batch),
             ("train.micro_batch", train.micro_batch),
             ("train.context", train.context),
             ("checkpoint.keep", self.checkpoint.keep),
+        ];
+        sizes.into_iter().try_for_each(|(key, size)| require_some(key, size))?;
+        require_fit(train.context <= model.context, "train.context", || {
+            format!("{} exceeds model.context = {} positions", train.context, model.context)
+        })?;
+        let CheckpointConfig { every, keep_every, .. } = self.checkpoint;
+        require_fit(keep_every.is_multiple_of(every), "checkpoint.keep_every", || {
+            format!("{keep_every} is not a multiple of checkpoint.every = {every}")
+        })?;
+        self.validate_optimiser()
+    }
+
+    /// Checks what a model is made by: size, sparsity and plans; not the vocabulary, which may be that
+    /// of data to come.
+    pub(crate) fn validate_model(&self) -> Result<(), Error> {
+        let model = &self.model;
+        let sizes = [
+            ("model.layers", model.layers),
+            ("model.d_model", model.d_model),
+            ("model.heads", model.heads),
+            ("model.context", model.context),
         ];
         sizes.into_iter().try_for_each(|(key, size)| require_some(key, size))?;
         let fits = |product: Option<usize>| product.is_some_and(|n| n < u32::MAX as usize);
@@ -213,21 +231,19 @@ impl Config {
         require_fit(model.d_model.is_multiple_of(model.heads), "model.d_model", || {
             format!("{} is not divisible by model.heads = {}", model.d_model, model.heads)
         })?;
-        require_fit(train.context <= model.context, "train.context", || {
-            format!("{} exceeds model.context = {} positions", train.context, model.context)
-        })?;
         self.sparsity.validate(model)?;
-        let CheckpointConfig { every, keep_every, .. } = self.checkpoint;
-        require_fit(keep_every.is_multiple_of(every), "checkpoint.keep_every", || {
-            format!("{keep_every} is not a multiple of checkpoint.every = {every}")
-        })?;
         for (key, plan) in &self.kernels.plans {
             let checked = plan.parse::<LayerPlan>().map(|_| ());
             checked
                 .map_err(|e| Error::setting(format!("kernels.plans.\"{key}\""), e.to_string()))?;
         }
+        Ok(())
+    }
+
+    /// Checks what updates are made by.
+    pub(crate) fn validate_optimiser(&self) -> Result<(), Error> {
         self.optimiser.validate()?;
-        self.optimiser.check_rate("train.lr", train.lr)
+        self.optimiser.check_rate("train.lr", self.train.lr)
     }
 
     /// Keys that must not differ between a run and its continuation but do, as

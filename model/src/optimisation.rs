@@ -36,16 +36,43 @@ pub struct StepResult {
 
 impl Optimisation {
     /// A model that has made no step.
-    pub fn new(gpt: Gpt, config: &Config) -> Self {
+    ///
+    /// ```
+    /// use mediswift_engine::TokenLayout;
+    /// use mediswift_model::{Config, Gpt, Optimisation, TokenBatch};
+    ///
+    /// let mut config = Config::from_preset("micro")?;
+    /// config.model.vocabulary = 10;
+    /// let mut optimisation = Optimisation::new(Gpt::new(&config)?, &config)?;
+    /// let (ids, targets) = (vec![1, 2, 3, 4], vec![2, 3, 4, 5]);
+    /// let layout = TokenLayout { sequences: 1, context: 4 };
+    /// let batch = TokenBatch { layout, ids, targets, weights: None };
+    /// // All of a step's micro-batches, and a watch that never stops it.
+    /// let done = optimisation.step(&[batch], &mut ())?;
+    /// assert!((done.loss.mean() - 10f64.ln()).abs() < 0.5, "it knows nothing yet");
+    /// # Ok::<(), mediswift_model::Error>(())
+    /// ```
+    /// # Errors
+    /// If the learning rate or a setting of the optimiser is out of range.
+    pub fn new(gpt: Gpt, config: &Config) -> Result<Self, Error> {
         let moments = Moments::zeros(gpt.parameters().layout());
         Self::resume(gpt, moments, 0, 0, config)
     }
 
     /// A model that has made `steps` steps, `skipped` of them without an update, with the moments
     /// that these left.
-    pub fn resume(gpt: Gpt, moments: Moments, steps: u64, skipped: u64, config: &Config) -> Self {
+    /// # Errors
+    /// As for [`Optimisation::new`].
+    pub fn resume(
+        gpt: Gpt,
+        moments: Moments,
+        steps: u64,
+        skipped: u64,
+        config: &Config,
+    ) -> Result<Self, Error> {
+        config.validate_optimiser()?;
         let decays = gpt.decays();
-        Self {
+        Ok(Self {
             gpt,
             adamw: AdamW::new(&config.optimiser, moments, decays),
             steps,
@@ -54,7 +81,7 @@ impl Optimisation {
             clip_norm: config.optimiser.clip_norm,
             tree: GradientTree::new(),
             arena: Arena::default(),
-        }
+        })
     }
 
     /// Multiplies the learning rate of each tensor, in order; tensors with 0 are frozen.
@@ -216,7 +243,7 @@ mod tests {
     fn optimisation() -> Optimisation {
         let mut config = Config::from_preset("micro").unwrap();
         (config.model.vocabulary, config.sparsity.sparsity) = (300, 0.5);
-        Optimisation::new(Gpt::new(&config).unwrap(), &config)
+        Optimisation::new(Gpt::new(&config).unwrap(), &config).unwrap()
     }
 
     /// A micro-batch whose tokens depend on `seed`.

@@ -74,7 +74,7 @@ impl Session {
         let (mut config, batches) = fit(config, &dataset)?;
         let gpt = Gpt::new(&config)?;
         config.kernels.plans = gpt.plans();
-        let optimisation = Optimisation::new(gpt, &config);
+        let optimisation = Optimisation::new(gpt, &config)?;
         let folder = RunFolder::create(out, &config, &dataset)?;
         Self::assemble(config, dataset, batches, folder, optimisation)
     }
@@ -103,9 +103,9 @@ impl Session {
                 let position = Position { epoch: sequences / windows, index: sequences % windows };
                 batches.seek(position)?;
                 let (step, skipped) = (checkpoint.manifest.step, checkpoint.manifest.skipped);
-                Optimisation::resume(gpt, moments, step, skipped, &config)
+                Optimisation::resume(gpt, moments, step, skipped, &config)?
             }
-            None if skipped.is_empty() => Optimisation::new(Gpt::new(&config)?, &config),
+            None if skipped.is_empty() => Optimisation::new(Gpt::new(&config)?, &config)?,
             None => {
                 let problem = format!("no checkpoint can be used: {}", skipped.join("; "));
                 return Err(Error::damaged(folder.checkpoints(), problem));

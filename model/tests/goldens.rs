@@ -150,7 +150,7 @@ fn logits_and_gradients(variant: &str) {
 
 fn ten_steps(variant: &str) {
     let golden = Golden::open(variant);
-    let mut optimisation = Optimisation::new(golden.model(), &golden.config);
+    let mut optimisation = Optimisation::new(golden.model(), &golden.config).unwrap();
     let expected = |name| golden.values(name);
     for step in 0..STEPS {
         let done = optimisation.step(&golden.micro_batches(step), &mut ()).unwrap();

@@ -7,7 +7,7 @@ use mediswift_engine::{Arena, Gradients, Parameters, Shape, TokenLayout};
 use mediswift_model::decode::Decoder;
 use mediswift_model::generate::{Finish, GenerateOptions, generate, generate_aloud, generate_many};
 use mediswift_model::score::{Query, encode_pair, evaluate_texts, score};
-use mediswift_model::{Config, Gpt, TokenBatch};
+use mediswift_model::{Config, Gpt, Optimisation, TokenBatch};
 
 const LAYOUT: TokenLayout = TokenLayout { sequences: 2, context: 19 };
 
@@ -327,4 +327,37 @@ fn weights_that_do_not_fit_the_configuration_are_named() {
     let id = broken.find("ln_final.bias").unwrap();
     broken[id][5] = f32::NAN;
     assert!(error(&config, broken).contains("weight 'ln_final.bias' is NaN at element 5"));
+}
+
+#[test]
+fn absurd_settings_make_no_model_and_no_optimiser() {
+    let refused = |change: fn(&mut Config), key: &str| {
+        let mut config = Config::from_preset("micro").unwrap();
+        config.model.vocabulary = 50;
+        let gpt = Gpt::new(&config).unwrap();
+        let parameters = gpt.parameters().clone();
+        change(&mut config);
+        let errors = match key.split_once('.') {
+            Some(("model" | "sparsity" | "kernels", _)) => vec![
+                Gpt::new(&config).err().expect("an error"),
+                Gpt::from_parameters(&config, parameters).err().expect("an error"),
+            ],
+            _ => vec![Optimisation::new(gpt, &config).err().expect("an error")],
+        };
+        for error in errors {
+            assert!(error.to_string().contains(key), "{error}");
+        }
+    };
+    refused(|config| config.model.vocabulary = 0, "model.vocabulary");
+    refused(|config| config.model.layers = 0, "model.layers");
+    refused(|config| config.model.heads = 0, "model.heads");
+    refused(|config| config.model.heads = 5, "model.heads");
+    refused(|config| config.model.d_model = usize::MAX, "model.d_model");
+    refused(|config| config.model.context = 0, "model.context");
+    refused(|config| config.sparsity.sparsity = 7.0, "sparsity.sparsity");
+    refused(|config| config.sparsity.sparsity = f64::NAN, "sparsity.sparsity");
+    refused(|config| config.train.lr = -1.0, "train.lr");
+    refused(|config| config.train.lr = f64::NAN, "train.lr");
+    refused(|config| config.optimiser.beta1 = 7.0, "beta1");
+    refused(|config| config.optimiser.clip_norm = 0.0, "clip_norm");
 }

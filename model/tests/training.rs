@@ -241,7 +241,7 @@ fn a_small_text_is_learnt_by_heart() {
         let text =
             sequential(&data, Split::Train, config.train.context).unwrap().take(config.train.batch);
         let batch = TokenBatch::new(text.map(Result::unwrap));
-        let mut optimisation = Optimisation::new(Gpt::new(&config).unwrap(), &config);
+        let mut optimisation = Optimisation::new(Gpt::new(&config).unwrap(), &config).unwrap();
         let mut step =
             || optimisation.step(std::slice::from_ref(&batch), &mut ()).unwrap().loss.mean();
         let first = step();
@@ -304,14 +304,14 @@ fn steps_that_are_not_finite_are_refused() {
         gpt.parameters_mut()[id][0] = f32::NAN;
         gpt.refresh();
         let before = weights_hash(gpt.parameters());
-        let mut optimisation = Optimisation::new(gpt, &config);
+        let mut optimisation = Optimisation::new(gpt, &config).unwrap();
         let error = whole(&optimisation.step(std::slice::from_ref(&batch), &mut ()).unwrap_err());
         let expected = format!("step 1 made no update: weight '{name}' is NaN at element 0");
         assert!(error.contains(&expected), "{error}");
         assert_eq!(weights_hash(optimisation.gpt().parameters()), before);
         assert_eq!(optimisation.steps(), 0);
     }
-    let mut optimisation = Optimisation::new(Gpt::new(&config).unwrap(), &config);
+    let mut optimisation = Optimisation::new(Gpt::new(&config).unwrap(), &config).unwrap();
     let nothing = TokenBatch { weights: Some(vec![0.0; 8]), ..batch.clone() };
     let error = whole(&optimisation.step(&[nothing], &mut ()).unwrap_err());
     assert!(error.contains("no target token has a weight"), "{error}");

@@ -101,7 +101,7 @@ settings! {
 
 /// Where settings start from, before single ones are changed.
 #[derive(Clone, Debug)]
-pub enum Base<'a> {
+pub enum TuningBase<'a> {
     /// The paper's recipe for the task.
     Recipe,
     /// A file that changes keys of the recipe.
@@ -154,16 +154,16 @@ impl Settings {
     /// If a file cannot be read, an assignment is wrong, or a value is out of range.
     pub fn load(
         task: &dyn Task,
-        base: Base<'_>,
+        base: TuningBase<'_>,
         assignments: &[impl AsRef<str>],
     ) -> Result<Self, Error> {
         let mut settings = match base {
-            Base::Recipe => Self::new(task),
-            Base::File(path) => {
+            TuningBase::Recipe => Self::new(task),
+            TuningBase::File(path) => {
                 let text = std::fs::read_to_string(path).map_err(Error::io("read", path))?;
                 Self::from_toml(&text, path, task)?
             }
-            Base::Given(settings) => *settings,
+            TuningBase::Given(settings) => *settings,
         };
         assignments.iter().try_for_each(|assignment| settings.set(assignment.as_ref()))?;
         settings.validate(task)?;

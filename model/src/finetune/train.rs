@@ -110,7 +110,7 @@ impl Training<'_> {
         let (dev, _) = encoder.encode(self.dev, watch)?;
         let steps = self.epochs * train.len().div_ceil(cell.batch);
         let config = self.settings.training(&start.config, cell.batch, cell.lr, steps);
-        let mut optimisation = self.optimisation(gpt, &config);
+        let mut optimisation = self.optimisation(gpt, &config)?;
         let (mut epochs, mut best): (Vec<Epoch>, Option<(usize, Parameters)>) = (Vec::new(), None);
         for epoch in 1..=self.epochs {
             let mut loss = LossSum::default();
@@ -164,13 +164,13 @@ impl Training<'_> {
     }
 
     /// A model with the learning rates that the settings give weights and prompt.
-    fn optimisation(&self, gpt: Gpt, config: &Config) -> Optimisation {
+    fn optimisation(&self, gpt: Gpt, config: &Config) -> Result<Optimisation, Error> {
         let tune = &self.settings.finetune;
         let weights = if tune.weights == Weights::Frozen { 0.0 } else { 1.0 };
         let prompt = if tune.prompt_lr > 0.0 { tune.prompt_lr / config.train.lr } else { 1.0 };
         let factor = |name: &str| if name == PROMPT { prompt } else { weights };
         let factors = gpt.parameters().iter().map(|(_, p)| factor(p.name)).collect();
-        Optimisation::new(gpt, config).with_factors(factors)
+        Ok(Optimisation::new(gpt, config)?.with_factors(factors))
     }
 }
 

@@ -45,11 +45,34 @@ pub struct Gpt {
     recompute: bool,
 }
 
+/// Refuses settings that make no model.
+fn check(config: &Config) -> Result<(), Error> {
+    config.validate_model()?;
+    match config.model.vocabulary {
+        0 => Err(Error::out_of_range("model.vocabulary", 0, "be that of the data, at least 1")),
+        _ => Ok(()),
+    }
+}
+
 impl Gpt {
     /// A model with random weights and masks, as seed, size and sparsity of `config` say.
+    ///
+    /// ```
+    /// use mediswift_model::{Config, Gpt};
+    ///
+    /// let mut config = Config::from_preset("micro")?;
+    /// config.model.vocabulary = 100;
+    /// config.sparsity.sparsity = 0.75;
+    /// let gpt = Gpt::new(&config)?;
+    /// let weight = gpt.linear_weights().next().expect("a block has some");
+    /// assert_eq!((weight.name, weight.shape.len()), ("blocks.0.attn.qkv.weight", 3 * 64 * 64 / 4));
+    /// # Ok::<(), mediswift_model::Error>(())
+    /// ```
     /// # Errors
-    /// If a layer is too large for 32-bit indices.
+    /// If the configuration is out of range or has no vocabulary, or a layer is too large for 32-bit
+    /// indices.
     pub fn new(config: &Config) -> Result<Self, Error> {
+        check(config)?;
         let tensors = slots(&config.model, 0).into_iter().map(|slot| {
             let shape = slot.shape(config, || slot.initial_values(config.train.seed))?;
             Ok((slot.name, shape))
@@ -63,9 +86,10 @@ impl Gpt {
     /// A model of the size that `config` says with given weights, in any order; a soft prompt
     /// (`prompt.weight`, one row per virtual token) may be among them.
     /// # Errors
-    /// If a tensor is missing, superfluous, of the wrong shape or not finite, if a sparse model
-    /// lacks a mask or a dense one has some.
+    /// If the configuration is out of range, a tensor is missing, superfluous, of the wrong shape or not
+    /// finite, a sparse model lacks a mask or a dense one has some.
     pub fn from_parameters(config: &Config, given: Parameters) -> Result<Self, Error> {
+        check(config)?;
         let prompt_tokens = given.find(PROMPT).map_or(0, |id| given.get(id).shape.extents()[0]);
         let slots = slots(&config.model, prompt_tokens);
         let extra = given.iter().find(|(_, p)| slots.iter().all(|slot| slot.name != p.name));
@@ -180,9 +204,7 @@ impl Gpt {
 
     /// The output head, with nothing to predict.
     pub(crate) fn head(&self) -> CrossEntropy<'static> {
-        let (vocabulary, features) = (self.size.vocabulary, self.size.d_model);
-        let weight = self.network.tok_embed;
-        CrossEntropy { weight, vocabulary, features, targets: &[], weights: None, scale: 1.0 }
+        self.network.head()
     }
 
     /// The output head with the loss of `batch`; gradients are scaled by `scale`.

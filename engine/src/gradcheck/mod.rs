@@ -1,4 +1,9 @@
-//! Gradients by central differences of an `f64` reference, to compare backward passes with.
+//! Checks of operators: gradients by central differences of an `f64` reference, to compare backward
+//! passes with, and [`check`], which holds a whole operator to its [`OpCase`](crate::ops::OpCase).
+
+mod case;
+
+pub use case::{Passes, assert_padding, check};
 
 use mediswift_kernels::AlignedBuffer;
 
