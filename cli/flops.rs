@@ -79,7 +79,7 @@ impl Flops {
         let mut text = format!(
             "{preset}, {} % sparse, vocabulary {}, {} tokens, convention {}\n",
             100.0 * self.sparsity,
-            HumanCount(work.vocabulary as u64),
+            HumanCount(work.model.vocabulary as u64),
             HumanCount(tokens),
             convention.name(),
         );
@@ -97,7 +97,7 @@ impl Flops {
             "preset": preset,
             "sparsity": self.sparsity,
             "convention": convention.name(),
-            "vocabulary": work.vocabulary,
+            "vocabulary": work.model.vocabulary,
             "tokens": tokens,
             "total_flops": total,
             "ratio_to_dense": ratio,

@@ -18,13 +18,17 @@
 //!
 //! [`Convention::Executed`] counts what the engine computes: embeddings are look-ups, attention
 //! skips what causality masks, and LayerNorms, GELU, biases, residuals and the loss count too. It
-//! equals the sum of the operators' own costs over a training step.
+//! asks the operators of the forward pass for their own costs.
 //!
 //! Where groups give layers sparsities of their own, L · 12d² (1 − s) is the number of weights kept.
 
-use crate::config::Config;
+use crate::config::{Config, ModelConfig};
 use crate::named::named;
 use crate::presets::PAPER_VOCABULARY;
+use crate::rehearsal::{LINEAR, Rehearsal};
+use crate::sparsity::linear_weights;
+use mediswift_engine::ops::CausalAttention;
+use mediswift_engine::{Op, TokenLayout};
 
 named! {
     /// What counts as an operation.
@@ -39,16 +43,10 @@ named! {
 }
 
 /// An amount of training, all that its FLOPs depend on.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Workload {
-    /// Transformer blocks.
-    pub layers: usize,
-    /// Width of the residual stream.
-    pub d_model: usize,
-    /// Attention heads.
-    pub heads: usize,
-    /// Entries of the vocabulary.
-    pub vocabulary: usize,
+    /// Size of the model.
+    pub model: ModelConfig,
     /// Weights kept in the linear layers of all blocks.
     pub kept: usize,
     /// Tokens per sequence.
@@ -72,10 +70,7 @@ impl Workload {
         let (model, train) = (&config.model, &config.train);
         let vocabulary = if model.vocabulary == 0 { PAPER_VOCABULARY } else { model.vocabulary };
         Self {
-            layers: model.layers,
-            d_model: model.d_model,
-            heads: model.heads,
-            vocabulary,
+            model: ModelConfig { vocabulary, ..model.clone() },
             kept: config.sparsity.kept(model),
             context: train.context,
             sequences: train.batch,
@@ -89,8 +84,9 @@ impl Workload {
     }
 
     /// The same work with a dense model.
-    pub fn dense(self) -> Self {
-        Self { kept: 12 * self.layers * self.d_model * self.d_model, ..self }
+    pub fn dense(&self) -> Self {
+        let kept = linear_weights(&self.model).map(|weight| weight.len()).sum();
+        Self { kept, ..self.clone() }
     }
 
     /// FLOPs of this work.
@@ -129,31 +125,44 @@ impl Workload {
         ]
     }
 
-    /// Operator by operator, as in `mediswift_engine::ops`.
+    /// Operator by operator, as the forward pass applies them.
     fn executed(&self) -> Vec<(&'static str, f64)> {
-        let [layers, d, heads, vocabulary, context, sequences] = self.extents();
-        let tokens = sequences * context;
-        // Query and key pairs that causality leaves.
-        let pairs = sequences * context * (context + 1.0) / 2.0;
-        // Query, key and value, output projection, then both matrices of the MLP.
-        let outputs = layers * (3.0 + 1.0 + 4.0 + 1.0) * d;
-        vec![
-            ("linear layers", tokens * (6.0 * self.kept as f64 + 2.0 * outputs)),
-            ("attention", layers * 3.0 * 4.0 * pairs * d),
-            ("softmax", layers * 3.0 * 3.0 * pairs * heads),
-            ("input embedding", tokens * 3.0 * d),
-            ("output head", tokens * (6.0 * vocabulary * d + 6.0 * vocabulary)),
-            ("layer norms", (2.0 * layers + 1.0) * tokens * (21.0 * d + 7.0)),
-            ("gelu", layers * tokens * 24.0 * 4.0 * d),
-            ("residuals", layers * 2.0 * tokens * d),
-        ]
+        let one = TokenLayout { sequences: 1, context: self.context };
+        let ModelConfig { layers, d_model, heads, .. } = self.model;
+        let mut parts = Rehearsal::new(&self.model, one, self.kept).flops();
+        // The paper has the softmax by itself.
+        let attention = CausalAttention { heads, features: d_model };
+        let softmax = (3 * layers as u64 * attention.softmax_flops(one)) as f64;
+        parts.push(("softmax", softmax));
+        for (name, flops) in &mut parts {
+            let known = NAMES.iter().find(|(operator, _)| operator == name);
+            *flops -= if *name == attention.name() { softmax } else { 0.0 };
+            *name = known.map_or(*name, |(_, part)| part);
+            *flops *= self.sequences as f64;
+        }
+        let place = |name| NAMES.iter().position(|(_, part)| *part == name);
+        parts.sort_by_key(|(name, _)| place(*name).unwrap_or(NAMES.len()));
+        parts
     }
 
     fn extents(&self) -> [f64; 6] {
-        [self.layers, self.d_model, self.heads, self.vocabulary, self.context, self.sequences]
+        let ModelConfig { layers, d_model, heads, vocabulary, .. } = self.model;
+        [layers, d_model, heads, vocabulary, self.context, self.sequences]
             .map(|extent| extent as f64)
     }
 }
+
+/// What the parts are called that the operators of these names execute, in the order of reports.
+const NAMES: [(&str, &str); 8] = [
+    (LINEAR, LINEAR),
+    ("attention", "attention"),
+    ("softmax", "softmax"),
+    ("embedding", "input embedding"),
+    ("output head", "output head"),
+    ("layer norm", "layer norms"),
+    ("gelu", "gelu"),
+    ("add", "residuals"),
+];
 
 /// One entry of the paper's Table 6: FLOPs of a whole pre-training run.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -228,10 +237,32 @@ mod tests {
                 config.train.batch = sequences;
                 let cost = Gpt::new(&config).unwrap().cost(TokenLayout { sequences, context });
                 let executed = (cost.forward_flops + cost.backward_flops) as f64;
-                let flops = Workload::of_step(&config).flops(Convention::Executed);
+                let work = Workload::of_step(&config);
+                let flops = work.flops(Convention::Executed);
                 assert_eq!(flops.total, executed, "{} at {sparsity}", preset.name);
+                assert_eq!(flops.parts, closed_form(&work), "{} at {sparsity}", preset.name);
             }
         }
+    }
+
+    /// What the operators' documentation adds up to.
+    fn closed_form(work: &Workload) -> Vec<(&'static str, f64)> {
+        let [layers, d, heads, vocabulary, context, sequences] = work.extents();
+        let tokens = sequences * context;
+        // Query and key pairs that causality leaves.
+        let pairs = sequences * context * (context + 1.0) / 2.0;
+        // Query, key and value, output projection, then both matrices of the MLP.
+        let outputs = layers * (3.0 + 1.0 + 4.0 + 1.0) * d;
+        vec![
+            ("linear layers", tokens * (6.0 * work.kept as f64 + 2.0 * outputs)),
+            ("attention", layers * 3.0 * 4.0 * pairs * d),
+            ("softmax", layers * 3.0 * 3.0 * pairs * heads),
+            ("input embedding", tokens * 3.0 * d),
+            ("output head", tokens * (6.0 * vocabulary * d + 6.0 * vocabulary)),
+            ("layer norms", (2.0 * layers + 1.0) * tokens * (21.0 * d + 7.0)),
+            ("gelu", layers * tokens * 24.0 * 4.0 * d),
+            ("residuals", layers * 2.0 * tokens * d),
+        ]
     }
 
     #[test]

@@ -41,6 +41,7 @@ pub mod optimisation;
 pub mod plans;
 pub mod presets;
 pub mod pretrain;
+mod rehearsal;
 pub mod run;
 pub mod schedule;
 pub mod score;

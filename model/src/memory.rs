@@ -9,7 +9,7 @@
 //! | moments | 2 P |
 //! | gradients | (⌊log₂ n⌋ + 1) P for n leaves of the [`crate::gradient_tree`], at most 4 P |
 //! | plans | the weights of dense linear layers once more, packed for their input gradients; 26 bytes per non-zero: its column (4); column, origin and packed value in both products (2 × 10), with zeros that pad panels |
-//! | activations | T · (L · (18 d + heads + 4) + 2 d + 2) of the forward pass, and what travels back |
+//! | activations | T · (L · (18 d + heads + 4) + 2 d + 2) of the forward pass, and what travels back; counted operator by operator |
 //! | head | the logits of one chunk, and the packed token table V · d |
 //!
 //! A block leaves 18 d values per token: two norms, 3 d of query, key and value, attention,
@@ -25,6 +25,7 @@ use crate::architecture::slots;
 use crate::config::{Config, ModelConfig};
 use crate::gradient_tree::leaf;
 use crate::presets::PAPER_VOCABULARY;
+use crate::rehearsal::Rehearsal;
 use mediswift_engine::TokenLayout;
 use mediswift_engine::ops::CHUNK_TILES;
 use mediswift_kernels::LANES;
@@ -58,7 +59,8 @@ impl Memory {
         let (model, train) = (&config.model, &config.train);
         let vocabulary = if model.vocabulary == 0 { PAPER_VOCABULARY } else { model.vocabulary };
         let (mut dense, mut sparse, mut packed) = (0, 0, 0);
-        for slot in slots(&ModelConfig { vocabulary, ..model.clone() }, 0) {
+        let size = ModelConfig { vocabulary, ..model.clone() };
+        for slot in slots(&size, 0) {
             let Some(weight) = slot.linear_weight() else {
                 dense += slot.len();
                 continue;
@@ -78,13 +80,14 @@ impl Memory {
         let sequences = train.micro_batch.min(train.batch);
         let layout = TokenLayout { sequences, context: train.context };
         let chunk = (CHUNK_TILES.min(layout.tiles()) * LANES) as u64;
+        let features = Rehearsal::new(&size, layout, 0).features(train.recompute);
         let table = (vocabulary * model.d_model) as u64;
         Self {
             weights,
             moments: 2 * weights,
             gradients: levels * weights,
             plans: PLANS * sparse as u64 + VALUE * packed as u64,
-            activations: VALUE * activations(config, layout),
+            activations: VALUE * (layout.tiles() * LANES * features) as u64,
             head: VALUE * (chunk * vocabulary as u64 + table),
         }
     }
@@ -105,20 +108,6 @@ impl Memory {
     pub fn total(&self) -> u64 {
         self.parts().iter().map(|(_, bytes)| bytes).sum()
     }
-}
-
-/// Values on the tape and on the way back.
-fn activations(config: &Config, layout: TokenLayout) -> u64 {
-    let (layers, d, heads) = (config.model.layers, config.model.d_model, config.model.heads);
-    let block = 18 * d + heads + 4;
-    let kept = if config.train.recompute { layers * d + block } else { layers * block };
-    // Besides: embedding and last norm; on the way back gradients of the residual stream and of what
-    // was added to it, of both wide values of the MLP, and of query, key and value: a buffer of
-    // each size stays for the next block.
-    // The last norm finds free buffers where blocks were forgotten.
-    let around = if config.train.recompute { d } else { 2 * d + 2 };
-    let back = 2 * d + 2 * 4 * d + 3 * d;
-    (layout.tiles() * LANES * (kept + around + back)) as u64
 }
 
 #[cfg(test)]
@@ -173,9 +162,7 @@ mod tests {
             for _ in 0..config.micro_batches() {
                 gpt.loss_and_gradients(&batch, 1.0, &mut gradients, &mut arena).unwrap();
             }
-            let kept = arena.bytes() as f64;
-            let estimate = Memory::of_step(&config).activations as f64;
-            assert!((kept / estimate - 1.0).abs() < 0.01, "{layers}: {kept} against {estimate}");
+            assert_eq!(arena.bytes() as u64, Memory::of_step(&config).activations, "{layers}");
         }
     }
 

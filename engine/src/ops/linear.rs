@@ -53,8 +53,27 @@ impl Op for Linear<'_> {
     }
 
     fn cost(&self, layout: TokenLayout) -> Cost {
-        let (nnz, tokens) = (self.layer.nnz() as u64, layout.tokens() as u64);
-        let (outputs, inputs) = (self.layer.rows() as u64, self.layer.columns() as u64);
+        let (outputs, inputs) = (self.layer.rows(), self.layer.columns());
+        LinearSize { outputs, inputs, nnz: self.layer.nnz() }.cost(layout)
+    }
+}
+
+/// How large a linear layer is: what its work depends on.
+#[derive(Clone, Copy, Debug)]
+pub struct LinearSize {
+    /// Output features.
+    pub outputs: usize,
+    /// Input features.
+    pub inputs: usize,
+    /// Stored weights.
+    pub nnz: usize,
+}
+
+impl LinearSize {
+    /// Exact work on a batch of that layout, padding not counted.
+    pub fn cost(&self, layout: TokenLayout) -> Cost {
+        let (nnz, tokens) = (self.nnz as u64, layout.tokens() as u64);
+        let (outputs, inputs) = (self.outputs as u64, self.inputs as u64);
         Cost {
             forward_flops: tokens * (2 * nnz + outputs),
             backward_flops: tokens * (4 * nnz + outputs),

@@ -204,9 +204,7 @@ impl Gpt {
 
     /// The output head, with nothing to predict.
     pub(crate) fn head(&self) -> CrossEntropy<'static> {
-        let (vocabulary, features) = (self.size.vocabulary, self.size.d_model);
-        let weight = self.network.tok_embed;
-        CrossEntropy { weight, vocabulary, features, targets: &[], weights: None, scale: 1.0 }
+        self.network.head()
     }
 
     /// The output head with the loss of `batch`; gradients are scaled by `scale`.

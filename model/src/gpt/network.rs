@@ -2,14 +2,15 @@
 
 use crate::architecture::PROMPT;
 use crate::config::ModelConfig;
-use mediswift_engine::ops::{Add, CausalAttention, Embedding, Gelu, LayerNorm};
+use mediswift_engine::ops::{Add, CausalAttention, CrossEntropy, Embedding, Gelu, LayerNorm};
 use mediswift_engine::{Layout, Op, ParamId};
 
 /// Which tensor of a layout does what.
 pub(crate) struct Network {
     width: usize,
     heads: usize,
-    pub(crate) tok_embed: ParamId,
+    vocabulary: usize,
+    tok_embed: ParamId,
     pos_embed: ParamId,
     /// Vectors of virtual tokens, if the model has a soft prompt.
     pub(crate) prompt: Option<ParamId>,
@@ -74,6 +75,7 @@ impl Network {
         Self {
             width: size.d_model,
             heads: size.heads,
+            vocabulary: size.vocabulary,
             tok_embed: find("tok_embed.weight"),
             pos_embed: find("pos_embed.weight"),
             prompt: layout.find(PROMPT),
@@ -108,6 +110,12 @@ impl Network {
             r.end_of_block(input, x);
         }
         self.ln_final.apply(features, x, r)
+    }
+
+    /// The output head, with nothing to predict.
+    pub(crate) fn head(&self) -> CrossEntropy<'static> {
+        let (weight, vocabulary, features) = (self.tok_embed, self.vocabulary, self.width);
+        CrossEntropy { weight, vocabulary, features, targets: &[], weights: None, scale: 1.0 }
     }
 }
 

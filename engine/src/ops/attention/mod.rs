@@ -52,12 +52,23 @@ pub struct CausalAttention {
 }
 
 impl CausalAttention {
+    /// FLOPs of the softmax in the forward pass: part of [`Op::cost`].
+    pub fn softmax_flops(&self, layout: TokenLayout) -> u64 {
+        3 * pairs(layout) * self.heads as u64
+    }
+
     #[track_caller]
     fn head_features(&self) -> usize {
         let (heads, features) = (self.heads, self.features);
         assert!(features.is_multiple_of(heads), "{heads} heads do not divide {features} features");
         features / heads
     }
+}
+
+/// Pairs of query and key that the mask leaves.
+fn pairs(layout: TokenLayout) -> u64 {
+    let (sequences, context) = (layout.sequences as u64, layout.context as u64);
+    sequences * context * (context + 1) / 2
 }
 
 impl Op for CausalAttention {
@@ -160,8 +171,7 @@ impl Op for CausalAttention {
     fn cost(&self, layout: TokenLayout) -> Cost {
         let (sequences, context) = (layout.sequences as u64, layout.context as u64);
         let (heads, features) = (self.heads as u64, self.features as u64);
-        let pairs = sequences * context * (context + 1) / 2;
-        let forward_flops = 4 * pairs * features + 3 * pairs * heads;
+        let forward_flops = 4 * pairs(layout) * features + self.softmax_flops(layout);
         Cost {
             forward_flops,
             backward_flops: 2 * forward_flops,
