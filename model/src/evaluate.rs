@@ -83,8 +83,8 @@ pub(crate) fn validation_tokens(dataset: &Dataset) -> Result<u64, Error> {
 
 /// The validation loss of the newest checkpoint of the run in `path` on all of `dataset`.
 /// # Errors
-/// If the run cannot be read or the data were made with another tokenizer than its own; as those of
-/// [`validation_loss`].
+/// If the run cannot be read, the data were made with another tokenizer than its own or cannot be read,
+/// the loss is not finite, or `watch` asks to stop.
 pub fn evaluate_run(
     path: &Path,
     dataset: &Dataset,

@@ -2,14 +2,15 @@
 //!
 //! * [`config`]: a run as TOML; [`presets`]: model sizes with their defaults.
 //! * [`sparsity`]: which weights exist; [`flops`] and [`memory`]: the work and the memory they cost.
-//! * [`architecture`]: every tensor in one table; [`gpt`]: the network; [`init`]: its first weights; [`inference`]: forward passes alone;
-//!   [`score`]: log-likelihoods of texts; [`decode`] and [`generate`]: text from it.
-//! * [`optimisation`]: one optimiser step; [`session`]: a run between two steps, in a [`run`] folder
-//!   with [`tensorboard`] events; [`mod@pretrain`]: a whole run; [`evaluate`]: its validation loss; [`curves`]: its
-//!   losses so far.
+//! * [`architecture`]: every tensor in one table; [`gpt`]: the network, with its first weights (`init`) and
+//!   forward passes alone (`inference`); [`score`]: log-likelihoods of texts; [`decode`] and
+//!   [`generate`]: text from it.
+//! * [`optimisation`]: one optimiser step, of AdamW (`adamw`) with its [`schedule`] of learning rates on the
+//!   sum of micro-batch gradients (`gradient_tree`).
+//! * [`session`]: a run between two steps, in a [`run`] folder with [`tensorboard`] events;
+//!   [`checkpoint`]: all of its state on the disk; [`mod@pretrain`]: a whole run; [`evaluate`]: its
+//!   validation loss; [`curves`]: its losses so far.
 //! * [`watch`]: who is told how long work gets on, and may stop it.
-//! * [`adamw`], [`schedule`], [`gradient_tree`]: the optimiser, its learning rate, and the sum of
-//!   micro-batch gradients; [`checkpoint`]: all of a run's state on the disk.
 //! * [`interchange`]: runs as Hugging Face folders and GGUF files, and back.
 //! * [`tasks`]: what to fine-tune for; [`finetune`]: dense fine-tuning and soft prompts.
 //! * [`named`]: things that are chosen by name; [`error`]: what can go wrong with what comes from outside.

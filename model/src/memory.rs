@@ -7,7 +7,7 @@
 //! |---|---|
 //! | weights | P |
 //! | moments | 2 P |
-//! | gradients | (⌊log₂ n⌋ + 1) P for n leaves of the [`crate::gradient_tree`], at most 4 P |
+//! | gradients | (⌊log₂ n⌋ + 1) P for n leaves of the gradient tree, at most 4 P |
 //! | plans | the weights of dense linear layers once more, packed for their input gradients; 26 bytes per non-zero: its column (4); column, origin and packed value in both products (2 × 10), with zeros that pad panels |
 //! | activations | T · (L · (18 d + heads + 4) + 2 d + 2) of the forward pass, and what travels back; counted operator by operator |
 //! | head | the logits of one chunk, and the packed token table V · d |

@@ -52,7 +52,7 @@ pub struct Manifest {
     pub data: DataState,
     /// Where randomness comes from.
     pub random: String,
-    /// [`weights_hash`] of the parameters.
+    /// [`weights_hash`](super::weights_hash) of the parameters.
     pub weights_hash: String,
     /// Length and hash of the other files.
     pub files: BTreeMap<String, FileSummary>,

@@ -15,7 +15,7 @@
 //! **A checkpoint is complete or does not exist.** Files are written to a folder `.tmp-…`, the
 //! manifest last, each waited for until it is on the disk; then the folder gets its name in one
 //! step. Removal starts with the manifest. So a crash at any instant leaves folders without a name
-//! or without a manifest, which [`latest`] passes over and [`prune`] clears away.
+//! or without a manifest, which [`latest`] passes over and `prune` clears away.
 
 mod choosing;
 mod hash;

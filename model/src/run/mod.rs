@@ -23,8 +23,8 @@
 //! may leave a torn last line, which readers skip; a resumed run cuts them at its checkpoint's step,
 //! so that no step appears twice or never.
 //!
-//! * [`RunFolder`]: making it and taking it up; [`import_run`]: making it of a model from elsewhere.
-//! * [`Log`]: the two logs; [`TrainingReport`]; [`Origin`]; the model card.
+//! * `folder`: making it and taking it up; `import`: making it of a model from elsewhere, with its `origin`.
+//! * [`Log`]: the two logs; [`TrainingReport`]; the model card.
 //! * [`load_model`]: what evaluation, generation, export and fine-tuning take from it: the newest model
 //!   with its checked tokenizer.
 

@@ -1,6 +1,6 @@
 //! Mask policies: which weights a sparse layer starts with.
 //!
-//! A policy is one file and one line in [`POLICIES`]; `sparsity.init_method` names it. Every layer
+//! A policy is one file and one line in `POLICIES`; `sparsity.init_method` names it. Every layer
 //! draws from a seed of its own, derived from the configured seed and the layer's name, so a mask
 //! depends neither on the order in which layers are made nor on how many there are.
 
@@ -13,7 +13,7 @@ pub(crate) use magnitude::Magnitude;
 pub use policy::MaskPolicy;
 pub(crate) use uniform::UniformRandom;
 pub use weights::LayerSparsity;
-pub(crate) use weights::LinearWeight;
+pub(crate) use weights::{LinearWeight, linear_weights};
 
 use crate::config::SparsityConfig;
 use crate::error::Error;

@@ -5,7 +5,7 @@
 //! writes a target such as `the answer to the question given the context is yes.` What it wrote is
 //! read back by [`Task::parse`], and whatever cannot be read counts as wrong.
 //!
-//! * [`pubmedqa`], [`hoc`]: the tasks of the paper; [`metrics`]: their scores.
+//! * `pubmedqa`, `hoc`: the tasks of the paper; [`metrics`]: their scores.
 //! * [`baselines`]: what can be had without a language model.
 
 pub mod baselines;
@@ -17,9 +17,8 @@ pub(crate) mod pubmedqa;
 mod python_random;
 mod task;
 
-pub(crate) use task::FAILED;
 use task::after_template;
-pub use task::{Example, Published, Recipe, Request, Score, Stage, Task, TaskData};
+pub use task::{Example, FAILED, Published, Recipe, Request, Score, Stage, Task, TaskData};
 
 use crate::error::Error;
 use crate::named::Named;

@@ -4,7 +4,7 @@ use crate::error::Error;
 use std::path::PathBuf;
 
 /// What an answer is that cannot be read (BioGPT's word).
-pub(crate) const FAILED: &str = "failed";
+pub const FAILED: &str = "failed";
 
 /// Something to answer.
 #[derive(Clone, Debug, PartialEq)]

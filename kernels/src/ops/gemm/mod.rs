@@ -1,9 +1,9 @@
 //! Dense product C (+)= A · B whose B and C have tokens in their lanes.
 //!
 //! B is given as tiles `[tile][k][LANES]`; a task gathers the lines of V tiles into L1. A matrix whose
-//! rows lie apart is packed into panels of `PANEL` rows ([`pack`]), once for many products if the caller
+//! rows lie apart is packed into panels of `PANEL` rows (`pack`), once for many products if the caller
 //! keeps the [`Packed`] form; rows and activations serve as A just as they lie. The micro-kernel
-//! ([`micro`]) keeps `PANEL × V` accumulators,
+//! (`micro`) keeps `PANEL × V` accumulators,
 //! reads V lines of B once per k and broadcasts A.
 //!
 //! Loop nest, outside in: row blocks × tile blocks (parallel) · K blocks (B panel stays in L1) ·

@@ -1,9 +1,9 @@
 //! Sparse matrices from files: `.smtx`, `.mtx` and scipy's `.npz`. Values are not read: a study draws
 //! its own, and a mask has none.
 //!
-//! * `.smtx` of the Deep Learning Matrix Collection ([`smtx`]);
-//! * `.mtx` of MatrixMarket ([`mtx`]);
-//! * `.npz` of scipy's `save_npz` ([`npz`]).
+//! * `.smtx` of the Deep Learning Matrix Collection (`smtx`);
+//! * `.mtx` of MatrixMarket (`mtx`);
+//! * `.npz` of scipy's `save_npz` (`npz`).
 //!
 //! Indices within a row must rise; a matrix that names a place twice is refused, because which of the
 //! two a product should use is anybody's guess.
