@@ -3,7 +3,7 @@
 use std::ops::ControlFlow;
 
 use indicatif::{ProgressBar, ProgressStyle};
-use mediswift_data::prepare::{Progress, Stage};
+use mediswift_data::prepare::{PrepareProgress, PrepareStage};
 
 use crate::signals::StopSignal;
 
@@ -26,16 +26,16 @@ pub fn training(steps: u64) -> ProgressBar {
 /// whether to go on.
 pub fn preparing<T>(
     stop: &StopSignal,
-    work: impl FnOnce(&mut dyn FnMut(&Progress) -> ControlFlow<()>) -> T,
+    work: impl FnOnce(&mut dyn FnMut(&PrepareProgress) -> ControlFlow<()>) -> T,
 ) -> T {
-    let mut current: Option<(Stage, ProgressBar)> = None;
+    let mut current: Option<(PrepareStage, ProgressBar)> = None;
     let outcome = work(&mut |now| {
         if current.as_ref().is_none_or(|(known, _)| *known != now.stage) {
             if let Some((_, bar)) = current.take() {
                 bar.finish_and_clear();
             }
             // Only reading counts bytes.
-            let new = if now.stage == Stage::Reading { bytes } else { count };
+            let new = if now.stage == PrepareStage::Reading { bytes } else { count };
             current = Some((now.stage, new(now.bytes_total, stage_name(now.stage))));
         }
         if let Some((_, bar)) = &current {
@@ -51,12 +51,12 @@ pub fn preparing<T>(
 }
 
 /// What a step of preparing data is called.
-pub fn stage_name(stage: Stage) -> &'static str {
+pub fn stage_name(stage: PrepareStage) -> &'static str {
     match stage {
-        Stage::Reading => "reading",
-        Stage::Choosing => "finding duplicates",
-        Stage::Learning => "learning the vocabulary",
-        Stage::Tokenizing => "tokenizing",
+        PrepareStage::Reading => "reading",
+        PrepareStage::Choosing => "finding duplicates",
+        PrepareStage::Learning => "learning the vocabulary",
+        PrepareStage::Tokenizing => "tokenizing",
     }
 }
 

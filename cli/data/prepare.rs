@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use mediswift_data::manifest::{Manifest, SplitManifest};
-use mediswift_data::prepare::{Preparation, Stage, TokenizerSource};
+use mediswift_data::prepare::{Preparation, PrepareStage, TokenizerSource};
 use serde_json::{Value, json};
 
 use super::cleaning::{CleaningArgs, report_damage};
@@ -104,7 +104,7 @@ impl Verb for Prepare {
             })
         })
         .map_err(|error| stop.explain(error))?;
-        times.reached(Stage::Tokenizing);
+        times.reached(PrepareStage::Tokenizing);
         report_damage(&manifest.damaged);
         if manifest.validation.tokens == 0 && self.validation > 0.0 {
             output::note(
@@ -117,18 +117,18 @@ impl Verb for Prepare {
 
 /// How long each step took.
 struct Times {
-    stage: Stage,
+    stage: PrepareStage,
     since: Instant,
-    taken: Vec<(Stage, Duration)>,
+    taken: Vec<(PrepareStage, Duration)>,
 }
 
 impl Times {
     fn start() -> Self {
-        Self { stage: Stage::Reading, since: Instant::now(), taken: Vec::new() }
+        Self { stage: PrepareStage::Reading, since: Instant::now(), taken: Vec::new() }
     }
 
     /// The work is, or still is, at `stage`.
-    fn reached(&mut self, stage: Stage) {
+    fn reached(&mut self, stage: PrepareStage) {
         let now = Instant::now();
         match self.taken.last_mut() {
             Some((last, taken)) if *last == self.stage => *taken += now - self.since,

@@ -37,7 +37,7 @@ pub struct Fetched {
 
 /// How far [`fetch`] has come.
 #[derive(Clone, Copy, Debug)]
-pub struct Progress {
+pub struct FetchProgress {
     /// Files done, failed ones too.
     pub files: usize,
     /// Files asked for.
@@ -53,7 +53,7 @@ pub struct Progress {
 /// [`DataError::Interrupted`]. Files that fail one by one are in the result.
 pub fn fetch(
     options: &Download,
-    progress: &mut (dyn FnMut(&Progress) -> ControlFlow<()> + Send),
+    progress: &mut (dyn FnMut(&FetchProgress) -> ControlFlow<()> + Send),
 ) -> Result<Fetched, DataError> {
     let session = &Session::new(options);
     let names = session.wanted()?;
@@ -85,7 +85,7 @@ pub fn fetch(
             })
             .collect();
         while workers.iter().any(|worker| !worker.is_finished()) {
-            let now = Progress {
+            let now = FetchProgress {
                 files: done.load(Ordering::Relaxed),
                 files_total: names.len(),
                 bytes: session.bytes.load(Ordering::Relaxed),

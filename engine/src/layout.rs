@@ -51,7 +51,7 @@ impl Shape {
 
 /// The place of one tensor.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Place {
+pub struct TensorPlace {
     /// Unique name, such as `blocks.0.attn.qkv.weight`.
     pub name: String,
     /// Its shape.
@@ -67,7 +67,7 @@ pub(crate) const ALIGNMENT: usize = 2 * LANES;
 /// model. Every tensor starts at a cache line.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Layout {
-    places: Vec<Place>,
+    places: Vec<TensorPlace>,
     len: usize,
 }
 
@@ -83,13 +83,13 @@ impl Layout {
             assert!(layout.find(&name).is_none(), "tensor '{name}' exists already");
             let range = layout.len..layout.len + shape.len();
             layout.len = range.end.next_multiple_of(ALIGNMENT);
-            layout.places.push(Place { name, shape, range });
+            layout.places.push(TensorPlace { name, shape, range });
         }
         Arc::new(layout)
     }
 
     /// Every tensor's place, in order.
-    pub fn iter(&self) -> impl ExactSizeIterator<Item = (ParamId, &Place)> {
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = (ParamId, &TensorPlace)> {
         self.places.iter().enumerate().map(|(at, place)| (ParamId(at), place))
     }
 
@@ -99,7 +99,7 @@ impl Layout {
     }
 
     /// The place of a tensor.
-    pub fn place(&self, id: ParamId) -> &Place {
+    pub fn place(&self, id: ParamId) -> &TensorPlace {
         &self.places[id.0]
     }
 

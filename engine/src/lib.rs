@@ -20,8 +20,8 @@ mod tape;
 mod tiles;
 
 pub use flat::{Flat, Gradients, Parameters, Tensor};
-pub use layout::{Layout, ParamId, Place, Shape};
+pub use layout::{Layout, ParamId, Shape, TensorPlace};
 pub use op::{Backward, Cost, Loss, LossSum, OneToken, Op};
-pub use profile::{Part, Pass, Profile};
+pub use profile::{Pass, Profile, ProfilePart};
 pub use tape::{Arena, Tape, Var};
 pub use tiles::{Tiles, TokenLayout};

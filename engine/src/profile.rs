@@ -15,7 +15,7 @@ pub enum Pass {
 
 /// One part of a step, summed over all times it ran.
 #[derive(Clone, Copy, Debug)]
-pub struct Part {
+pub struct ProfilePart {
     /// Name of the operator, or of the work.
     pub name: &'static str,
     /// What was done with it.
@@ -30,7 +30,7 @@ pub struct Part {
 #[derive(Clone, Debug, Default)]
 pub struct Profile {
     on: bool,
-    parts: Vec<Part>,
+    parts: Vec<ProfilePart>,
 }
 
 impl Profile {
@@ -40,7 +40,7 @@ impl Profile {
     }
 
     /// What was measured since [`Profile::start`].
-    pub fn parts(&self) -> &[Part] {
+    pub fn parts(&self) -> &[ProfilePart] {
         &self.parts
     }
 
@@ -65,7 +65,7 @@ impl Profile {
                 part.seconds += seconds;
                 part.flops += flops;
             }
-            None => self.parts.push(Part { name, pass, seconds, flops }),
+            None => self.parts.push(ProfilePart { name, pass, seconds, flops }),
         }
     }
 }

@@ -109,13 +109,13 @@ impl Drop for Draft {
 /// A folder beside a file or a folder that is to be made, for what is needed only meanwhile. It is
 /// removed when dropped.
 #[derive(Debug)]
-pub struct Scratch {
+pub struct ScratchFolder {
     path: PathBuf,
     /// Keeps others from taking it for litter.
     _held: Option<File>,
 }
 
-impl Scratch {
+impl ScratchFolder {
     /// Makes an empty folder beside `path`, whose folder is made if it is missing.
     /// # Errors
     /// If `path` cannot be a name, or the system refuses.
@@ -144,7 +144,7 @@ impl Scratch {
     }
 }
 
-impl Drop for Scratch {
+impl Drop for ScratchFolder {
     fn drop(&mut self) {
         // What cannot be removed now is removed later.
         let _ = remove(&self.path);
@@ -161,7 +161,7 @@ pub fn write_folder<T, E: From<Error>>(
     path: &Path,
     fill: impl FnOnce(&Path) -> Result<T, E>,
 ) -> Result<T, E> {
-    let scratch = Scratch::beside(path)?;
+    let scratch = ScratchFolder::beside(path)?;
     let filled = fill(scratch.path())?;
     put_folder(scratch.path(), path)?;
     Ok(filled)

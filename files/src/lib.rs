@@ -7,7 +7,7 @@
 //! | [`NewFile`] and the steps below it | what the others are made of | checkpoints, whose order is their own |
 //! | [`Log`] | a file that grows | metrics, events, downloads |
 //! | [`Lock`] | a file that one process holds | run folders, datasets under way |
-//! | [`Scratch`] | a folder for what is not kept | |
+//! | [`ScratchFolder`] | a folder for what is not kept | |
 //!
 //! **A file or a folder is made aside**, under the name `.NAME.partial-PID` in the same folder,
 //! waited for until it is on the disk, and then given its name in one step; the name is waited for
@@ -32,7 +32,8 @@ mod step;
 mod steps;
 
 pub use aside::{
-    Draft, Scratch, clear, clear_beside, is_leftover, put_folder, write, write_folder, write_with,
+    Draft, ScratchFolder, clear, clear_beside, is_leftover, put_folder, write, write_folder,
+    write_with,
 };
 pub use error::Error;
 pub use lock::Lock;

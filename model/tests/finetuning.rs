@@ -7,7 +7,7 @@ use mediswift_files::faults::Recording;
 use mediswift_model::architecture::PROMPT;
 use mediswift_model::decode::Decoder;
 use mediswift_model::finetune::answer::Answerer;
-use mediswift_model::finetune::encode::{Encoder, batch};
+use mediswift_model::finetune::encode::{ExampleEncoder, batch};
 use mediswift_model::finetune::report::TuningReport;
 use mediswift_model::finetune::settings::Settings;
 use mediswift_model::finetune::start::Start;
@@ -451,7 +451,7 @@ fn sources_are_cut_where_they_may_be() {
     let long = example(&short.head, &("Many words came first. ".repeat(30) + "It improved."));
     let hopeless = example(&"Does alpha help? ".repeat(40), "It improved.");
     let examples = [short, long, hopeless];
-    let encoder = Encoder::new(task("pubmedqa").unwrap(), &tokenizer, &gpt, examples.iter());
+    let encoder = ExampleEncoder::new(task("pubmedqa").unwrap(), &tokenizer, &gpt, examples.iter());
     let (encoded, fit) = encoder.encode(&examples, &mut ()).unwrap();
     assert_eq!((fit.examples, fit.cut, fit.unusable), (3, 1, 1));
     let [Some(short), Some(long), None] = &encoded[..] else { panic!("{encoded:?}") };
@@ -486,7 +486,7 @@ fn drafts_change_no_answer() {
             Example { id: i.to_string(), head, passage, labels: vec![i % 3] }
         })
         .collect();
-    let encoder = Encoder::new(pubmedqa, &tokenizer, &gpt, examples.iter());
+    let encoder = ExampleEncoder::new(pubmedqa, &tokenizer, &gpt, examples.iter());
     let (encoded, _) = encoder.encode(&examples, &mut ()).unwrap();
     let mut answerer = Answerer::new(&gpt, &encoder, pubmedqa, &tokenizer, &[], 7);
     let found = answerer.generate(&encoded, &mut ()).unwrap();

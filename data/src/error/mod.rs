@@ -41,7 +41,7 @@ pub enum DataError {
         /// The input file; for a member of an archive, its path within follows.
         path: PathBuf,
         /// Where in the file; none if it is the file as a whole.
-        place: Option<Place>,
+        place: Option<InputPlace>,
         /// What was found.
         problem: InputProblem,
     },
@@ -86,14 +86,14 @@ pub enum DataError {
 
 /// A place in an input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Place {
+pub struct InputPlace {
     /// 1-based line number in the decompressed text, where lines matter.
     pub line: Option<u64>,
     /// Bytes of decompressed text before the place.
     pub offset: u64,
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for InputPlace {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(line) = self.line {
             write!(f, ", line {line}")?;
@@ -109,7 +109,7 @@ impl DataError {
     }
 
     /// A problem of an input.
-    pub(crate) fn input(path: &Path, place: Option<Place>, problem: InputProblem) -> Self {
+    pub(crate) fn input(path: &Path, place: Option<InputPlace>, problem: InputProblem) -> Self {
         Self::Input { path: path.to_owned(), place, problem }
     }
 

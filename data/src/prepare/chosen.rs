@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::extract;
 use super::preparation::TokenizerSource;
-use super::progress::{Progress, Stage, Watch};
+use super::progress::{PrepareProgress, PrepareStage, Watch};
 use super::resolve::{self, Fates};
 use super::segment::Segment;
 use super::staying::Staying;
@@ -34,7 +34,12 @@ impl Chosen {
         let accounts = extract::extract(units, cleaning, strict, work, progress)?;
         let segments = extract::segments(&accounts, work)?;
         let documents = segments.iter().map(|s| s.documents as u64).sum();
-        let now = Progress { stage: Stage::Choosing, bytes_read: 0, bytes_total: 0, documents };
+        let now = PrepareProgress {
+            stage: PrepareStage::Choosing,
+            bytes_read: 0,
+            bytes_total: 0,
+            documents,
+        };
         let fates =
             resolve::resolve(
                 &segments,
@@ -72,8 +77,8 @@ impl Chosen {
                     Err(error) => return Some(Err(error)),
                 };
                 read += 1;
-                let now = Progress {
-                    stage: Stage::Learning,
+                let now = PrepareProgress {
+                    stage: PrepareStage::Learning,
                     bytes_read: read,
                     bytes_total: total,
                     documents: read,

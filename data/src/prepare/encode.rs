@@ -9,7 +9,7 @@ use std::sync::{Mutex, PoisonError};
 
 use rayon::prelude::*;
 
-use super::progress::{Progress, Stage, Watch};
+use super::progress::{PrepareProgress, PrepareStage, Watch};
 use super::splits::SplitWriter;
 use super::staying::Staying;
 use crate::manifest::SplitManifest;
@@ -38,8 +38,8 @@ pub(crate) fn encode(
     let mut batch = read(&mut documents, &mut splits)?;
     let mut encoded = Vec::new();
     while !(batch.is_empty() && encoded.is_empty()) {
-        let now = Progress {
-            stage: Stage::Tokenizing,
+        let now = PrepareProgress {
+            stage: PrepareStage::Tokenizing,
             bytes_read: read_so_far,
             bytes_total: total,
             documents: read_so_far,

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::time::Duration;
 
-use super::progress::{Progress, Stage, Watch};
+use super::progress::{PrepareProgress, PrepareStage, Watch};
 use super::segment::{Properties, Segment, SegmentWriter};
 use super::unit::{Account, Unit};
 use crate::DataError;
@@ -71,8 +71,8 @@ pub(crate) fn extract(
         drop(done);
         let mut failures = Vec::new();
         loop {
-            let now = Progress {
-                stage: Stage::Reading,
+            let now = PrepareProgress {
+                stage: PrepareStage::Reading,
                 bytes_read: shared.bytes_read.load(Ordering::Relaxed),
                 bytes_total,
                 documents: shared.documents.load(Ordering::Relaxed),

@@ -39,7 +39,7 @@ mod unit;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use mediswift_files::{self as files, Scratch};
+use mediswift_files::{self as files, ScratchFolder};
 
 use self::building::{Building, Plan, check_destination};
 use self::chosen::Chosen;
@@ -52,7 +52,7 @@ use crate::manifest::Manifest;
 use crate::{DataError, Tokenizer, source, tokenizer};
 
 pub use preparation::{Preparation, TokenizerSource};
-pub use progress::{Progress, Stage};
+pub use progress::{PrepareProgress, PrepareStage};
 
 /// Makes a dataset folder; returns its manifest.
 ///
@@ -142,7 +142,7 @@ pub fn train_tokenizer(
     progress: Watch,
 ) -> Result<(Tokenizer, u64), DataError> {
     let units = unit::group(source::find(inputs)?)?;
-    let work = Scratch::beside(scratch)?;
+    let work = ScratchFolder::beside(scratch)?;
     let chosen = Chosen::from_units(&units, cleaning, strict, work.path(), progress)?;
     let tokenizer = chosen.learn(learn, 0.0, progress)?;
     Ok((tokenizer, chosen.fates.staying()))

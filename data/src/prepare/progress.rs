@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 
 /// What [`prepare`](super::prepare()) is busy with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stage {
+pub enum PrepareStage {
     /// Reading and cleaning the inputs.
     Reading,
     /// Looking for revisions and duplicates.
@@ -17,9 +17,9 @@ pub enum Stage {
 
 /// How far [`prepare`](super::prepare()) has come.
 #[derive(Clone, Copy, Debug)]
-pub struct Progress {
+pub struct PrepareProgress {
     /// The step under way.
-    pub stage: Stage,
+    pub stage: PrepareStage,
     /// Done of this step: bytes as stored, or documents.
     pub bytes_read: u64,
     /// The step in all.
@@ -29,4 +29,4 @@ pub struct Progress {
 }
 
 /// Is told how work goes on, and may stop it by returning `Break`.
-pub(crate) type Watch<'a> = &'a mut dyn FnMut(&Progress) -> ControlFlow<()>;
+pub(crate) type Watch<'a> = &'a mut dyn FnMut(&PrepareProgress) -> ControlFlow<()>;

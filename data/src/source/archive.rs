@@ -11,13 +11,13 @@ use super::parse;
 use super::record::{Event, MAX_RECORD, Sink};
 use super::stream::Stream;
 use crate::DataError;
-use crate::error::{InputProblem, Place, brief};
+use crate::error::{InputPlace, InputProblem, brief};
 
 /// Reads every member of a known format.
 pub(crate) fn read(stream: Stream, path: &Path, sink: Sink) -> Result<(), DataError> {
     let (position, budget) = (stream.position(), stream.budget());
     let broken = |problem| {
-        DataError::input(path, Some(Place { line: None, offset: position.get() }), problem)
+        DataError::input(path, Some(InputPlace { line: None, offset: position.get() }), problem)
     };
     let damaged =
         |error: io::Error| broken(InputProblem::ArchiveDamaged { why: error.to_string() });

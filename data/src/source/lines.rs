@@ -8,7 +8,7 @@ use std::rc::Rc;
 use super::record::MAX_RECORD;
 use super::stream::{Stream, explain};
 use crate::DataError;
-use crate::error::{InputProblem, Place};
+use crate::error::{InputPlace, InputProblem};
 
 /// The lines of a file, as UTF-8 without a byte-order mark and line ends.
 pub(crate) struct Lines<'a> {
@@ -35,7 +35,7 @@ impl<'a> Lines<'a> {
 
     /// An error in the line handed out last.
     pub fn wrong(&self, problem: InputProblem) -> DataError {
-        let place = Place { line: Some(self.number), offset: self.offset };
+        let place = InputPlace { line: Some(self.number), offset: self.offset };
         DataError::input(self.path, Some(place), problem)
     }
 

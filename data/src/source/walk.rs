@@ -11,7 +11,7 @@ use quick_xml::events::{BytesStart, Event as XmlEvent};
 use super::record::MAX_RECORD;
 use super::stream::{Stream, explain};
 use crate::DataError;
-use crate::error::{InputProblem, Place};
+use crate::error::{InputPlace, InputProblem};
 
 /// Deeper elements are taken for an attack.
 const MAX_DEPTH: usize = 256;
@@ -60,7 +60,7 @@ impl<'a> Xml<'a> {
 
     /// An error at the present position.
     pub fn wrong(&self, problem: InputProblem) -> DataError {
-        let place = Place { line: None, offset: self.reader.buffer_position() };
+        let place = InputPlace { line: None, offset: self.reader.buffer_position() };
         DataError::input(self.path, Some(place), problem)
     }
 

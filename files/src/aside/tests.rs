@@ -152,7 +152,7 @@ fn what_is_held_is_no_litter_and_what_was_put_aside_comes_back() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
     let mut draft = Draft::create(&at("draft")).unwrap();
-    let scratch = Scratch::beside(&at("scratch")).unwrap();
+    let scratch = ScratchFolder::beside(&at("scratch")).unwrap();
     draft.write_all(b"kept").unwrap();
     // Of processes that are gone; the last of one that could not exchange.
     for name in

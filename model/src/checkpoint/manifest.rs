@@ -1,4 +1,4 @@
-//! [`Manifest`]: what a checkpoint says of itself.
+//! [`CheckpointManifest`]: what a checkpoint says of itself.
 
 use crate::error::Error;
 use crate::tensor_file::{FileSummary, one_line, unusable};
@@ -38,7 +38,7 @@ pub struct DataState {
 /// `manifest.json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Manifest {
+pub struct CheckpointManifest {
     /// `mediswift-checkpoint`.
     pub format: String,
     /// [`VERSION`] of the program that wrote it.
@@ -66,7 +66,7 @@ fn is_zero(count: &u64) -> bool {
     *count == 0
 }
 
-impl Manifest {
+impl CheckpointManifest {
     /// With the checksum that it should have.
     pub(super) fn sealed(mut self) -> Self {
         self.checksum.clear();
@@ -81,7 +81,7 @@ impl Manifest {
     }
 }
 
-pub(super) fn write_manifest(folder: &Path, manifest: &Manifest) -> Result<(), Error> {
+pub(super) fn write_manifest(folder: &Path, manifest: &CheckpointManifest) -> Result<(), Error> {
     let path = folder.join(MANIFEST);
     let json = serde_json::to_vec_pretty(manifest).expect("plain data");
     let write = || -> std::io::Result<()> {
@@ -93,7 +93,7 @@ pub(super) fn write_manifest(folder: &Path, manifest: &Manifest) -> Result<(), E
 }
 
 /// Reads a manifest and checks that it is whole and of this version.
-pub(super) fn read_manifest(folder: &Path) -> Result<Manifest, Error> {
+pub(super) fn read_manifest(folder: &Path) -> Result<CheckpointManifest, Error> {
     match fs::metadata(folder) {
         Ok(metadata) if !metadata.is_dir() => {
             let problem = "is a file, not a checkpoint: name the folder that holds manifest.json";
@@ -138,7 +138,7 @@ pub(super) fn read_manifest(folder: &Path) -> Result<Manifest, Error> {
         );
         return Err(Error::incompatible(path, problem));
     }
-    let manifest: Manifest = serde_json::from_slice(&bytes).map_err(invalid)?;
+    let manifest: CheckpointManifest = serde_json::from_slice(&bytes).map_err(invalid)?;
     if manifest.clone().sealed() != manifest {
         return Err(unusable(&path, "its checksum is wrong"));
     }

@@ -26,7 +26,7 @@ mod saving;
 pub(crate) use choosing::prune;
 pub use choosing::{Latest, latest};
 pub use hash::weights_hash;
-pub use manifest::{DataState, Manifest, VERSION};
+pub use manifest::{CheckpointManifest, DataState, VERSION};
 pub use reading::Checkpoint;
 pub use saving::{Snapshot, save};
 

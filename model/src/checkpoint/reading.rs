@@ -1,6 +1,6 @@
 //! [`Checkpoint`]: reading what was saved, and believing nothing of it unchecked.
 
-use super::manifest::{MANIFEST, Manifest, OPTIMIZER, WEIGHTS, read_manifest};
+use super::manifest::{CheckpointManifest, MANIFEST, OPTIMIZER, WEIGHTS, read_manifest};
 use crate::adamw::Moments;
 use crate::config::Config;
 use crate::error::Error;
@@ -21,7 +21,7 @@ pub struct Checkpoint {
     /// Its folder.
     pub path: PathBuf,
     /// Its manifest.
-    pub manifest: Manifest,
+    pub manifest: CheckpointManifest,
     /// The settings in the manifest.
     pub config: Config,
 }

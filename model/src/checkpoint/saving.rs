@@ -2,7 +2,9 @@
 
 use super::choosing::TEMPORARY;
 use super::hash::weights_hash;
-use super::manifest::{DataState, FORMAT, Manifest, OPTIMIZER, VERSION, WEIGHTS, write_manifest};
+use super::manifest::{
+    CheckpointManifest, DataState, FORMAT, OPTIMIZER, VERSION, WEIGHTS, write_manifest,
+};
 use super::reading::{Checkpoint, column_indices, row_offsets, stored_extents};
 use crate::adamw::Moments;
 use crate::config::Config;
@@ -44,7 +46,8 @@ pub fn save(run: &Path, snapshot: &Snapshot<'_>) -> Result<PathBuf, Error> {
     })?;
     if path.exists() {
         // Saved before: a run that was resumed from an earlier step comes by again.
-        let same = |old: &Manifest| old.files == manifest.files && old.data == manifest.data;
+        let same =
+            |old: &CheckpointManifest| old.files == manifest.files && old.data == manifest.data;
         if Checkpoint::open(&path).is_ok_and(|old| same(&old.manifest) && old.is_intact()) {
             remove(&temporary)?;
             return Ok(path);
@@ -54,7 +57,7 @@ pub fn save(run: &Path, snapshot: &Snapshot<'_>) -> Result<PathBuf, Error> {
     Ok(path)
 }
 
-fn write_files(folder: &Path, snapshot: &Snapshot<'_>) -> Result<Manifest, Error> {
+fn write_files(folder: &Path, snapshot: &Snapshot<'_>) -> Result<CheckpointManifest, Error> {
     files::create_folder(folder)?;
     let parameters = snapshot.parameters;
     let weights = write_weights(&folder.join(WEIGHTS), parameters)?;
@@ -63,7 +66,7 @@ fn write_files(folder: &Path, snapshot: &Snapshot<'_>) -> Result<Manifest, Error
         let moments = write_moments(&folder.join(OPTIMIZER), parameters, moments)?;
         written.insert(OPTIMIZER.to_string(), moments);
     }
-    let manifest = Manifest {
+    let manifest = CheckpointManifest {
         format: FORMAT.into(),
         version: VERSION,
         step: snapshot.step,

@@ -209,8 +209,8 @@ fn no_truncated_file_and_no_flipped_bit_goes_unnoticed() {
 }
 
 /// Makes the manifest describe the files as they are now, after `change`.
-fn reseal(path: &Path, change: impl FnOnce(&mut Manifest)) {
-    let mut manifest: Manifest =
+fn reseal(path: &Path, change: impl FnOnce(&mut CheckpointManifest)) {
+    let mut manifest: CheckpointManifest =
         serde_json::from_slice(&fs::read(path.join(MANIFEST)).unwrap()).unwrap();
     for (name, summary) in &mut manifest.files {
         let bytes = fs::read(path.join(name)).unwrap();
@@ -428,7 +428,7 @@ fn a_checkpoint_is_of_one_run_and_one_model() {
 
 #[test]
 fn manifests_of_other_makes_and_versions_are_refused() {
-    type Change = fn(&mut Manifest);
+    type Change = fn(&mut CheckpointManifest);
     let cases: [(Change, &str); 6] = [
         (|m| m.skipped = m.step + 1, "skipped more steps than it made"),
         (|m| m.version = 2, "its version is 2, but this program reads version 1"),

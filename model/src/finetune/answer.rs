@@ -6,7 +6,7 @@
 //! result is that of one pass per token, in as a rule one or two passes (speculative decoding). An
 //! answer that leaves the template's tokens cannot be read any more and is not continued.
 
-use super::encode::{Encoded, Encoder, batch};
+use super::encode::{Encoded, ExampleEncoder, batch};
 use crate::error::Error;
 use crate::gpt::Gpt;
 use crate::tasks::{FAILED, Task};
@@ -34,7 +34,7 @@ impl<'a> Answerer<'a> {
     /// `known` are examples whose targets serve as drafts.
     pub fn new(
         gpt: &'a Gpt,
-        encoder: &Encoder<'a>,
+        encoder: &ExampleEncoder<'a>,
         task: &'a dyn Task,
         tokenizer: &'a Tokenizer,
         known: &[Encoded],
@@ -173,7 +173,7 @@ fn common(a: &[u32], b: &[u32]) -> usize {
 
 /// The targets whose likelihoods answer: one per label and, where an example may have none, that of
 /// no label.
-pub fn candidates(task: &dyn Task, encoder: &Encoder<'_>) -> Vec<Vec<u32>> {
+pub fn candidates(task: &dyn Task, encoder: &ExampleEncoder<'_>) -> Vec<Vec<u32>> {
     let mut labels: Vec<Vec<usize>> = (0..task.labels().len()).map(|label| vec![label]).collect();
     if !task.one_label() {
         labels.push(vec![]);

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use std::ops::Range;
 
 /// How examples become tokens.
-pub struct Encoder<'a> {
+pub struct ExampleEncoder<'a> {
     task: &'a dyn Task,
     tokenizer: &'a Tokenizer,
     /// Ids of the virtual tokens.
@@ -46,7 +46,7 @@ pub struct Fit {
     pub unusable: usize,
 }
 
-impl<'a> Encoder<'a> {
+impl<'a> ExampleEncoder<'a> {
     /// An encoder for a model; `examples` are all whose targets may be needed.
     pub fn new<'e>(
         task: &'a dyn Task,

@@ -28,7 +28,7 @@ use crate::tasks::baselines::baselines;
 use crate::tasks::{Example, Request, Stage, Task, TaskData};
 use crate::watch::{Progress, Watch};
 use answer::{Answerer, by_likelihood, candidates};
-use encode::Encoder;
+use encode::ExampleEncoder;
 use folder::{Folder, Identity};
 use mediswift_data::Tokenizer;
 use mediswift_engine::Parameters;
@@ -206,7 +206,7 @@ impl Run<'_> {
         let file = format!("pseudo-labels-{}.json", stage.name);
         if !self.folder.has(&file) {
             let gpt = Gpt::from_parameters(&start.config, start.parameters.clone())?;
-            let encoder = Encoder::new(self.task, &self.tokenizer, &gpt, [].iter());
+            let encoder = ExampleEncoder::new(self.task, &self.tokenizer, &gpt, [].iter());
             let mut labels: BTreeMap<&str, Vec<String>> = BTreeMap::new();
             let targets = candidates(self.task, &encoder);
             let mut answerer = self.answerer(&gpt, &encoder, &[]);
@@ -235,7 +235,7 @@ impl Run<'_> {
     fn answerer<'t>(
         &'t self,
         gpt: &'t Gpt,
-        encoder: &Encoder<'t>,
+        encoder: &ExampleEncoder<'t>,
         known: &[encode::Encoded],
     ) -> Answerer<'t> {
         let micro_batch = self.settings.finetune.micro_batch;
@@ -257,7 +257,7 @@ impl Run<'_> {
         let weights = self.folder.weights(&cell.cell)?;
         let gpt = Gpt::from_parameters(&weights.config, weights.parameters()?)?;
         let known = data.train.iter().chain(&data.dev);
-        let encoder = Encoder::new(self.task, &self.tokenizer, &gpt, known);
+        let encoder = ExampleEncoder::new(self.task, &self.tokenizer, &gpt, known);
         let (train, _) = encoder.encode_to_train(&data.train, watch)?;
         let (test, fit) = encoder.encode(&data.test, watch)?;
         let mut answerer = self.answerer(&gpt, &encoder, &train);

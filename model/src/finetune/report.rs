@@ -7,7 +7,7 @@ use crate::config::Config;
 use crate::gpt::Gpt;
 use crate::named::Named;
 use crate::tasks::baselines::Baseline;
-use crate::tasks::{Published, Score, Task, TaskData, task};
+use crate::tasks::{Published, Task, TaskData, TaskScore, task};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 
@@ -57,9 +57,9 @@ pub struct SeedReport {
     /// The seed.
     pub seed: u64,
     /// Scores of generated answers on test.
-    pub generation: Vec<Score>,
+    pub generation: Vec<TaskScore>,
     /// Scores of the answers that likelihoods give.
-    pub likelihood: Vec<Score>,
+    pub likelihood: Vec<TaskScore>,
     /// Generated answers that could not be read, and count as wrong.
     pub unparsable: usize,
     /// Margin over no label from which a likelihood answers, chosen on dev.
@@ -268,7 +268,10 @@ impl TuningReport {
 }
 
 /// Mean and deviation of every score.
-fn summaries(seeds: &[SeedReport], scores: impl Fn(&SeedReport) -> &Vec<Score>) -> Vec<Summary> {
+fn summaries(
+    seeds: &[SeedReport],
+    scores: impl Fn(&SeedReport) -> &Vec<TaskScore>,
+) -> Vec<Summary> {
     let count = scores(&seeds[0]).len();
     (0..count)
         .map(|at| {

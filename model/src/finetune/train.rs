@@ -1,7 +1,7 @@
 //! One training of the grid: a cell.
 
 use super::answer::{Answerer, by_likelihood, candidates};
-use super::encode::{Encoded, Encoder, Fit, batch};
+use super::encode::{Encoded, ExampleEncoder, Fit, batch};
 use super::settings::{Settings, Weights};
 use super::start::Start;
 use crate::architecture::PROMPT;
@@ -105,7 +105,7 @@ impl Training<'_> {
     ) -> Result<(CellReport, Parameters), Error> {
         let gpt = Gpt::from_parameters(&start.config, start.parameters.clone())?;
         let known = self.train.iter().chain(self.dev);
-        let encoder = Encoder::new(self.task, self.tokenizer, &gpt, known);
+        let encoder = ExampleEncoder::new(self.task, self.tokenizer, &gpt, known);
         let (train, fit) = encoder.encode_to_train(self.train, watch)?;
         let (dev, _) = encoder.encode(self.dev, watch)?;
         let steps = self.epochs * train.len().div_ceil(cell.batch);
@@ -146,7 +146,7 @@ impl Training<'_> {
     fn score(
         &self,
         gpt: &Gpt,
-        encoder: &Encoder<'_>,
+        encoder: &ExampleEncoder<'_>,
         train: &[Encoded],
         dev: &[Option<Encoded>],
         watch: &mut dyn Watch,

@@ -68,7 +68,7 @@ impl Line for Validation {
 
 /// A log open for appending.
 #[derive(Debug)]
-pub struct Log<T> {
+pub(crate) struct Log<T> {
     file: files::Log,
     line: PhantomData<fn(&T)>,
 }

@@ -24,7 +24,7 @@
 //! so that no step appears twice or never.
 //!
 //! * `folder`: making it and taking it up; `import`: making it of a model from elsewhere, with its `origin`.
-//! * [`Log`]: the two logs; [`TrainingReport`]; the model card.
+//! * [`read_log`]: the two logs; [`TrainingReport`]; the model card.
 //! * [`load_model`]: what evaluation, generation, export and fine-tuning take from it: the newest model
 //!   with its checked tokenizer.
 
@@ -44,7 +44,8 @@ pub(crate) use folder::{RunFolder, check_unused};
 pub use folder::{checkpoints, read_config};
 pub(crate) use import::import_run;
 pub use loading::{LoadedModel, load_model};
-pub use log::{Line, Log, StepMetrics, Validation, read_log};
+pub(crate) use log::Log;
+pub use log::{Line, StepMetrics, Validation, read_log};
 pub(crate) use origin::{Origin, read_origin};
 pub use report::TrainingReport;
 pub(crate) use tokenizer::load_tokenizer;

@@ -14,7 +14,7 @@
 //! norm 1, so the gradient's Lipschitz constant is at most n/2 + 1/C. C is chosen on dev. With one
 //! label per example the largest w·x + b answers, otherwise all labels above 0 do.
 
-use super::{Example, Score, Task, TaskData};
+use super::{Example, Task, TaskData, TaskScore};
 use crate::error::Error;
 use crate::watch::{Progress, Watch};
 use rayon::prelude::*;
@@ -35,7 +35,7 @@ pub struct Baseline {
     /// What it is.
     pub name: String,
     /// The task's scores.
-    pub scores: Vec<Score>,
+    pub scores: Vec<TaskScore>,
 }
 
 /// All baselines of a task.

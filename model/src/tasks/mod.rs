@@ -18,7 +18,7 @@ mod python_random;
 mod task;
 
 use task::after_template;
-pub use task::{Example, FAILED, Published, Recipe, Request, Score, Stage, Task, TaskData};
+pub use task::{Example, FAILED, Published, Recipe, Request, Stage, Task, TaskData, TaskScore};
 
 use crate::error::Error;
 use crate::named::Named;

@@ -109,7 +109,7 @@ impl Published {
 
 /// A measure of answers.
 #[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
-pub struct Score {
+pub struct TaskScore {
     /// What is measured: metric, unit and classes.
     pub name: String,
     /// From 0 to 1, larger is better.
@@ -160,7 +160,7 @@ pub trait Task: Sync {
     fn parse(&self, text: &str) -> Vec<String>;
 
     /// Scores answers in the order of the examples; the first score is the task's metric.
-    fn score(&self, form: &str, examples: &[Example], answers: &[Vec<String>]) -> Vec<Score>;
+    fn score(&self, form: &str, examples: &[Example], answers: &[Vec<String>]) -> Vec<TaskScore>;
 
     /// Results of others, for comparison.
     fn published(&self) -> &'static [Published];

@@ -15,7 +15,7 @@ pub mod corpus;
 
 use super::metrics::{Flags, example_based, multilabel_macro_f1, multilabel_micro_f1};
 use super::{
-    Example, FAILED, Published, Recipe, Request, Score, Task, TaskData, after_template, checks,
+    Example, FAILED, Published, Recipe, Request, Task, TaskData, TaskScore, after_template, checks,
 };
 use crate::error::Error;
 use corpus::{Document, EMPTY};
@@ -136,7 +136,7 @@ impl Task for Hoc {
         words.split('|').map(|word| word.trim().to_string()).collect()
     }
 
-    fn score(&self, form: &str, examples: &[Example], answers: &[Vec<String>]) -> Vec<Score> {
+    fn score(&self, form: &str, examples: &[Example], answers: &[Vec<String>]) -> Vec<TaskScore> {
         let sentences = form == SENTENCE;
         let truth: Vec<Flags> = examples
             .iter()
@@ -150,7 +150,7 @@ impl Task for Hoc {
             .collect();
         let answers: Vec<Flags> =
             answers.iter().map(|words| flags(words, false, sentences)).collect();
-        let score = |name: &str, value| Score { name: format!("{name} per {form}"), value };
+        let score = |name: &str, value| TaskScore { name: format!("{name} per {form}"), value };
         if sentences {
             return vec![
                 score("micro-F1 over 11 classes", multilabel_micro_f1(&truth, &answers)),

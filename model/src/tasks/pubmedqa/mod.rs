@@ -16,7 +16,7 @@ use super::files::{self, Entries};
 use super::metrics::{accuracy, macro_f1};
 use super::python_random::PythonRandom;
 use super::{
-    Example, FAILED, Published, Recipe, Request, Score, Stage, Task, TaskData, after_template,
+    Example, FAILED, Published, Recipe, Request, Stage, Task, TaskData, TaskScore, after_template,
     checks,
 };
 use crate::error::Error;
@@ -152,10 +152,11 @@ impl Task for PubMedQa {
         ]
     }
 
-    fn score(&self, form: &str, examples: &[Example], answers: &[Vec<String>]) -> Vec<Score> {
+    fn score(&self, form: &str, examples: &[Example], answers: &[Vec<String>]) -> Vec<TaskScore> {
         let truth: Vec<&str> = examples.iter().map(|e| LABELS[e.labels[0]]).collect();
         let answers: Vec<&str> = answers.iter().map(|words| &*words[0]).collect();
-        let score = |metric, value| Score { name: format!("{metric} per question, {form}"), value };
+        let score =
+            |metric, value| TaskScore { name: format!("{metric} per question, {form}"), value };
         vec![
             score("accuracy", accuracy(&truth, &answers)),
             score("macro-F1", macro_f1(&truth, &answers)),
