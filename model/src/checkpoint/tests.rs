@@ -422,7 +422,7 @@ fn a_checkpoint_is_of_one_run_and_one_model() {
     for expected in ["train.lr is 0.5 here", "model.vocabulary is 77 here", "the data are others"] {
         assert!(error.contains(expected), "{error}");
     }
-    let error = checkpoint.model(&config).err().unwrap().to_string();
+    let error = checkpoint.model(&other).err().unwrap().to_string();
     assert!(error.contains(WEIGHTS) && error.contains("tensor '"), "{error}");
 }
 
