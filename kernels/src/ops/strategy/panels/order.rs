@@ -11,7 +11,8 @@ use std::ops::Range;
 ///
 /// **What the kernels rely on**, since they do not check again: rows are below `rows`, or [`NO_ROW`] in
 /// slots without non-zeros; every place is below the width of its K block; a panel has as many places and
-/// sources as its counts say; every non-zero of the matrix is the source of exactly one packed value.
+/// sources as its counts say, which fit 16 bits; every non-zero of the matrix is the source of exactly one
+/// packed value.
 /// [`PanelPlan::new`] and [`PanelPlan::of_twin`] make plans, and nothing changes one.
 pub(super) struct PanelPlan {
     rows: usize,
@@ -69,6 +70,9 @@ impl Block<'_> {
     }
 }
 
+/// Columns of the widest K block that is run as one, so that every count of a panel fits 16 bits.
+const WIDEST: usize = 1 << 15;
+
 /// Marks a slot of a panel that has no row.
 pub(super) const NO_ROW: u32 = u32::MAX;
 
@@ -78,8 +82,9 @@ impl PanelPlan {
     /// If `blocking` is out of range.
     #[track_caller]
     pub(super) fn new(pattern: &SparsePattern, blocking: Blocking) -> Self {
-        let Blocking { k_block, row_block, .. } = blocking;
         assert!(blocking.is_valid(), "{blocking:?}");
+        let blocking = Blocking { k_block: blocking.k_block.min(WIDEST), ..blocking };
+        let Blocking { k_block, row_block, .. } = blocking;
         let k_blocks = pattern.columns().div_ceil(k_block).max(1);
         let mut plan = Self {
             rows: pattern.rows(),
