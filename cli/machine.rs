@@ -228,3 +228,11 @@ fn read(path: &str) -> Option<String> {
 fn first_word(text: &str) -> Option<&str> {
     text.split_whitespace().next()
 }
+
+/// Most memory this process ever had resident, in bytes, where the system tells.
+pub fn peak_memory() -> Option<u64> {
+    let status = fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let kilobytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kilobytes * 1024)
+}

@@ -13,7 +13,6 @@ use mediswift_model::config::Base;
 use mediswift_model::pretrain::pretrain;
 use mediswift_model::run::TrainingReport;
 use mediswift_model::session::Session;
-use mediswift_model::sparsity::LayerSparsity;
 use mediswift_model::watch::{Progress, Watch};
 use mediswift_model::{Config, Error, plans, run};
 use serde_json::json;
@@ -179,12 +178,9 @@ impl Watch for Watcher<'_> {
 }
 
 fn finished(out: &Path, report: &TrainingReport) -> Outcome {
-    let size = |layer: &LayerSparsity| (layer.nnz as f64 / (1.0 - layer.actual)).round();
-    let all: f64 = report.layers.iter().map(size).sum();
-    let wanted: f64 = report.layers.iter().map(|layer| layer.target * size(layer)).sum();
-    let weights: usize = report.nnz;
     let mut json = json!(report);
-    json["sparsity"] = json!({ "target": wanted / all, "actual": 1.0 - weights as f64 / all });
+    json["sparsity"] =
+        json!({ "target": report.target_sparsity(), "actual": report.actual_sparsity() });
     json["path"] = json!(out.display().to_string());
     let text = format!(
         "{}: {} steps
@@ -202,8 +198,8 @@ fn finished(out: &Path, report: &TrainingReport) -> Outcome {
         HumanCount(report.tokens_per_second as u64),
         report.flops,
         HumanCount(report.parameters as u64),
-        HumanCount(weights as u64),
-        100.0 * (1.0 - weights as f64 / all),
+        HumanCount(report.nnz as u64),
+        100.0 * report.actual_sparsity(),
         report.weights_hash,
     );
     Outcome::new(json, text)

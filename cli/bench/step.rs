@@ -1,18 +1,17 @@
 //! `mediswift bench step`: one whole optimiser step, by part.
 
 use std::path::PathBuf;
-use std::time::Instant;
 
-use mediswift_engine::{Pass, TokenLayout};
 use mediswift_kernels::isa::IsaKind;
 use mediswift_kernels::probe;
+use mediswift_model::Config;
+use mediswift_model::bench::{StepBench, StepTimes};
 use mediswift_model::config::Base;
 use mediswift_model::memory::Memory;
 use mediswift_model::presets::PAPER_VOCABULARY;
-use mediswift_model::{Config, Gpt, Optimisation, TokenBatch};
 use serde_json::{Value, json};
 
-use crate::machine::Machine;
+use crate::machine::{self, Machine};
 use crate::progress;
 use crate::verb::{Context, Exit, Outcome, Verb};
 
@@ -87,41 +86,41 @@ impl Verb for Step {
         }
         let isa = IsaKind::active()?;
         let peak = probe::fma_peak(isa);
-        let mut twins: Vec<Twin> =
-            configs.into_iter().map(Twin::new).collect::<anyhow::Result<_>>()?;
-        let bar = progress::count(u64::from(self.steps + 1) * twins.len() as u64, "stepping");
-        for step in 0..=self.steps {
-            for twin in &mut twins {
-                twin.step(step)?;
+        let mut benches: Vec<StepBench> =
+            configs.iter().map(StepBench::new).collect::<Result<_, _>>()?;
+        let bar = progress::count(u64::from(self.steps + 1) * benches.len() as u64, "stepping");
+        for _ in 0..=self.steps {
+            for bench in &mut benches {
+                bench.step()?;
                 bar.inc(1);
             }
         }
         bar.finish_and_clear();
-        let rows: Vec<Row> = twins.iter_mut().map(|twin| Row::of(twin, peak)).collect();
-        let memory_peak = peak_memory();
-        let described: Vec<Value> = rows.iter().map(|row| row.json(&rows[0])).collect();
+        let rows: Vec<StepTimes> = benches.iter_mut().map(StepBench::times).collect();
+        let memory_peak = machine::peak_memory();
+        let described: Vec<Value> = rows.iter().map(|row| json_of(row, &rows[0], peak)).collect();
         let last = rows.last().expect("at least one sparsity");
-        let mut json = last.json(&rows[0]);
+        let mut json = json_of(last, &rows[0], peak);
         json["rows"] = json!(described);
         json["isa"] = json!(isa.to_string());
         json["threads"] = json!(context.threads);
         json["fma_peak"] = json!(peak);
         json["peak_memory_bytes"] = json!(memory_peak);
         json["estimated_memory_bytes"] = json!(needed);
-        let size = &twins[0].config.model;
+        let (size, layout) = (&configs[0].model, benches[0].layout());
         let mut text = format!(
             "{} × {}, {} × {} tokens a step, vocabulary {}; {isa}, {} threads, FMA peak {:.0} GFLOP/s\n\n",
             size.layers,
             size.d_model,
-            twins[0].layout.sequences,
-            twins[0].layout.context,
+            layout.sequences,
+            layout.context,
             size.vocabulary,
             context.threads,
             peak / 1e9,
         );
-        text.push_str(&table(&rows));
+        text.push_str(&table(&rows, peak));
         for row in &rows {
-            text.push_str(&row.parts_table());
+            text.push_str(&parts_table(row, peak));
         }
         text.push_str(&format!(
             "\npeak memory {:.2} GB, estimated {:.2} GB\n",
@@ -151,156 +150,55 @@ impl Step {
     }
 }
 
-/// One of the models that take turns.
-struct Twin {
-    config: Config,
-    layout: TokenLayout,
-    optimisation: Optimisation,
-    seconds: Vec<f64>,
+/// What programs read.
+fn json_of(times: &StepTimes, first: &StepTimes, peak: f64) -> Value {
+    let parts: Vec<Value> = times
+        .parts
+        .iter()
+        .map(|part| json!({ "name": part.name, "seconds": part.seconds, "flops": part.flops }))
+        .collect();
+    json!({
+        "sparsity": times.sparsity,
+        "seconds_per_step": times.seconds,
+        "tokens_per_second": times.tokens_per_second(),
+        "flops": times.flops,
+        "fraction_of_peak": times.flops_per_second() / peak,
+        "realised_speedup": times.realised_speedup(first),
+        "theoretical_speedup": times.theoretical_speedup(first),
+        "parts": parts,
+    })
 }
 
-impl Twin {
-    fn new(config: Config) -> anyhow::Result<Self> {
-        let layout = TokenLayout { sequences: config.train.batch, context: config.train.context };
-        let optimisation = Optimisation::new(Gpt::new(&config)?, &config)?;
-        Ok(Self { config, layout, optimisation, seconds: Vec::new() })
-    }
-
-    fn step(&mut self, step: u32) -> anyhow::Result<()> {
-        let batch = self.random_batch(step);
-        let started = Instant::now();
-        self.optimisation.step(std::slice::from_ref(&batch), &mut ())?;
-        match step {
-            // The first step allocates what the others reuse.
-            0 => self.optimisation.profile().start(),
-            _ => self.seconds.push(started.elapsed().as_secs_f64()),
-        }
-        Ok(())
-    }
-
-    fn random_batch(&self, step: u32) -> TokenBatch {
-        let (tokens, vocabulary) = (self.layout.tokens(), self.config.model.vocabulary as u32);
-        let token = |at: usize| (at as u32 + 31 * step).wrapping_mul(2_654_435_761) >> 7;
-        let ids: Vec<u32> = (0..=tokens).map(|at| token(at) % vocabulary).collect();
-        TokenBatch {
-            layout: self.layout,
-            targets: ids[1..].to_vec(),
-            ids: ids[..tokens].to_vec(),
-            weights: None,
-        }
-    }
-}
-
-/// What was measured of one model.
-struct Row {
-    sparsity: f64,
-    tokens: usize,
-    /// Median over steps.
-    seconds: f64,
-    flops: u64,
-    peak: f64,
-    parts: Vec<Part>,
-}
-
-/// One part of a mean step.
-struct Part {
-    name: String,
-    seconds: f64,
-    flops: f64,
-}
-
-impl Row {
-    fn of(twin: &mut Twin, peak: f64) -> Self {
-        let steps = twin.seconds.len() as f64;
-        let parts = twin.optimisation.profile().parts().iter().map(|part| Part {
-            name: match part.pass {
-                Pass::Forward => format!("{} forward", part.name),
-                Pass::Backward => format!("{} backward", part.name),
-                Pass::Update => part.name.to_owned(),
-            },
-            seconds: part.seconds / steps,
-            flops: part.flops as f64 / steps,
-        });
-        let parts = parts.collect();
-        twin.seconds.sort_by(f64::total_cmp);
-        let cost = twin.optimisation.gpt().cost(twin.layout);
-        Self {
-            sparsity: twin.config.sparsity.sparsity,
-            tokens: twin.layout.tokens(),
-            seconds: twin.seconds[twin.seconds.len() / 2],
-            flops: cost.forward_flops + cost.backward_flops,
-            peak,
-            parts,
-        }
-    }
-
-    fn tokens_per_second(&self) -> f64 {
-        self.tokens as f64 / self.seconds
-    }
-
-    fn fraction_of_peak(&self) -> f64 {
-        self.flops as f64 / self.seconds / self.peak
-    }
-
-    fn realised(&self, first: &Row) -> f64 {
-        first.seconds / self.seconds
-    }
-
-    fn theoretical(&self, first: &Row) -> f64 {
-        first.flops as f64 / self.flops as f64
-    }
-
-    fn json(&self, first: &Row) -> Value {
-        let parts: Vec<Value> = self
-            .parts
-            .iter()
-            .map(|part| json!({ "name": part.name, "seconds": part.seconds, "flops": part.flops }))
-            .collect();
-        json!({
-            "sparsity": self.sparsity,
-            "seconds_per_step": self.seconds,
-            "tokens_per_second": self.tokens_per_second(),
-            "flops": self.flops,
-            "fraction_of_peak": self.fraction_of_peak(),
-            "realised_speedup": self.realised(first),
-            "theoretical_speedup": self.theoretical(first),
-            "parts": parts,
-        })
-    }
-
-    fn parts_table(&self) -> String {
-        let total: f64 = self.parts.iter().map(|part| part.seconds).sum();
-        let mut text = format!(
-            "\nsparsity {:.0} %, mean step by part\n{:<24}{:>10}{:>8}{:>10}{:>10}\n",
-            self.sparsity * 100.0,
-            "part",
-            "ms",
-            "time",
-            "GFLOP/s",
-            "of peak"
-        );
-        for part in &self.parts {
-            let speed = part.flops / part.seconds;
-            text.push_str(&format!(
-                "{:<24}{:>10.2}{:>7.1}%",
-                part.name,
-                part.seconds * 1e3,
-                100.0 * part.seconds / total
-            ));
-            match part.flops > 0.0 {
-                true => text.push_str(&format!(
-                    "{:>10.0}{:>9.1}%\n",
-                    speed / 1e9,
-                    100.0 * speed / self.peak
-                )),
-                false => text.push('\n'),
+fn parts_table(times: &StepTimes, peak: f64) -> String {
+    let total: f64 = times.parts.iter().map(|part| part.seconds).sum();
+    let mut text = format!(
+        "\nsparsity {:.0} %, mean step by part\n{:<24}{:>10}{:>8}{:>10}{:>10}\n",
+        times.sparsity * 100.0,
+        "part",
+        "ms",
+        "time",
+        "GFLOP/s",
+        "of peak"
+    );
+    for part in &times.parts {
+        let speed = part.flops / part.seconds;
+        text.push_str(&format!(
+            "{:<24}{:>10.2}{:>7.1}%",
+            part.name,
+            part.seconds * 1e3,
+            100.0 * part.seconds / total
+        ));
+        match part.flops > 0.0 {
+            true => {
+                text.push_str(&format!("{:>10.0}{:>9.1}%\n", speed / 1e9, 100.0 * speed / peak))
             }
+            false => text.push('\n'),
         }
-        text
     }
+    text
 }
 
-fn table(rows: &[Row]) -> String {
+fn table(rows: &[StepTimes], peak: f64) -> String {
     let mut text = format!(
         "{:<10}{:>12}{:>12}{:>10}{:>10}{:>10}{:>8}\n",
         "sparsity", "s/step", "tokens/s", "GFLOP/s", "of peak", "realised", "theory"
@@ -311,19 +209,11 @@ fn table(rows: &[Row]) -> String {
             format!("{:.0} %", row.sparsity * 100.0),
             row.seconds,
             row.tokens_per_second(),
-            row.flops as f64 / row.seconds / 1e9,
-            100.0 * row.fraction_of_peak(),
-            row.realised(&rows[0]),
-            row.theoretical(&rows[0]),
+            row.flops_per_second() / 1e9,
+            100.0 * row.flops_per_second() / peak,
+            row.realised_speedup(&rows[0]),
+            row.theoretical_speedup(&rows[0]),
         ));
     }
     text
-}
-
-/// Most memory this process ever had resident, in bytes, where the system tells.
-fn peak_memory() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-    let kilobytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    Some(kilobytes * 1024)
 }

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use anyhow::anyhow;
-use mediswift_data::{DataError, Dataset, Split};
+use mediswift_data::{Dataset, Split, SplitStatistics};
 use plotters::coord::Shift;
 use plotters::prelude::*;
 use serde_json::{Value, json};
@@ -32,8 +32,7 @@ impl Verb for Stats {
     fn run(self, _: &Context) -> anyhow::Result<Outcome> {
         let files = self.plot.as_deref().map(Files::create).transpose()?;
         let dataset = Dataset::open(&self.dataset)?;
-        let described = |split| Described::new(&dataset, split);
-        let splits = [described(Split::Train)?, described(Split::Validation)?];
+        let splits = [dataset.statistics(Split::Train)?, dataset.statistics(Split::Validation)?];
         let drawn = match files {
             Some(files) => Some(files.draw(&Lengths { splits: &splits })?),
             None => None,
@@ -51,75 +50,36 @@ impl Verb for Stats {
             "plot": drawn,
         });
         for split in &splits {
-            json[split.split.name()] = split.json();
+            json[split.split.name()] = json_of(split);
         }
         Ok(Outcome::new(json, table(&dataset, &splits, &self.dataset)))
     }
-}
-
-/// What is known of a split.
-struct Described {
-    split: Split,
-    words: u64,
-    bytes: u64,
-    unknown: u64,
-    /// Sorted.
-    lengths: Vec<u64>,
 }
 
 /// Fractions of documents that are at most so long.
 const PERCENTILES: [(&str, f64); 5] =
     [("5%", 0.05), ("25%", 0.25), ("median", 0.5), ("75%", 0.75), ("95%", 0.95)];
 
-impl Described {
-    fn new(dataset: &Dataset, split: Split) -> Result<Self, DataError> {
-        let about = dataset.manifest().split(split);
-        let mut lengths = dataset.document_lengths(split)?;
-        lengths.sort_unstable();
-        let unknown = match dataset.tokenizer()?.unknown() {
-            Some(id) => dataset.count(split, id)?,
-            None => 0,
-        };
-        Ok(Self { split, words: about.words, bytes: about.bytes, unknown, lengths })
-    }
-
-    fn tokens(&self) -> u64 {
-        self.lengths.iter().sum()
-    }
-
-    fn percentile(&self, fraction: f64) -> u64 {
-        let at = ((self.lengths.len() as f64 * fraction) as usize)
-            .min(self.lengths.len().saturating_sub(1));
-        self.lengths.get(at).copied().unwrap_or(0)
-    }
-
-    fn per(&self, what: u64) -> f64 {
-        // End tokens are no part of words.
-        let tokens = self.tokens() - self.lengths.len() as u64;
-        if what == 0 { 0.0 } else { tokens as f64 / what as f64 }
-    }
-
-    fn json(&self) -> Value {
-        let percentiles: serde_json::Map<String, Value> = PERCENTILES
-            .iter()
-            .map(|(name, fraction)| ((*name).to_owned(), json!(self.percentile(*fraction))))
-            .collect();
-        json!({
-            "documents": self.lengths.len(),
-            "tokens": self.tokens(),
-            "words": self.words,
-            "bytes": self.bytes,
-            "unknown_tokens": self.unknown,
-            "tokens_per_word": self.per(self.words),
-            "bytes_per_token": if self.tokens() > 0 { self.bytes as f64 / self.tokens() as f64 } else { 0.0 },
-            "longest": self.lengths.last(),
-            "shortest": self.lengths.first(),
-            "lengths": percentiles,
-        })
-    }
+fn json_of(split: &SplitStatistics) -> Value {
+    let percentiles: serde_json::Map<String, Value> = PERCENTILES
+        .iter()
+        .map(|(name, fraction)| ((*name).to_owned(), json!(split.percentile(*fraction))))
+        .collect();
+    json!({
+        "documents": split.lengths.len(),
+        "tokens": split.tokens(),
+        "words": split.words,
+        "bytes": split.bytes,
+        "unknown_tokens": split.unknown,
+        "tokens_per_word": split.tokens_per_word(),
+        "bytes_per_token": split.bytes_per_token(),
+        "longest": split.lengths.last(),
+        "shortest": split.lengths.first(),
+        "lengths": percentiles,
+    })
 }
 
-fn table(dataset: &Dataset, splits: &[Described; 2], path: &std::path::Path) -> String {
+fn table(dataset: &Dataset, splits: &[SplitStatistics; 2], path: &std::path::Path) -> String {
     let manifest = dataset.manifest();
     let mut text = format!(
         "{}: {} documents, {} tokens of a vocabulary of {}\n\n{:<18}{:>14}{:>14}\n",
@@ -131,13 +91,13 @@ fn table(dataset: &Dataset, splits: &[Described; 2], path: &std::path::Path) -> 
         "train",
         "validation",
     );
-    let mut row = |name: &str, value: &dyn Fn(&Described) -> String| {
+    let mut row = |name: &str, value: &dyn Fn(&SplitStatistics) -> String| {
         text.push_str(&format!("{name:<18}{:>14}{:>14}\n", value(&splits[0]), value(&splits[1])));
     };
     row("documents", &|s| s.lengths.len().to_string());
     row("tokens", &|s| s.tokens().to_string());
     row("words", &|s| s.words.to_string());
-    row("tokens per word", &|s| format!("{:.3}", s.per(s.words)));
+    row("tokens per word", &|s| format!("{:.3}", s.tokens_per_word()));
     row("unknown tokens", &|s| s.unknown.to_string());
     for (name, fraction) in PERCENTILES {
         row(&format!("length, {name}"), &|s| s.percentile(fraction).to_string());
@@ -166,7 +126,7 @@ fn table(dataset: &Dataset, splits: &[Described; 2], path: &std::path::Path) -> 
 
 /// The distribution of lengths.
 struct Lengths<'a> {
-    splits: &'a [Described; 2],
+    splits: &'a [SplitStatistics; 2],
 }
 
 /// Bars per doubling of the length.

@@ -86,7 +86,7 @@ impl Dataset {
     ///
     /// # Errors
     /// When a file cannot be read, or was cut or overwritten since the dataset was opened.
-    pub fn document_lengths(&self, split: Split) -> Result<Vec<u64>, DataError> {
+    pub(crate) fn document_lengths(&self, split: Split) -> Result<Vec<u64>, DataError> {
         let lengths: Result<Vec<_>, _> =
             self.split_tokens(split).shards.iter().map(Shard::document_lengths).collect();
         Ok(lengths?.concat())

@@ -1,7 +1,8 @@
 //! Sparse GPTs: sizes, training, checkpoints and the accounting of their work.
 //!
 //! * [`config`]: a run as TOML; [`presets`]: model sizes with their defaults.
-//! * [`sparsity`]: which weights exist; [`flops`] and [`memory`]: the work and the memory they cost.
+//! * [`sparsity`]: which weights exist; [`flops`] and [`memory`]: the work and the memory they
+//!   cost; [`mod@bench`]: the time of optimiser steps.
 //! * [`architecture`]: every tensor in one table; [`gpt`]: the network, with its first weights (`init`) and
 //!   forward passes alone (`inference`); [`score`]: log-likelihoods of texts; [`decode`] and
 //!   [`generate`]: text from it.
@@ -22,6 +23,7 @@ extern crate self as mediswift_model;
 
 mod adamw;
 pub mod architecture;
+pub mod bench;
 pub mod checkpoint;
 pub mod config;
 pub mod curves;

@@ -25,3 +25,21 @@ pub struct TrainingReport {
     /// Sparsity of every such layer.
     pub layers: Vec<LayerSparsity>,
 }
+
+impl TrainingReport {
+    /// Weights of the layers that sparsity applies to, zeros included.
+    pub fn linear_weights(&self) -> f64 {
+        self.layers.iter().map(LayerSparsity::weights).sum()
+    }
+
+    /// The fraction of these weights that the settings left out.
+    pub fn target_sparsity(&self) -> f64 {
+        let wanted: f64 = self.layers.iter().map(|layer| layer.target * layer.weights()).sum();
+        wanted / self.linear_weights()
+    }
+
+    /// The fraction that the masks leave out.
+    pub fn actual_sparsity(&self) -> f64 {
+        1.0 - self.nnz as f64 / self.linear_weights()
+    }
+}

@@ -61,6 +61,13 @@ pub struct LayerSparsity {
     pub nnz: usize,
 }
 
+impl LayerSparsity {
+    /// Weights, zeros included.
+    pub fn weights(&self) -> f64 {
+        (self.nnz as f64 / (1.0 - self.actual)).round()
+    }
+}
+
 impl SparsityConfig {
     /// The sparsity that the weight `name` is to have: that of the last group that matches it, else
     /// that of all.
