@@ -7,6 +7,34 @@
 //!   token, cost, test case.
 //! * [`Tape`]: records operators in the forward pass and walks them back.
 //! * [`Profile`]: where the time of a step goes.
+//!
+//! ```
+//! use mediswift_engine::gradcheck::numbers;
+//! use mediswift_engine::ops::{CrossEntropy, Embedding, Gelu};
+//! use mediswift_engine::{Arena, Gradients, Layout, Parameters, Shape, Tape, TokenLayout};
+//!
+//! let (vocabulary, features) = (5, 4);
+//! let tables = [("tokens", Shape::Matrix(vocabulary, features)), ("places", Shape::Matrix(3, features))];
+//! let layout = Layout::new(tables);
+//! let mut parameters = Parameters::zeros(&layout);
+//! for (_, values) in parameters.iter_mut() {
+//!     values.copy_from_slice(&numbers(values.len(), 1));
+//! }
+//! let id = |name| layout.find(name).expect("a tensor of the layout");
+//! let (tokens, positions) = (id("tokens"), id("places"));
+//!
+//! // Forward, and back from the loss of predicting the next token.
+//! let mut arena = Arena::default();
+//! let mut tape = Tape::new(TokenLayout { sequences: 1, context: 3 }, &mut arena);
+//! let embedding = Embedding { tokens, positions, prompt: None, ids: &[0, 1, 2], features };
+//! let x = tape.apply(embedding, &[], &parameters);
+//! let x = tape.apply(Gelu { features }, &[x], &parameters);
+//! let targets = &[1, 2, 3];
+//! let loss = CrossEntropy { weight: tokens, vocabulary, features, targets, weights: None, scale: 1.0 };
+//! let mut gradients = Gradients::zeros(&layout);
+//! let loss = tape.backward(&loss, x, &parameters, &mut gradients);
+//! assert!(loss.mean() > 0.0 && gradients[positions].iter().all(|gradient| *gradient != 0.0));
+//! ```
 #![warn(missing_docs)]
 #![forbid(unsafe_code)]
 

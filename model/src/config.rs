@@ -99,6 +99,22 @@ impl Config {
     }
 
     /// The defaults of the preset of that name.
+    ///
+    /// ```
+    /// use std::path::Path;
+    ///
+    /// use mediswift_model::Config;
+    ///
+    /// let mut config = Config::from_preset("tiny")?;
+    /// config.set("train.steps=100")?;
+    /// config.sparsity.sparsity = 0.75;
+    /// config.validate()?;
+    /// let file = config.to_commented_toml();
+    /// assert_eq!(Config::from_toml(&file, Path::new("run.toml"))?, config);
+    /// let error = config.set("train.stesp=100").unwrap_err().to_string();
+    /// assert!(error.contains("did you mean 'steps'?"), "{error}");
+    /// # Ok::<(), mediswift_model::Error>(())
+    /// ```
     /// # Errors
     /// If there is no such preset.
     pub fn from_preset(name: &str) -> Result<Self, Error> {

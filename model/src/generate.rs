@@ -88,6 +88,23 @@ pub struct Generation {
 pub type Listener<'a> = &'a mut dyn FnMut(&str) -> ControlFlow<()>;
 
 /// Continues `prompt`.
+///
+/// ```
+/// use mediswift_data::Tokenizer;
+/// use mediswift_data::tokenizer::Kind;
+/// use mediswift_model::generate::{GenerateOptions, generate};
+/// use mediswift_model::{Config, Gpt};
+///
+/// let texts = ["Aspirin inhibits platelets.", "Platelets are inhibited by aspirin."];
+/// let texts = texts.into_iter().map(|text| Ok(text.to_owned()));
+/// let tokenizer = Tokenizer::train(Kind::ByteBpe, texts, 300, 2)?;
+/// let mut config = Config::from_preset("micro")?;
+/// config.model.vocabulary = tokenizer.vocab_size();
+/// let options = GenerateOptions { max_tokens: 5, ..GenerateOptions::default() };
+/// let generation = generate(&Gpt::new(&config)?, &tokenizer.encode("Aspirin"), &options, &tokenizer)?;
+/// assert_eq!(generation.ids.len(), 5, "tokens of a model that has learned nothing");
+/// # Ok::<(), mediswift_model::Error>(())
+/// ```
 /// # Errors
 /// If the prompt is empty, longer than the model's positions or outside the vocabulary, or an
 /// option is out of range.

@@ -82,6 +82,20 @@ struct Window {
 }
 
 /// Scores every query, with the `top` likeliest tokens (at least one) in the place of each token.
+///
+/// ```
+/// use mediswift_model::score::{Query, score};
+/// use mediswift_model::{Config, Gpt};
+///
+/// let mut config = Config::from_preset("micro")?;
+/// config.model.vocabulary = 100;
+/// let gpt = Gpt::new(&config)?;
+/// let scores = score(&gpt, &[Query::all(&[5, 6, 7]), Query::all(&[8, 9])], 3)?;
+/// assert_eq!((scores[0].tokens.len(), scores[1].tokens.len()), (2, 1));
+/// assert_eq!(scores[1].tokens[0].top.len(), 3);
+/// assert!(scores[0].loglikelihood() < 0.0);
+/// # Ok::<(), mediswift_model::Error>(())
+/// ```
 /// # Errors
 /// If a token is not in the vocabulary, or of those that are not scored, not virtual either.
 /// # Panics

@@ -23,6 +23,32 @@ use std::sync::Arc;
 use std::time::Instant;
 
 /// A run between two optimiser steps.
+///
+/// ```
+/// use std::ops::ControlFlow;
+/// use std::sync::Arc;
+///
+/// use mediswift_data::{Dataset, Preparation, prepare, synth};
+/// use mediswift_model::Config;
+/// use mediswift_model::session::{Advance, Session};
+///
+/// let folder = tempfile::tempdir()?;
+/// let corpus = folder.path().join("corpus.jsonl");
+/// synth::write(&corpus, 1, 150, &mut |_| ControlFlow::Continue(()))?;
+/// let preparation = Preparation::new(vec![corpus], folder.path().join("dataset"));
+/// prepare(&preparation, &mut |_| ControlFlow::Continue(()))?;
+///
+/// let mut config = Config::from_preset("micro")?;
+/// (config.train.steps, config.sparsity.sparsity) = (2, 0.75);
+/// let dataset = Arc::new(Dataset::open(&preparation.out)?);
+/// let mut session = Session::start(config, dataset, &folder.path().join("run"))?;
+/// while let Advance::Stepped(metrics) = session.advance(&mut ())? {
+///     println!("step {}: loss {:.3}", metrics.step, metrics.loss);
+/// }
+/// assert_eq!(session.step(), 2);
+/// session.save()?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub struct Session {
     config: Config,
     dataset: Arc<Dataset>,
