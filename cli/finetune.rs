@@ -17,7 +17,7 @@ use serde_json::json;
 use crate::chart::Files;
 use crate::chart::sizes::Sizes;
 use crate::signals::StopSignal;
-use crate::trained::DISCLAIMER;
+use crate::trained::{DISCLAIMER, Which};
 use crate::verb::{Context, Exit, Outcome, Verb};
 use crate::{output, progress};
 
@@ -43,6 +43,9 @@ pub struct Finetune {
     /// The run folder of the pre-trained model
     #[arg(long, value_name = "RUN", required_unless_present = "print_config")]
     from: Option<PathBuf>,
+
+    #[command(flatten)]
+    which: Which,
 
     /// The folder with the task's files
     #[arg(long, value_name = "D", required_unless_present = "print_config")]
@@ -95,6 +98,7 @@ impl Verb for Finetune {
             task,
             settings,
             from,
+            choice: self.which.choice(),
             folders: &folders,
             allow_overlap: self.allow_overlap,
             out,
