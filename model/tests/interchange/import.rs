@@ -4,7 +4,7 @@ use crate::support::dataset;
 use crate::{Exported, Tensors, dense, logits, parameter, set};
 use mediswift_data::Dataset;
 use mediswift_engine::Shape;
-use mediswift_model::checkpoint::{self, Checkpoint, Choice, Snapshot};
+use mediswift_model::checkpoint::{self, Checkpoint, Choice, Snapshot, weights_hash};
 use mediswift_model::interchange::hf::{self, Import};
 use mediswift_model::optimisation::Moments;
 use mediswift_model::pretrain::pretrain;
