@@ -15,7 +15,7 @@ pub trait Named: Copy + 'static {
 
     /// All names, as a sentence lists them: `a, b or c`.
     fn names() -> String {
-        let names: Vec<&str> = Self::all().map(Self::name).collect();
+        let names: Vec<&str> = Self::all().map(|one| one.name()).collect();
         match names.split_last() {
             Some((last, others)) if !others.is_empty() => {
                 format!("{} or {last}", others.join(", "))
