@@ -10,6 +10,7 @@ use mediswift_model::finetune::folder::read_settings;
 use mediswift_model::finetune::report::TuningReport;
 use mediswift_model::finetune::settings::{Settings, TuningBase};
 use mediswift_model::finetune::{Job, finetune};
+use mediswift_model::named::Named;
 use mediswift_model::tasks::{Task, task};
 use mediswift_model::watch::{Progress, Watch};
 use serde_json::json;
@@ -36,8 +37,7 @@ use crate::{output, progress};
   mediswift finetune pubmedqa --from run --data pubmedqa --out tuned --resume
   mediswift finetune hoc --print-config > hoc.toml")]
 pub struct Finetune {
-    /// The task: pubmedqa or hoc
-    #[arg(value_name = "TASK")]
+    #[arg(value_name = "TASK", help = format!("The task: {}", <&dyn Task>::names()))]
     task: String,
 
     /// The run folder of the pre-trained model

@@ -18,7 +18,7 @@ use mediswift_model::{Config, Error, plans, run};
 use serde_json::json;
 
 use crate::signals::StopSignal;
-use crate::verb::{Context, Exit, Outcome, Verb};
+use crate::verb::{self, Context, Exit, Outcome, Verb};
 use crate::{output, progress, trained};
 
 /// Train a sparse or dense GPT from scratch
@@ -37,10 +37,10 @@ use crate::{output, progress, trained};
   mediswift pretrain --resume --data dataset --out run --set train.steps=4000
   mediswift pretrain --preset small --sparsity 0.5 --print-config > run.toml")]
 pub struct Pretrain {
-    /// Start from the settings of a model size: micro, tiny, small, base, med, large or xl
     #[arg(
         long,
         value_name = "P",
+        help = verb::preset_help(),
         conflicts_with = "config",
         required_unless_present_any = ["config", "resume"]
     )]
