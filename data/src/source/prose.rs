@@ -325,7 +325,7 @@ fn brackets(tokens: Vec<Token>) -> Vec<Token> {
         let marks =
             || inner.iter().filter_map(|t| if let Token::Mark(m) = t { Some(m) } else { None });
         let raised = marks().all(|mark| mark.raised);
-        let is_text = marks().any(|mark| !mark.text.is_empty());
+        let is_text = marks().all(|mark| !mark.text.is_empty());
         let text = if is_text { written(&out[start..]) } else { String::new() };
         out.truncate(start);
         out.push(Token::Mark(Mark { text, raised }));
@@ -451,9 +451,13 @@ fn list_end(tokens: &[Token], start: usize) -> usize {
 
 /// Whether the sentence says nothing without the marks.
 fn is_needed(before: &[Token], list: &[Token], after: &[Token], in_bracket: bool) -> bool {
-    let is_text =
-        |token: &Token| matches!(token, Token::Mark(m) if !m.text.is_empty() && !m.raised);
-    if !list.iter().any(is_text) {
+    // A list with a gap in it cannot be written as it was.
+    let is_text = |mark: &Mark| !mark.text.is_empty();
+    let marks = || {
+        list.iter()
+            .filter_map(|token| if let Token::Mark(mark) = token { Some(mark) } else { None })
+    };
+    if !marks().all(is_text) || marks().all(|mark| mark.raised) {
         return false;
     }
     let from = before.len().saturating_sub(40);
