@@ -18,8 +18,11 @@ pub enum InputProblem {
     #[error("not a regular file; name a file or a folder")]
     NotAFile,
     /// A folder without files of known names.
-    #[error("the folder holds no input; {}", NAMES)]
-    EmptyFolder,
+    #[error("the folder holds no input{}{}; {}", if kinds.is_empty() { "" } else { ", but " }, brief(list(kinds)), NAMES)]
+    EmptyFolder {
+        /// Kinds of what it holds with their counts, and the first of each.
+        kinds: Vec<(String, u64, String)>,
+    },
     /// A compressed file without a byte.
     #[error(
         "the compressed file is empty (0 bytes); an interrupted download leaves this; fetch the file again"

@@ -32,11 +32,12 @@ pub fn find(inputs: &[PathBuf]) -> Result<Found, DataError> {
         if kind.is_dir() {
             let mut search = Search::default();
             search.all(input)?;
+            if search.files.is_empty() {
+                let problem = InputProblem::EmptyFolder { kinds: search.passed_over.kinds() };
+                return Err(DataError::input(input, None, problem));
+            }
             let note = search.passed_over.problem();
             passed_over.extend(note.map(|problem| DataError::input(input, None, problem)));
-            if search.files.is_empty() {
-                return Err(DataError::input(input, None, InputProblem::EmptyFolder));
-            }
             search.files.sort();
             files.extend(search.files.into_iter().map(|path| (index, path)));
         } else if !kind.is_file() {
@@ -109,14 +110,15 @@ impl Search {
     }
 }
 
-#[cfg(all(test, unix))]
+#[cfg(test)]
 mod tests {
-    use std::os::unix::fs::symlink;
-
     use super::*;
 
+    #[cfg(unix)]
     #[test]
     fn links_are_followed_and_the_rest_is_named() {
+        use std::os::unix::fs::symlink;
+
         let folder = tempfile::tempdir().expect("temporary folder");
         let at = |name: &str| folder.path().join(name);
         for name in ["in/b", "elsewhere/deep"] {

@@ -28,10 +28,14 @@ impl PassedOver {
         self.kinds.entry(kind.to_owned()).or_insert_with(|| (0, brief(name))).0 += 1;
     }
 
+    /// Kinds with their counts, and the first of each.
+    pub fn kinds(self) -> Vec<(String, u64, String)> {
+        self.kinds.into_iter().map(|(kind, (count, first))| (kind, count, first)).collect()
+    }
+
     /// What is to be said of it, if there is anything.
     pub fn problem(self) -> Option<InputProblem> {
-        let kinds: Vec<_> =
-            self.kinds.into_iter().map(|(kind, (count, first))| (kind, count, first)).collect();
+        let kinds = self.kinds();
         (!kinds.is_empty()).then_some(InputProblem::PassedOver { kinds })
     }
 }

@@ -2,8 +2,8 @@
 //! 1-based, in any order. What only one half of a symmetric matrix says holds for both.
 
 use super::error::Problem;
+use super::matrix::{FileMatrix, check_extents};
 use super::text::{Lines, fields, number};
-use super::{FileMatrix, check_extents};
 use crate::{PatternError, SparsePattern};
 use std::fs::File;
 

@@ -4,8 +4,8 @@
 //! allow: the archive's own statement of sizes cannot be trusted.
 
 use super::error::Problem;
+use super::matrix::{FileMatrix, assemble, check_extents};
 use super::text::{LONGEST, fields};
-use super::{FileMatrix, assemble, check_extents};
 use crate::PatternError;
 use std::fs::File;
 use std::io::{self, BufReader, Read};

@@ -2,8 +2,8 @@
 //! commas or blanks.
 
 use super::error::Problem;
+use super::matrix::{FileMatrix, assemble, check_extents};
 use super::text::{Lines, fields, length_of, number};
-use super::{FileMatrix, assemble, check_extents};
 use std::fs::File;
 
 pub(super) fn read(file: File) -> Result<FileMatrix, Problem> {

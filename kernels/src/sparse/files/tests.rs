@@ -1,5 +1,6 @@
 use super::text::LONGEST;
 use super::*;
+use crate::SparsePattern;
 use crate::sparse::mask::uniform_random;
 use proptest::prelude::*;
 use std::fs::File;
