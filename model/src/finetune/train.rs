@@ -108,7 +108,7 @@ impl Training<'_> {
         let encoder = ExampleEncoder::new(self.task, self.tokenizer, &gpt, known);
         let (train, fit) = encoder.encode_to_train(self.train, watch)?;
         let (dev, _) = encoder.encode(self.dev, watch)?;
-        let steps = self.epochs * train.len().div_ceil(cell.batch);
+        let steps = self.epochs.saturating_mul(train.len().div_ceil(cell.batch));
         let config = self.settings.training(&start.config, cell.batch, cell.lr, steps);
         let mut optimisation = self.optimisation(gpt, &config)?;
         let (mut epochs, mut best): (Vec<Epoch>, Option<(usize, Parameters)>) = (Vec::new(), None);
@@ -151,7 +151,7 @@ impl Training<'_> {
         dev: &[Option<Encoded>],
         watch: &mut dyn Watch,
     ) -> Result<f64, Error> {
-        let micro_batch = self.settings.finetune.micro_batch;
+        let micro_batch = self.settings.micro_batch();
         let mut answerer =
             Answerer::new(gpt, encoder, self.task, self.tokenizer, train, micro_batch);
         let answers = if self.settings.by_likelihood() && self.task.one_label() {
