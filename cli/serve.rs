@@ -22,7 +22,7 @@ use tiny_http::Server;
 use self::service::{NOTICE, Service, now};
 use crate::output;
 use crate::signals::StopSignal;
-use crate::trained;
+use crate::trained::{self, Which};
 use crate::verb::{Context, Outcome, Verb};
 
 /// Requests that may be under way at once, waiting ones included.
@@ -50,6 +50,9 @@ pub struct Serve {
     #[arg(value_name = "RUN")]
     run: PathBuf,
 
+    #[command(flatten)]
+    which: Which,
+
     /// The address to listen on
     #[arg(long, value_name = "IP", default_value = "127.0.0.1")]
     host: IpAddr,
@@ -74,7 +77,7 @@ impl Drop for Active<'_> {
 
 impl Verb for Serve {
     fn run(self, context: &Context) -> anyhow::Result<Outcome> {
-        let LoadedModel { gpt, tokenizer, .. } = trained::load(&self.run)?;
+        let LoadedModel { gpt, tokenizer, .. } = trained::load(&self.run, self.which)?;
         let folder = self.run.canonicalize().ok();
         let folder = folder.as_ref().and_then(|path| path.file_name());
         let folder = folder.map_or("mediswift".into(), |name| name.to_string_lossy().into_owned());
