@@ -10,6 +10,10 @@ use crate::output;
 pub const DISCLAIMER: &str = "note: for research only, not for clinical use: the text may be \
                               wrong or harmful and must not inform the care of anyone";
 
+/// What those are told who leave out a soft prompt.
+pub const HAS_SOFT_PROMPT: &str = "note: the model was fine-tuned with a soft prompt, and does its \
+                                   task only with --soft-prompt";
+
 /// Loads a run, and warns of newer checkpoints that cannot be used.
 pub fn load(folder: &Path) -> anyhow::Result<LoadedModel> {
     let model = load_model(folder)?;
