@@ -63,7 +63,7 @@ fn products(criterion: &mut Criterion) {
             });
             for (mask, draw) in MASKS {
                 for sparsity in SPARSITIES {
-                    if mask != "random" && sparsity != SKEWED_SPARSITY {
+                    if *mask != "random" && sparsity != SKEWED_SPARSITY {
                         continue;
                     }
                     let pattern = draw(rows, columns, sparsity, 1).expect("a small matrix");

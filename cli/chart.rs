@@ -38,19 +38,23 @@ pub struct Files {
     png: Draft,
 }
 
+/// Where the SVG and the PNG of a chart are that is named by one of them.
+pub fn paths(path: &Path) -> anyhow::Result<[PathBuf; 2]> {
+    let ending = path.extension().and_then(|ending| ending.to_str());
+    if !matches!(ending, Some("svg" | "png")) {
+        let message = format!("{}: name a chart .svg or .png", path.display());
+        return Err(Exit::usage(message).into());
+    }
+    Ok(["svg", "png"].map(|ending| path.with_extension(ending)))
+}
+
 impl Files {
     /// Makes sure that both can be written.
     pub fn create(path: &Path) -> anyhow::Result<Self> {
-        let ending = path.extension().and_then(|ending| ending.to_str());
-        if !matches!(ending, Some("svg" | "png")) {
-            let message = format!("{}: name a chart .svg or .png", path.display());
-            return Err(Exit::usage(message).into());
-        }
-        let draft = |ending| {
-            Draft::create(&path.with_extension(ending))
-                .map_err(|error| files::Error { action: "be written", ..error })
-        };
-        Ok(Self { svg: draft("svg")?, png: draft("png")? })
+        let [svg, png] = paths(path)?.map(|path| {
+            Draft::create(&path).map_err(|error| files::Error { action: "be written", ..error })
+        });
+        Ok(Self { svg: svg?, png: png? })
     }
 
     /// Draws both.
@@ -67,22 +71,22 @@ impl Files {
         let area = BitMapBackend::with_buffer(&mut pixels, (width, height)).into_drawing_area();
         picture.draw(&area, SCALE)?;
         drop(area);
-        Ok([
-            publish(self.svg, |file| Ok(file.write_all(text.as_bytes())?))?,
-            publish(self.png, |file| write_png(file, width, height, &pixels))?,
-        ])
+        let Self { mut svg, mut png } = self;
+        fill(&mut svg, |file| Ok(file.write_all(text.as_bytes())?))?;
+        fill(&mut png, |file| write_png(file, width, height, &pixels))?;
+        let drafts = [svg, png];
+        files::publish_all(&drafts)?;
+        Ok(drafts.each_ref().map(|draft| draft.path().to_path_buf()))
     }
 }
 
-/// Completes a file with what `fill` writes; returns where it is.
-fn publish(
-    mut draft: Draft,
-    fill: impl FnOnce(&mut Draft) -> anyhow::Result<()>,
-) -> anyhow::Result<PathBuf> {
+/// Writes the content of a file.
+fn fill(
+    draft: &mut Draft,
+    write: impl FnOnce(&mut Draft) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
     let path = draft.path().to_path_buf();
-    fill(&mut draft).with_context(|| format!("{}: cannot be written", path.display()))?;
-    draft.publish()?;
-    Ok(path)
+    write(draft).with_context(|| format!("{}: cannot be written", path.display()))
 }
 
 /// `pixels` are red, green and blue, row by row.

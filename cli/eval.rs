@@ -4,25 +4,25 @@ use std::path::PathBuf;
 
 use indicatif::HumanCount;
 use mediswift_data::{Dataset, texts};
-use mediswift_model::evaluate::evaluate_run;
+use mediswift_model::evaluate::evaluate_model;
 use mediswift_model::run::LoadedModel;
 use mediswift_model::score::evaluate_texts;
 use serde_json::json;
 
-use crate::output;
-use crate::trained;
+use crate::trained::{self, Which};
 use crate::verb::{Context, Outcome, Verb};
 
 /// Measure the loss of a trained model on held-out data
 ///
-/// Reads the newest complete checkpoint of the run. Of a dataset folder, all of the validation split
+/// Reads the newest whole checkpoint of the run, or the one that --step names. Of a dataset folder, all of the validation split
 /// is read, as one stream of tokens. Of a file, each document is read by itself, cleaned as `data
 /// prepare` cleans it, its first token predicted after the end of another document; documents
 /// longer than the model's positions are read in windows that overlap by half.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   mediswift eval run --data dataset
-  mediswift eval run --data abstracts.jsonl.gz")]
+  mediswift eval run --data abstracts.jsonl.gz
+  mediswift eval run --data dataset --step 1000")]
 pub struct Eval {
     /// The run folder, made by `pretrain`
     #[arg(value_name = "RUN")]
@@ -32,6 +32,9 @@ pub struct Eval {
     /// or `title` and `abstract`), text or PubMed XML, plain, .gz or .zst
     #[arg(long, value_name = "D")]
     data: PathBuf,
+
+    #[command(flatten)]
+    which: Which,
 }
 
 impl Verb for Eval {
@@ -42,19 +45,22 @@ impl Verb for Eval {
 
 impl Eval {
     fn on_dataset(self) -> anyhow::Result<Outcome> {
-        let found = evaluate_run(&self.run, &Dataset::open(&self.data)?, &mut ())?;
-        found.skipped.iter().for_each(|warning| output::warning(warning));
+        let dataset = Dataset::open(&self.data)?;
+        let model = trained::load(&self.run, self.which)?;
+        let found = evaluate_model(&model, &dataset, &mut ())?;
         let text = format!(
             "validation loss {:.4}, perplexity {:.2}, over {} tokens\n",
             found.val_loss,
             found.perplexity,
             HumanCount(found.tokens),
         );
-        Ok(Outcome::new(json!(found), text))
+        let mut json = json!(found);
+        json["step"] = json!(model.step);
+        Ok(Outcome::new(json, text))
     }
 
     fn on_file(self) -> anyhow::Result<Outcome> {
-        let LoadedModel { gpt, tokenizer, .. } = trained::load(&self.run)?;
+        let LoadedModel { gpt, tokenizer, step, .. } = trained::load(&self.run, self.which)?;
         let path = self.data.display();
         let texts = texts(self.data.clone()).map(|text| anyhow::Ok(text?.text));
         let found = evaluate_texts(&gpt, &tokenizer, texts)?;
@@ -72,6 +78,8 @@ impl Eval {
             gpt.size().context,
             HumanCount(found.empty),
         );
-        Ok(Outcome::new(json!(found), text))
+        let mut json = json!(found);
+        json["step"] = json!(step);
+        Ok(Outcome::new(json, text))
     }
 }

@@ -15,7 +15,7 @@ verbs! {
 
 /// Write a trained model in the format of another program
 ///
-/// Reads the newest complete checkpoint of a run. For research only, not for clinical use.
+/// Reads the newest whole checkpoint of a run, or the one that --step names. For research only, not for clinical use.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   mediswift export hf run --out for-transformers

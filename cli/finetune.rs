@@ -10,6 +10,7 @@ use mediswift_model::finetune::folder::read_settings;
 use mediswift_model::finetune::report::TuningReport;
 use mediswift_model::finetune::settings::{Settings, TuningBase};
 use mediswift_model::finetune::{Job, finetune};
+use mediswift_model::named::Named;
 use mediswift_model::tasks::{Task, task};
 use mediswift_model::watch::{Progress, Watch};
 use serde_json::json;
@@ -17,7 +18,7 @@ use serde_json::json;
 use crate::chart::Files;
 use crate::chart::sizes::Sizes;
 use crate::signals::StopSignal;
-use crate::trained::DISCLAIMER;
+use crate::trained::{DISCLAIMER, Which};
 use crate::verb::{Context, Exit, Outcome, Verb};
 use crate::{output, progress};
 
@@ -36,13 +37,15 @@ use crate::{output, progress};
   mediswift finetune pubmedqa --from run --data pubmedqa --out tuned --resume
   mediswift finetune hoc --print-config > hoc.toml")]
 pub struct Finetune {
-    /// The task: pubmedqa or hoc
-    #[arg(value_name = "TASK")]
+    #[arg(value_name = "TASK", help = format!("The task: {}", <&dyn Task>::names()))]
     task: String,
 
     /// The run folder of the pre-trained model
     #[arg(long, value_name = "RUN", required_unless_present = "print_config")]
     from: Option<PathBuf>,
+
+    #[command(flatten)]
+    which: Which,
 
     /// The folder with the task's files
     #[arg(long, value_name = "D", required_unless_present = "print_config")]
@@ -95,6 +98,7 @@ impl Verb for Finetune {
             task,
             settings,
             from,
+            choice: self.which.choice(),
             folders: &folders,
             allow_overlap: self.allow_overlap,
             out,

@@ -5,7 +5,7 @@ use mediswift_model::Config;
 use mediswift_model::config::Base;
 use mediswift_model::flops::{Convention, Workload, table6};
 use mediswift_model::named::Named;
-use mediswift_model::presets::PAPER_VOCABULARY;
+use mediswift_model::presets::{PAPER_VOCABULARY, Preset};
 use serde_json::{Value, json};
 
 use crate::verb::{Context, Exit, Outcome, Verb};
@@ -20,8 +20,8 @@ use crate::verb::{Context, Exit, Outcome, Verb};
   mediswift flops --preset small --sparsity 0.5 --convention executed --vocabulary 8192 --tokens 1000000
   mediswift flops --table")]
 pub struct Flops {
-    /// A model size: micro, tiny, small, base, med, large or xl
-    #[arg(long, value_name = "P", required_unless_present = "table")]
+    #[arg(long, value_name = "P", required_unless_present = "table",
+          help = format!("A model size: {}", <&Preset>::names()))]
     preset: Option<String>,
 
     /// Fraction of the linear layers' weights that is left out

@@ -11,7 +11,7 @@ use mediswift_model::run::LoadedModel;
 use serde_json::{Value, json};
 
 use crate::output;
-use crate::trained::{self, DISCLAIMER};
+use crate::trained::{self, DISCLAIMER, Which};
 use crate::verb::{Context, Exit, Outcome, Verb};
 
 /// Continue a text with a trained model
@@ -28,6 +28,9 @@ pub struct Generate {
     /// The run folder, made by `pretrain`
     #[arg(value_name = "RUN")]
     run: PathBuf,
+
+    #[command(flatten)]
+    which: Which,
 
     /// The text to continue; an empty one starts a new document; may be repeated
     #[arg(long, value_name = "T", required = true, allow_hyphen_values = true)]
@@ -92,7 +95,7 @@ fn samples(text: &str) -> Result<usize, String> {
 
 impl Verb for Generate {
     fn run(self, _: &Context) -> anyhow::Result<Outcome> {
-        let model = trained::load(&self.run)?;
+        let model = trained::load(&self.run, self.which)?;
         let mut prompts = if self.soft_prompt {
             let steered = |prompt: &String| steered(&model.gpt, &model.tokenizer, prompt);
             let prompts = self.prompt.iter().map(steered).collect::<Result<_, _>>();

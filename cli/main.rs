@@ -11,6 +11,8 @@ mod demo;
 mod doctor;
 mod eval;
 mod export;
+#[cfg(test)]
+mod faults;
 mod finetune;
 mod flops;
 mod generate;

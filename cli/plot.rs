@@ -13,8 +13,8 @@ use crate::chart::losses::{Axis, Losses};
 use crate::chart::sizes::Sizes;
 use crate::chart::speedup::Speedups;
 use crate::chart::{Files, Picture};
-use crate::compare;
-use crate::verb::{Context, Exit, Outcome, Verb};
+use crate::verb::{Context, Exit, Outcome, Verb, refuse_to_overwrite};
+use crate::{chart, compare};
 
 /// Draw results as SVG and PNG: loss curves of runs, or speedups of layers
 ///
@@ -40,6 +40,10 @@ pub struct Plot {
     /// Draw losses against this alone
     #[arg(long, value_name = "AXIS")]
     x: Option<Axis>,
+
+    /// Replace pictures that are there already
+    #[arg(long)]
+    force: bool,
 }
 
 impl Verb for Plot {
@@ -128,6 +132,9 @@ impl Plot {
         mut json: Value,
         mut text: String,
     ) -> anyhow::Result<Outcome> {
+        for path in chart::paths(&self.out)? {
+            refuse_to_overwrite(&path, self.force)?;
+        }
         let files = Files::create(&self.out)?.draw(picture)?;
         for path in &files {
             text += &format!("wrote {}\n", path.display());

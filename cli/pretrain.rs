@@ -11,15 +11,15 @@ use mediswift_kernels::isa::IsaKind;
 use mediswift_kernels::probe;
 use mediswift_model::config::Base;
 use mediswift_model::pretrain::pretrain;
-use mediswift_model::run::TrainingReport;
+use mediswift_model::run::{StepMetrics, TrainingReport};
 use mediswift_model::session::Session;
-use mediswift_model::watch::{Progress, Watch};
+use mediswift_model::watch::{Pace, Progress, Watch};
 use mediswift_model::{Config, Error, plans, run};
 use serde_json::json;
 
 use crate::signals::StopSignal;
-use crate::verb::{Context, Exit, Outcome, Verb};
-use crate::{output, progress};
+use crate::verb::{self, Context, Exit, Outcome, Verb};
+use crate::{output, progress, trained};
 
 /// Train a sparse or dense GPT from scratch
 ///
@@ -27,18 +27,20 @@ use crate::{output, progress};
 /// settings. The run folder gets settings, logs, checkpoints and a report. Results depend neither
 /// on the number of threads nor on interruptions: SIGINT, SIGTERM and SIGUSR1 save within one step
 /// (exit codes 130, 143, 138), and --resume goes on as if nothing had happened. A second SIGINT
-/// quits at once; the last checkpoint stays whole.
+/// quits at once; the last checkpoint stays whole. A finished run that is resumed with a larger
+/// train.steps goes on, with the learning rates that a run of so many steps has there.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   mediswift pretrain --preset tiny --sparsity 0.75 --data dataset --out run
   mediswift pretrain --preset small --data dataset --out dense --set train.steps=500 --set train.lr=1e-3
   mediswift pretrain --resume --data dataset --out run
+  mediswift pretrain --resume --data dataset --out run --set train.steps=4000
   mediswift pretrain --preset small --sparsity 0.5 --print-config > run.toml")]
 pub struct Pretrain {
-    /// Start from the settings of a model size: micro, tiny, small, base, med, large or xl
     #[arg(
         long,
         value_name = "P",
+        help = verb::preset_help(),
         conflicts_with = "config",
         required_unless_present_any = ["config", "resume"]
     )]
@@ -72,6 +74,15 @@ pub struct Pretrain {
     #[arg(long)]
     resume: bool,
 
+    /// Refuse a run whose newest checkpoint is damaged, rather than go on from an older one
+    #[arg(long, requires = "resume")]
+    strict: bool,
+
+    /// Where there is no terminal, print a line every N steps, none for 0 [default: a hundred lines a
+    /// run, but at least every 100 steps]
+    #[arg(long, value_name = "N")]
+    log_every: Option<usize>,
+
     /// Print all settings as TOML, each with what it means, and train nothing
     #[arg(long)]
     print_config: bool,
@@ -86,12 +97,13 @@ impl Verb for Pretrain {
         let dataset = Arc::new(Dataset::open(data)?);
         let signals = StopSignal::watch()?;
         let bar = progress::training(config.train.steps as u64);
+        let log_every = self.log_every.unwrap_or((config.train.steps / 100).clamp(1, 100));
         let mut session = if self.resume {
-            Session::resume(config, dataset, out)?
+            Session::resume_at(config, dataset, out, trained::newest(self.strict))?
         } else {
             Session::start(config, dataset, out)?
         };
-        let ended = pretrain(&mut session, &mut Watcher::new(bar.clone(), &signals)?);
+        let ended = pretrain(&mut session, &mut Watcher::new(bar.clone(), log_every, &signals)?);
         bar.finish_and_clear();
         match ended {
             Ok(report) => Ok(finished(out, &report)),
@@ -123,19 +135,41 @@ impl Pretrain {
     }
 }
 
-/// Shows a run on a progress bar, and stops it at a signal.
+/// Shows a run on a progress bar, or in lines where there is no terminal, and stops it at a signal.
 struct Watcher<'a> {
     signals: &'a StopSignal,
     bar: ProgressBar,
+    /// Steps from line to line.
+    log_every: usize,
     /// What this machine can do at best, in FLOP/s; measured only if somebody watches.
     peak: f64,
     validation: String,
 }
 
 impl<'a> Watcher<'a> {
-    fn new(bar: ProgressBar, signals: &'a StopSignal) -> anyhow::Result<Self> {
+    fn new(bar: ProgressBar, log_every: usize, signals: &'a StopSignal) -> anyhow::Result<Self> {
         let peak = if bar.is_hidden() { f64::NAN } else { probe::fma_peak(IsaKind::active()?) };
-        Ok(Self { signals, bar, peak, validation: String::new() })
+        Ok(Self { signals, bar, log_every, peak, validation: String::new() })
+    }
+
+    fn stepped(&self, metrics: &StepMetrics, pace: Pace) {
+        let StepMetrics { step, loss, .. } = *metrics;
+        let speed = HumanCount(pace.tokens_per_second as u64);
+        let left =
+            FormattedDuration(Duration::try_from_secs_f64(pace.seconds_left).unwrap_or_default());
+        let validation = &self.validation;
+        if !self.bar.is_hidden() {
+            let used = 100.0 * pace.flops_per_second / self.peak;
+            self.bar.set_position(step as u64);
+            self.bar.set_message(format!(
+                "loss {loss:.4}{validation}  {speed} tokens/s  {used:.0} % of peak  {left} left"
+            ));
+        } else if self.log_every > 0 && step.is_multiple_of(self.log_every) {
+            let steps = pace.steps;
+            output::note(&format!(
+                "step {step} of {steps}  loss {loss:.4}{validation}  {speed} tokens/s  {left} left"
+            ));
+        }
     }
 }
 
@@ -157,17 +191,8 @@ impl Watch for Watcher<'_> {
             Progress::Skipped(problem) => {
                 output::warning(&format!("skipped: {}", output::with_causes(problem)));
             }
-            Progress::Stepped { metrics, pace } => {
-                self.bar.set_position(metrics.step as u64);
-                self.bar.set_message(format!(
-                    "loss {:.4}{}  {} tokens/s  {:.0} % of peak  {} left",
-                    metrics.loss,
-                    self.validation,
-                    HumanCount(pace.tokens_per_second as u64),
-                    100.0 * pace.flops_per_second / self.peak,
-                    FormattedDuration(Duration::from_secs_f64(pace.seconds_left)),
-                ));
-            }
+            Progress::Stepped { metrics, pace } => self.stepped(metrics, pace),
+            Progress::Noted(note) => output::note(&format!("note: {note}")),
             Progress::Evaluated(validation) => {
                 self.validation = format!("  validation {:.4}", validation.val_loss);
             }

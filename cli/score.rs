@@ -11,7 +11,7 @@ use mediswift_model::run::LoadedModel;
 use mediswift_model::score::{Before, ScoredText, score_texts};
 use serde_json::{Value, json};
 
-use crate::trained;
+use crate::trained::{self, Which};
 use crate::verb::{Context, Exit, Outcome, Verb, refuse_to_overwrite};
 
 /// Texts that are scored together.
@@ -33,6 +33,9 @@ pub struct Score {
     /// The run folder, made by `pretrain`
     #[arg(value_name = "RUN")]
     run: PathBuf,
+
+    #[command(flatten)]
+    which: Which,
 
     /// The text to score
     #[arg(long, value_name = "T", allow_hyphen_values = true)]
@@ -67,7 +70,7 @@ impl Verb for Score {
         if let Some(out) = &self.out {
             refuse_to_overwrite(out, self.force)?;
         }
-        let model = trained::load(&self.run)?;
+        let model = trained::load(&self.run, self.which)?;
         let Some(file) = &self.file else {
             let text = self.text.clone().unwrap_or_default();
             let text = Document { identity: None, text };

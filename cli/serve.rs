@@ -35,7 +35,7 @@ use self::queue::Queue;
 use self::service::{NOTICE, Service, now};
 use crate::output;
 use crate::signals::StopSignal;
-use crate::trained;
+use crate::trained::{self, Which};
 use crate::verb::{Context, Exit, Outcome, Verb};
 
 /// Requests that may wait or be computed at once.
@@ -68,6 +68,9 @@ pub struct Serve {
     /// The run folder, made by `pretrain`
     #[arg(value_name = "RUN")]
     run: PathBuf,
+
+    #[command(flatten)]
+    which: Which,
 
     /// The address to listen on
     #[arg(long, value_name = "IP", default_value = "127.0.0.1")]
@@ -103,7 +106,7 @@ pub struct Serve {
 impl Verb for Serve {
     fn run(self, context: &Context) -> anyhow::Result<Outcome> {
         let key = key::find(self.api_key_file.as_deref())?;
-        let LoadedModel { gpt, tokenizer, .. } = trained::load(&self.run)?;
+        let LoadedModel { gpt, tokenizer, .. } = trained::load(&self.run, self.which)?;
         match gpt.prompt_tokens() {
             0 if self.soft_prompt => {
                 return Err(

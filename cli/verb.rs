@@ -5,6 +5,8 @@ use std::path::Path;
 
 use anyhow::Context as _;
 use mediswift_model::error::ErrorKind;
+use mediswift_model::named::Named;
+use mediswift_model::presets::Preset;
 use serde_json::Value;
 
 /// A parsed verb, ready to run.
@@ -122,6 +124,11 @@ pub fn refuse_to_overwrite(path: &Path, force: bool) -> anyhow::Result<()> {
     );
     anyhow::ensure!(!path.is_dir(), "{}: a folder; name a file", path.display());
     Ok(())
+}
+
+/// What `--preset` says.
+pub fn preset_help() -> String {
+    format!("Start from the settings of a model size: {}", <&Preset>::names())
 }
 
 /// The value of `--threads`.

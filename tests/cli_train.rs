@@ -379,6 +379,97 @@ fn damaged_checkpoints_are_refused() {
 }
 
 #[test]
+fn a_checkpoint_is_chosen_by_its_step_and_a_damaged_one_is_passed_over_aloud() {
+    let folder = prepared();
+    let at = folder.path();
+    let saved = "--set checkpoint.every=2 --set checkpoint.keep=9";
+    let trained = json(&run(at, &format!("--json pretrain {SHORT} {saved} --out run")));
+    let verbs = [
+        "eval run --data dataset",
+        "eval run --data corpus.jsonl",
+        "generate run --prompt x --max-tokens 3",
+        "score run --text Effects",
+        "export hf run --out hf --force",
+        "export gguf run --out gguf --force",
+    ];
+    let call = |verb: &str, options: &str| run(at, &format!("--json {verb} {options}"));
+    for verb in verbs {
+        let [newest, last, older] =
+            ["", "--step 6", "--step 4"].map(|step| json(&call(verb, step)));
+        if verb.starts_with("e") {
+            assert_eq!([&newest["step"], &older["step"]], [6, 4], "{verb}");
+        }
+        for key in ["val_loss", "loglikelihood", "text"] {
+            assert_eq!(newest[key], last[key], "{verb}");
+        }
+        assert!(newest["val_loss"].is_null() || newest["val_loss"] != older["val_loss"], "{verb}");
+        let none = failure(&run(at, &format!("{verb} --step 5")), 1);
+        assert!(none.contains("no checkpoint after step 5 (steps: 2, 4, 6)"), "{verb}: {none}");
+        failure(&run(at, &format!("{verb} --step 4 --strict")), 2);
+    }
+
+    let weights = at.join("run/checkpoints/step-00000006/weights.safetensors");
+    let mut bytes = fs::read(&weights).expect("read");
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(&weights, bytes).expect("write");
+    let damage =
+        "step-00000006/weights.safetensors: its BLAKE3 hash is not the one in the manifest";
+    for verb in verbs {
+        let found = call(verb, "");
+        let told = String::from_utf8_lossy(&found.stderr).into_owned();
+        assert!(told.contains("warning: passed over: ") && told.contains(damage), "{verb}: {told}");
+        assert!(told.contains("older model after step 4"), "{verb}: {told}");
+        let older = json(&call(verb, "--step 4"));
+        for key in ["val_loss", "loglikelihood", "text", "step"] {
+            assert_eq!(json(&found)[key], older[key], "{verb}");
+        }
+        let refused = failure(&run(at, &format!("{verb} --strict")), 1);
+        assert!(refused.contains(damage), "{verb}: {refused}");
+    }
+    let resume = "pretrain --resume --data dataset --out run";
+    assert!(failure(&run(at, &format!("{resume} --strict")), 1).contains(damage));
+    let resumed = run(at, &format!("--json {resume}"));
+    let told = String::from_utf8_lossy(&resumed.stderr).into_owned();
+    assert!(told.contains(damage) && told.contains("resumed after step 4"), "{told}");
+    assert_eq!(json(&resumed)["weights_hash"], trained["weights_hash"]);
+    json(&run(at, "--json eval run --data dataset --strict"));
+}
+
+#[test]
+fn without_a_terminal_a_run_tells_how_it_gets_on_in_lines_and_may_get_more_steps() {
+    let folder = prepared();
+    let at = folder.path();
+    let steps = |output: &std::process::Output| -> Vec<String> {
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        let lines = stderr.lines().filter_map(|line| line.strip_prefix("step "));
+        lines.map(|line| line.split("  ").next().unwrap_or_default().to_string()).collect()
+    };
+    for (number, (option, expected)) in [
+        ("", &["1 of 6", "2 of 6", "3 of 6", "4 of 6", "5 of 6", "6 of 6"][..]),
+        ("--log-every 4", &["4 of 6"]),
+        ("--log-every 0", &[]),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let output = run(at, &format!("pretrain {SHORT} --out run-{number} {option}"));
+        assert!(output.status.success());
+        assert_eq!(steps(&output), expected, "{option}");
+    }
+    let longer = "--json pretrain --resume --data dataset --out run-0 --set train.steps=8";
+    let output = run(at, longer);
+    assert_eq!(json(&output)["step"], 8);
+    assert_eq!(steps(&output), ["7 of 8", "8 of 8"]);
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(told.contains("note: all 6 steps are done, and 8 are wanted now: the learning rate"));
+    let again = json(&run(at, "--json pretrain --resume --data dataset --out run-0"));
+    assert_eq!(again["weights_hash"], json(&output)["weights_hash"]);
+    let fewer = "pretrain --resume --data dataset --out run-0 --set train.steps=7";
+    assert!(failure(&run(at, fewer), 1).contains("train.steps is 7 here, but 8 there"));
+}
+
+#[test]
 fn an_instruction_set_that_is_not_there_is_an_error() {
     let folder = prepared();
     let forced = |isa: &str| {

@@ -63,8 +63,7 @@ pub struct Layer {
     #[arg(long, value_name = "FILE")]
     save_plans: Option<PathBuf>,
 
-    /// Instruction set: avx512, avx2, neon or scalar [default: the best]
-    #[arg(long, value_name = "I")]
+    #[arg(long, value_name = "I", help = isa_help())]
     isa: Option<String>,
 
     /// A BLAS to compare with as well: a shared library with cblas_sgemm
@@ -99,6 +98,10 @@ fn plan_help() -> String {
          such as csr/csr/csr, where a name is {}",
         Strategy::grammar()
     )
+}
+
+fn isa_help() -> String {
+    format!("Instruction set: {} [default: the best]", IsaKind::names())
 }
 
 fn shape(text: &str) -> Result<(usize, usize), String> {

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use crate::machine::{self, Machine};
 use crate::progress;
-use crate::verb::{Context, Exit, Outcome, Verb};
+use crate::verb::{self, Context, Exit, Outcome, Verb};
 
 /// Measure whole optimiser steps: time and FLOPs by part, memory, realised speedup
 ///
@@ -27,8 +27,8 @@ use crate::verb::{Context, Exit, Outcome, Verb};
   mediswift bench step --preset med --sparsity 0.75 --batch 1 --ctx 1024
   mediswift bench step --preset xl --sparsity 0.75 --batch 1 --set train.recompute=true")]
 pub struct Step {
-    /// Start from the settings of a model size: micro, tiny, small, base, med, large or xl
-    #[arg(long, value_name = "P", conflicts_with = "config", required_unless_present = "config")]
+    #[arg(long, value_name = "P", conflicts_with = "config", required_unless_present = "config",
+          help = verb::preset_help())]
     preset: Option<String>,
 
     /// Start from the settings in a TOML file

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use indicatif::ProgressBar;
 use mediswift_data::synth;
 use mediswift_model::Error;
+use mediswift_model::checkpoint::Choice;
 use mediswift_model::finetune::report::TuningReport;
 use mediswift_model::finetune::settings::{Settings, TuningBase};
 use mediswift_model::finetune::{Job, finetune};
@@ -39,6 +40,7 @@ pub fn tune(
         task,
         settings,
         from,
+        choice: Choice::default(),
         folders: &[folder.to_path_buf()],
         // There are more questions than drugs for the commonest diseases: some come twice.
         allow_overlap: true,

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use mediswift_model::interchange::gguf::{self, Precision};
 
 use super::outcome::outcome;
+use crate::trained::Which;
 use crate::verb::{Context, Outcome, Verb, refuse_to_overwrite};
 
 /// Write one GGUF file, which llama.cpp and its kin load
@@ -32,12 +33,15 @@ pub struct Gguf {
     /// Replace the file if it exists
     #[arg(long)]
     force: bool,
+
+    #[command(flatten)]
+    which: Which,
 }
 
 impl Verb for Gguf {
     fn run(self, _: &Context) -> anyhow::Result<Outcome> {
         refuse_to_overwrite(&self.out, self.force)?;
-        let exported = gguf::export(&self.run, &self.out, self.bits)?;
+        let exported = gguf::export(&self.run, self.which.choice(), &self.out, self.bits)?;
         Ok(outcome(&self.out, &exported))
     }
 }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use mediswift_model::interchange::hf;
 
 use super::outcome::outcome;
+use crate::trained::Which;
 use crate::verb::{Context, Outcome, Verb};
 
 /// Write a folder that Hugging Face's transformers loads as a GPT2LMHeadModel
@@ -27,11 +28,14 @@ pub struct Hf {
     /// Replace an earlier export
     #[arg(long)]
     force: bool,
+
+    #[command(flatten)]
+    which: Which,
 }
 
 impl Verb for Hf {
     fn run(self, _: &Context) -> anyhow::Result<Outcome> {
-        let exported = hf::export(&self.run, &self.out, self.force)?;
+        let exported = hf::export(&self.run, self.which.choice(), &self.out, self.force)?;
         Ok(outcome(&self.out, &exported))
     }
 }

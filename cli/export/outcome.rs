@@ -6,12 +6,12 @@ use indicatif::HumanCount;
 use mediswift_model::interchange::Exported;
 use serde_json::json;
 
-use crate::output;
+use crate::trained;
 use crate::verb::Outcome;
 
 /// Tells what was written to `out`.
 pub fn outcome(out: &Path, exported: &Exported) -> Outcome {
-    exported.skipped.iter().for_each(|warning| output::warning(warning));
+    trained::warn_of(&exported.skipped, exported.step);
     let Exported { tensors, masks, bytes, step, .. } = exported;
     let with_masks = if *masks > 0 { format!(", {masks} masks") } else { String::new() };
     let text = format!(

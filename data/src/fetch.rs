@@ -121,6 +121,7 @@ mod tests {
     use std::time::Duration;
 
     use md5::{Digest, Md5};
+    use mediswift_files::faults::{self, Recording};
 
     use super::*;
 
@@ -249,6 +250,51 @@ mod tests {
             fs::write(folder.path().join("pubmed26n0001.xml.gz"), "damaged").expect("write");
             let again = run(&server.options(folder.path(), 1..=1)).expect("fetch");
             assert_eq!(again.downloaded.len(), 1);
+        }
+    }
+
+    #[test]
+    fn a_file_is_whole_or_not_there_whatever_stops_its_download() {
+        let server = Server::start(true);
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let root = folder.path().join("root");
+        fs::create_dir(&root).expect("create");
+        let download = |root: &Path| {
+            let options = Download { jobs: 1, ..server.options(&root.join("baseline"), 1..=1) };
+            run(&options).expect("fetch")
+        };
+        let (fetched, recording) = Recording::of(&root, || download(&root));
+        assert_eq!(fetched.downloaded.len(), 1);
+        let steps = recording.steps().len();
+        assert!(steps > 8, "only {steps} steps were seen");
+        let name = "pubmed26n0001.xml.gz";
+        recording.each_state(folder.path(), 4, |state| {
+            let last = (state.power_cut, state.done.last());
+            let file = state.folder.join("baseline").join(name);
+            if let Ok(found) = fs::read(&file) {
+                assert!(found == content(1), "{last:?}");
+            }
+            download(state.folder);
+            let left = fs::read_dir(state.folder.join("baseline")).expect("list");
+            let left: Vec<_> = left.map(|entry| entry.expect("entry").file_name()).collect();
+            assert_eq!(left, [name], "{last:?}");
+            assert!(fs::read(&file).expect("read") == content(1), "{last:?}");
+        });
+        let refused = |before: usize| {
+            fs::remove_dir_all(&root).expect("remove");
+            fs::create_dir(&root).expect("create");
+            let options = Download { jobs: 1, ..server.options(&root.join("baseline"), 1..=1) };
+            faults::fail(&root, before, || run(&options))
+        };
+        for before in 0.. {
+            let (outcome, was_refused) = refused(before);
+            if !was_refused {
+                break;
+            }
+            let is_refusal = matches!(outcome, Err(DataError::Io { .. }));
+            assert!(is_refusal, "step {before}: {outcome:?}");
+            download(&root);
+            assert!(fs::read(root.join("baseline").join(name)).expect("read") == content(1));
         }
     }
 

@@ -5,6 +5,7 @@ use crate::steps::{
     NewFile, create_folder, create_folders, exchange, hold, list, parent, remove, rename,
     sync_folder,
 };
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Seek, SeekFrom, Write};
@@ -77,10 +78,24 @@ impl Draft {
     /// # Errors
     /// If the system refuses; what is at the name is then unchanged, and nothing is left behind.
     pub fn publish(self) -> Result<(), Error> {
-        self.file.sync().map_err(Error::of("write", &self.path))?;
-        rename(&self.temporary, &self.path)?;
-        sync_folder(parent(&self.path))
+        publish_all([self])
     }
+}
+
+/// Publishes files that belong together: none of them has its name before the content of all is on the
+/// disk, so that a full one leaves none.
+/// # Errors
+/// As for [`Draft::publish`].
+pub fn publish_all(drafts: impl AsRef<[Draft]>) -> Result<(), Error> {
+    let drafts = drafts.as_ref();
+    for draft in drafts {
+        draft.file.sync().map_err(Error::of("write", &draft.path))?;
+    }
+    for draft in drafts {
+        rename(&draft.temporary, &draft.path)?;
+    }
+    let folders: BTreeSet<&Path> = drafts.iter().map(|draft| parent(&draft.path)).collect();
+    folders.into_iter().try_for_each(sync_folder)
 }
 
 impl Write for Draft {

@@ -3,6 +3,7 @@
 //! | what | is | is used for |
 //! |---|---|---|
 //! | [`write()`], [`write_with`], [`Draft`] | a file that has its name once it is whole | reports, settings, shards, exports |
+//! | [`publish_all`] | several of them | pictures |
 //! | [`write_folder`], [`put_folder`] | a folder likewise, exchanged with the one it replaces | datasets, exports, imported runs |
 //! | [`NewFile`] and the steps below it | what the others are made of | checkpoints, whose order is their own |
 //! | [`Log`] | a file that grows | metrics, events, downloads |
@@ -32,8 +33,8 @@ mod step;
 mod steps;
 
 pub use aside::{
-    Draft, ScratchFolder, clear, clear_beside, is_leftover, put_folder, write, write_folder,
-    write_with,
+    Draft, ScratchFolder, clear, clear_beside, is_leftover, publish_all, put_folder, write,
+    write_folder, write_with,
 };
 pub use error::Error;
 pub use lock::Lock;

@@ -1,10 +1,17 @@
 //! What the fuzz targets share.
 
-use std::path::Path;
+use std::fs;
+use std::path::{Path, PathBuf};
 
 use mediswift_data::DataError;
 use mediswift_data::clean::Cleaning;
 use mediswift_data::source::{Event, read_bytes};
+use mediswift_model::checkpoint::{
+    self, Checkpoint, CheckpointManifest, DataState, Snapshot,
+};
+use mediswift_model::optimisation::Moments;
+use mediswift_model::{Config, Gpt};
+use tempfile::TempDir;
 
 /// Reads and cleans what would be the file `name`, and checks what must hold whatever it is.
 pub fn read(name: &str, bytes: &[u8]) {
@@ -32,4 +39,67 @@ pub fn check(error: &DataError) {
     let message = error.to_string();
     assert!(message.contains("input"), "{message}");
     assert!(!message.contains(char::is_control) && message.len() < 2000, "{message}");
+}
+
+/// The same of a model's files.
+pub fn check_model(error: &mediswift_model::Error) {
+    let message = error.to_string();
+    assert!(message.contains("step-00000003"), "{message}");
+    assert!(!message.contains(char::is_control) && message.len() < 2000, "{message}");
+}
+
+/// A manifest with the checksum that it should have.
+pub fn sealed(mut manifest: CheckpointManifest) -> Vec<u8> {
+    manifest.checksum.clear();
+    let text = serde_json::to_vec(&manifest).expect("plain data");
+    manifest.checksum = blake3::hash(&text).to_hex().to_string();
+    serde_json::to_vec(&manifest).expect("plain data")
+}
+
+/// A checkpoint of a model of some hundred weights, to change.
+pub struct TinyCheckpoint {
+    folder: TempDir,
+    manifest: CheckpointManifest,
+}
+
+impl TinyCheckpoint {
+    /// One that is whole.
+    #[allow(clippy::new_without_default, reason = "it writes files")]
+    pub fn new() -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut config = Config::from_preset("micro").expect("a preset");
+        for assignment in
+            ["model.layers=1", "model.d_model=4", "model.context=4", "train.context=4"]
+        {
+            config.set(assignment).expect("a setting");
+        }
+        (config.model.vocabulary, config.sparsity.sparsity) = (8, 0.5);
+        let gpt = Gpt::new(&config).expect("a model");
+        let parameters = gpt.parameters();
+        let moments = Moments::zeros(parameters.layout());
+        let (moments, data) = (Some(&moments), DataState::default());
+        let snapshot = Snapshot { config: &config, step: 3, skipped: 0, parameters, moments, data };
+        let path = checkpoint::save(folder.path(), &snapshot).expect("save");
+        let manifest = Checkpoint::open(&path).expect("whole").manifest;
+        Self { folder, manifest }
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> PathBuf {
+        self.folder.path().join("step-00000003")
+    }
+
+    /// Puts `bytes` into the place of one of its files, and vouches for them.
+    pub fn with(&self, name: &str, bytes: &[u8]) -> PathBuf {
+        let path = self.path();
+        fs::write(path.join(name), bytes).expect("write");
+        let mut manifest = self.manifest.clone();
+        for (name, summary) in &mut manifest.files {
+            let bytes = fs::read(path.join(name)).expect("read");
+            summary.bytes = bytes.len() as u64;
+            summary.blake3 = blake3::hash(&bytes).to_hex().to_string();
+        }
+        fs::write(path.join("manifest.json"), sealed(manifest)).expect("write");
+        path
+    }
 }

@@ -12,10 +12,12 @@
 //!
 //! λ does not apply to biases and LayerNorm gains ([`crate::architecture`]). A sparse weight has moments for its non-zeros
 //! alone. Work is split into fixed blocks, and the gradient norm sums block by block in order, so
-//! results do not depend on the number of threads.
+//! results do not depend on the number of threads. Every block knows at its end whether all that it wrote is
+//! finite: the numbers are in registers then, and nothing is read for it.
 
 use crate::config::OptimiserConfig;
 use crate::error::Error;
+use crate::finite::check_finite;
 use mediswift_engine::{Flat, Gradients, Layout, ParamId, Parameters};
 use mediswift_kernels::LANES;
 use mediswift_kernels::isa::{Isa, Kernel, dispatch};
@@ -93,6 +95,9 @@ impl AdamW {
 
     /// Makes update `t`, counted from 1, from `scale · gradients`. `updated` is told of every tensor
     /// while its new values are still in the caches.
+    /// # Errors
+    /// If a new weight or moment is not finite. The update is then made in part: neither parameters nor
+    /// moments are good for anything any more.
     /// # Panics
     /// If parameters, gradients and moments are not of one layout.
     #[track_caller]
@@ -104,7 +109,7 @@ impl AdamW {
         learning_rate: f64,
         scale: f64,
         mut updated: impl FnMut(ParamId, &[f32]),
-    ) {
+    ) -> Result<(), Error> {
         let Moments { first, second } = &mut self.moments;
         let layout = Arc::clone(parameters.layout());
         let agree = [gradients.layout(), first.layout(), second.layout()].map(|l| *l == layout);
@@ -131,11 +136,19 @@ impl AdamW {
             let w = parameters[id].par_chunks_mut(BLOCK);
             let g = gradients[id].par_chunks(BLOCK);
             let moments = first[id].par_chunks_mut(BLOCK).zip(second[id].par_chunks_mut(BLOCK));
-            w.zip(g)
+            let is_finite = w
+                .zip(g)
                 .zip(moments)
-                .for_each(|((w, g), (m, v))| dispatch(Update { rates, w, g, m, v }));
+                .map(|((w, g), (m, v))| dispatch(Update { rates, w, g, m, v }))
+                .reduce(|| true, |a, b| a & b);
+            if !is_finite {
+                check_finite("new weight", parameters)?;
+                check_finite("new moment", first)?;
+                check_finite("new moment", second)?;
+            }
             updated(id, &parameters[id]);
         }
+        Ok(())
     }
 }
 
@@ -158,7 +171,7 @@ struct Rates {
     keep: f32,
 }
 
-/// One block of an update.
+/// One block of an update; whether all its results are finite.
 struct Update<'a> {
     rates: Rates,
     w: &'a mut [f32],
@@ -168,23 +181,29 @@ struct Update<'a> {
 }
 
 impl Kernel for Update<'_> {
-    type Output = ();
+    type Output = bool;
 
     #[inline(always)]
-    fn run<I: Isa>(self, _isa: I) {
-        update(self.rates, self.w, self.g, self.m, self.v);
+    fn run<I: Isa>(self, _isa: I) -> bool {
+        update(self.rates, self.w, self.g, self.m, self.v)
     }
 }
 
 /// Plain loops, which the compiler turns into vectors of the instruction set it is inlined for.
 #[inline(always)]
-fn update(r: Rates, w: &mut [f32], g: &[f32], m: &mut [f32], v: &mut [f32]) {
+fn update(r: Rates, w: &mut [f32], g: &[f32], m: &mut [f32], v: &mut [f32]) -> bool {
+    // As integers, magnitudes have the order that they have as numbers, NaN above infinity; and the
+    // largest of integers may be found in any order, so in vectors.
+    let magnitude = |x: f32| x.to_bits() & (u32::MAX >> 1);
+    let mut largest = 0;
     for (((w, g), m), v) in w.iter_mut().zip(g).zip(m).zip(v) {
         let g = r.scale * g;
         *m = r.beta1 * *m + r.gain1 * g;
         *v = r.beta2 * *v + r.gain2 * (g * g);
         *w = r.keep * *w - r.step * (*m / (v.sqrt() * r.root + r.epsilon));
+        largest = largest.max(magnitude(*w)).max(magnitude(*m)).max(magnitude(*v));
     }
+    largest < f32::INFINITY.to_bits()
 }
 
 /// The Euclidean norm of all gradients together.
@@ -199,12 +218,8 @@ pub fn global_norm(gradients: &Gradients) -> Result<f64, Error> {
     if norm.is_finite() {
         return Ok(norm);
     }
-    let (gradient, position) = gradients
-        .iter()
-        .find_map(|(_, g)| Some((g, g.values.iter().position(|x| !x.is_finite())?)))
-        .expect("a norm that is not finite comes from such a gradient");
-    let (name, value) = (gradient.name.to_string(), gradient.values[position]);
-    Err(Error::NonFinite { what: "gradient", name, position, value })
+    let gradient = check_finite("gradient", gradients);
+    Err(gradient.expect_err("a norm that is not finite comes from such a gradient"))
 }
 
 /// Factor that brings gradients of norm `norm` down to norm `clip`; 1 if they are there.
@@ -271,7 +286,7 @@ mod tests {
         let mut adamw = AdamW::new(&config, Moments::zeros(parameters.layout()), vec![true, false]);
         let (rates, scale) = ([1e-2, 3e-3, 1e-2], 0.7);
         for (t, rate) in (1..).zip(rates) {
-            adamw.update(t, &mut parameters, &gradients, rate, scale, |_, _| {});
+            adamw.update(t, &mut parameters, &gradients, rate, scale, |_, _| {}).unwrap();
         }
         for (id, parameter) in before.iter() {
             let decay = if parameter.shape.is_matrix() { config.weight_decay } else { 0.0 };
@@ -309,12 +324,62 @@ mod tests {
         };
         let results = IsaKind::available().into_iter().map(|isa| {
             let (mut w, mut m, mut v) = (w.clone(), m.clone(), v.clone());
-            isa.run(Update { rates, w: &mut w, g: &g, m: &mut m, v: &mut v });
+            assert!(isa.run(Update { rates, w: &mut w, g: &g, m: &mut m, v: &mut v }));
             let bits = |x: &[f32]| x.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
             (bits(&w), bits(&m), bits(&v), isa.run(SumOfSquares(&g)).to_bits())
         });
         let results: Vec<_> = results.collect();
         assert!(results.windows(2).all(|pair| pair[0] == pair[1]));
+    }
+
+    /// What an update of 2 · `BLOCK` weights says that has `broken` as the last of its weights, gradients,
+    /// or first or second moments.
+    fn told_of(broken: [f32; 4], epsilon: f64) -> Result<(), String> {
+        let len = 2 * BLOCK;
+        let start =
+            |values: AlignedBuffer| Parameters::from_tensors([("w", Shape::Vector(len), values)]);
+        let mut parameters = start(noise(len, 1));
+        let mut gradients = Gradients::zeros(parameters.layout());
+        let mut moments = Moments::zeros(parameters.layout());
+        let id = parameters.find("w").unwrap();
+        let [w, g, m, v] = broken;
+        let stores = [&mut parameters, &mut gradients, &mut moments.first, &mut moments.second];
+        for (store, value) in stores.into_iter().zip([w, g, m, v]) {
+            store[id][len - 1] = value;
+        }
+        let config = OptimiserConfig { epsilon, ..config() };
+        let mut adamw = AdamW::new(&config, moments, vec![true]);
+        let told = adamw.update(1, &mut parameters, &gradients, 1e-3, 1.0, |_, _| {});
+        told.map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_result_that_is_not_finite_is_named() {
+        const INF: f32 = f32::INFINITY;
+        for (broken, epsilon, expected) in [
+            ([0.1, 0.1, 0.1, 0.1], 1e-8, None),
+            ([f32::MAX, 1e19, 0.1, 0.1], 1e-8, None),
+            ([0.1, 0.1, 0.1, f32::MAX], 1e-8, None),
+            // A gradient whose square is 0 or infinite, and the least epsilon.
+            ([0.1, 1e-30, 0.1, 0.0], 1e-45, Some("new weight 'w' is -inf")),
+            ([0.1, 1e20, 0.1, 0.1], 1e-8, Some("new moment 'w' is inf")),
+            ([INF, 0.1, 0.1, 0.1], 1e-8, Some("new weight 'w' is inf")),
+            ([-INF, 0.1, 0.1, 0.1], 1e-8, Some("new weight 'w' is -inf")),
+            ([f32::NAN, 0.1, 0.1, 0.1], 1e-8, Some("new weight 'w' is NaN")),
+            ([0.1, 0.1, -INF, 0.1], 1e-8, Some("new weight 'w' is inf")),
+            ([0.1, 0.1, 0.1, INF], 1e-8, Some("new moment 'w' is inf")),
+            ([0.1, 0.1, 0.1, -1.0], 1e-8, Some("new weight 'w' is NaN")),
+        ] {
+            let told = told_of(broken, epsilon);
+            match expected {
+                None => assert_eq!(told, Ok(()), "{broken:?}"),
+                Some(expected) => {
+                    let message = told.expect_err("it is not finite");
+                    let place = format!("{expected} at element {}", 2 * BLOCK - 1);
+                    assert!(message.contains(&place), "{broken:?}: {message}");
+                }
+            }
+        }
     }
 
     #[test]
@@ -327,7 +392,7 @@ mod tests {
                 let mut adamw =
                     AdamW::new(&config(), Moments::zeros(parameters.layout()), vec![true, false]);
                 let scale = clip_scale(norm, 1.0);
-                adamw.update(1, &mut parameters, &gradients, 1e-2, scale, |_, _| {});
+                adamw.update(1, &mut parameters, &gradients, 1e-2, scale, |_, _| {}).unwrap();
                 let bits =
                     parameters.iter().flat_map(|(_, p)| p.values.iter().map(|x| x.to_bits()));
                 (norm.to_bits(), bits.collect::<Vec<_>>())

@@ -268,6 +268,13 @@ impl Config {
     pub fn differences(&self, other: &Config) -> Vec<String> {
         self.differing(other, &FREE_ON_RESUME)
     }
+
+    /// The same without `train.steps`, for a run whose steps are all done.
+    pub(crate) fn differences_but_steps(&self, other: &Config) -> Vec<String> {
+        let mut other = other.clone();
+        other.train.steps = self.train.steps;
+        self.differences(&other)
+    }
 }
 
 #[cfg(test)]

@@ -83,20 +83,30 @@ pub(crate) fn validation_tokens(dataset: &Dataset) -> Result<u64, Error> {
 
 /// The validation loss of the newest checkpoint of the run in `path` on all of `dataset`.
 /// # Errors
-/// If the run cannot be read, the data were made with another tokenizer than its own or cannot be read,
-/// the loss is not finite, or `watch` asks to stop.
+/// If the run cannot be read; as for [`evaluate_model`].
 pub fn evaluate_run(
     path: &Path,
     dataset: &Dataset,
     watch: &mut dyn Watch,
 ) -> Result<Evaluation, Error> {
-    let LoadedModel { config, gpt, tokenizer, skipped, .. } = run::load_model(path)?;
-    if tokenizer.hash() != dataset.tokenizer_hash() {
+    evaluate_model(&run::load_model(path)?, dataset, watch)
+}
+
+/// The validation loss of a run's model on all of `dataset`.
+/// # Errors
+/// If the data were made with another tokenizer than the run's or cannot be read, the loss is not
+/// finite, or `watch` asks to stop.
+pub fn evaluate_model(
+    model: &LoadedModel,
+    dataset: &Dataset,
+    watch: &mut dyn Watch,
+) -> Result<Evaluation, Error> {
+    if model.tokenizer.hash() != dataset.tokenizer_hash() {
         let problem = "its tokenizer is not the run's: prepare the data with that of the run";
         return Err(Error::input("dataset", problem));
     }
-    let (context, micro_batch) = (config.train.context, config.train.micro_batch);
+    let (context, micro_batch) = (model.config.train.context, model.config.train.micro_batch);
     let windows = Windows { context, sequences: 0, micro_batch };
-    let evaluation = validation_loss(&gpt, dataset, windows, watch)?;
-    Ok(Evaluation { skipped, ..evaluation })
+    let evaluation = validation_loss(&model.gpt, dataset, windows, watch)?;
+    Ok(Evaluation { skipped: model.skipped.clone(), ..evaluation })
 }

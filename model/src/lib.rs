@@ -31,6 +31,7 @@ pub mod decode;
 pub mod error;
 pub mod evaluate;
 pub mod finetune;
+mod finite;
 pub mod flops;
 pub mod generate;
 pub mod gpt;

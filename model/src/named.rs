@@ -13,6 +13,17 @@ pub trait Named: Copy + 'static {
     /// Its name.
     fn name(&self) -> &'static str;
 
+    /// All names, as a sentence lists them: `a, b or c`.
+    fn names() -> String {
+        let names: Vec<&str> = Self::all().map(|one| one.name()).collect();
+        match names.split_last() {
+            Some((last, others)) if !others.is_empty() => {
+                format!("{} or {last}", others.join(", "))
+            }
+            _ => names.concat(),
+        }
+    }
+
     /// The one of that name, which was found in `place`.
     /// # Errors
     /// If there is none; the message names the nearest.

@@ -5,6 +5,7 @@ pub use crate::adamw::Moments;
 use crate::adamw::{AdamW, clip_scale, global_norm};
 use crate::config::Config;
 use crate::error::Error;
+use crate::finite::check_finite;
 use crate::gpt::{Gpt, TokenBatch};
 use crate::gradient_tree::{GradientTree, leaf};
 use crate::schedule::Schedule;
@@ -126,7 +127,8 @@ impl Optimisation {
     /// # Errors
     /// If a token or a layout does not fit the model, no target has a weight, the loss or a
     /// gradient is not finite, or `watch` asks to stop between two micro-batches. The model is then
-    /// as before, and the step not done.
+    /// as before, and the step not done. If a weight or a moment is not finite after the update: then
+    /// the step is not done either, but the model is lost, and no checkpoint can be made of it.
     pub fn step(
         &mut self,
         micro_batches: &[TokenBatch],
@@ -172,7 +174,7 @@ impl Optimisation {
             layers.refresh(id, values);
             profile.record(clock, "packing", Pass::Update, || 0);
             clock = profile.clock();
-        });
+        })?;
         self.steps += 1;
         self.tree.recycle(gradients);
         Ok(StepResult { loss, grad_norm, lr })
@@ -180,16 +182,10 @@ impl Optimisation {
 
     /// A weight that is not finite is why nothing that comes of it is.
     fn explained(&self, error: Error) -> Error {
-        if !matches!(error, Error::NonFinite { .. }) {
+        if !matches!(error, Error::NonFinite { what: "loss" | "gradient", .. }) {
             return error;
         }
-        let weights = self.gpt.parameters().iter();
-        let broken = weights.map(|(_, weight)| weight).find_map(|weight| {
-            let position = weight.values.iter().position(|x| !x.is_finite())?;
-            let (name, value) = (weight.name.to_string(), weight.values[position]);
-            Some(Error::NonFinite { what: "weight", name, position, value })
-        });
-        broken.unwrap_or(error)
+        check_finite("weight", self.gpt.parameters()).err().unwrap_or(error)
     }
 
     /// Loss and gradients of the mean over all targets.
@@ -307,6 +303,32 @@ mod tests {
             assert_eq!(state(&optimisation), before);
         }
         assert!(optimisation.step(&[batch(3)], &mut ()).is_ok(), "the next step must be possible");
+    }
+
+    #[test]
+    fn an_update_that_is_not_finite_is_an_error_and_no_checkpoint() {
+        let mut optimisation = optimisation();
+        optimisation.step(&[batch(1)], &mut ()).unwrap();
+        let (loss, mut gradients) = optimisation.gradients(&[batch(1)], &mut ()).unwrap();
+        // So large that its square is infinite, which clipping would prevent.
+        optimisation.clip_norm = f64::INFINITY;
+        let id = optimisation.gpt().parameters().find("ln_final.bias").unwrap();
+        gradients[id][3] = 1e30;
+        let error = optimisation.update(loss, gradients).unwrap_err().to_string();
+        assert!(error.starts_with("new moment 'ln_final.bias' is inf at element 3"), "{error}");
+        assert_eq!(optimisation.steps(), 1);
+        let folder = tempfile::tempdir().unwrap();
+        let snapshot = crate::checkpoint::Snapshot {
+            config: &Config::from_preset("micro").unwrap(),
+            step: 1,
+            skipped: 0,
+            parameters: optimisation.gpt().parameters(),
+            moments: Some(optimisation.moments()),
+            data: Default::default(),
+        };
+        let error = crate::checkpoint::save(folder.path(), &snapshot).unwrap_err().to_string();
+        assert!(error.starts_with("moment 'ln_final.bias' is inf"), "{error}");
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
     }
 
     #[test]

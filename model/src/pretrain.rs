@@ -25,6 +25,7 @@ fn to_the_end(session: &mut Session, watch: &mut dyn Watch) -> Result<TrainingRe
     if let Some(resumed) = session.resumed() {
         watch.tell(resumed)?;
     }
+    session.notes().iter().try_for_each(|note| watch.tell(Progress::Noted(note)))?;
     loop {
         if session.is_evaluation_due() {
             let validation = session.evaluate(watch)?;

@@ -7,13 +7,16 @@
 //! never was: weights, moments, data, learning rate and logs. [`mod@crate::pretrain`] is the loop.
 
 use crate::adamw::Moments;
-use crate::checkpoint::{self, DataState, Latest, Snapshot, weights_hash};
+use crate::checkpoint::{self, Checkpoint, Choice, Chosen, DataState, Snapshot, weights_hash};
 use crate::config::{Config, OnNonFinite};
 use crate::error::Error;
 use crate::evaluate::{Windows, validation_loss, validation_tokens};
 use crate::gpt::{Gpt, TokenBatch};
 use crate::optimisation::Optimisation;
-use crate::run::{Line, Log, RunFolder, StepMetrics, TrainingReport, Validation, read_config};
+use crate::run::{
+    Line, Log, Opened, RunFolder, StepMetrics, TrainingReport, Validation, read_config,
+};
+use crate::schedule::Schedule;
 use crate::tensorboard::Events;
 use crate::watch::{Pace, Progress, Watch};
 use mediswift_data::{Batches, Dataset, Position, Split};
@@ -62,14 +65,18 @@ pub struct Session {
     flops_per_step: f64,
     /// Seconds of the last step of this session.
     last_seconds: f64,
-    /// The last optimiser step, if there was one.
+    /// The last optimiser step, if there was one and its line is not lost.
     last: Option<StepMetrics>,
+    /// Steps whose lines are there: all, unless some were lost.
+    logged: usize,
     /// The last evaluation, if there was one.
     validation: Option<Validation>,
     /// The newest checkpoint and its step.
     saved: Option<(usize, PathBuf)>,
     /// Whether and how the run was taken up.
     resumed: Option<Resumed>,
+    /// What whoever trains it should know of how it goes on.
+    notes: Vec<String>,
 }
 
 /// How a run was taken up.
@@ -105,44 +112,76 @@ impl Session {
         Self::assemble(config, dataset, batches, folder, optimisation)
     }
 
-    /// Takes up the run in the folder `out` at its newest complete checkpoint; a run that was
-    /// stopped before its first one starts again.
+    /// Takes up the run in the folder `out` at its newest whole checkpoint: [`Session::resume_at`].
+    /// # Errors
+    /// As for [`Session::resume_at`].
+    pub fn resume(config: Config, dataset: Arc<Dataset>, out: &Path) -> Result<Self, Error> {
+        Self::resume_at(config, dataset, out, Choice::default())
+    }
+
+    /// Takes up the run in the folder `out` at one of its checkpoints; a run that was stopped before its
+    /// first one starts again. A finished run may be given more steps: those that follow have the
+    /// learning rates that a run of so many steps has there.
     /// # Errors
     /// If there is no run, or one with other settings or other data; if there are checkpoints but
-    /// none is complete; if the folder is in use.
-    pub fn resume(mut config: Config, dataset: Arc<Dataset>, out: &Path) -> Result<Self, Error> {
+    /// none can be used; if the folder is in use.
+    pub fn resume_at(
+        mut config: Config,
+        dataset: Arc<Dataset>,
+        out: &Path,
+        choice: Choice,
+    ) -> Result<Self, Error> {
+        let before = read_config(out)?;
         if config.kernels.plans.is_empty() {
             // Other plans would give other bits.
-            config.kernels = read_config(out)?.kernels;
+            config.kernels = before.kernels.clone();
         }
         let (config, mut batches) = fit(config, &dataset)?;
         let folder = RunFolder::resume(out, &config, &dataset)?;
-        let Latest { checkpoint, skipped } = checkpoint::latest(&folder.checkpoints())?;
-        let optimisation = match &checkpoint {
-            Some(checkpoint) => {
-                checkpoint.check_run(&config, &dataset.fingerprint())?;
-                let gpt = checkpoint.model(&config)?;
-                let moments = checkpoint.moments(gpt.parameters())?;
-                let moments = moments.unwrap_or_else(|| Moments::zeros(gpt.parameters().layout()));
-                let (sequences, windows) =
-                    (checkpoint.manifest.data.sequences, batches.windows_per_epoch());
-                let position = Position { epoch: sequences / windows, index: sequences % windows };
-                batches.seek(position)?;
-                let (step, skipped) = (checkpoint.manifest.step, checkpoint.manifest.skipped);
-                Optimisation::resume(gpt, moments, step, skipped, &config)?
+        let fingerprint = dataset.fingerprint();
+        let read = |checkpoint: &Checkpoint| {
+            checkpoint.check_run(&config, &fingerprint)?;
+            let gpt = checkpoint.model(&config)?;
+            let moments = checkpoint.moments(gpt.parameters())?;
+            let moments = moments.unwrap_or_else(|| Moments::zeros(gpt.parameters().layout()));
+            Ok((gpt, moments))
+        };
+        let chosen = checkpoint::choose(&folder.checkpoints(), choice, read)?;
+        let mut notes = Vec::new();
+        let (optimisation, resumed) = match chosen {
+            Some(Chosen { checkpoint, content: (gpt, moments), skipped }) => {
+                let Checkpoint { path, manifest, config: planned } = checkpoint;
+                let (sequences, windows) = (manifest.data.sequences, batches.windows_per_epoch());
+                batches
+                    .seek(Position { epoch: sequences / windows, index: sequences % windows })?;
+                notes.extend(extension(&planned, &config));
+                let optimisation =
+                    Optimisation::resume(gpt, moments, manifest.step, manifest.skipped, &config)?;
+                (
+                    optimisation,
+                    Resumed { step: manifest.step as usize, checkpoint: Some(path), skipped },
+                )
             }
-            None if skipped.is_empty() => Optimisation::new(Gpt::new(&config)?, &config)?,
             None => {
-                let problem = format!("no checkpoint can be used: {}", skipped.join("; "));
-                return Err(Error::damaged(folder.checkpoints(), problem));
+                let (mine, theirs) = (config.train.steps, before.train.steps);
+                if mine != theirs {
+                    let differences = config.differences(&before);
+                    return Err(Error::OtherSettings { path: out.to_path_buf(), differences });
+                }
+                let optimisation = Optimisation::new(Gpt::new(&config)?, &config)?;
+                (optimisation, Resumed { step: 0, checkpoint: None, skipped: Vec::new() })
             }
         };
+        if config.train.steps != before.train.steps {
+            folder.plan(&config)?;
+        }
         // What an interrupted save or removal left.
-        checkpoint::prune(&folder.checkpoints(), &config.checkpoint)?;
+        let now = optimisation.steps();
+        checkpoint::prune(&folder.checkpoints(), &config.checkpoint, now)?;
         let mut session = Self::assemble(config, dataset, batches, folder, optimisation)?;
-        let (step, checkpoint) = (session.step(), checkpoint.map(|checkpoint| checkpoint.path));
-        session.saved = checkpoint.clone().map(|path| (step, path));
-        session.resumed = Some(Resumed { step, checkpoint, skipped });
+        session.saved = resumed.checkpoint.clone().map(|path| (resumed.step, path));
+        session.resumed = Some(resumed);
+        session.notes.splice(0..0, notes);
         Ok(session)
     }
 
@@ -154,13 +193,20 @@ impl Session {
         optimisation: Optimisation,
     ) -> Result<Self, Error> {
         let step = optimisation.steps() as usize;
-        let (metrics, mut steps) = Log::<StepMetrics>::open(folder.path(), step)?;
-        if steps.iter().map(|line| line.step).ne(1..=step) {
-            let (path, found) = (folder.path().join(StepMetrics::FILE), steps.len());
-            let problem = format!("holds {found} of the steps 1 to {step}");
-            return Err(Error::damaged(path, problem));
+        let mut notes = Vec::new();
+        let Opened { log: metrics, lines: mut steps, damage } =
+            Log::<StepMetrics>::open(folder.path(), step)?;
+        let logged = steps.len();
+        if logged < step {
+            let (path, reason) = (folder.path().join(StepMetrics::FILE), reason(damage));
+            notes.push(format!(
+                "{}: holds {logged} of the steps 1 to {step}{reason}; speeds and times count these alone",
+                path.display()
+            ));
         }
-        let (validations, mut evaluations) = Log::<Validation>::open(folder.path(), step)?;
+        let Opened { log: validations, lines: mut evaluations, damage } =
+            Log::<Validation>::open(folder.path(), step)?;
+        notes.extend(damage.map(|damage| format!("an evaluation is left out: {damage}")));
         let events = Events::open(folder.path(), folder.started()?, &steps, &evaluations)?;
         let gpt = optimisation.gpt();
         folder.describe_sparsity(&gpt.layer_sparsity(&config.sparsity))?;
@@ -178,9 +224,11 @@ impl Session {
             flops_per_step: (cost.forward_flops + cost.backward_flops) as f64,
             last_seconds: f64::NAN,
             last: steps.pop(),
+            logged,
             validation: evaluations.pop(),
             saved: None,
             resumed: None,
+            notes,
         })
     }
 
@@ -200,10 +248,17 @@ impl Session {
         Some(Progress::Resumed { step: *step, checkpoint: checkpoint.as_deref(), skipped })
     }
 
+    /// What whoever trains it should know of how it goes on: that it was given more steps, that parts of
+    /// its logs are lost.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
+    }
+
     /// Makes an optimiser step, unless all are done.
     /// # Errors
-    /// If a loss or a gradient is not finite and not to be skipped: then all is as before. If data
-    /// cannot be read or logs not be written.
+    /// If a loss or a gradient is not finite and not to be skipped: then all is as before. If a weight
+    /// or a moment is not finite after the update: then the run can only be resumed, from its last
+    /// checkpoint. If data cannot be read or logs not be written.
     pub fn advance(&mut self, watch: &mut dyn Watch) -> Result<Advance, Error> {
         let train = &self.config.train;
         if self.step() >= train.steps {
@@ -237,6 +292,7 @@ impl Session {
         };
         self.metrics.append(&metrics)?;
         self.events.step(&metrics)?;
+        self.logged += 1;
         self.last = Some(metrics.clone());
         Ok(match problem {
             None => Advance::Stepped(metrics),
@@ -259,14 +315,20 @@ impl Session {
     /// How fast the run is; not a number before a step.
     pub fn pace(&self) -> Pace {
         let (steps, step) = (self.config.train.steps, self.step());
-        let (tokens, seconds) =
-            self.last.as_ref().map_or((0.0, 0.0), |last| (last.tokens as f64, last.seconds));
+        let seconds = self.last.as_ref().map_or(0.0, |last| last.seconds);
         Pace {
             steps,
-            tokens_per_second: tokens / seconds,
+            tokens_per_second: self.tokens_per_second(),
             flops_per_second: self.flops_per_step / self.last_seconds,
-            seconds_left: (steps - step) as f64 * seconds / step as f64,
+            seconds_left: (steps - step) as f64 * seconds / self.logged as f64,
         }
+    }
+
+    /// Tokens per second of the steps whose times are known.
+    fn tokens_per_second(&self) -> f64 {
+        let train = &self.config.train;
+        let tokens = (self.logged * train.batch * train.context) as f64;
+        tokens / self.last.as_ref().map_or(0.0, |last| last.seconds)
     }
 
     /// Whether the configuration asks for an evaluation here that was not made yet.
@@ -306,7 +368,7 @@ impl Session {
 
     /// Saves the state as a checkpoint, unless it is one already, and returns its folder.
     /// # Errors
-    /// If the system refuses.
+    /// If a weight or a moment is not finite, or the system refuses.
     pub fn save(&mut self) -> Result<PathBuf, Error> {
         let now = self.step();
         if let Some((step, path)) = &self.saved
@@ -330,7 +392,7 @@ impl Session {
             },
         };
         let path = checkpoint::save(&self.folder.checkpoints(), &snapshot)?;
-        checkpoint::prune(&self.folder.checkpoints(), &self.config.checkpoint)?;
+        checkpoint::prune(&self.folder.checkpoints(), &self.config.checkpoint, now as u64)?;
         self.saved = Some((now, path.clone()));
         Ok(path)
     }
@@ -339,18 +401,18 @@ impl Session {
     /// # Errors
     /// If the system refuses.
     /// # Panics
-    /// If the run has made no step, or the model as it is was not evaluated.
+    /// If the model as it is was not evaluated.
     pub fn finish(&self) -> Result<TrainingReport, Error> {
-        let last = self.last.as_ref().expect("a run that made a step");
+        let last = self.last.as_ref().filter(|last| last.step == self.step());
         let validation = self.validation.as_ref().filter(|last| last.step == self.step());
         let gpt = self.gpt();
         let layers = gpt.layer_sparsity(&self.config.sparsity);
         let report = TrainingReport {
-            step: last.step,
-            train_loss: last.loss,
+            step: self.step(),
+            train_loss: last.map_or(f64::NAN, |last| last.loss),
             val_loss: validation.expect("a model that was evaluated").val_loss,
-            tokens_per_second: last.tokens as f64 / last.seconds,
-            flops: self.flops_per_step * last.step as f64,
+            tokens_per_second: self.tokens_per_second(),
+            flops: self.flops_per_step * self.step() as f64,
             weights_hash: weights_hash(gpt.parameters()),
             parameters: gpt.parameters().count(),
             nnz: layers.iter().map(|layer| layer.nnz).sum(),
@@ -359,6 +421,24 @@ impl Session {
         self.folder.finish(&self.config, &report)?;
         Ok(report)
     }
+}
+
+/// Why lines of a log are missing, where that is known.
+fn reason(damage: Option<Error>) -> String {
+    damage.map_or(String::new(), |damage| format!(" ({damage})"))
+}
+
+/// What becomes of the learning rate where a run that has done all of its `planned` steps gets more.
+fn extension(planned: &Config, now: &Config) -> Option<String> {
+    let (done, all) = (planned.train.steps, now.train.steps);
+    (done != all).then(|| {
+        let last = Schedule::new(planned).learning_rate(done.saturating_sub(1));
+        let next = Schedule::new(now).learning_rate(done);
+        format!(
+            "all {done} steps are done, and {all} are wanted now: the learning rate goes on as planned for \
+             {all} steps, from {last:.3e} to {next:.3e}"
+        )
+    })
 }
 
 /// Whether a step failed because of its data, so that the next one may succeed.

@@ -111,7 +111,7 @@ pub enum Progress<'a> {
         /// Its folder.
         checkpoint: &'a Path,
     },
-    /// Something that the reader of a fine-tuning report should know.
+    /// Something that should be known of a run, or by the reader of a fine-tuning report.
     Noted(&'a str),
     /// A training of a fine-tuning run begins.
     Began {

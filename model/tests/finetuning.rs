@@ -5,9 +5,12 @@ use mediswift_data::{Dataset, Preparation, Tokenizer, TokenizerSource, prepare};
 use mediswift_engine::{Arena, Gradients, Shape, TokenLayout};
 use mediswift_files::faults::Recording;
 use mediswift_model::architecture::PROMPT;
+use mediswift_model::checkpoint::Choice;
 use mediswift_model::decode::Decoder;
+use mediswift_model::error::ErrorKind;
 use mediswift_model::finetune::answer::Answerer;
 use mediswift_model::finetune::encode::{ExampleEncoder, batch};
+use mediswift_model::finetune::folder::read_settings;
 use mediswift_model::finetune::report::TuningReport;
 use mediswift_model::finetune::settings::Settings;
 use mediswift_model::finetune::start::Start;
@@ -130,6 +133,7 @@ fn tune(
         task: task("pubmedqa")?,
         settings: settings.clone(),
         from,
+        choice: Choice::default(),
         folders: &folders,
         allow_overlap: true,
         out,
@@ -398,6 +402,141 @@ fn an_interrupted_grid_repeats_nothing_and_ends_the_same() {
 }
 
 #[test]
+fn a_run_that_was_changed_from_outside_is_refused_or_mended() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    let (from, task_folder) = (pretrained_for(at, 0.5, 2), twenty(at));
+    let settings = settings(&["finetune.lr=[1e-3, 5e-4]", "finetune.epochs=1", "finetune.seeds=2"]);
+    let whole = finished(&from, &task_folder, &at.join("whole"), &settings);
+    // Stopped when the grid is done.
+    let out = at.join("out");
+    let mut stop = Counter { stop_after_epochs: Some(2), ..Counter::default() };
+    let mut stopping = |progress: Progress<'_>| match (stop.see(progress), progress) {
+        (ControlFlow::Break(()), Progress::Passed { .. }) => ControlFlow::Continue(()),
+        (flow, _) => flow,
+    };
+    let stopped = tune(&from, &task_folder, &out, &settings, false, &mut stopping);
+    assert!(matches!(stopped, Err(Error::Stopped)), "{stopped:?}");
+    let best = fs::read_dir(out.join("cells")).unwrap().map(|entry| entry.unwrap().path());
+    let best = best.filter(|path| path.is_dir()).collect::<Vec<_>>();
+    assert_eq!(best.len(), 1, "{best:?}");
+    let go_on = |settings: &Settings| tune(&from, &task_folder, &out, settings, true, &mut ());
+    let refusal = |settings: &Settings| go_on(settings).unwrap_err().to_string();
+
+    // The file of settings, by hand: what is there was made with others.
+    let file = out.join("finetune.toml");
+    let text = fs::read_to_string(&file).unwrap();
+    fs::write(&file, text.replace("epochs = 1\npatience", "epochs = 4\npatience")).unwrap();
+    let edited = read_settings(&out).unwrap();
+    assert_eq!(edited.finetune.epochs, 4);
+    let message = refusal(&edited);
+    assert!(message.contains("finetune.epochs is 4 here, but 1 there"), "{message}");
+    fs::remove_file(&file).unwrap();
+    let message = tune(&from, &task_folder, &out, &settings, false, &mut ()).unwrap_err();
+    assert!(message.to_string().contains("is not empty (it holds 'cells')"), "{message}");
+    fs::write(&file, &text).unwrap();
+
+    // The tokenizer, gone or another, here and where it comes from.
+    for run in [&out, &from] {
+        let tokenizer = run::tokenizer_path(run);
+        let bytes = fs::read(&tokenizer).unwrap();
+        fs::remove_file(&tokenizer).unwrap();
+        let message = refusal(&settings);
+        assert!(message.contains(&tokenizer.display().to_string()), "{message}");
+        let other = String::from_utf8(bytes.clone()).unwrap().replacen("improved", "worsened", 1);
+        fs::write(&tokenizer, other.replacen(':', ": ", 1)).unwrap();
+        let message = refusal(&settings);
+        assert!(message.contains(&tokenizer.display().to_string()), "{message}");
+        fs::write(&tokenizer, bytes).unwrap();
+    }
+
+    // Weights of a finished training, damaged or gone: the training is made again.
+    let saved: Vec<PathBuf> =
+        fs::read_dir(&best[0]).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let weights = saved[0].join("weights.safetensors");
+    let mut bytes = fs::read(&weights).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(&weights, bytes).unwrap();
+    let mut notes = Vec::new();
+    let mut watch = |progress: Progress<'_>| {
+        if let Progress::Noted(note) = progress
+            && note.contains("trained again")
+        {
+            notes.push(note.to_string());
+        }
+        ControlFlow::Continue(())
+    };
+    let report = tune(&from, &task_folder, &out, &settings, true, &mut watch).unwrap();
+    assert_eq!(report, whole);
+    assert!(notes.len() == 1 && notes[0].contains("BLAKE3"), "{notes:?}");
+
+    // A run of an older program does not know what it was started with.
+    let identity = out.join("identity.json");
+    let mut known: Value = serde_json::from_slice(&fs::read(&identity).unwrap()).unwrap();
+    known.as_object_mut().unwrap().remove("settings");
+    fs::write(&identity, known.to_string()).unwrap();
+    assert_eq!(go_on(&settings).unwrap(), whole);
+}
+
+#[test]
+fn a_grid_has_every_value_once_and_survives_one_that_diverges() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    let (from, task_folder) = (pretrained_for(at, 0.5, 2), twenty(at));
+    let trained = |name: &str, assignments: &[&str]| {
+        let mut all = vec!["finetune.epochs=1", "finetune.lr=1e-3"];
+        all.extend(assignments);
+        let mut counter = Counter::default();
+        let watch = &mut |progress: Progress<'_>| match progress {
+            // A rate that is far too large may well lose more than numbers can tell.
+            Progress::Tuned { .. } => ControlFlow::Continue(()),
+            progress => counter.see(progress),
+        };
+        let report = tune(&from, &task_folder, &at.join(name), &settings(&all), false, watch);
+        (report, counter.trained)
+    };
+    let (once, _) = trained("once", &[]);
+    let once = once.unwrap();
+    let twice = ["finetune.lr=[1e-3, 0.001]", "finetune.batch=[10, 10]"];
+    let (twice, trainings) = trained("twice", &twice);
+    assert_eq!((twice.unwrap().per_seed, trainings.len()), (once.per_seed.clone(), 1));
+
+    // Whether it shows in the loss, or only when the model is judged after its last step.
+    for (name, diverges) in [("soon", "1e30"), ("late", "1e37")] {
+        let steps = if name == "late" { "finetune.batch=20" } else { "finetune.batch=5" };
+        let alone = format!("finetune.lr={diverges}");
+        let (refused, _) = trained(&format!("{name}-alone"), &[steps, &alone]);
+        assert_eq!(refused.unwrap_err().kind(), ErrorKind::NonFinite, "{name}");
+        let both = format!("finetune.lr=[{diverges}, 1e-3]");
+        let (report, trainings) = trained(name, &[steps, &both]);
+        let report = report.unwrap();
+        assert_eq!(trainings.len(), 2);
+        let notes: Vec<_> =
+            report.notes.iter().filter(|note| note.contains("came to nothing")).collect();
+        assert!(notes.len() == 1 && notes[0].contains(&format!("lr{diverges}")), "{notes:?}");
+        assert!(report.value.is_finite());
+    }
+}
+
+#[test]
+fn a_prompt_larger_than_the_model_is_refused_before_anything_is_made() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    let (from, task_folder) = (pretrained_for(at, 0.5, 2), twenty(at));
+    for tokens in ["64", "4294967296", "9223372036854775807"] {
+        let settings = settings(&[&format!("finetune.prompt_tokens={tokens}")]);
+        let out = at.join("out");
+        let refused = tune(&from, &task_folder, &out, &settings, false, &mut ()).unwrap_err();
+        let message = refused.to_string();
+        let expected =
+            format!("finetune.prompt_tokens: is {tokens}, but the model has 64 positions");
+        assert!(message.contains(&expected), "{message}");
+        assert!(!out.exists());
+    }
+}
+
+#[test]
 fn stages_follow_each_other_and_predictions_are_official() {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();
@@ -560,9 +699,9 @@ fn a_fine_tuning_ends_the_same_whatever_stopped_it() {
     let (report, recording) = Recording::of(&root, || tune(&root));
     let expected = (report.value, report.seeds[0].cell.dev_loss, files(&root));
     assert!(recording.steps().len() > 60, "{} steps", recording.steps().len());
-    recording.each_state(folder.path(), 0, |state| {
+    recording.each_state(folder.path(), 1, |state| {
         let report = tune(state.folder);
         let found = (report.value, report.seeds[0].cell.dev_loss, files(state.folder));
-        assert_eq!(found, expected, "{:?}", state.done.last());
+        assert_eq!(found, expected, "{:?}", (state.power_cut, state.done.last()));
     });
 }

@@ -4,12 +4,12 @@ mod support;
 
 use mediswift_data::{Dataset, Split, sequential};
 use mediswift_engine::TokenLayout;
-use mediswift_model::checkpoint::{self, weights_hash};
+use mediswift_model::checkpoint::{self, Choice, weights_hash};
 use mediswift_model::config::OnNonFinite;
 use mediswift_model::evaluate::evaluate_run;
 use mediswift_model::flops::{Convention, Workload};
 use mediswift_model::pretrain::pretrain;
-use mediswift_model::run::{self, StepMetrics, TrainingReport, Validation};
+use mediswift_model::run::{self, LoadedModel, StepMetrics, TrainingReport, Validation};
 use mediswift_model::session::{Advance, Session};
 use mediswift_model::watch::{Progress, Watch};
 use mediswift_model::{Config, Error, Gpt, Optimisation, TokenBatch, tensorboard};
@@ -487,7 +487,184 @@ fn a_damaged_checkpoint_is_passed_over_and_none_is_an_error() {
     truncate("step-00000012");
     let error = Session::resume(config, data, &out).err().unwrap().to_string();
     assert!(error.contains("no checkpoint can be used"), "{error}");
-    assert!(run::load_model(&out).err().unwrap().to_string().contains("no complete checkpoint"));
+    assert!(run::load_model(&out).err().unwrap().to_string().contains("no checkpoint can be used"));
+}
+
+#[test]
+fn a_flipped_byte_in_the_newest_checkpoint_costs_its_steps_and_nothing_else() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = dataset(folder.path(), 1);
+    let mut config = config(0.75);
+    config.checkpoint.keep = 2;
+    let whole = folder.path().join("whole");
+    train(&config, &data, &whole);
+    let expected = trace(&whole);
+    for (number, name) in ["weights.safetensors", "optimizer.safetensors"].into_iter().enumerate() {
+        let out = folder.path().join(format!("run-{number}"));
+        copy(&whole, &out);
+        let file = out.join("checkpoints/step-00000012").join(name);
+        let mut bytes = fs::read(&file).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 4;
+        fs::write(&file, bytes).unwrap();
+        // Told to, it is refused, and nothing has changed.
+        let strict = |data| Session::resume_at(config.clone(), data, &out, Choice::Newest);
+        let error = strict(Arc::clone(&data)).err().unwrap().to_string();
+        assert!(error.contains(name) && error.contains("BLAKE3"), "{error}");
+        // A model does not need its moments.
+        let loaded = run::load_model(&out).unwrap();
+        let is_needed = name == "weights.safetensors";
+        assert_eq!((loaded.step, loaded.skipped.len()), if is_needed { (8, 1) } else { (12, 0) });
+        assert_eq!(LoadedModel::load(&out, Choice::Newest).is_err(), is_needed);
+        assert_eq!(LoadedModel::load(&out, Choice::Step(8)).unwrap().step, 8);
+        let evaluated = evaluate_run(&out, &data, &mut ()).unwrap();
+        assert_eq!(evaluated.skipped.len(), usize::from(is_needed));
+
+        // Nor is the older one lost, however few are kept.
+        config.checkpoint.keep = 1;
+        let mut session = Session::resume(config.clone(), Arc::clone(&data), &out).unwrap();
+        let Some(Progress::Resumed { step: 8, checkpoint: Some(older), skipped }) =
+            session.resumed()
+        else {
+            panic!("{:?}", session.resumed())
+        };
+        assert!(older.join("manifest.json").exists());
+        assert!(skipped.len() == 1 && skipped[0].contains(name), "{skipped:?}");
+        pretrain(&mut session, &mut ()).unwrap();
+        drop(session);
+        assert_eq!(trace(&out), expected, "{name}");
+        config.checkpoint.keep = 2;
+    }
+}
+
+#[test]
+fn a_run_whose_logs_are_damaged_or_lost_says_so_and_goes_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = dataset(folder.path(), 1);
+    let config = config(0.75);
+    let whole = folder.path().join("whole");
+    let expected = train(&config, &data, &whole);
+    let begun = folder.path().join("begun");
+    let mut session = Session::start(config.clone(), Arc::clone(&data), &begun).unwrap();
+    let mut stop = |progress: Progress<'_>| match progress {
+        Progress::Saved { step: 8, .. } => ControlFlow::Break(()),
+        _ => ControlFlow::Continue(()),
+    };
+    assert!(matches!(pretrain(&mut session, &mut stop), Err(Error::Stopped)));
+    drop(session);
+    let all = |text: &str| Some(text.to_string());
+    let without = |text: &str, lost: usize| {
+        let kept = text.lines().enumerate().filter(|(at, _)| *at != lost).map(|(_, line)| line);
+        Some(kept.map(|line| format!("{line}\n")).collect())
+    };
+    let damaged = |text: &str| Some(text.replacen("\"step\":3", "\"step\":?", 1));
+    type Change<'a> = &'a dyn Fn(&str) -> Option<String>;
+    type Expected = Option<(usize, &'static str)>;
+    let cases: [(&str, Change<'_>, Expected); 9] = [
+        ("metrics.jsonl", &all, None),
+        ("metrics.jsonl", &|_| None, Some((0, "holds 0 of the steps 1 to 8"))),
+        ("metrics.jsonl", &|_| Some(String::new()), Some((0, "holds 0 of the steps"))),
+        ("metrics.jsonl", &|text| without(text, 4), Some((7, "holds 7 of the steps 1 to 8;"))),
+        ("metrics.jsonl", &|text| without(text, 7), Some((7, "holds 7 of the steps 1 to 8;"))),
+        ("metrics.jsonl", &damaged, Some((7, "metrics.jsonl: line 3: "))),
+        ("metrics.jsonl", &|text| Some(text.repeat(2)), Some((8, ""))),
+        ("validation.jsonl", &|_| None, None),
+        ("validation.jsonl", &|text| Some(format!("damage\n{text}")), Some((8, "line 1: "))),
+    ];
+    for (number, (name, change, expected_note)) in cases.into_iter().enumerate() {
+        let out = folder.path().join(format!("run-{number}"));
+        copy(&begun, &out);
+        let text = fs::read_to_string(out.join(name)).unwrap();
+        fs::remove_file(out.join(name)).unwrap();
+        if let Some(text) = change(&text) {
+            fs::write(out.join(name), text).unwrap();
+        }
+        let mut session = Session::resume(config.clone(), Arc::clone(&data), &out).unwrap();
+        let notes = session.notes().to_vec();
+        let (kept, says) = expected_note.unwrap_or((8, ""));
+        assert!(notes.iter().all(|note| note.contains(says)), "{number}: {notes:?}");
+        assert_eq!(notes.len(), usize::from(!says.is_empty()), "{number}: {notes:?}");
+        let report = pretrain(&mut session, &mut ()).unwrap();
+        drop(session);
+        assert_eq!(report.weights_hash, expected.weights_hash, "{number}");
+        assert_eq!((report.val_loss, report.train_loss), (expected.val_loss, expected.train_loss));
+        assert!(report.tokens_per_second.is_finite() && report.tokens_per_second > 0.0);
+        let steps: Vec<usize> =
+            run::read_log::<StepMetrics>(&out).unwrap().iter().map(|line| line.step).collect();
+        assert_eq!(steps.len(), kept + 4, "{number}");
+        assert_eq!(steps[kept..], [9, 10, 11, 12], "{number}");
+        assert!(run::read_log::<Validation>(&out).is_ok(), "{number}");
+        // And once more, when all is done; the account of the last step may be gone then.
+        fs::remove_file(out.join("metrics.jsonl")).unwrap();
+        let report = resume(&config, &data, &out);
+        assert_eq!(report.weights_hash, expected.weights_hash);
+        assert!(report.train_loss.is_nan() && report.step == 12);
+    }
+}
+
+#[test]
+fn a_finished_run_may_get_more_steps() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = dataset(folder.path(), 1);
+    let config = config(0.75);
+    let mut longer = config.clone();
+    longer.train.steps = 20;
+    let start = folder.path().join("start");
+    train(&config, &data, &start);
+    let path = |name: &str| {
+        let path = folder.path().join(name);
+        copy(&start, &path);
+        path
+    };
+    let whole = path("whole");
+    let mut session = Session::resume(longer.clone(), Arc::clone(&data), &whole).unwrap();
+    let [note] = session.notes() else { panic!("{:?}", session.notes()) };
+    assert!(note.starts_with("all 12 steps are done, and 20 are wanted now"), "{note}");
+    let report = pretrain(&mut session, &mut ()).unwrap();
+    drop(session);
+    assert_eq!(report.step, 20);
+    let (metrics, validations, _) = trace(&whole);
+    assert_eq!(metrics.len(), 20);
+    assert_eq!(validations.iter().map(|line| line.step).collect::<Vec<_>>(), [5, 10, 12, 15, 20]);
+    // The rates are those that a run of 20 steps has there.
+    let fresh = folder.path().join("fresh");
+    train(&longer, &data, &fresh);
+    let rates = |metrics: &[StepMetrics]| metrics.iter().map(|line| line.lr).collect::<Vec<_>>();
+    assert_eq!(rates(&metrics)[12..], rates(&trace(&fresh).0)[12..]);
+    assert_ne!(rates(&metrics)[..12], rates(&trace(&fresh).0)[..12]);
+    assert_eq!(run::read_config(&whole).unwrap().train.steps, 20);
+
+    // However often it is stopped, by its own settings from then on.
+    for stop_at in 12..20 {
+        let out = path(&format!("stopped-{stop_at}"));
+        let mut session = Session::resume(longer.clone(), Arc::clone(&data), &out).unwrap();
+        let mut stop = |progress: Progress<'_>| match progress {
+            Progress::Accumulated { .. } if stop_at == 12 => ControlFlow::Break(()),
+            Progress::Stepped { metrics, .. } if metrics.step == stop_at => ControlFlow::Break(()),
+            _ => ControlFlow::Continue(()),
+        };
+        assert!(matches!(pretrain(&mut session, &mut stop), Err(Error::Stopped)));
+        drop(session);
+        let own = run::read_config(&out).unwrap();
+        resume(&own, &data, &out);
+        assert_eq!(trace(&out), trace(&whole), "stopped at {stop_at}");
+    }
+
+    let refusal = |out: &Path, steps: usize| {
+        let mut other = longer.clone();
+        other.train.steps = steps;
+        Session::resume(other, Arc::clone(&data), out).err().unwrap().to_string()
+    };
+    let error = refusal(&whole, 19);
+    assert!(error.contains("train.steps is 19 here, but 20 there"), "{error}");
+    let out = path("unfinished");
+    fs::remove_dir_all(out.join("checkpoints/step-00000012")).unwrap();
+    let error = refusal(&out, 20);
+    assert!(error.contains("it can get more once its 12 are done"), "{error}");
+    fs::remove_dir_all(out.join("checkpoints")).unwrap();
+    let error = refusal(&out, 20);
+    assert!(error.contains("train.steps is 20 here, but 12 there"), "{error}");
+    assert_eq!(run::read_config(&out).unwrap().train.steps, 12);
 }
 
 #[test]

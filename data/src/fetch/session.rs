@@ -183,8 +183,8 @@ impl<'a> Session<'a> {
         let response = self.get(url, there)?;
         let status = response.status().as_u16();
         if status == 416 {
-            // All of it is there, or more than all.
-            return Ok(());
+            // All of it is there, or more than all; whoever wrote it may not have waited for the disk.
+            return Log::open(partial).and_then(|file| file.sync()).map_err(own);
         }
         let mut file = Log::open(partial).map_err(own)?;
         if status == 200 {

@@ -9,48 +9,100 @@
 //! [`dispatch`] chooses one at run time; `MEDISWIFT_ISA` forces one, and it is an error to force
 //! what the machine lacks.
 
-#[cfg(target_arch = "x86_64")]
-mod avx2;
-#[cfg(target_arch = "x86_64")]
-mod avx512;
 pub mod math;
-#[cfg(target_arch = "aarch64")]
-mod neon;
-mod scalar;
 mod vector;
 
 use std::sync::OnceLock;
 
-#[cfg(target_arch = "x86_64")]
-pub use avx2::Avx2;
-#[cfg(target_arch = "x86_64")]
-pub use avx512::Avx512;
-#[cfg(target_arch = "aarch64")]
-pub use neon::Neon;
-pub use scalar::Scalar;
 pub use vector::{Isa, Kernel};
 
 /// The environment variable that forces an instruction set.
 pub const ISA_VARIABLE: &str = "MEDISWIFT_ISA";
 
-/// The instruction sets this crate knows, best first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum IsaKind {
+/// Declares instruction sets, best first: a module each, with the type of that name, and the
+/// architecture that it is compiled for. The kinds are known on every machine.
+macro_rules! instruction_sets {
+    ($(#[doc = $about:literal] $name:ident: $module:ident $(on $arch:literal)?, registers $registers:literal;)+) => {
+        $(
+            $(#[cfg(target_arch = $arch)])?
+            mod $module;
+            $(#[cfg(target_arch = $arch)])?
+            pub use $module::$name;
+        )+
+
+        /// The instruction sets this crate knows, best first.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum IsaKind {
+            $(#[doc = $about] $name,)+
+        }
+
+        impl IsaKind {
+            /// Every kind, best first.
+            pub const ALL: &[IsaKind] = &[$(IsaKind::$name),+];
+
+            /// The name used on the command line and in `MEDISWIFT_ISA`.
+            pub fn name(self) -> &'static str {
+                match self {
+                    $(IsaKind::$name => stringify!($module),)+
+                }
+            }
+
+            /// Sixteen-lane vectors that its registers hold ([`Isa::REGISTERS`]).
+            pub fn registers(self) -> usize {
+                match self {
+                    $(IsaKind::$name => $registers,)+
+                }
+            }
+
+            /// Whether this machine has it.
+            pub fn is_available(self) -> bool {
+                match self {
+                    $(
+                        $(#[cfg(target_arch = $arch)])?
+                        IsaKind::$name => $name::detect().is_some(),
+                    )+
+                    #[allow(unreachable_patterns)]
+                    _ => false,
+                }
+            }
+
+            /// Runs `kernel` on this instruction set.
+            /// # Panics
+            /// If the machine lacks it.
+            #[track_caller]
+            pub fn run<K: Kernel>(self, kernel: K) -> K::Output {
+                match self {
+                    $(
+                        $(#[cfg(target_arch = $arch)])?
+                        IsaKind::$name => match $name::detect() {
+                            Some(isa) => isa.run(kernel),
+                            None => panic!("this CPU lacks {self}"),
+                        },
+                    )+
+                    #[allow(unreachable_patterns)]
+                    _ => panic!("{self} is missing on this architecture"),
+                }
+            }
+        }
+    };
+}
+
+instruction_sets! {
     /// AVX-512 F, VL, BW, DQ.
-    Avx512,
+    Avx512: avx512 on "x86_64", registers 32;
     /// AVX2 with FMA.
-    Avx2,
+    Avx2: avx2 on "x86_64", registers 8;
     /// 64-bit Arm NEON.
-    Neon,
+    Neon: neon on "aarch64", registers 8;
     /// Portable code.
-    Scalar,
+    Scalar: scalar, registers 8;
 }
 
 /// An instruction set was asked for that is unknown or that this machine lacks.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum IsaError {
     /// The name is none of [`IsaKind::ALL`].
-    #[error("unknown instruction set '{0}': choose avx512, avx2, neon or scalar")]
+    #[error("unknown instruction set '{0}': choose {names}", names = IsaKind::names())]
     Unknown(String),
     /// The CPU does not have it.
     #[error("instruction set '{0}' was asked for, but this CPU lacks it (it has: {1})")]
@@ -58,51 +110,23 @@ pub enum IsaError {
 }
 
 impl IsaKind {
-    /// Every kind, best first.
-    pub const ALL: [IsaKind; 4] = [IsaKind::Avx512, IsaKind::Avx2, IsaKind::Neon, IsaKind::Scalar];
-
-    /// The name used on the command line and in `MEDISWIFT_ISA`.
-    pub fn name(self) -> &'static str {
-        match self {
-            IsaKind::Avx512 => "avx512",
-            IsaKind::Avx2 => "avx2",
-            IsaKind::Neon => "neon",
-            IsaKind::Scalar => "scalar",
-        }
-    }
-
-    /// Whether this machine has it.
-    pub fn is_available(self) -> bool {
-        match self {
-            #[cfg(target_arch = "x86_64")]
-            IsaKind::Avx512 => Avx512::detect().is_some(),
-            #[cfg(target_arch = "x86_64")]
-            IsaKind::Avx2 => Avx2::detect().is_some(),
-            #[cfg(target_arch = "aarch64")]
-            IsaKind::Neon => Neon::detect().is_some(),
-            IsaKind::Scalar => true,
-            #[allow(unreachable_patterns)]
-            _ => false,
-        }
-    }
-
-    /// Sixteen-lane vectors that its registers hold ([`Isa::REGISTERS`]).
-    pub fn registers(self) -> usize {
-        match self {
-            IsaKind::Avx512 => 32,
-            IsaKind::Avx2 | IsaKind::Neon | IsaKind::Scalar => 8,
-        }
+    /// The names of all, as a sentence lists them.
+    pub fn names() -> String {
+        let names: Vec<_> = Self::ALL.iter().map(|kind| kind.name()).collect();
+        let (last, others) = names.split_last().expect("there are kinds");
+        format!("{} or {last}", others.join(", "))
     }
 
     /// The kinds this machine has, best first.
     pub fn available() -> Vec<IsaKind> {
-        Self::ALL.into_iter().filter(|kind| kind.is_available()).collect()
+        Self::ALL.iter().copied().filter(|kind| kind.is_available()).collect()
     }
 
     /// Looks a name up and checks that the machine has it.
     pub fn by_name(name: &str) -> Result<IsaKind, IsaError> {
         let kind = Self::ALL
-            .into_iter()
+            .iter()
+            .copied()
             .find(|kind| kind.name() == name)
             .ok_or_else(|| IsaError::Unknown(name.to_string()))?;
         if kind.is_available() {
@@ -122,24 +146,6 @@ impl IsaKind {
                 _ => Ok(Self::available()[0]),
             })
             .clone()
-    }
-
-    /// Runs `kernel` on this instruction set.
-    /// # Panics
-    /// If the machine lacks it.
-    #[track_caller]
-    pub fn run<K: Kernel>(self, kernel: K) -> K::Output {
-        match self {
-            #[cfg(target_arch = "x86_64")]
-            IsaKind::Avx512 => Avx512::detect().expect("AVX-512 is missing").run(kernel),
-            #[cfg(target_arch = "x86_64")]
-            IsaKind::Avx2 => Avx2::detect().expect("AVX2 is missing").run(kernel),
-            #[cfg(target_arch = "aarch64")]
-            IsaKind::Neon => Neon::detect().expect("NEON is missing").run(kernel),
-            IsaKind::Scalar => Scalar.run(kernel),
-            #[allow(unreachable_patterns)]
-            other => panic!("{} is missing on this architecture", other.name()),
-        }
     }
 }
 

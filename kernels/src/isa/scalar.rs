@@ -7,6 +7,14 @@ use crate::LANES;
 #[derive(Clone, Copy, Debug)]
 pub struct Scalar;
 
+impl Scalar {
+    /// The instruction set, which every CPU has.
+    #[inline]
+    pub fn detect() -> Option<Self> {
+        Some(Self)
+    }
+}
+
 type Array = [f32; LANES];
 
 #[inline(always)]

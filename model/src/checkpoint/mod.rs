@@ -15,7 +15,8 @@
 //! **A checkpoint is complete or does not exist.** Files are written to a folder `.tmp-…`, the
 //! manifest last, each waited for until it is on the disk; then the folder gets its name in one
 //! step. Removal starts with the manifest. So a crash at any instant leaves folders without a name
-//! or without a manifest, which [`latest`] passes over and `prune` clears away.
+//! or without a manifest, which [`latest`] passes over and `prune` clears away. One that has changed since
+//! is known by its hashes when it is read, and passed over for an older one unless [`Choice`] says not to.
 
 mod choosing;
 mod hash;
@@ -23,8 +24,8 @@ mod manifest;
 mod reading;
 mod saving;
 
-pub(crate) use choosing::prune;
-pub use choosing::{Latest, latest};
+pub use choosing::{Choice, Latest, latest};
+pub(crate) use choosing::{Chosen, choose, prune};
 pub use hash::weights_hash;
 pub use manifest::{CheckpointManifest, DataState, VERSION};
 pub use reading::Checkpoint;

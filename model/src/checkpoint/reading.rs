@@ -57,11 +57,21 @@ impl Checkpoint {
             .map_err(|error| unusable(&self.path.join(WEIGHTS), error))
     }
 
-    /// Checks that this is a checkpoint of the run that has these settings and data.
+    /// Checks that this is a checkpoint of the run that has these settings and data. Once its steps are
+    /// done, a run may have more.
     /// # Errors
     /// If it is of another one.
     pub(crate) fn check_run(&self, config: &Config, fingerprint: &str) -> Result<(), Error> {
-        let mut differences = config.differences(&self.config);
+        let planned = self.config.train.steps;
+        let is_longer = config.train.steps > planned;
+        let is_done = self.manifest.step == planned as u64;
+        let mut differences = match is_longer && is_done {
+            true => config.differences_but_steps(&self.config),
+            false => config.differences(&self.config),
+        };
+        if is_longer && !is_done {
+            differences.push(format!("it can get more once its {planned} are done"));
+        }
         // A model from elsewhere, at step 0, has seen no data yet.
         let seen = &self.manifest.data.fingerprint;
         if !seen.is_empty() && seen != fingerprint {

@@ -9,6 +9,7 @@ use super::reading::{Checkpoint, column_indices, row_offsets, stored_extents};
 use crate::adamw::Moments;
 use crate::config::Config;
 use crate::error::Error;
+use crate::finite::check_finite;
 use crate::tensor_file::{self, Elements, FileSummary, TensorView};
 use mediswift_engine::{Parameters, Shape};
 use mediswift_files::{self as files, remove};
@@ -34,7 +35,8 @@ pub struct Snapshot<'a> {
 /// Saves a checkpoint in the folder `run` and returns its own folder, which is then safe from power
 /// loss.
 /// # Errors
-/// If the system refuses; nothing is left behind then.
+/// If a weight or a moment is not finite, or the system refuses; nothing is left behind then, and what
+/// was saved before stays.
 pub fn save(run: &Path, snapshot: &Snapshot<'_>) -> Result<PathBuf, Error> {
     let name = format!("step-{:08}", snapshot.step);
     let (path, temporary) = (run.join(&name), run.join(format!("{TEMPORARY}{name}")));
@@ -58,8 +60,13 @@ pub fn save(run: &Path, snapshot: &Snapshot<'_>) -> Result<PathBuf, Error> {
 }
 
 fn write_files(folder: &Path, snapshot: &Snapshot<'_>) -> Result<CheckpointManifest, Error> {
-    files::create_folder(folder)?;
     let parameters = snapshot.parameters;
+    check_finite("weight", parameters)?;
+    if let Some(moments) = snapshot.moments {
+        check_finite("moment", &moments.first)?;
+        check_finite("moment", &moments.second)?;
+    }
+    files::create_folder(folder)?;
     let weights = write_weights(&folder.join(WEIGHTS), parameters)?;
     let mut written = BTreeMap::from([(WEIGHTS.to_string(), weights)]);
     if let Some(moments) = snapshot.moments {

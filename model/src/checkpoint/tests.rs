@@ -54,7 +54,7 @@ impl State {
             for (_, g) in gradients.iter_mut() {
                 g.copy_from_slice(&noise(g.len(), t as usize - 1));
             }
-            optimiser.update(t, &mut parameters, &gradients, 1e-2, 1.0, |_, _| {});
+            optimiser.update(t, &mut parameters, &gradients, 1e-2, 1.0, |_, _| {}).unwrap();
         }
         let moments = optimiser.moments().clone();
         Self { config, parameters, step, moments }
@@ -495,6 +495,100 @@ fn the_newest_complete_checkpoint_is_found() {
     }
 }
 
+/// The step that is chosen, all of its content read, and how many newer ones were passed over.
+fn chosen(run: &Path, choice: Choice) -> Result<Option<(u64, Vec<String>)>, String> {
+    let read = |checkpoint: &Checkpoint| checkpoint.moments(&checkpoint.parameters()?).map(drop);
+    let found = choose(run, choice, read).map_err(|error| error.to_string())?;
+    Ok(found.map(|Chosen { checkpoint, skipped, .. }| (checkpoint.manifest.step, skipped)))
+}
+
+fn flip(file: &Path, at: usize) {
+    let mut bytes = fs::read(file).unwrap();
+    let at = at % bytes.len();
+    bytes[at] ^= 1;
+    fs::write(file, bytes).unwrap();
+}
+
+#[test]
+fn a_checkpoint_is_chosen_by_what_it_holds() {
+    let run = tempfile::tempdir().unwrap();
+    let path = |step: u64| run.path().join(format!("step-{step:08}"));
+    let whole = |step, passed_over: usize| {
+        let (found, skipped) = chosen(run.path(), Choice::NewestWhole).unwrap().unwrap();
+        assert_eq!((found, skipped.len()), (step, passed_over), "{skipped:?}");
+        skipped
+    };
+    assert_eq!(chosen(run.path(), Choice::NewestWhole), Ok(None));
+    assert_eq!(chosen(run.path(), Choice::Newest), Ok(None));
+    let none = chosen(run.path(), Choice::Step(1)).unwrap_err();
+    assert!(none.contains("no checkpoint after step 1 (steps: none)"), "{none}");
+    (1..=5).for_each(|step| drop(State::new(step).save(run.path())));
+    whole(5, 0);
+
+    // The name of a folder decides nothing.
+    fs::rename(path(2), path(99_999_999)).unwrap();
+    let skipped = whole(5, 1);
+    assert!(skipped[0].contains("step-99999999: holds the checkpoint after step 2"), "{skipped:?}");
+    assert_eq!(latest(run.path()).unwrap().checkpoint.unwrap().path, path(5));
+    for choice in [Choice::Newest, Choice::Step(99_999_999)] {
+        assert_eq!(chosen(run.path(), choice).unwrap_err(), skipped[0]);
+    }
+    let mut config = Config::from_preset("micro").unwrap().checkpoint;
+    config.keep = 3;
+    prune(run.path(), &config, 5).unwrap();
+    let left =
+        |run: &Path| steps(run).unwrap().into_iter().map(|(step, _)| step).collect::<Vec<_>>();
+    assert_eq!(left(run.path()), [3, 4, 5, 99_999_999]);
+    fs::remove_dir_all(path(99_999_999)).unwrap();
+
+    // A byte that has changed, in whatever file.
+    flip(&path(5).join(WEIGHTS), 1000);
+    assert!(whole(4, 1)[0].contains("step-00000005/weights.safetensors: its BLAKE3 hash"));
+    for choice in [Choice::Newest, Choice::Step(5)] {
+        assert!(chosen(run.path(), choice).unwrap_err().contains("step-00000005/weights"));
+    }
+    assert_eq!(chosen(run.path(), Choice::Step(3)), Ok(Some((3, Vec::new()))));
+    let none = chosen(run.path(), Choice::Step(7)).unwrap_err();
+    assert!(none.contains("no checkpoint after step 7 (steps: 3, 4, 5)"), "{none}");
+    flip(&path(4).join(OPTIMIZER), 2000);
+    whole(3, 2);
+    // What was gone on from is not what may go.
+    config.keep = 1;
+    prune(run.path(), &config, 3).unwrap();
+    whole(3, 2);
+    flip(&path(3).join(MANIFEST), 100);
+    let none = chosen(run.path(), Choice::NewestWhole).unwrap_err();
+    assert!(
+        none.contains("no checkpoint can be used: ") && none.contains("step-00000003"),
+        "{none}"
+    );
+
+    // What speaks of no damage is no reason to look further.
+    State::new(6).save(run.path());
+    let refuse = |_: &Checkpoint| Err::<(), _>(Error::incompatible("a", "is of another run"));
+    let refused = choose(run.path(), Choice::NewestWhole, refuse).err().unwrap();
+    assert_eq!(refused.to_string(), "a: is of another run");
+}
+
+#[test]
+fn wherever_a_byte_of_the_newest_has_changed_the_one_before_is_chosen() {
+    let run = tempfile::tempdir().unwrap();
+    State::new(2).save(run.path());
+    let newest = State::new(3).save(run.path());
+    for name in [WEIGHTS, OPTIMIZER, MANIFEST] {
+        let file = newest.join(name);
+        let bytes = fs::read(&file).unwrap();
+        for at in (0..bytes.len()).step_by(13).chain([bytes.len() - 1]) {
+            flip(&file, at);
+            let (step, skipped) = chosen(run.path(), Choice::NewestWhole).unwrap().unwrap();
+            assert_eq!((step, skipped.len()), (2, 1), "{name}, byte {at}");
+            assert!(chosen(run.path(), Choice::Newest).is_err(), "{name}, byte {at}");
+            fs::write(&file, &bytes).unwrap();
+        }
+    }
+    assert_eq!(chosen(run.path(), Choice::Newest), Ok(Some((3, Vec::new()))));
+}
+
 #[test]
 fn a_crash_during_a_save_leaves_the_one_before() {
     // What each instant of a save may leave on the disk: any part of the files, no name yet.
@@ -544,7 +638,7 @@ fn pruning_keeps_the_newest_and_clears_what_crashes_left() {
     fs::create_dir(run.path().join(".tmp-step-00000007")).unwrap();
     let mut config = Config::from_preset("micro").unwrap().checkpoint;
     config.keep = 2;
-    prune(run.path(), &config).unwrap();
+    prune(run.path(), &config, 6).unwrap();
     let left: Vec<u64> = steps(run.path()).unwrap().into_iter().map(|(step, _)| step).collect();
     assert_eq!(left, [4, 5, 6]);
     assert_eq!(list(run.path()).unwrap().len(), 3);
@@ -557,7 +651,7 @@ fn checkpoints_of_every_so_many_steps_are_kept_for_good() {
     (config.keep, config.keep_every) = (2, 3);
     for step in 1..=8 {
         State::new(step).save(run.path());
-        prune(run.path(), &config).unwrap();
+        prune(run.path(), &config, step).unwrap();
     }
     let left: Vec<u64> = steps(run.path()).unwrap().into_iter().map(|(step, _)| step).collect();
     assert_eq!(left, [3, 6, 7, 8]);

@@ -60,7 +60,7 @@ impl<'a> Answerer<'a> {
 
     /// What the model generates after each prefix, as the task reads it.
     /// # Errors
-    /// If a prefix does not fit the model, or `watch` asks to stop.
+    /// If a prefix does not fit the model, its answer is not finite, or `watch` asks to stop.
     pub fn generate(
         &mut self,
         examples: &[Option<Encoded>],
@@ -121,6 +121,8 @@ impl<'a> Answerer<'a> {
     }
 
     /// The likeliest token at every place of every second part, and ln p of the token there.
+    /// # Errors
+    /// If these are not finite, as those of a model that diverged.
     fn predictions(
         &mut self,
         sequences: &[(&[u32], &[u32])],
@@ -133,8 +135,18 @@ impl<'a> Answerer<'a> {
             let batch = batch(part.iter().copied());
             let found = self.gpt.predict(&batch, 1, &mut self.arena)?;
             for (row, (prefix, target)) in found.chunks(batch.layout.context).zip(part) {
-                let places = row[prefix.len() - 1..][..target.len()].iter();
-                predictions.push(places.map(|p| (p.top[0].0, p.logprob)).collect());
+                let places = row[prefix.len() - 1..][..target.len()].iter().enumerate();
+                let likeliest = places.map(|(position, place)| match place.top[..] {
+                    [(likeliest, _), ..] if place.logprob.is_finite() => {
+                        Ok((likeliest, place.logprob))
+                    }
+                    _ => {
+                        let (what, name) = ("log-likelihood", "answer".to_string());
+                        let value = place.logprob as f32;
+                        Err(Error::NonFinite { what, name, position, value })
+                    }
+                });
+                predictions.push(likeliest.collect::<Result<_, _>>()?);
             }
         }
         Ok(predictions)
@@ -143,7 +155,7 @@ impl<'a> Answerer<'a> {
     /// ln p of every target after every prefix: `[example][target]`, nothing for those that do not
     /// fit.
     /// # Errors
-    /// If a prefix or a target does not fit the model, or `watch` asks to stop.
+    /// If a prefix or a target does not fit the model, its likelihood is not finite, or `watch` asks to stop.
     pub fn likelihoods(
         &mut self,
         examples: &[Option<Encoded>],

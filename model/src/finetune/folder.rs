@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! RUN/finetune.toml            settings, the last of what a start writes
-//!     identity.json            which model, task and examples
+//!     identity.json            which model, task, examples and settings it was started with
 //!     config.toml, tokenizer.json, MODEL_CARD.md
 //!     cells/NAME.json          one report per finished training
 //!     cells/NAME/              weights of those that are still needed
@@ -19,11 +19,11 @@
 
 use super::settings::Settings;
 use super::train::{Cell, CellReport};
-use crate::checkpoint::{self, Checkpoint, DataState, Snapshot};
+use crate::checkpoint::{self, Checkpoint, Choice, DataState, Snapshot};
 use crate::config::Config;
 use crate::error::Error;
 use crate::run;
-use mediswift_data::Tokenizer;
+use mediswift_data::{Tokenizer, tokenizer};
 use mediswift_engine::Parameters;
 use mediswift_files::{self as files, Lock};
 use serde::de::DeserializeOwned;
@@ -44,6 +44,21 @@ pub(crate) struct Identity {
     pub from: String,
     /// BLAKE3 of all examples.
     pub examples: String,
+    /// All settings, as TOML; nothing in runs of older programs.
+    #[serde(default)]
+    pub settings: String,
+}
+
+impl Identity {
+    /// The settings of the run in `path`, which has this identity.
+    fn settings(&self, path: &Path) -> Result<Settings, Error> {
+        match &*self.settings {
+            "" => read_settings(path),
+            text => {
+                Settings::from_toml(text, &path.join(IDENTITY), crate::tasks::task(&self.task)?)
+            }
+        }
+    }
 }
 
 /// The folder, locked for writing.
@@ -80,21 +95,22 @@ impl Folder {
         }
         if !there {
             files::create_folders(path)?;
-            // A killed start may have come as far as this.
-            if run::json::read::<Identity>(&path.join(IDENTITY)).is_err() {
-                run::check_unused(path)?;
-            }
+            run::check_unused_but(path, &[IDENTITY, tokenizer::FILE_NAME])?;
         }
         let _lock = run::lock(path)?;
         let folder = Self { path: path.into(), identity, tokenizer: tokenizer.hash(), _lock };
         files::clear(&folder.path("cells"))?;
         if there {
             let known: Identity = folder.read(IDENTITY)?;
-            if known != folder.identity {
+            let sources = |Identity { task, from, examples, .. }: &Identity| {
+                (task.clone(), from.clone(), examples.clone())
+            };
+            if sources(&known) != sources(&folder.identity) {
                 let problem = "was started from another model, task or examples";
                 return Err(Error::incompatible(path, problem));
             }
-            let differences = settings.differences(&read_settings(path)?);
+            // Not by the file for people, which they may have changed since.
+            let differences = settings.differences(&known.settings(path)?);
             if !differences.is_empty() {
                 return Err(Error::OtherSettings { path: path.into(), differences });
             }
@@ -150,11 +166,12 @@ impl Folder {
         self.write(&format!("cells/{name}.json"), report)
     }
 
-    /// The weights of a finished cell.
-    pub fn weights(&self, cell: &Cell) -> Result<Checkpoint, Error> {
+    /// The weights of a finished cell, with their settings.
+    pub fn weights(&self, cell: &Cell) -> Result<(Config, Parameters), Error> {
         let path = self.path(&format!("cells/{}", cell.name()));
-        let latest = checkpoint::latest(&path)?;
-        latest.checkpoint.ok_or_else(|| {
+        let chosen = checkpoint::choose(&path, Choice::default(), Checkpoint::parameters)?;
+        let chosen = chosen.map(|chosen| (chosen.checkpoint.config, chosen.content));
+        chosen.ok_or_else(|| {
             let problem = format!("holds no weights: remove {}.json to train again", cell.name());
             Error::not_found(path, problem)
         })

@@ -19,9 +19,9 @@ pub mod settings;
 pub mod start;
 pub mod train;
 
-use crate::checkpoint::{self, weights_hash};
+use crate::checkpoint::{self, Choice, weights_hash};
 use crate::config::Config;
-use crate::error::Error;
+use crate::error::{Error, ErrorKind};
 use crate::gpt::Gpt;
 use crate::run::{self, LoadedModel};
 use crate::tasks::baselines::baselines;
@@ -50,6 +50,8 @@ pub struct Job<'a> {
     pub settings: Settings,
     /// The run folder of the pre-trained model.
     pub from: &'a Path,
+    /// Which of its checkpoints.
+    pub choice: Choice,
     /// Folders with the task's files, its own first.
     pub folders: &'a [PathBuf],
     /// Whether test examples may be trained on.
@@ -84,32 +86,37 @@ pub fn finetune(job: &Job<'_>, watch: &mut dyn Watch) -> Result<TuningReport, Er
         stages: &tune.stages,
         allow_overlap: job.allow_overlap,
     })?;
-    let LoadedModel { config, gpt, tokenizer, skipped, .. } = run::load_model(job.from)?;
+    let loaded = LoadedModel::load(job.from, job.choice)?;
+    let LoadedModel { config, gpt, tokenizer, skipped, step } = loaded;
     let source = SourceModel::of(job.from, &config, &gpt);
     let identity = Identity {
         task: task.name().into(),
         from: weights_hash(gpt.parameters()),
         examples: examples_hash(&data),
+        settings: settings.to_toml(),
     };
+    start::check_prompt(settings, &config)?;
     let folder = Folder::open(job.out, settings, identity, &tokenizer, job.resume)?;
-    for note in skipped.iter().chain(&data.notes) {
-        watch.tell(Progress::Noted(note))?;
+    for problem in &skipped {
+        let note = format!("passed over for the older model after step {step}: {problem}");
+        watch.tell(Progress::Noted(&note))?;
     }
+    data.notes.iter().try_for_each(|note| watch.tell(Progress::Noted(note)))?;
     let base = Start::new(config, gpt.parameters(), settings);
     drop(gpt);
     let run = Run { task, settings, tokenizer, folder };
-    let seeds = run.stages(&data, base, watch)?;
-    run.finish(&data, source, seeds, watch)
+    let (seeds, notes) = run.stages(&data, base, watch)?;
+    run.finish(&data, source, seeds, notes, watch)
 }
 
 impl Run<'_> {
-    /// All stages.
+    /// All stages: what came of every seed, and notes for the reader.
     fn stages(
         &self,
         data: &TaskData,
         base: Start,
         watch: &mut dyn Watch,
-    ) -> Result<Vec<SeedReport>, Error> {
+    ) -> Result<(Vec<SeedReport>, Vec<String>), Error> {
         let tune = &self.settings.finetune;
         // Earlier stages train the prompt too; every seed of the last one starts from theirs.
         let mut start = base.clone().with_prompt(self.settings, &self.tokenizer, tune.seed)?;
@@ -123,19 +130,34 @@ impl Run<'_> {
             };
             let training = self.training(&train, &stage.dev, tune.stage_epochs);
             let report = self.cell(&training, &cell, (1, 1), &start, watch)?;
-            start.parameters = self.folder.weights(&report.cell)?.parameters()?;
+            (_, start.parameters) = self.weights(&training, &report, &start, watch)?;
         }
 
         let training = self.training(&data.train, &data.dev, tune.epochs);
-        let grid: Vec<Cell> = tune
-            .batch
-            .iter()
-            .flat_map(|&batch| tune.lr.iter().map(move |&lr| (batch, lr)))
-            .map(|(batch, lr)| Cell { stage: LAST.into(), batch, lr, seed: tune.seed })
-            .collect();
-        let mut best: Option<CellReport> = None;
+        let mut grid: Vec<Cell> = Vec::new();
+        for &batch in &tune.batch {
+            for &lr in &tune.lr {
+                let cell = Cell { stage: LAST.into(), batch, lr, seed: tune.seed };
+                // A value may be named twice; its training is the same.
+                if !grid.contains(&cell) {
+                    grid.push(cell);
+                }
+            }
+        }
+        let (mut best, mut notes): (Option<CellReport>, Vec<String>) = (None, Vec::new());
+        let mut problem = None;
         for (cell, index) in grid.iter().zip(1..) {
-            let report = self.cell(&training, cell, (index, grid.len()), &start, watch)?;
+            let report = match self.cell(&training, cell, (index, grid.len()), &start, watch) {
+                // One rate may be too large; the others are tried all the same.
+                Err(error) if error.kind() == ErrorKind::NonFinite => {
+                    let note = format!("{} came to nothing: {}", cell.name(), with_cause(&error));
+                    watch.tell(Progress::Noted(&note))?;
+                    notes.push(note);
+                    problem = Some(error);
+                    continue;
+                }
+                report => report?,
+            };
             match &best {
                 Some(known) if !report.beats(known) => self.folder.forget(cell)?,
                 Some(known) => {
@@ -145,7 +167,7 @@ impl Run<'_> {
                 None => best = Some(report),
             }
         }
-        let best = best.expect("a grid has a cell");
+        let Some(best) = best else { return Err(problem.expect("a grid has a cell")) };
         let mut seeds = Vec::new();
         for (seed, index) in (tune.seed..).zip(1..=tune.seeds) {
             let cell = Cell { seed, ..best.cell.clone() };
@@ -156,9 +178,9 @@ impl Run<'_> {
             };
             let start = own.as_ref().unwrap_or(&start);
             let report = self.cell(&training, &cell, (index, tune.seeds), start, watch)?;
-            seeds.push(self.judge(data, report, watch)?);
+            seeds.push(self.judge(data, &training, report, start, watch)?);
         }
-        Ok(seeds)
+        Ok((seeds, notes))
     }
 
     fn training<'t>(
@@ -186,11 +208,42 @@ impl Run<'_> {
         if let Some(known) = known {
             return Ok(known);
         }
+        self.train(training, cell, start, watch)
+    }
+
+    /// A training, which is saved.
+    fn train(
+        &self,
+        training: &Training<'_>,
+        cell: &Cell,
+        start: &Start,
+        watch: &mut dyn Watch,
+    ) -> Result<CellReport, Error> {
         let (report, parameters) = training.run(cell, start, watch)?;
         let config =
             self.settings.training(&start.config, cell.batch, cell.lr, report.steps.max(1));
         self.folder.save_cell(&report, &config, &parameters)?;
         Ok(report)
+    }
+
+    /// The weights of a finished training and their settings. If they are damaged or gone, it is made
+    /// again: the same comes of it.
+    fn weights(
+        &self,
+        training: &Training<'_>,
+        report: &CellReport,
+        start: &Start,
+        watch: &mut dyn Watch,
+    ) -> Result<(Config, Parameters), Error> {
+        let damage = match self.folder.weights(&report.cell) {
+            Err(damage) if matches!(damage.kind(), ErrorKind::Damaged | ErrorKind::NotFound) => {
+                damage
+            }
+            weights => return weights,
+        };
+        watch.tell(Progress::Noted(&format!("{damage}; it is trained again")))?;
+        self.train(training, &report.cell, start, watch)?;
+        self.folder.weights(&report.cell)
     }
 
     /// The training examples of a stage, labelled by the model so far where they have no labels.
@@ -246,7 +299,9 @@ impl Run<'_> {
     fn judge(
         &self,
         data: &TaskData,
+        training: &Training<'_>,
         cell: CellReport,
+        start: &Start,
         watch: &mut dyn Watch,
     ) -> Result<SeedReport, Error> {
         let seed = cell.cell.seed;
@@ -254,8 +309,8 @@ impl Run<'_> {
         if self.folder.has(&file) {
             return self.folder.read(&file);
         }
-        let weights = self.folder.weights(&cell.cell)?;
-        let gpt = Gpt::from_parameters(&weights.config, weights.parameters()?)?;
+        let (config, parameters) = self.weights(training, &cell, start, watch)?;
+        let gpt = Gpt::from_parameters(&config, parameters)?;
         let known = data.train.iter().chain(&data.dev);
         let encoder = ExampleEncoder::new(self.task, &self.tokenizer, &gpt, known);
         let (train, _) = encoder.encode_to_train(&data.train, watch)?;
@@ -326,6 +381,7 @@ impl Run<'_> {
         data: &TaskData,
         source: SourceModel,
         seeds: Vec<SeedReport>,
+        notes: Vec<String>,
         watch: &mut dyn Watch,
     ) -> Result<TuningReport, Error> {
         let better = |best: usize, next: usize| {
@@ -337,12 +393,12 @@ impl Run<'_> {
         let baselines = baselines(self.task, form, data, watch)?;
         let checkpoints = run::checkpoints(&self.folder.path(""));
         if checkpoint::latest(&checkpoints)?.checkpoint.is_none() {
-            let weights = self.folder.weights(&cell.cell)?;
-            let (config, parameters): (&Config, Parameters) =
-                (&weights.config, weights.parameters()?);
-            self.folder.publish(cell.steps, config, &parameters)?;
+            let (config, parameters) = self.folder.weights(&cell.cell)?;
+            self.folder.publish(cell.steps, &config, &parameters)?;
         }
-        let report = TuningReport::new(self.task, self.settings, data, source, seeds, baselines);
+        let mut report =
+            TuningReport::new(self.task, self.settings, data, source, seeds, baselines);
+        report.notes.extend(notes);
         self.folder.write_text("MODEL_CARD.md", &report.model_card())?;
         self.folder.write_text("report.md", &report.markdown())?;
         self.folder.write(REPORT, &report)?;
@@ -351,6 +407,12 @@ impl Run<'_> {
         }
         Ok(report)
     }
+}
+
+/// An error and what caused it, in one line.
+fn with_cause(error: &Error) -> String {
+    let cause = std::error::Error::source(error);
+    cause.map_or(error.to_string(), |cause| format!("{error}: {cause}"))
 }
 
 /// BLAKE3 over all examples with their parts.

@@ -3,12 +3,25 @@
 use super::settings::{Inactive, Settings, Weights};
 use crate::architecture::PROMPT;
 use crate::config::Config;
+use crate::config::checks::require_fit;
 use crate::error::Error;
 use crate::gpt::initialise;
 use mediswift_data::Tokenizer;
 use mediswift_engine::{Layout, Parameters, Shape};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
+
+/// Checks that the soft prompt that `settings` want leaves room for anything else.
+/// # Errors
+/// If it has as many tokens as the model has positions, or more.
+pub(crate) fn check_prompt(settings: &Settings, config: &Config) -> Result<(), Error> {
+    let (tokens, positions) = (settings.finetune.prompt_tokens, config.model.context);
+    require_fit(tokens < positions, "finetune.prompt_tokens", || {
+        format!(
+            "is {tokens}, but the model has {positions} positions for prompt, source and target"
+        )
+    })
+}
 
 /// A model without a sparsity pattern of its own: settings and weights.
 #[derive(Clone, Debug)]

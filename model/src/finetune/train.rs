@@ -15,7 +15,7 @@ use mediswift_data::Tokenizer;
 use mediswift_engine::{Arena, LossSum, Parameters};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 /// Which training.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -45,7 +45,9 @@ pub struct CellReport {
     pub cell: Cell,
     /// The task's score on dev after the best epoch.
     pub dev_score: f64,
-    /// Mean loss of dev's target tokens after the best epoch, in nats.
+    /// Mean loss of dev's target tokens after the best epoch, in nats; infinite, `null` in the file, if
+    /// none of its examples fits the model.
+    #[serde(deserialize_with = "null_is_infinite")]
     pub dev_loss: f64,
     /// The best epoch, from 1.
     pub best_epoch: usize,
@@ -69,10 +71,15 @@ impl CellReport {
 pub struct Epoch {
     /// Mean loss of the target tokens met, in nats.
     pub train_loss: f64,
-    /// Mean loss of dev's target tokens after it, in nats.
+    /// Mean loss of dev's target tokens after it, in nats; as in [`CellReport`].
+    #[serde(deserialize_with = "null_is_infinite")]
     pub dev_loss: f64,
     /// The task's score on dev after it.
     pub dev_score: f64,
+}
+
+fn null_is_infinite<'de, D: Deserializer<'de>>(number: D) -> Result<f64, D::Error> {
+    Ok(Option::deserialize(number)?.unwrap_or(f64::INFINITY))
 }
 
 /// What all cells of a stage share.
@@ -94,7 +101,8 @@ pub(crate) struct Training<'a> {
 impl Training<'_> {
     /// Trains from `start`. The parameters are those of the best epoch.
     /// # Errors
-    /// If no example fits the model, a loss or a gradient is not finite, or `watch` asks to stop.
+    /// If no example fits the model, a loss, a gradient or an answer is not finite, or `watch` asks to
+    /// stop.
     /// # Panics
     /// If there is no epoch to train.
     pub fn run(
@@ -108,7 +116,7 @@ impl Training<'_> {
         let encoder = ExampleEncoder::new(self.task, self.tokenizer, &gpt, known);
         let (train, fit) = encoder.encode_to_train(self.train, watch)?;
         let (dev, _) = encoder.encode(self.dev, watch)?;
-        let steps = self.epochs * train.len().div_ceil(cell.batch);
+        let steps = self.epochs.saturating_mul(train.len().div_ceil(cell.batch));
         let config = self.settings.training(&start.config, cell.batch, cell.lr, steps);
         let mut optimisation = self.optimisation(gpt, &config)?;
         let (mut epochs, mut best): (Vec<Epoch>, Option<(usize, Parameters)>) = (Vec::new(), None);
@@ -213,4 +221,26 @@ fn mean_loss(
         loss = loss + gpt.evaluate(batch, &mut arena)?;
     }
     Ok(if loss.weight > 0.0 { loss.mean() } else { f64::INFINITY })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_loss_that_nothing_was_measured_for_comes_back() {
+        let cell = Cell { stage: "last".into(), batch: 2, lr: 1e-3, seed: 1 };
+        let epoch = Epoch { train_loss: 1.5, dev_loss: f64::INFINITY, dev_score: 0.0 };
+        let report = CellReport {
+            cell,
+            dev_score: 0.0,
+            dev_loss: f64::INFINITY,
+            best_epoch: 1,
+            epochs: vec![epoch],
+            steps: 3,
+            fit: Fit::default(),
+        };
+        let text = serde_json::to_string(&report).unwrap();
+        assert_eq!(serde_json::from_str::<CellReport>(&text).unwrap(), report);
+    }
 }

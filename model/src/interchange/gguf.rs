@@ -14,6 +14,7 @@
 
 use super::{Exported, Source, dense};
 use crate::architecture::ForeignNames;
+use crate::checkpoint::Choice;
 use crate::error::Error;
 use half::f16;
 use half::slice::HalfFloatSliceExt;
@@ -52,15 +53,20 @@ mod code {
     pub(super) const UNUSED: i32 = 5;
 }
 
-/// Writes the newest complete checkpoint of the run in `run` to the file `out`, whole or not at all;
-/// a file of that name is replaced.
+/// Writes a checkpoint of the run in `run` to the file `out`, whole or not at all; a file of that name
+/// is replaced.
 ///
 /// GGUF has no Moses tokenizer: a moses-bpe model goes without its tokenizer, as one that reads and
 /// writes token ids.
 /// # Errors
 /// If the run cannot be read, its model has a soft prompt, the file cannot be written, or a weight is too large for 16 bits.
-pub fn export(run: &Path, out: &Path, precision: Precision) -> Result<Exported, Error> {
-    let source = Source::load(run)?;
+pub fn export(
+    run: &Path,
+    choice: Choice,
+    out: &Path,
+    precision: Precision,
+) -> Result<Exported, Error> {
+    let source = Source::load(run, choice)?;
     if source.gpt.prompt_tokens() > 0 {
         let problem = "its model has a soft prompt, for which GGUF has no place";
         let advice = "export it with hf, or fine-tune with finetune.prompt_tokens=0";

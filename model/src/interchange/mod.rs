@@ -9,6 +9,7 @@
 pub mod gguf;
 pub mod hf;
 
+use crate::checkpoint::Choice;
 use crate::config::Config;
 use crate::error::Error;
 use crate::gpt::Gpt;
@@ -47,8 +48,9 @@ struct Source {
 impl Source {
     /// # Errors
     /// If there is no run or no complete checkpoint, or a file of theirs is damaged.
-    fn load(path: &Path) -> Result<Self, Error> {
-        let LoadedModel { config, step, gpt, tokenizer, skipped } = run::load_model(path)?;
+    fn load(path: &Path, choice: Choice) -> Result<Self, Error> {
+        let loaded = LoadedModel::load(path, choice)?;
+        let LoadedModel { config, step, gpt, tokenizer, skipped } = loaded;
         Ok(Self { config, step, gpt, tokenizer, origin: run::read_origin(path)?, skipped })
     }
 }

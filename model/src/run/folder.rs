@@ -64,19 +64,20 @@ impl RunFolder {
         let folder = Self::lock(path)?;
         // Another process may have started a run before the lock.
         check_unused(path)?;
-        files::write(&path.join(CONFIG), config.to_toml().as_bytes())?;
+        folder.plan(config)?;
         folder.describe(config, dataset)?;
         Ok(folder)
     }
 
-    /// Takes up a run that was interrupted.
+    /// Takes up a run that was interrupted. Whether it may have another number of steps, its
+    /// checkpoints know.
     /// # Errors
     /// If the folder holds no run, or one with other settings or on other data, another process
     /// writes it, or it cannot be read or written.
     pub fn resume(path: &Path, config: &Config, dataset: &Dataset) -> Result<Self, Error> {
         let before = read_config(path)?;
         let folder = Self::lock(path)?;
-        let differences = config.differences(&before);
+        let differences = config.differences_but_steps(&before);
         if !differences.is_empty() {
             return Err(Error::OtherSettings { path: path.to_path_buf(), differences });
         }
@@ -86,6 +87,13 @@ impl RunFolder {
 
     fn lock(path: &Path) -> Result<Self, Error> {
         Ok(Self { path: path.to_path_buf(), _lock: lock(path)? })
+    }
+
+    /// Writes down the settings.
+    /// # Errors
+    /// If they cannot be written.
+    pub fn plan(&self, config: &Config) -> Result<(), Error> {
+        Ok(files::write(&self.path.join(CONFIG), config.to_toml().as_bytes())?)
     }
 
     /// Writes the small files that describe the run, where they are not there yet.
@@ -125,13 +133,13 @@ impl RunFolder {
         checkpoints(&self.path)
     }
 
-    /// When the run was started: its settings were written then.
+    /// When the run was started: which data it is trained on was written down then, and never again.
     /// # Errors
     /// If the system does not tell.
     pub fn started(&self) -> Result<SystemTime, Error> {
-        let settings = self.path.join(CONFIG);
-        let modified = fs::metadata(&settings).and_then(|metadata| metadata.modified());
-        modified.map_err(Error::io("read", settings))
+        let data = self.path.join(DATA);
+        let modified = fs::metadata(&data).and_then(|metadata| metadata.modified());
+        modified.map_err(Error::io("read", data))
     }
 
     /// Writes down how sparse every layer is.
@@ -168,6 +176,13 @@ pub(crate) fn lock(path: &Path) -> Result<Lock, Error> {
 /// # Errors
 /// If it holds something, or cannot be listed.
 pub(crate) fn check_unused(path: &Path) -> Result<(), Error> {
+    check_unused_but(path, &[])
+}
+
+/// Like [`check_unused`], where a start writes the files `first` before its configuration.
+/// # Errors
+/// As for [`check_unused`].
+pub(crate) fn check_unused_but(path: &Path, first: &[&str]) -> Result<(), Error> {
     if path.join(CONFIG).exists() {
         let advice = "continue it with --resume, or choose another folder";
         return Err(Error::occupied(path, format!("holds a run already: {advice}")));
@@ -175,7 +190,7 @@ pub(crate) fn check_unused(path: &Path) -> Result<(), Error> {
     for entry in fs::read_dir(path).map_err(Error::io("list", path))? {
         let entry = entry.map_err(Error::io("list", path))?.path();
         let name = entry.file_name().unwrap_or_default().to_string_lossy();
-        if name != LOCK && !files::is_leftover(&entry) {
+        if name != LOCK && !first.contains(&&*name) && !files::is_leftover(&entry) {
             let advice = "choose another folder";
             let problem = format!("is not empty (it holds '{name}'): {advice}");
             return Err(Error::occupied(path, problem));

@@ -73,34 +73,52 @@ pub(crate) struct Log<T> {
     line: PhantomData<fn(&T)>,
 }
 
+/// A log that was opened, and what is in it.
+pub(crate) struct Opened<T> {
+    /// The log.
+    pub log: Log<T>,
+    /// Its lines, in the order of steps.
+    pub lines: Vec<T>,
+    /// The first problem with a line that was left out.
+    pub damage: Option<Error>,
+}
+
 impl<T: Line> Log<T> {
-    /// Opens the log of the run in `folder` for appending after step `step`: cuts what comes later,
-    /// and returns what stays.
+    /// Opens the log of the run in `folder` for appending after step `step`. What comes later is cut. A
+    /// line that cannot be read is left out for good: the log is an account of a run, which goes on
+    /// without it.
     /// # Errors
-    /// If it cannot be read or written, or a line that stays is malformed.
-    pub fn open(folder: &Path, step: usize) -> Result<(Self, Vec<T>), Error> {
+    /// If the log cannot be read or written.
+    pub fn open(folder: &Path, step: usize) -> Result<Opened<T>, Error> {
         let path = folder.join(T::FILE);
         let mut file = files::Log::open(&path)?;
         let bytes = file.read()?;
-        let (mut lines, mut end, mut length) = (Vec::new(), 0, 0);
-        // Lines before a checkpoint were waited for; after a power cut, later ones may be anything.
-        let mut damage = None;
-        for (index, line) in bytes.split_inclusive(|&byte| byte == b'\n').enumerate() {
-            end += line.len();
-            match parse_line::<T>(&path, index, line) {
+        let (mut lines, mut kept) = (Vec::<T>::new(), Vec::new());
+        let (mut damage, mut damage_after) = (None, None);
+        for (index, bytes) in bytes.split_inclusive(|&byte| byte == b'\n').enumerate() {
+            match parse_line::<T>(&path, index, bytes) {
                 Ok(line) if line.step() > step => {}
-                Ok(line) => {
-                    if let Some(error) = damage {
-                        return Err(error);
-                    }
+                Ok(line) if lines.last().is_none_or(|last| last.step() < line.step()) => {
+                    // Lines before a checkpoint were waited for; after a power cut, later ones may be
+                    // anything.
+                    damage = damage.or(damage_after.take());
                     lines.push(line);
-                    length = end;
+                    kept.extend(bytes);
                 }
-                Err(error) => damage = damage.or(Some(error)),
+                Ok(line) => {
+                    let problem = format!("line {}: step {} once more", index + 1, line.step());
+                    damage = damage.or_else(|| Some(Error::damaged(&path, problem)));
+                }
+                Err(error) => damage_after = damage_after.or(Some(error)),
             }
         }
-        file.cut(length as u64)?;
-        Ok((Self { file, line: PhantomData }, lines))
+        if bytes.starts_with(&kept) {
+            file.cut(kept.len() as u64)?;
+        } else {
+            files::write(&path, &kept)?;
+            file = files::Log::open(&path)?;
+        }
+        Ok(Opened { log: Self { file, line: PhantomData }, lines, damage })
     }
 
     /// Appends a line and hands it to the system.

@@ -21,12 +21,13 @@
 //!
 //! Small files are written whole or not at all. The `.jsonl` logs are appended to, so a killed run
 //! may leave a torn last line, which readers skip; a resumed run cuts them at its checkpoint's step,
-//! so that no step appears twice or never.
+//! so that no step appears twice or never. Nothing but speeds and pictures depends on them: a run whose
+//! logs are damaged or lost says so and goes on.
 //!
 //! * `folder`: making it and taking it up; `import`: making it of a model from elsewhere, with its `origin`.
 //! * [`read_log`]: the two logs; [`TrainingReport`]; the model card.
-//! * [`load_model`]: what evaluation, generation, export and fine-tuning take from it: the newest model
-//!   with its checked tokenizer.
+//! * [`LoadedModel`]: what evaluation, generation, export and fine-tuning take from it: the newest model,
+//!   or the one after a given step, with its checked tokenizer.
 
 mod card;
 mod folder;
@@ -40,12 +41,12 @@ mod tokenizer;
 
 pub(crate) use card::model_card;
 pub(crate) use folder::lock;
-pub(crate) use folder::{RunFolder, check_unused};
+pub(crate) use folder::{RunFolder, check_unused, check_unused_but};
 pub use folder::{checkpoints, read_config};
 pub(crate) use import::import_run;
 pub use loading::{LoadedModel, load_model};
-pub(crate) use log::Log;
 pub use log::{Line, StepMetrics, Validation, read_log};
+pub(crate) use log::{Log, Opened};
 pub(crate) use origin::{Origin, read_origin};
 pub use report::TrainingReport;
 pub(crate) use tokenizer::load_tokenizer;

@@ -8,7 +8,7 @@ use serde::Serialize;
 pub struct TrainingReport {
     /// Optimiser steps done.
     pub step: usize,
-    /// Mean loss of the last step's batch, in nats per token.
+    /// Mean loss of the last step's batch, in nats per token; NaN, `null` in the file, if its log is lost.
     pub train_loss: f64,
     /// Mean loss on the validation windows, in nats per token.
     pub val_loss: f64,

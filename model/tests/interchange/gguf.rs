@@ -1,108 +1,75 @@
-//! A reader of GGUF files, written from the format's description alone.
+//! A GGUF file, read back by what its description says.
 
-use std::collections::BTreeMap;
+use crate::gguf_reader::{Gguf, Value};
+use crate::{Exported, dense, parameter};
+use mediswift_data::Tokenizer;
+use mediswift_model::checkpoint::Choice;
+use mediswift_model::interchange::gguf::{self, Precision};
+use mediswift_model::run;
+use std::fs;
 
-/// A file of version 3.
-pub struct Gguf {
-    pub pairs: BTreeMap<String, Value>,
-    pub tensors: BTreeMap<String, Tensor>,
-}
-
-/// A value of a key.
-#[derive(Debug, PartialEq)]
-pub enum Value {
-    Number(f64),
-    String(String),
-    Array(Vec<Value>),
-}
-
-pub struct Tensor {
-    /// Fastest first.
-    pub dimensions: Vec<usize>,
-    pub is_half: bool,
-    pub values: Vec<f32>,
-}
-
-impl Gguf {
-    #[track_caller]
-    pub fn read(bytes: &[u8]) -> Self {
-        let mut cursor = Cursor { bytes, at: 0 };
-        assert_eq!(cursor.take::<4>(), *b"GGUF");
-        assert_eq!(cursor.u32(), 3);
-        let (tensors, pairs) = (cursor.u64(), cursor.u64());
-        let pairs: BTreeMap<_, _> = (0..pairs)
-            .map(|_| {
-                let (key, kind) = (cursor.string(), cursor.u32());
-                (key, cursor.value(kind))
-            })
-            .collect();
-        let described: Vec<_> = (0..tensors)
-            .map(|_| {
-                let (name, rank) = (cursor.string(), cursor.u32());
-                let dimensions: Vec<usize> = (0..rank).map(|_| cursor.u64() as usize).collect();
-                (name, dimensions, cursor.u32(), cursor.u64() as usize)
-            })
-            .collect();
-        let data = &bytes[cursor.at.next_multiple_of(32)..];
-        assert!(bytes[cursor.at..bytes.len() - data.len()].iter().all(|&byte| byte == 0));
-        let mut end = 0;
-        let mut tensors = BTreeMap::new();
-        for (name, dimensions, kind, offset) in described {
-            assert_eq!(offset, usize::next_multiple_of(end, 32), "{name} leaves a gap or overlaps");
-            let count: usize = dimensions.iter().product();
-            let is_half = kind == 1;
-            assert!(kind <= 1, "{name} has type {kind}");
-            end = offset + count * if is_half { 2 } else { 4 };
-            let values = if is_half {
-                let half = |b: &[u8]| half::f16::from_le_bytes([b[0], b[1]]).to_f32();
-                data[offset..end].chunks(2).map(half).collect()
-            } else {
-                let float = |b: &[u8]| f32::from_le_bytes([b[0], b[1], b[2], b[3]]);
-                data[offset..end].chunks(4).map(float).collect()
-            };
-            tensors.insert(name, Tensor { dimensions, is_half, values });
-        }
-        assert_eq!(data.len(), end.next_multiple_of(32));
-        Self { pairs, tensors }
-    }
-}
-
-struct Cursor<'a> {
-    bytes: &'a [u8],
-    at: usize,
-}
-
-impl Cursor<'_> {
-    fn take<const N: usize>(&mut self) -> [u8; N] {
-        self.at += N;
-        self.bytes[self.at - N..self.at].try_into().unwrap()
-    }
-
-    fn u32(&mut self) -> u32 {
-        u32::from_le_bytes(self.take())
-    }
-
-    fn u64(&mut self) -> u64 {
-        u64::from_le_bytes(self.take())
-    }
-
-    fn string(&mut self) -> String {
-        let length = self.u64() as usize;
-        self.at += length;
-        String::from_utf8(self.bytes[self.at - length..self.at].to_vec()).unwrap()
-    }
-
-    fn value(&mut self, kind: u32) -> Value {
-        match kind {
-            4 => Value::Number(f64::from(self.u32())),
-            5 => Value::Number(f64::from(i32::from_le_bytes(self.take()))),
-            6 => Value::Number(f64::from(f32::from_le_bytes(self.take()))),
-            8 => Value::String(self.string()),
-            9 => {
-                let (kind, length) = (self.u32(), self.u64());
-                Value::Array((0..length).map(|_| self.value(kind)).collect())
+#[test]
+fn a_gguf_file_holds_every_number() {
+    for (sparsity, precision) in
+        [(0.0, Precision::F32), (0.75, Precision::F32), (0.75, Precision::F16)]
+    {
+        let exported = Exported::new(sparsity);
+        let path = exported.path("model.gguf");
+        let written =
+            gguf::export(&exported.path("run"), Choice::default(), &path, precision).unwrap();
+        let bytes = fs::read(&path).unwrap();
+        assert_eq!((written.tensors, written.bytes), (28, bytes.len() as u64));
+        let file = Gguf::read(&bytes);
+        let run = exported.load("run");
+        assert_eq!(file.tensors.len(), 28);
+        for (ours, theirs) in [
+            ("tok_embed.weight", "token_embd.weight"),
+            ("pos_embed.weight", "position_embd.weight"),
+            ("blocks.0.ln1.weight", "blk.0.attn_norm.weight"),
+            ("blocks.0.attn.qkv.weight", "blk.0.attn_qkv.weight"),
+            ("blocks.1.attn.qkv.bias", "blk.1.attn_qkv.bias"),
+            ("blocks.1.attn.proj.weight", "blk.1.attn_output.weight"),
+            ("blocks.0.ln2.bias", "blk.0.ffn_norm.bias"),
+            ("blocks.0.mlp.up.weight", "blk.0.ffn_up.weight"),
+            ("blocks.1.mlp.down.weight", "blk.1.ffn_down.weight"),
+            ("ln_final.weight", "output_norm.weight"),
+            ("ln_final.bias", "output_norm.bias"),
+        ] {
+            let (parameter, tensor) = (parameter(&run, ours), &file.tensors[theirs]);
+            let mut extents = parameter.shape.extents();
+            extents.reverse();
+            assert_eq!(tensor.dimensions, extents, "{ours}");
+            let is_half =
+                precision == Precision::F16 && extents.len() == 2 && !ours.starts_with("pos");
+            assert_eq!(tensor.is_half, is_half, "{ours}");
+            for (found, &expected) in tensor.values.iter().zip(&dense(parameter)) {
+                let rounded = half::f16::from_f32(expected).to_f32();
+                assert_eq!(*found, if is_half { rounded } else { expected }, "{ours}");
             }
-            other => panic!("no value has type {other} here"),
         }
+        let tokenizer = Tokenizer::load(&run::tokenizer_path(&exported.path("run"))).unwrap();
+        let (size, end) = (tokenizer.vocab_size() as u32, tokenizer.end_of_text());
+        for (key, value) in [
+            ("general.architecture", Value::String("gpt2".into())),
+            ("general.alignment", Value::Number(32.0)),
+            ("general.file_type", Value::Number(f64::from(u8::from(precision == Precision::F16)))),
+            ("gpt2.context_length", Value::Number(32.0)),
+            ("gpt2.embedding_length", Value::Number(32.0)),
+            ("gpt2.block_count", Value::Number(2.0)),
+            ("gpt2.feed_forward_length", Value::Number(128.0)),
+            ("gpt2.attention.head_count", Value::Number(2.0)),
+            ("gpt2.attention.layer_norm_epsilon", Value::Number(f64::from(1e-5f32))),
+            ("tokenizer.ggml.model", Value::String("gpt2".into())),
+            ("tokenizer.ggml.eos_token_id", Value::Number(f64::from(end))),
+        ] {
+            assert_eq!(file.pairs[key], value, "{key}");
+        }
+        let ids: Vec<u32> = (0..size).collect();
+        let tokens = tokenizer.tokens(&ids).unwrap().into_iter().map(|t| Value::String(t.into()));
+        assert_eq!(file.pairs["tokenizer.ggml.tokens"], Value::Array(tokens.collect()));
+        let kinds = ids.iter().map(|&id| Value::Number(if id == end { 3.0 } else { 1.0 }));
+        assert_eq!(file.pairs["tokenizer.ggml.token_type"], Value::Array(kinds.collect()));
+        let merges = tokenizer.merges().iter().map(|(l, r)| Value::String(format!("{l} {r}")));
+        assert_eq!(file.pairs["tokenizer.ggml.merges"], Value::Array(merges.collect()));
     }
 }

@@ -3,7 +3,7 @@
 use super::super::{Exported, Source, dense, transposed};
 use super::{CARD, CONFIG, GENERATION, MASKS, PREFIX, SOFT_PROMPT, WEIGHTS, config, masks, prompt};
 use crate::architecture::ForeignNames;
-use crate::checkpoint::weights_hash;
+use crate::checkpoint::{Choice, weights_hash};
 use crate::error::Error;
 use crate::run::model_card;
 use crate::tensor_file::{self, Elements, TensorView};
@@ -27,14 +27,13 @@ const FILES: [&str; 10] = [
     "merges.txt",
 ];
 
-/// Writes the newest complete checkpoint of the run in `run` to the folder `out`, which appears when
-/// it is complete. `out` must not exist or be empty; `force` replaces an earlier export.
+/// Writes a checkpoint of the run in `run` to the folder `out`, which appears when it is complete. `out` must not exist or be empty; `force` replaces an earlier export.
 /// # Errors
 /// If the run cannot be read, or `out` cannot be written or holds anything else.
-pub fn export(run: &Path, out: &Path, force: bool) -> Result<Exported, Error> {
+pub fn export(run: &Path, choice: Choice, out: &Path, force: bool) -> Result<Exported, Error> {
     files::clear_beside(out);
     check_destination(out, force)?;
-    let source = Source::load(run)?;
+    let source = Source::load(run, choice)?;
     let (tensors, (masks, bytes)) = files::write_folder(out, |folder| {
         let parameters = source.gpt.parameters();
         let mut bytes = write_weights(&folder.join(WEIGHTS), parameters)?;

@@ -176,6 +176,17 @@ fn is_plain(name: &str) -> bool {
     Path::new(name).file_name().is_some_and(|file| file == name) && !name.contains(['/', '\\'])
 }
 
+/// Modules that PyTorch puts around others to compile, replicate, shard or recompute them. Saved from
+/// inside one, a tensor has its name in front.
+const WRAPPERS: [&str; 4] =
+    ["_orig_mod", "module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"];
+
+/// A tensor's name without the wrappers of the modules it is in.
+fn unwrapped(name: &str) -> String {
+    let parts = name.split('.').filter(|part| !WRAPPERS.contains(part));
+    parts.collect::<Vec<_>>().join(".")
+}
+
 /// Collects the tensors of a checkpoint.
 struct Reader<'a> {
     config: &'a Config,
@@ -196,7 +207,8 @@ impl Reader<'_> {
         info: &TensorInfo,
         stream: &mut dyn Read,
     ) -> Result<(), Error> {
-        let short = name.strip_prefix(PREFIX).unwrap_or(name);
+        let plain = unwrapped(name);
+        let short = plain.strip_prefix(PREFIX).unwrap_or(&plain);
         if is_constant(short) {
             let length = (info.data_offsets.1 - info.data_offsets.0) as u64;
             let copied = std::io::copy(&mut stream.take(length), &mut std::io::sink());

@@ -24,7 +24,7 @@ pub(super) struct PanelPlan {
     panel_rows: Vec<u32>,
     /// For every panel the number of columns of each set of several rows in their order, whole groups
     /// each, then the number of rounds: groups of columns of single rows, as many of each row.
-    counts: Vec<u32>,
+    counts: Vec<u16>,
     /// Place inside the K block of every column of every panel.
     places: Vec<u16>,
     /// CSR position of every packed value.
@@ -44,7 +44,7 @@ struct BlockStart {
 pub(super) struct Block<'a> {
     columns: Range<usize>,
     pub(super) rows: &'a [u32],
-    pub(super) counts: &'a [u32],
+    pub(super) counts: &'a [u16],
     pub(super) places: &'a [u16],
     pub(super) values: Range<usize>,
     panels: usize,
@@ -70,8 +70,15 @@ impl Block<'_> {
     }
 }
 
-/// Columns of the widest K block that is run as one, so that every count of a panel fits 16 bits.
+/// Columns of the widest K block that is run as one, so that every count of a panel fits 16 bits. Loops
+/// of the kernels count in 16 bits too: with 32, the compiler unrolls them, at the cost of a tenth of their
+/// speed.
 const WIDEST: usize = 1 << 15;
+
+/// A count of a panel's columns or rounds, at most [`WIDEST`] and what pads it.
+fn count(count: usize) -> u16 {
+    count.try_into().expect("K blocks are narrow enough for 16 bits")
+}
 
 /// Marks a slot of a panel that has no row.
 pub(super) const NO_ROW: u32 = u32::MAX;
@@ -126,14 +133,14 @@ impl PanelPlan {
         let row = |slot| panel.rows.get(slot).map_or(NO_ROW, |&row| row as u32);
         self.panel_rows.extend((0..panel_rows).map(row));
         for &set in self.blocking.shared() {
-            self.counts.push(panel.columns[set].len() as u32);
+            self.counts.push(count(panel.columns[set].len()));
             for column in &panel.columns[set] {
                 self.places.push(column.place);
                 let rows = (0..panel_rows).filter(|row| set >> row & 1 == 1);
                 self.source.extend(rows.map(|row| column.source[row]));
             }
         }
-        self.counts.push((panel.columns[1].len() * panel_rows / GROUP) as u32);
+        self.counts.push(count(panel.columns[1].len() * panel_rows / GROUP));
         for at in 0..panel.columns[1].len() {
             for row in 0..panel_rows {
                 let column = &panel.columns[1 << row][at];

@@ -178,7 +178,7 @@ impl Walk {
     unsafe fn run<I: Isa, const R: usize, const V: usize, const SET: usize>(
         &mut self,
         isa: I,
-        counts: &[u32],
+        counts: &[u16],
         which: usize,
         g: &[[I::V; V]; R],
     ) {
@@ -187,7 +187,7 @@ impl Walk {
         }
         // SAFETY: the caller vouches for counts, columns, sums and X.
         unsafe {
-            for _ in 0..*counts.get_unchecked(which) as usize / whole_groups(SET) {
+            for _ in 0..usize::from(*counts.get_unchecked(which)) / whole_groups(SET) {
                 let mut products = [g[0][0]; GROUP];
                 let mut filled = 0;
                 for at in 0..whole_groups(SET) {
@@ -216,7 +216,7 @@ impl Walk {
     unsafe fn run_singles<I: Isa, const R: usize, const V: usize>(
         &mut self,
         isa: I,
-        rounds: u32,
+        rounds: u16,
         g: &[[I::V; V]; R],
     ) {
         // SAFETY: the caller vouches for rounds, columns, sums and X.

@@ -230,7 +230,7 @@ impl Cursor {
     unsafe fn run<I: Isa, const R: usize, const V: usize, const SET: usize>(
         &mut self,
         isa: I,
-        counts: &[u32],
+        counts: &[u16],
         which: usize,
         acc: &mut [[I::V; V]; R],
     ) {
@@ -239,8 +239,7 @@ impl Cursor {
         }
         // SAFETY: the caller vouches for counts, columns, values and X.
         unsafe {
-            // Counts of 16 bits, which plans promise: loops over 32 get unrolled, at a loss of a tenth.
-            for _ in 0..*counts.get_unchecked(which) as u16 {
+            for _ in 0..*counts.get_unchecked(which) {
                 let lines = self.x.add(usize::from(*self.columns) * V * LANES);
                 self.columns = self.columns.add(1);
                 let mut x = [isa.splat(0.0); V];
@@ -267,14 +266,14 @@ impl Cursor {
     unsafe fn run_singles<I: Isa, const R: usize, const V: usize, const U: usize>(
         &mut self,
         isa: I,
-        rounds: u32,
+        rounds: u16,
         acc: &mut [[I::V; V]; R],
     ) {
         let mut sums = [[[isa.splat(0.0); V]; R]; U];
         sums[0] = *acc;
         // SAFETY: the caller vouches for rounds, columns, values and X.
         unsafe {
-            for _ in 0..rounds as u16 {
+            for _ in 0..rounds {
                 // One load for the columns of a round, for loads are what this loop waits for.
                 let columns = self.columns.cast::<u64>().read_unaligned().to_le();
                 for at in 0..GROUP {
