@@ -2,6 +2,7 @@
 
 use super::CONFIG;
 use crate::config::ModelConfig;
+use crate::config::checks::MOST_LAYERS;
 use crate::error::Error;
 use crate::presets::{PRESETS, Preset};
 use mediswift_data::Tokenizer;
@@ -10,9 +11,6 @@ use mediswift_engine::ops::EPSILON;
 use mediswift_files::{self as files, SMALL};
 use serde_json::{Map, Value, json};
 use std::path::{Path, PathBuf};
-
-/// More blocks than any model has: a number that is still safe to count to.
-const MOST_LAYERS: usize = 4096;
 
 /// Names of the tanh approximation of GELU.
 const ACTIVATIONS: [&str; 3] = ["gelu_new", "gelu_pytorch_tanh", "gelu_fast"];
