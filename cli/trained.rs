@@ -11,6 +11,10 @@ use crate::output;
 pub const DISCLAIMER: &str = "note: for research only, not for clinical use: the text may be \
                               wrong or harmful and must not inform the care of anyone";
 
+/// What those are told who leave out a soft prompt.
+pub const HAS_SOFT_PROMPT: &str = "note: the model was fine-tuned with a soft prompt, and does its \
+                                   task only with --soft-prompt";
+
 /// Which checkpoint of a run.
 #[derive(Clone, Copy, clap::Args)]
 pub struct Which {

@@ -206,6 +206,15 @@ pub enum Error {
         /// Its value.
         value: f32,
     },
+    /// A model with finite weights computes no finite numbers.
+    #[error(
+        "the model computes {value} where a number must be: its weights have grown too large, as they do \
+         when training diverges; use an earlier checkpoint"
+    )]
+    Overflow {
+        /// What it computes: NaN or an infinity.
+        value: f64,
+    },
     /// An optimiser step was given up before its update.
     #[error("step {step} made no update")]
     Step {
@@ -335,7 +344,7 @@ impl Error {
             | Self::TensorShape { .. } => ErrorKind::Incompatible,
             Self::Malformed { .. } => ErrorKind::Malformed,
             Self::Damaged { .. } => ErrorKind::Damaged,
-            Self::NonFinite { .. } => ErrorKind::NonFinite,
+            Self::NonFinite { .. } | Self::Overflow { .. } => ErrorKind::NonFinite,
             Self::Step { source, .. } => source.kind(),
             Self::Stopped => ErrorKind::Stopped,
             Self::Data(_) => ErrorKind::Data,

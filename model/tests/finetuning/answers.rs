@@ -9,7 +9,7 @@ use mediswift_model::tasks::metrics::{
     Flags, accuracy, example_based, macro_f1, multilabel_macro_f1, multilabel_micro_f1,
 };
 use mediswift_model::tasks::{Example, task};
-use serde_json::{Value, json};
+use serde_json::Value;
 use std::fs;
 use std::path::Path;
 

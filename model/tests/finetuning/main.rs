@@ -10,7 +10,6 @@ use mediswift_model::finetune::report::TuningReport;
 use mediswift_model::finetune::settings::Settings;
 use mediswift_model::finetune::{Job, finetune};
 use mediswift_model::pretrain::pretrain;
-use mediswift_model::run;
 use mediswift_model::session::Session;
 use mediswift_model::tasks::task;
 use mediswift_model::watch::{Progress, Watch};
