@@ -288,7 +288,7 @@ impl Run<'_> {
         encoder: &ExampleEncoder<'t>,
         known: &[encode::Encoded],
     ) -> Answerer<'t> {
-        let micro_batch = self.settings.finetune.micro_batch;
+        let micro_batch = self.settings.micro_batch();
         Answerer::new(gpt, encoder, self.task, &self.tokenizer, known, micro_batch)
     }
 
