@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use clap::builder::NonEmptyStringValueParser;
 use mediswift_model::finetune::encode::steered;
-use mediswift_model::generate::{GenerateOptions, Generation, generate_many};
+use mediswift_model::generate::{Finish, GenerateOptions, Generation, generate_many};
 use mediswift_model::run::LoadedModel;
 use serde_json::{Value, json};
 
@@ -43,6 +43,11 @@ pub struct Generate {
     /// Stop after this many tokens
     #[arg(long, value_name = "N", default_value_t = 100)]
     max_tokens: usize,
+
+    /// Go on when the model has no position left: the latest half of the tokens is read again as the
+    /// beginning of a text, and the rest forgotten
+    #[arg(long, conflicts_with = "soft_prompt")]
+    past_context: bool,
 
     /// Below 1 prefers likely tokens, above 1 evens them out; 0 is greedy
     #[arg(long, value_name = "X", default_value_t = 0.8, allow_negative_numbers = true)]
@@ -96,6 +101,9 @@ impl Verb for Generate {
             let prompts = self.prompt.iter().map(steered).collect::<Result<_, _>>();
             prompts.map_err(Exit::settings)?
         } else {
+            if model.gpt.prompt_tokens() > 0 {
+                output::note(trained::HAS_SOFT_PROMPT);
+            }
             model.tokenizer.encode_batch(&self.prompt)
         };
         let LoadedModel { gpt, tokenizer, .. } = model;
@@ -105,6 +113,7 @@ impl Verb for Generate {
             top_p: self.top_p,
             seed: self.seed,
             max_tokens: self.max_tokens,
+            past_context: self.past_context,
             end_token: Some(tokenizer.end_of_text()),
             stop: self.stop,
             top_logprobs: None,
@@ -114,8 +123,16 @@ impl Verb for Generate {
             // The end of one document is where the next begins.
             ids.push(tokenizer.end_of_text());
         }
-        let made = generate_many(&gpt, &prompts, self.samples, &options, &tokenizer)
+        let made = generate_many(&gpt, &prompts, self.samples, &options, &tokenizer, &mut ())
             .map_err(Exit::settings)?;
+        if let Some(cut) = made.iter().find(|made| made.finish == Finish::ContextFull) {
+            let (positions, tokens) = (gpt.size().context, cut.ids.len());
+            output::note(&format!(
+                "note: the model has {positions} positions: a text ends after {tokens} of {} tokens; \
+                 --past-context goes on",
+                self.max_tokens
+            ));
+        }
         let prompts = self.prompt.iter().flat_map(|prompt| vec![prompt.as_str(); self.samples]);
         let made: Vec<(&str, Generation)> = prompts.zip(made).collect();
         output::note(DISCLAIMER);

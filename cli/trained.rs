@@ -11,6 +11,10 @@ use crate::output;
 pub const DISCLAIMER: &str = "note: for research only, not for clinical use: the text may be \
                               wrong or harmful and must not inform the care of anyone";
 
+/// What those are told who leave out a soft prompt.
+pub const HAS_SOFT_PROMPT: &str = "note: the model was fine-tuned with a soft prompt, and does its \
+                                   task only with --soft-prompt";
+
 /// Which checkpoint of a run.
 #[derive(Clone, Copy, clap::Args)]
 pub struct Which {
@@ -45,10 +49,10 @@ pub fn load(folder: &Path, which: Which) -> anyhow::Result<LoadedModel> {
     Ok(model)
 }
 
-/// Says that an older model is used, and why.
+/// Says which model is used where others were passed over, and why.
 pub fn warn_of(skipped: &[String], step: u64) {
     skipped.iter().for_each(|problem| output::warning(&format!("passed over: {problem}")));
     if !skipped.is_empty() {
-        output::warning(&format!("this is the older model after step {step}; --strict refuses it"));
+        output::warning(&format!("the model is that after step {step}; --strict refuses instead"));
     }
 }

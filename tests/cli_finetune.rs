@@ -1,12 +1,15 @@
 //! Fine-tuning through the command line, as a user would run it.
 
 mod common;
+#[path = "common/server.rs"]
+mod server;
 
 use std::fs;
 use std::path::Path;
 
-use common::{contents, failure, json, run};
+use common::{contents, failure, json, program, run};
 use serde_json::{Value, json};
+use server::Server;
 use tempfile::TempDir;
 
 /// PQA-L's shape: 80 questions, three in ten of them `no` and one `maybe`.
@@ -115,6 +118,19 @@ fn tune_resume_compare() {
         let made = format!("--json generate {name} --prompt question: --soft-prompt --greedy");
         assert!(json(&run(at, &made))["text"].is_string());
     }
+    // A server shows prompts as `generate` does, whether they come as text or as tokens.
+    let made = "--json generate tuned --prompt question: --soft-prompt --greedy --max-tokens 16";
+    let made = json(&run(at, made));
+    let server = Server::start(program(at), "tuned", &["--soft-prompt"]);
+    let ids = &json(&run(at, "--json score tuned --text question:"))["ids"];
+    for prompt in [&json!("question:"), ids] {
+        let answer = server.complete(&json!({"prompt": prompt, "temperature": 0}));
+        assert_eq!(answer["choices"][0]["text"], made["text"]);
+    }
+    let (status, answer) =
+        server.ask("/v1/completions", Some("{\"prompt\": \"x\", \"echo\": true}"));
+    assert!(status == 400 && answer.contains("soft prompt"), "{answer}");
+    drop(server);
     let none = failure(&run(at, "generate run --prompt question: --soft-prompt"), 2);
     assert!(none.contains("no soft prompt"), "{none}");
     let gguf = failure(&run(at, "export gguf tuned --out model.gguf"), 1);

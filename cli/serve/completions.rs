@@ -1,21 +1,26 @@
 //! `POST /v1/completions`.
 
-use std::collections::BTreeMap;
-use std::io;
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use mediswift_data::DataError;
 use mediswift_engine::ops::Prediction;
+use mediswift_model::finetune::encode::steered_ids;
 use mediswift_model::generate::{
     Finish, GenerateOptions, Generation, generate_aloud, generate_many,
 };
-use mediswift_model::score::{Query, Score, score};
-use serde_json::{Value, json};
+use mediswift_model::score::{Query, Score, score_watched};
+use serde_json::{Map, Value, json};
 
 use super::problem::Problem;
-use super::request::{Body, Prompt, Wanted};
+use super::prompt::{MOST_TOKENS, Prompt};
+use super::queue::Leash;
+use super::request::{Body, Wanted};
 use super::service::{Service, now};
+use super::stream::Stream;
+
+/// Most log-likelihoods in an answer, those of alternatives included.
+const MOST_LISTED: usize = 1 << 18;
 
 /// Numbers the answers.
 static ANSWERS: AtomicU64 = AtomicU64::new(1);
@@ -36,27 +41,39 @@ struct Listed {
 }
 
 impl Completion {
-    /// Checks a request.
+    /// Tokenizes and checks a request.
     pub fn new(service: &Service, body: Body) -> Result<Self, Problem> {
         let mut wanted = body.check()?;
         wanted.options.end_token = Some(service.tokenizer.end_of_text());
         let empty = Prompt::Text(String::new());
-        let prompts = match std::mem::replace(&mut wanted.prompt, empty) {
+        let mut prompts = match std::mem::replace(&mut wanted.prompt, empty) {
             Prompt::Text(text) => vec![service.tokenizer.encode(&text)],
             Prompt::Texts(texts) => service.tokenizer.encode_batch(&texts),
             Prompt::Ids(ids) => vec![ids],
             Prompt::ManyIds(lists) => lists,
         };
-        let positions = service.gpt.size().context;
-        for ids in &prompts {
-            if ids.len() > positions {
-                let found = ids.len();
+        prompts.iter().try_for_each(|ids| match service.tokenizer.tokens(ids) {
+            Ok(_) => Ok(()),
+            Err(error) => Err(wrong_ids(error)),
+        })?;
+        if service.soft_prompt {
+            if wanted.echo {
                 let message =
-                    format!("a prompt of {found} tokens; the model has {positions} positions");
-                return Err(Problem::bad("prompt", message));
+                    "the server shows prompts with a soft prompt, which has no text to repeat";
+                return Err(Problem::bad("echo", message));
             }
-            service.tokenizer.tokens(ids).map_err(wrong_ids)?;
+            for ids in &mut prompts {
+                *ids = steered_ids(&service.gpt, &service.tokenizer, ids)?;
+            }
         }
+        let positions = service.gpt.size().context;
+        if let Some(ids) = prompts.iter().find(|ids| ids.len() > positions) {
+            let found = ids.len();
+            let message =
+                format!("a prompt of {found} tokens; the model has {positions} positions");
+            return Err(Problem::bad("prompt", message));
+        }
+        check_cost(&wanted, &prompts, positions)?;
         let id = format!("cmpl-{:x}-{}", service.started, ANSWERS.fetch_add(1, Ordering::Relaxed));
         Ok(Self { wanted, prompts, id })
     }
@@ -67,11 +84,10 @@ impl Completion {
     }
 
     /// The whole answer. Its prompts are computed together.
-    pub fn answer(self, service: &Service) -> Result<Value, Problem> {
+    pub fn answer(self, service: &Service, leash: &mut Leash<'_>) -> Result<Value, Problem> {
         let Wanted { samples, options, echo, .. } = &self.wanted;
-        let _turn = service.turn();
         let scores = if *echo && options.top_logprobs.is_some() {
-            self.score(service)?
+            self.score(service, leash)?
         } else {
             vec![Score::default(); self.prompts.len()]
         };
@@ -82,7 +98,9 @@ impl Completion {
             None => {
                 let begun: Vec<Vec<u32>> =
                     self.prompts.iter().map(|ids| begun(service, ids)).collect();
-                generate_many(&service.gpt, &begun, *samples, options, &service.tokenizer)?
+                let (gpt, tokenizer) = (&service.gpt, &service.tokenizer);
+                generate_many(gpt, &begun, *samples, options, tokenizer, leash)
+                    .map_err(|error| leash.explain(error))?
             }
         };
         let taken = made.iter().map(|generation| generation.ids.len()).sum();
@@ -98,22 +116,23 @@ impl Completion {
     }
 
     /// Log-likelihoods of all prompts, and of what may follow where one likeliest token is wanted.
-    fn score(&self, service: &Service) -> Result<Vec<Score>, Problem> {
+    fn score(&self, service: &Service, leash: &mut Leash<'_>) -> Result<Vec<Score>, Problem> {
         let options = &self.wanted.options;
         let next = options.max_tokens == 1 && options.temperature == 0.0;
         let query = |ids| Query { ids, from: 1, next };
         let queries: Vec<Query<'_>> = self.prompts.iter().map(|ids| query(ids)).collect();
-        Ok(score(&service.gpt, &queries, options.top_logprobs.unwrap_or(0))?)
+        let top = options.top_logprobs.unwrap_or(0);
+        score_watched(&service.gpt, &queries, top, leash).map_err(|error| leash.explain(error))
     }
 
     /// The answer piece by piece, one choice after the other.
     pub fn stream(
         self,
         service: &Service,
-        send: &mut dyn FnMut(&Value) -> io::Result<()>,
+        stream: &mut Stream,
+        leash: &mut Leash<'_>,
     ) -> Result<(), Problem> {
         let Wanted { samples, options, echo, stream_usage, .. } = &self.wanted;
-        let _turn = service.turn();
         let (mut index, mut taken) = (0, 0);
         for prompt in &self.prompts {
             for sample in 0..*samples as u64 {
@@ -122,7 +141,7 @@ impl Completion {
                     let choice = json!({
                         "index": index, "text": text, "logprobs": null, "finish_reason": finish,
                     });
-                    gone |= send(&self.head(service, &[choice])).is_err();
+                    gone |= !stream.send(&self.head(service, &[choice]).to_string());
                     if gone { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
                 };
                 if *echo {
@@ -130,8 +149,10 @@ impl Completion {
                 }
                 let (begun, tokenizer) = (begun(service, prompt), &service.tokenizer);
                 let mut listen = |text: &str| tell(text, None);
+                let (gpt, listen) = (&service.gpt, &mut listen);
                 let generation =
-                    generate_aloud(&service.gpt, &begun, sample, options, tokenizer, &mut listen)?;
+                    generate_aloud(gpt, &begun, sample, options, tokenizer, listen, leash)
+                        .map_err(|error| leash.explain(error))?;
                 let _ = tell("", Some(reason(generation.finish)));
                 if gone {
                     return Ok(());
@@ -143,7 +164,7 @@ impl Completion {
         if *stream_usage {
             let mut last = self.head(service, &[]);
             last["usage"] = self.usage(taken);
-            let _ = send(&last);
+            stream.send(&last.to_string());
         }
         Ok(())
     }
@@ -193,6 +214,37 @@ impl Completion {
             "finish_reason": reason(generation.finish),
         }))
     }
+}
+
+/// Refuses what would take the model, or memory, for too long.
+fn check_cost(wanted: &Wanted, prompts: &[Vec<u32>], positions: usize) -> Result<(), Problem> {
+    let Wanted { samples, options, echo, .. } = wanted;
+    let new = |ids: &Vec<u32>| match options.past_context {
+        true => options.max_tokens,
+        false => options.max_tokens.min(positions + 1 - ids.len()),
+    };
+    let sum = |tokens: &dyn Fn(&Vec<u32>) -> usize| {
+        prompts.iter().map(tokens).fold(0, usize::saturating_add).saturating_mul(*samples)
+    };
+    let tokens = sum(&|ids| ids.len().saturating_add(new(ids)));
+    if tokens > MOST_TOKENS {
+        let message = format!(
+            "prompts, max_tokens and n come to {tokens} tokens, but {MOST_TOKENS} is the most at once: \
+             send fewer prompts"
+        );
+        return Err(Problem::bad("prompt", message));
+    }
+    let Some(top) = options.top_logprobs else { return Ok(()) };
+    let listed = sum(&|ids| if *echo { ids.len() + new(ids) } else { new(ids) });
+    let listed = listed.saturating_mul(1 + top);
+    if listed > MOST_LISTED {
+        let message = format!(
+            "{listed} log-likelihoods are wanted, but {MOST_LISTED} is the most at once: send fewer \
+             prompts, or a smaller logprobs"
+        );
+        return Err(Problem::bad("logprobs", message));
+    }
+    Ok(())
 }
 
 /// What the decoder reads for a prompt: an empty one begins after the end of another document.
@@ -301,15 +353,15 @@ impl Listed {
 
 /// The likeliest tokens with their log-likelihoods, and the token itself.
 fn alternatives(service: &Service, prediction: &Prediction, own: &str, most: usize) -> Value {
-    let mut map = BTreeMap::new();
+    let mut map = Map::new();
     for &(id, logprob) in prediction.top.iter().take(most) {
         // The model may have room for more tokens than the tokenizer knows.
         if let Ok(pieces) = service.tokenizer.pieces(&[id]) {
-            map.entry(name(&pieces.concat())).or_insert(logprob);
+            map.entry(name(&pieces.concat())).or_insert_with(|| json!(logprob));
         }
     }
-    map.entry(own.to_owned()).or_insert(prediction.logprob);
-    json!(map)
+    map.entry(own).or_insert_with(|| json!(prediction.logprob));
+    Value::Object(map)
 }
 
 /// A token in JSON: its text, or its bytes where it is a part of a character.

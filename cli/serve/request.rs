@@ -2,18 +2,13 @@
 
 use mediswift_model::generate::GenerateOptions;
 use serde::Deserialize;
-use serde_json::Value;
 
+use super::object::{Entries, Object};
 use super::problem::Problem;
-
-/// Most prompts × `n`.
-const MOST_CHOICES: usize = 1024;
+use super::prompt::{Logprobs, MOST_CHOICES, Prompt, Stop};
 
 /// Most alternatives listed for each token.
 const MOST_LOGPROBS: usize = 100;
-
-/// Most stop strings.
-const MOST_STOPS: usize = 64;
 
 /// What clients of the OpenAI completions API send. What is not supported is refused, not ignored:
 /// an answer to another question than the one asked is worse than none.
@@ -32,42 +27,19 @@ pub struct Body {
     best_of: Option<usize>,
     stop: Option<Stop>,
     seed: Option<i64>,
-    logprobs: Option<usize>,
+    logprobs: Option<Logprobs>,
     echo: Option<bool>,
     stream: Option<bool>,
-    stream_options: Option<StreamOptions>,
+    stream_options: Option<Object<StreamOptions>>,
     suffix: Option<String>,
     presence_penalty: Option<f64>,
     frequency_penalty: Option<f64>,
-    logit_bias: Option<serde_json::Map<String, Value>>,
+    logit_bias: Option<Entries>,
+    /// Not of the protocol: see [`GenerateOptions::past_context`].
+    past_context: Option<bool>,
     /// Ignored: who asks.
     #[serde(rename = "user")]
     _user: Option<String>,
-}
-
-/// One prompt or several, as text or tokens.
-#[derive(Deserialize)]
-#[serde(
-    untagged,
-    expecting = "`prompt` must be a string, a list of strings, a list of token ids or a list of \
-                 lists of token ids"
-)]
-pub enum Prompt {
-    /// A text.
-    Text(String),
-    /// Texts.
-    Texts(Vec<String>),
-    /// Tokens.
-    Ids(Vec<u32>),
-    /// Tokens of several prompts.
-    ManyIds(Vec<Vec<u32>>),
-}
-
-#[derive(Deserialize)]
-#[serde(untagged, expecting = "`stop` must be a string or a list of strings")]
-enum Stop {
-    One(String),
-    Many(Vec<String>),
 }
 
 #[derive(Deserialize)]
@@ -101,12 +73,7 @@ impl Body {
             return Err(Problem::bad("n", format!("n is {samples}; choose 1 to {MOST_CHOICES}")));
         }
         let prompt = self.prompt.unwrap_or(Prompt::Text(String::new()));
-        let prompts = match &prompt {
-            Prompt::Text(_) | Prompt::Ids(_) => 1,
-            Prompt::Texts(texts) => texts.len(),
-            Prompt::ManyIds(lists) => lists.len(),
-        };
-        // An empty list reads as a list of texts.
+        let prompts = prompt.count();
         if prompts == 0 {
             return Err(Problem::bad("prompt", "the list of prompts is empty"));
         }
@@ -120,24 +87,20 @@ impl Body {
             let message = "max_tokens is 0: there is nothing to answer without echo";
             return Err(Problem::bad("max_tokens", message));
         }
-        if let Some(logprobs) = self.logprobs.filter(|&logprobs| logprobs > MOST_LOGPROBS) {
+        let logprobs = self.logprobs.and_then(|Logprobs(count)| count);
+        if let Some(logprobs) = logprobs.filter(|&logprobs| logprobs > MOST_LOGPROBS) {
             let message = format!("logprobs is {logprobs}; choose 0 to {MOST_LOGPROBS}");
             return Err(Problem::bad("logprobs", message));
         }
-        if stream && self.logprobs.is_some() {
+        if stream && logprobs.is_some() {
             return Err(Problem::bad("logprobs", "logprobs cannot be streamed: leave out stream"));
         }
         if self.stream_options.is_some() && !stream {
             return Err(Problem::bad("stream_options", "stream_options needs stream"));
         }
-        let stop = match self.stop {
-            None => Vec::new(),
-            Some(Stop::One(stop)) => vec![stop],
-            Some(Stop::Many(stops)) => stops,
-        };
-        if stop.len() > MOST_STOPS || stop.iter().any(String::is_empty) {
-            let message = format!("stop takes at most {MOST_STOPS} strings, none of them empty");
-            return Err(Problem::bad("stop", message));
+        let Stop(stop) = self.stop.unwrap_or_default();
+        if stop.iter().any(String::is_empty) {
+            return Err(Problem::bad("stop", "stop takes strings that are not empty"));
         }
         let temperature = self.temperature.unwrap_or(1.0);
         if !temperature.is_finite() || temperature < 0.0 {
@@ -161,11 +124,12 @@ impl Body {
             top_p,
             seed: self.seed.map_or_else(any_seed, i64::cast_unsigned),
             max_tokens,
+            past_context: self.past_context.unwrap_or(false),
             end_token: None,
             stop,
-            top_logprobs: self.logprobs,
+            top_logprobs: logprobs,
         };
-        let usage = self.stream_options.and_then(|options| options.include_usage);
+        let usage = self.stream_options.and_then(|Object(options)| options.include_usage);
         let stream_usage = usage.unwrap_or(false);
         Ok(Wanted { prompt, samples, options, echo, stream, stream_usage })
     }
@@ -176,7 +140,7 @@ impl Body {
             "presence_penalty"
         } else if penalty(self.frequency_penalty) {
             "frequency_penalty"
-        } else if self.logit_bias.as_ref().is_some_and(|bias| !bias.is_empty()) {
+        } else if self.logit_bias.as_ref().is_some_and(|Entries(count)| *count > 0) {
             "logit_bias"
         } else if self.suffix.as_ref().is_some_and(|suffix| !suffix.is_empty()) {
             "suffix"

@@ -1,11 +1,15 @@
 //! What the server has to answer with.
 
-use std::sync::atomic::AtomicUsize;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use mediswift_data::Tokenizer;
 use mediswift_model::Gpt;
 use serde_json::{Value, json};
+
+use super::guard::Guard;
+use super::queue::Queue;
 
 /// What every answer says of the model.
 pub const NOTICE: &str = "For research only. Not for clinical use.";
@@ -15,20 +19,21 @@ pub struct Service {
     pub name: String,
     pub started: u64,
     pub gpt: Gpt,
-    pub tokenizer: mediswift_data::Tokenizer,
-    /// Held by the one request that computes.
-    pub turn: Mutex<()>,
-    /// Requests under way.
-    pub active: AtomicUsize,
+    pub tokenizer: Tokenizer,
+    /// Whether prompts are shown as fine-tuning did, with the model's soft prompt behind them.
+    pub soft_prompt: bool,
+    pub guard: Guard,
+    /// For requests that are read and tokenized.
+    pub reading: Queue,
+    /// For requests that need the model.
+    pub computing: Queue,
+    /// Whether the server stops.
+    pub stops: Arc<AtomicBool>,
+    /// Requests that came.
+    pub requests: AtomicU64,
 }
 
 impl Service {
-    /// Waits until no other request computes.
-    pub fn turn(&self) -> MutexGuard<'_, ()> {
-        // It guards no data that a panic could have left half-changed.
-        self.turn.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// The model as `/v1/models` lists it.
     pub fn model(&self) -> Value {
         json!({

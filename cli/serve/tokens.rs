@@ -3,7 +3,9 @@
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::object::AtMost;
 use super::problem::Problem;
+use super::prompt::MOST_TOKENS;
 use super::service::Service;
 
 /// A text to tokenize.
@@ -15,7 +17,7 @@ pub struct Tokenize {
 /// Tokens to make a text of.
 #[derive(Deserialize)]
 pub struct Detokenize {
-    tokens: Vec<u32>,
+    tokens: AtMost<u32, MOST_TOKENS>,
 }
 
 /// The name of the token between documents.
@@ -54,7 +56,7 @@ pub fn tokenize(service: &Service, Tokenize { prompt }: Tokenize) -> Result<Valu
 
 /// The text of ids.
 pub fn detokenize(service: &Service, Detokenize { tokens }: Detokenize) -> Result<Value, Problem> {
-    let text = service.tokenizer.decode(&tokens);
+    let text = service.tokenizer.decode(&tokens.0);
     let text = text.map_err(|error| Problem::bad("tokens", error.to_string()))?;
     Ok(json!({ "prompt": text }))
 }

@@ -2,10 +2,16 @@
 //!
 //! Every continuation draws from a random stream of its own, given by seed and sample: it depends
 //! neither on the prompts and samples made beside it nor on the number of threads.
+//!
+//! A model has learned as many positions as it has. A text that needs more ends there, or, where
+//! [`GenerateOptions::past_context`] says so, goes on in a window that slides: whenever all positions are
+//! used, the latest half of the tokens is read again from the first position on, and the rest is
+//! forgotten. So every later token is predicted from at least half the positions.
 
 use crate::decode::Decoder;
 use crate::error::Error;
 use crate::gpt::Gpt;
+use crate::watch::{Progress, Watch};
 use mediswift_data::Tokenizer;
 use mediswift_engine::ops::Prediction;
 use rand_chacha::ChaCha8Rng;
@@ -13,6 +19,7 @@ use rand_chacha::rand_core::{Rng, SeedableRng};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use std::ops::ControlFlow;
+use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 /// How the next token is chosen and when to stop.
@@ -28,6 +35,8 @@ pub struct GenerateOptions {
     pub seed: u64,
     /// Most tokens to add.
     pub max_tokens: usize,
+    /// Whether to go on when all positions of the model are used, in a window that slides.
+    pub past_context: bool,
     /// The token that ends a text, such as the tokenizer's end of text.
     pub end_token: Option<u32>,
     /// Texts before which to stop.
@@ -44,6 +53,7 @@ impl Default for GenerateOptions {
             top_p: 1.0,
             seed: 0,
             max_tokens: 100,
+            past_context: false,
             end_token: None,
             stop: Vec::new(),
             top_logprobs: None,
@@ -106,37 +116,45 @@ pub type Listener<'a> = &'a mut dyn FnMut(&str) -> ControlFlow<()>;
 /// # Ok::<(), mediswift_model::Error>(())
 /// ```
 /// # Errors
-/// If the prompt is empty, longer than the model's positions or outside the vocabulary, or an
-/// option is out of range.
+/// If the prompt is empty, longer than the model's positions or outside the vocabulary, an option is
+/// out of range, or the model computes no finite numbers.
 pub fn generate(
     gpt: &Gpt,
     prompt: &[u32],
     options: &GenerateOptions,
     tokenizer: &Tokenizer,
 ) -> Result<Generation, Error> {
-    let mut sampler = Sampler::new(options, 0)?;
-    Ok(proceed(read(gpt, prompt)?, &mut sampler, tokenizer, None))
+    let sampler = Sampler::new(options, 0)?;
+    proceed(gpt, prompt, sampler, tokenizer, Watched { listen: None, told: &mut |_| Ok(()) })
 }
 
 /// Continues each of `prompts` in several ways, `samples` of them, the first of which is that of
 /// [`generate`]: `[prompt][sample]`. As many as there are threads are computed at the same time.
 /// # Errors
-/// As for [`generate`].
+/// As for [`generate`], or if `watch`, which is told of every token, asks to stop.
 pub fn generate_many(
     gpt: &Gpt,
     prompts: &[Vec<u32>],
     samples: usize,
     options: &GenerateOptions,
     tokenizer: &Tokenizer,
+    watch: &mut (dyn Watch + Send),
 ) -> Result<Vec<Generation>, Error> {
     let count = prompts.len() * samples;
     let mut made = Vec::with_capacity(count);
+    let watch = Mutex::new(watch);
+    let tell = |tokens| {
+        let mut watch = watch.lock().unwrap_or_else(PoisonError::into_inner);
+        let watch: &mut dyn Watch = &mut **watch;
+        watch.tell(Progress::Generating { tokens })
+    };
     // Not all at once: a decoder holds the keys and values of all positions.
     while made.len() < count {
         let jobs = made.len()..count.min(made.len() + rayon::current_num_threads());
         let job = |job: usize| {
-            let mut sampler = Sampler::new(options, (job % samples) as u64)?;
-            Ok(proceed(read(gpt, &prompts[job / samples])?, &mut sampler, tokenizer, None))
+            let sampler = Sampler::new(options, (job % samples) as u64)?;
+            let watched = Watched { listen: None, told: &mut |tokens| tell(tokens) };
+            proceed(gpt, &prompts[job / samples], sampler, tokenizer, watched)
         };
         made.extend(jobs.into_par_iter().map(job).collect::<Result<Vec<_>, Error>>()?);
     }
@@ -146,7 +164,7 @@ pub fn generate_many(
 /// Sample number `sample` of `prompt`, whose text is handed to `listen` piece by piece as soon as
 /// no later token can change it.
 /// # Errors
-/// As for [`generate`].
+/// As for [`generate_many`].
 pub fn generate_aloud(
     gpt: &Gpt,
     prompt: &[u32],
@@ -154,28 +172,33 @@ pub fn generate_aloud(
     options: &GenerateOptions,
     tokenizer: &Tokenizer,
     listen: Listener<'_>,
+    watch: &mut dyn Watch,
 ) -> Result<Generation, Error> {
-    let mut sampler = Sampler::new(options, sample)?;
-    Ok(proceed(read(gpt, prompt)?, &mut sampler, tokenizer, Some(listen)))
+    let sampler = Sampler::new(options, sample)?;
+    let told = &mut |tokens| watch.tell(Progress::Generating { tokens });
+    proceed(gpt, prompt, sampler, tokenizer, Watched { listen: Some(listen), told })
 }
 
-/// A decoder that has read `prompt`.
-fn read<'a>(gpt: &'a Gpt, prompt: &[u32]) -> Result<Decoder<'a>, Error> {
+/// Who follows a continuation.
+struct Watched<'a> {
+    listen: Option<Listener<'a>>,
+    /// Is told how many tokens were taken before each.
+    told: &'a mut dyn FnMut(usize) -> Result<(), Error>,
+}
+
+/// Takes tokens until there is a reason to stop.
+fn proceed(
+    gpt: &Gpt,
+    prompt: &[u32],
+    mut sampler: Sampler<'_>,
+    tokenizer: &Tokenizer,
+    Watched { mut listen, told: tell }: Watched<'_>,
+) -> Result<Generation, Error> {
     if prompt.is_empty() {
         return Err(Error::input("prompt", "it has no token to continue"));
     }
     let mut decoder = Decoder::new(gpt);
     decoder.read(prompt)?;
-    Ok(decoder)
-}
-
-/// Takes tokens until there is a reason to stop.
-fn proceed(
-    mut decoder: Decoder<'_>,
-    sampler: &mut Sampler<'_>,
-    tokenizer: &Tokenizer,
-    mut listen: Option<Listener<'_>>,
-) -> Generation {
     let options = sampler.options;
     let decode =
         |ids: &[u32]| tokenizer.decode(ids).expect("only the tokenizer's tokens are taken");
@@ -185,7 +208,11 @@ fn proceed(
         if ids.len() == options.max_tokens {
             break (Finish::MaxTokens, None);
         }
+        tell(ids.len())?;
         let logits = decoder.logits();
+        if let Some(&value) = logits.iter().find(|logit| !logit.is_finite()) {
+            return Err(Error::Overflow { value: f64::from(value) });
+        }
         // A model may have room for more tokens than its tokenizer knows.
         let known = &logits[..logits.len().min(tokenizer.vocab_size())];
         let id = sampler.choose(known);
@@ -211,10 +238,14 @@ fn proceed(
                 }
             }
         }
-        if decoder.is_full() {
+        if !decoder.is_full() {
+            decoder.feed(id)?;
+        } else if options.past_context {
+            decoder = Decoder::new(gpt);
+            decoder.read(&latest(prompt, &ids, (gpt.size().context / 2).max(1)))?;
+        } else {
             break (Finish::ContextFull, None);
         }
-        decoder.feed(id).expect("a token of the vocabulary, and there is room for it");
     };
     let seconds = started.elapsed().as_secs_f64().max(f64::MIN_POSITIVE);
     let tokens_per_second = ids.len() as f64 / seconds;
@@ -225,7 +256,13 @@ fn proceed(
         // Nothing is left to be cancelled.
         let _ = listen(rest);
     }
-    Generation { ids, text, finish, tokens_per_second, predictions }
+    Ok(Generation { ids, text, finish, tokens_per_second, predictions })
+}
+
+/// The last `count` tokens of a prompt and its continuation.
+fn latest(prompt: &[u32], ids: &[u32], count: usize) -> Vec<u32> {
+    let all = prompt.len() + ids.len();
+    prompt.iter().chain(ids).copied().skip(all.saturating_sub(count)).collect()
 }
 
 /// How much of `text` no later token changes: not a cut character at its end, nor what may become

@@ -17,6 +17,7 @@
 use crate::error::Error;
 use crate::finetune::encode::steered;
 use crate::gpt::{Gpt, TokenBatch};
+use crate::watch::{Progress, Watch};
 use mediswift_data::Tokenizer;
 use mediswift_engine::ops::Prediction;
 use mediswift_engine::{Arena, TokenLayout};
@@ -97,11 +98,27 @@ struct Window {
 /// # Ok::<(), mediswift_model::Error>(())
 /// ```
 /// # Errors
-/// If a token is not in the vocabulary, or of those that are not scored, not virtual either.
+/// If a token is not in the vocabulary, or of those that are not scored, not virtual either; if the
+/// model computes no finite numbers.
 /// # Panics
 /// If a query scores its first token.
 #[track_caller]
 pub fn score(gpt: &Gpt, queries: &[Query<'_>], top: usize) -> Result<Vec<Score>, Error> {
+    score_watched(gpt, queries, top, &mut ())
+}
+
+/// [`score`], which tells `watch` of every pass.
+/// # Errors
+/// As for [`score`], or if `watch` asks to stop.
+/// # Panics
+/// If a query scores its first token.
+#[track_caller]
+pub fn score_watched(
+    gpt: &Gpt,
+    queries: &[Query<'_>],
+    top: usize,
+    watch: &mut dyn Watch,
+) -> Result<Vec<Score>, Error> {
     let positions = gpt.size().context;
     let mut windows = Vec::new();
     let mut scores = vec![Score { is_greedy: true, ..Score::default() }; queries.len()];
@@ -123,6 +140,7 @@ pub fn score(gpt: &Gpt, queries: &[Query<'_>], top: usize) -> Result<Vec<Score>,
     let mut layout = None;
     let mut rest = &windows[..];
     while let Some(longest) = rest.first() {
+        watch.tell(Progress::Judging { done: windows.len() - rest.len(), all: windows.len() })?;
         let context = padded(longest);
         let equal = rest.partition_point(|window| padded(window) == context);
         let (pass, after) = rest.split_at(equal.min((PASS / context).max(1)));
@@ -138,6 +156,9 @@ pub fn score(gpt: &Gpt, queries: &[Query<'_>], top: usize) -> Result<Vec<Score>,
             let score = &mut scores[window.query];
             for input in window.first..window.inputs.end {
                 let prediction = std::mem::take(&mut found[input - window.inputs.start]);
+                if !prediction.logprob.is_finite() {
+                    return Err(Error::Overflow { value: prediction.logprob });
+                }
                 match ids.get(input + 1) {
                     Some(&id) => {
                         score.is_greedy &= prediction.top.first().is_some_and(|t| t.0 == id);

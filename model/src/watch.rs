@@ -1,7 +1,7 @@
 //! [`Watch`]: is told how long work gets on, and answers whether it shall.
 //!
-//! Training, evaluation, fine-tuning with all its judging and its baselines tell one watch of every
-//! piece of work. Told to stop, they end at that place with [`Error::Stopped`], in fractions of a
+//! Training, evaluation, scoring, generation, fine-tuning with all its judging and its baselines tell one
+//! watch of every piece of work. Told to stop, they end at that place with [`Error::Stopped`], in fractions of a
 //! second as a rule; every long job says what it leaves then.
 
 use crate::error::Error;
@@ -96,6 +96,11 @@ pub enum Progress<'a> {
         done: usize,
         /// Of how many.
         all: usize,
+    },
+    /// A continuation is to get another token.
+    Generating {
+        /// How many it has.
+        tokens: usize,
     },
     /// The validation loss was measured.
     Evaluated(&'a Validation),

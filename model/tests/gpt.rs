@@ -5,9 +5,12 @@ mod support;
 use mediswift_data::tokenizer::END_OF_TEXT;
 use mediswift_engine::{Arena, Gradients, Parameters, Shape, TokenLayout};
 use mediswift_model::decode::Decoder;
+use mediswift_model::error::ErrorKind;
 use mediswift_model::generate::{Finish, GenerateOptions, generate, generate_aloud, generate_many};
-use mediswift_model::score::{Query, encode_pair, evaluate_texts, score};
-use mediswift_model::{Config, Gpt, Optimisation, TokenBatch};
+use mediswift_model::score::{Query, encode_pair, evaluate_texts, score, score_watched};
+use mediswift_model::watch::Progress;
+use mediswift_model::{Config, Error, Gpt, Optimisation, TokenBatch};
+use std::ops::ControlFlow;
 
 const LAYOUT: TokenLayout = TokenLayout { sequences: 2, context: 19 };
 
@@ -239,22 +242,36 @@ fn generation_stops_where_it_is_told_to() {
     assert_eq!(again, generate(&gpt, &prompt, &random, &tokenizer).unwrap().ids);
 
     // Samples differ, and do not depend on each other; what is told piece by piece is the text.
-    let samples =
-        generate_many(&gpt, &[prompt.clone(), vec![1], prompt.clone()], 3, &random, &tokenizer)
-            .unwrap();
+    let samples = generate_many(
+        &gpt,
+        &[prompt.clone(), vec![1], prompt.clone()],
+        3,
+        &random,
+        &tokenizer,
+        &mut (),
+    )
+    .unwrap();
     assert_eq!(samples[0].ids, again);
     assert_eq!(samples.len(), 9);
     assert!(samples[..3].iter().zip(&samples[6..]).all(|(a, b)| a.ids == b.ids));
     assert!(samples[1].ids != again && samples[1].ids != samples[2].ids);
     let mut told = Vec::new();
-    let aloud = generate_aloud(&gpt, &prompt, 1, &random, &tokenizer, &mut |piece| {
-        told.push(piece.to_string());
-        std::ops::ControlFlow::Continue(())
-    });
+    let aloud = generate_aloud(
+        &gpt,
+        &prompt,
+        1,
+        &random,
+        &tokenizer,
+        &mut |piece| {
+            told.push(piece.to_string());
+            std::ops::ControlFlow::Continue(())
+        },
+        &mut (),
+    );
     assert_eq!(told.concat(), samples[1].text);
     assert_eq!(aloud.unwrap().ids, samples[1].ids);
     let mut cancel = |_: &str| std::ops::ControlFlow::Break(());
-    let cut = generate_aloud(&gpt, &prompt, 1, &random, &tokenizer, &mut cancel).unwrap();
+    let cut = generate_aloud(&gpt, &prompt, 1, &random, &tokenizer, &mut cancel, &mut ()).unwrap();
     assert!(cut.finish == Finish::Cancelled && cut.ids.len() < 5, "{cut:?}");
 
     // Predictions are those of scoring; the end token has one too.
@@ -274,6 +291,85 @@ fn generation_stops_where_it_is_told_to() {
     let error = generate(&gpt, &long, &greedy, &tokenizer).unwrap_err().to_string();
     assert!(error.contains("exceeds the model's 32 positions"), "{error}");
     assert!(generate(&gpt, &[], &greedy, &tokenizer).is_err());
+}
+
+#[test]
+fn a_window_slides_past_the_positions() {
+    let folder = tempfile::tempdir().unwrap();
+    let tokenizer = support::dataset(folder.path(), 1).tokenizer().unwrap();
+    let mut config = support::config(0.75);
+    config.model.vocabulary = tokenizer.vocab_size();
+    let gpt = Gpt::new(&config).unwrap();
+    let prompt = tokenizer.encode("patients with");
+    let short = GenerateOptions { temperature: 0.0, max_tokens: 100, ..Default::default() };
+    let cut = generate(&gpt, &prompt, &short, &tokenizer).unwrap();
+    assert_eq!(cut.finish, Finish::ContextFull);
+    let long = GenerateOptions { past_context: true, top_logprobs: Some(1), ..short };
+    let whole = generate(&gpt, &prompt, &long, &tokenizer).unwrap();
+    assert_eq!((whole.ids.len(), whole.finish), (100, Finish::MaxTokens));
+    assert_eq!(whole.ids[..cut.ids.len()], cut.ids);
+    assert_eq!(whole.predictions.len(), 100);
+
+    // Every token is the likeliest after a window that begins anew where the one before is full.
+    let all: Vec<u32> = prompt.iter().chain(&whole.ids).copied().collect();
+    let (mut begins, mut decoder) = (0, Decoder::new(&gpt));
+    decoder.read(&prompt).unwrap();
+    for end in prompt.len()..all.len() {
+        if end - begins > 32 {
+            begins = end - 16;
+            decoder = Decoder::new(&gpt);
+            decoder.read(&all[begins..end]).unwrap();
+        } else if end > prompt.len() {
+            decoder.feed(all[end - 1]).unwrap();
+        }
+        let logits = decoder.logits();
+        assert!(logits.iter().all(|&logit| logit <= logits[all[end] as usize]), "token {end}");
+    }
+}
+
+#[test]
+fn generation_and_scoring_stop_when_their_watch_says_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let tokenizer = support::dataset(folder.path(), 1).tokenizer().unwrap();
+    let mut config = support::config(0.75);
+    config.model.vocabulary = tokenizer.vocab_size();
+    let gpt = Gpt::new(&config).unwrap();
+    let mut left = 5;
+    let mut watch = |_: Progress<'_>| {
+        left -= 1;
+        if left > 0 { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+    };
+    let options = GenerateOptions { past_context: true, max_tokens: 1 << 40, ..Default::default() };
+    let stopped = generate_many(&gpt, &[vec![1]], 2, &options, &tokenizer, &mut watch);
+    assert!(matches!(stopped, Err(Error::Stopped)));
+    let mut stop = |_: Progress<'_>| ControlFlow::Break(());
+    let mut listen = |_: &str| ControlFlow::Continue(());
+    let stopped = generate_aloud(&gpt, &[1], 0, &options, &tokenizer, &mut listen, &mut stop);
+    assert!(matches!(stopped, Err(Error::Stopped)));
+    let ids = [1, 2, 3];
+    let stopped = score_watched(&gpt, &[Query::all(&ids)], 1, &mut stop);
+    assert!(matches!(stopped, Err(Error::Stopped)));
+}
+
+#[test]
+fn what_overflows_is_no_text_and_no_score() {
+    let folder = tempfile::tempdir().unwrap();
+    let tokenizer = support::dataset(folder.path(), 1).tokenizer().unwrap();
+    let mut config = support::config(0.75);
+    config.model.vocabulary = tokenizer.vocab_size();
+    for tensor in ["ln_final.weight", "blocks.0.mlp.down.weight"] {
+        let mut gpt = Gpt::new(&config).unwrap();
+        let id = gpt.parameters().find(tensor).unwrap();
+        gpt.parameters_mut()[id].fill(3e38);
+        gpt.refresh();
+        for temperature in [0.0, 1.0] {
+            let options = GenerateOptions { temperature, ..Default::default() };
+            let error = generate(&gpt, &[1, 2], &options, &tokenizer).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::NonFinite, "{tensor}: {error}");
+        }
+        let error = score(&gpt, &[Query::all(&[1, 2, 3])], 1).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::NonFinite, "{tensor}: {error}");
+    }
 }
 
 #[test]

@@ -163,14 +163,19 @@ impl<'a> ExampleEncoder<'a> {
 /// # Errors
 /// If the model has no soft prompt.
 pub fn steered(gpt: &Gpt, tokenizer: &Tokenizer, source: &str) -> Result<Vec<u32>, Error> {
+    steered_ids(gpt, tokenizer, &tokenizer.encode(source))
+}
+
+/// [`steered`], of the tokens of a source.
+/// # Errors
+/// If the model has no soft prompt.
+pub fn steered_ids(gpt: &Gpt, tokenizer: &Tokenizer, source: &[u32]) -> Result<Vec<u32>, Error> {
     let prompt = gpt.prompt_ids();
     if prompt.is_empty() {
         return Err(Error::setting("the model", "has no soft prompt: leave --soft-prompt out"));
     }
-    let mut ids = vec![tokenizer.end_of_text()];
-    ids.extend(tokenizer.encode(source));
-    ids.extend(prompt);
-    Ok(ids)
+    let end = [tokenizer.end_of_text()];
+    Ok(end.iter().chain(source).copied().chain(prompt).collect())
 }
 
 /// Sequences of any length as one batch, padded to the longest; only targets have weight.
