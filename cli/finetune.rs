@@ -208,6 +208,10 @@ impl Watch for Watcher<'_> {
                 let bar = self.bar.get_or_insert_with(bar);
                 bar.set_position(step as u64);
                 bar.set_message(format!("epoch {epoch}  loss {loss:.4}"));
+                // Where nobody sees the bar: ten lines a training.
+                if bar.is_hidden() && step.is_multiple_of((steps / 10).max(1)) {
+                    output::note(&format!("  step {step} of {steps}  loss {loss:.4}"));
+                }
             }
             Progress::Passed { epoch, train_loss, dev_loss, dev_score } => self.note(&format!(
                 "  epoch {epoch}: loss {train_loss:.4}, dev loss {dev_loss:.4}, dev score {:.2} %",
