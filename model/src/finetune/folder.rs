@@ -17,6 +17,8 @@
 //! Every file is written whole or not at all, and a cell's report after its weights: what is there
 //! need not be computed again.
 
+pub use super::identity::{SETTINGS, read_settings};
+
 use super::identity::{IDENTITY, Identity};
 use super::settings::Settings;
 use super::train::{Cell, CellReport};
@@ -29,11 +31,8 @@ use mediswift_engine::Parameters;
 use mediswift_files::{self as files, Lock};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use std::fs;
 use std::path::{Path, PathBuf};
 
-/// The settings of a run: a folder that has it is a fine-tuning run.
-pub const SETTINGS: &str = "finetune.toml";
 /// The folder, locked for writing.
 #[derive(Debug)]
 pub(crate) struct Folder {
@@ -173,15 +172,4 @@ impl Folder {
         checkpoint::save(path, &snapshot)?;
         Ok(())
     }
-}
-
-/// The settings of the run in `path`.
-/// # Errors
-/// If there is no fine-tuning run, or it cannot be read.
-pub fn read_settings(path: &Path) -> Result<Settings, Error> {
-    let file = path.join(SETTINGS);
-    let text = fs::read_to_string(&file).map_err(Error::io("read", &file))?;
-    let identity: Identity = run::json::read(&path.join(IDENTITY))?;
-    let task = crate::tasks::task(&identity.task)?;
-    Settings::from_toml(&text, &file, task)
 }
