@@ -224,7 +224,9 @@ fn a_run_ends_the_same_whatever_step_of_it_was_refused() {
         }
         // What is removed may be removed later.
         if let Err(error) = ended {
-            assert_eq!(error.kind(), ErrorKind::Io, "step {before}: {error}");
+            // The tokenizer is the data's to write.
+            let is_refusal = matches!(error.kind(), ErrorKind::Io | ErrorKind::Data);
+            assert!(is_refusal, "step {before}: {error}");
         }
         refusals += 1;
         let report = start_or_resume(&data, &out);
