@@ -1,6 +1,7 @@
 //! Pictures as SVG and PNG.
 
 pub mod losses;
+pub mod parts;
 pub mod sizes;
 pub mod speedup;
 
@@ -97,6 +98,32 @@ fn write_png(file: &mut Draft, width: u32, height: u32, pixels: &[u8]) -> anyhow
     let mut writer = encoder.write_header()?;
     writer.write_image_data(pixels)?;
     Ok(writer.finish()?)
+}
+
+/// Length of a line in a legend, in units of the SVG.
+pub const LEGEND_LINE: u32 = 30;
+
+/// The dashes of a legend's line, number by number, in pixels from its left end: of one that is drawn
+/// with dashes and gaps of so many units. Five are enough for any; those beyond the end lie on the first.
+pub fn legend_dash(
+    (dash, gap): (u32, u32),
+    scale: u32,
+    style: ShapeStyle,
+) -> impl Fn(u32) -> PathElement<(i32, i32)> + Clone {
+    move |number| {
+        let from = Some(number * (dash + gap)).filter(|from| *from < LEGEND_LINE).unwrap_or(0);
+        let to = (from + dash).min(LEGEND_LINE);
+        PathElement::new([from, to].map(|x| ((x * scale) as i32, 0)), style)
+    }
+}
+
+/// A number without needless zeros.
+pub fn trimmed(value: f64) -> String {
+    let text = format!("{value:.2}");
+    match text.contains('.') {
+        true => text.trim_end_matches('0').trim_end_matches('.').to_string(),
+        false => text,
+    }
 }
 
 /// Something that can be drawn on any kind of area.

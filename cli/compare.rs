@@ -9,11 +9,11 @@ use serde_json::json;
 
 use crate::chart::Files;
 use crate::chart::sizes::Sizes;
-use crate::verb::{Context, Exit, Outcome, Verb};
+use crate::verb::{Context, Exit, Outcome, Verb, refuse_to_overwrite};
 
 /// Put fine-tuned runs of one task side by side
 ///
-/// One row per run, with the baselines and the paper's numbers below; with --out also as files,
+/// One row per run, which it names by its folder, with the baselines and the paper's numbers below; with --out also as files,
 /// with a chart of size against score (the paper's Figure 1).
 #[derive(clap::Args)]
 #[command(after_help = "Example:
@@ -26,10 +26,18 @@ pub struct Compare {
     /// The folder to write results.md, results.json, accuracy.svg and accuracy.png to
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
+
+    /// Replace the results of an earlier comparison in that folder
+    #[arg(long, requires = "out")]
+    force: bool,
 }
 
 impl Verb for Compare {
     fn run(self, _: &Context) -> anyhow::Result<Outcome> {
+        if let Some(out) = &self.out {
+            let parts = ["results.md", "results.json", "accuracy.svg", "accuracy.png"];
+            parts.iter().try_for_each(|part| refuse_to_overwrite(&out.join(part), self.force))?;
+        }
         let comparison = read(&self.runs)?;
         let (json, text) = (json!(comparison), comparison.markdown());
         if let Some(out) = &self.out {

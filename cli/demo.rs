@@ -12,6 +12,7 @@ use mediswift_data::{Dataset, Preparation, Split, TokenizerSource};
 use mediswift_files as files;
 use mediswift_kernels::isa::IsaKind;
 use mediswift_model::config::Base;
+use mediswift_model::curves::Curves;
 use mediswift_model::finetune::report::TuningReport;
 use mediswift_model::flops::{Convention, Workload};
 use mediswift_model::generate::{GenerateOptions, Generation, generate};
@@ -20,6 +21,8 @@ use mediswift_model::{Config, Error};
 use serde_json::{Value, json};
 
 use self::twins::{Trained, Twin};
+use crate::chart::Files;
+use crate::chart::losses::{Axis, Losses};
 use crate::signals::StopSignal;
 use crate::trained::DISCLAIMER;
 use crate::verb::{Context, Outcome, Verb};
@@ -29,15 +32,24 @@ use crate::{output, progress};
 const SPARSITY: f64 = 0.75;
 
 /// What a demo leaves in its folder.
-const PARTS: [&str; 7] =
-    ["corpus.jsonl", "dataset", "dense", "sparse", "questions", "tuned", "demo.json"];
+const PARTS: [&str; 9] = [
+    "corpus.jsonl",
+    "dataset",
+    "dense",
+    "sparse",
+    "losses.svg",
+    "losses.png",
+    "questions",
+    "tuned",
+    "demo.json",
+];
 
 /// Train a dense and a 75 % sparse GPT side by side, offline, in minutes
 ///
 /// Makes a synthetic corpus of abstracts, trains a tokenizer and two small GPTs on the same data
 /// from the same initial weights, one dense and one with three quarters of the weights left out,
-/// step by step in turn; then compares losses, speed and theory, lets the sparse one write, and
-/// fine-tunes it, dense and with a soft prompt, to answer questions with yes, no or maybe.
+/// step by step in turn; then compares losses, speed and theory, draws both curves, lets the sparse one
+/// write, and fine-tunes it, dense and with a soft prompt, to answer questions with yes, no or maybe.
 /// The run folders stay, for `eval` and `generate`.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
@@ -128,6 +140,7 @@ impl Verb for Demo {
             threads: context.threads,
             out,
         };
+        report.draw()?;
         let json = report.json();
         let file = serde_json::to_vec_pretty(&json)?;
         files::write(&out.join("demo.json"), &file)?;
@@ -222,6 +235,21 @@ struct Comparison<'a> {
 }
 
 impl Comparison<'_> {
+    /// Draws the losses of both against tokens, operations and time.
+    fn draw(&self) -> anyhow::Result<()> {
+        let runs = ["dense", "sparse"].map(|name| Curves::read(&self.out.join(name)));
+        let title = format!(
+            "The same tokens and first weights, {:.0} % of them left out: {:.2}× as fast, in theory {:.2}×",
+            100.0 * SPARSITY,
+            self.realised_speedup(),
+            self.theoretical_speedup(),
+        );
+        let runs = runs.into_iter().collect::<Result<_, _>>()?;
+        let losses = Losses { title, runs, axes: Axis::ALL.to_vec() };
+        Files::create(&self.out.join("losses.svg"))?.draw(&losses)?;
+        Ok(())
+    }
+
     fn tokens_per_second(&self, twin: &Trained) -> f64 {
         (self.config.train.batch * self.config.train.context) as f64 / twin.seconds_per_step
     }
@@ -275,6 +303,7 @@ impl Comparison<'_> {
             "isa": self.isa.name(),
             "threads": self.threads,
             "data": self.out.join("dataset").display().to_string(),
+            "losses": self.out.join("losses.svg").display().to_string(),
         })
     }
 
@@ -282,9 +311,10 @@ impl Comparison<'_> {
     fn tuned(&self) -> String {
         let tuned = &self.tuned;
         let mut text = format!(
-            "Made dense and fine-tuned with {} prompt tokens, it answers questions about trials with \
-             yes, no or maybe\n({}):\n\n",
-            tuned.settings.finetune.prompt_tokens, tuned.split
+            "Made dense and fine-tuned ({}), it answers questions about trials with yes, no or maybe\n\
+             ({}):\n\n",
+            tuned.method(),
+            tuned.split
         );
         let mut row = |name: &str, value: f64| {
             text += &format!("  {name:<26} {:>10.1} % right\n", 100.0 * value);
@@ -330,9 +360,9 @@ A model that has learnt nothing has a loss of {:.3}. Given the beginning of a he
 
 {}
 {}
-Go on with:
-  mediswift eval {out}/sparse --data {out}/dataset
-  mediswift generate {out}/sparse --prompt \"{}\"
+The curves of both are drawn in {out}/losses.svg. Go on with:
+  {program} eval {out}/sparse --data {out}/dataset
+  {program} generate {out}/sparse --prompt \"{}\"
 ",
             self.realised_speedup(),
             self.theoretical_speedup(),
@@ -342,6 +372,7 @@ Go on with:
             self.tuned(),
             self.prompt.trim().replace('"', ""),
             out = self.out.display(),
+            program = output::program(),
         );
         text
     }

@@ -10,13 +10,16 @@ use mediswift_model::finetune::folder::read_settings;
 use mediswift_model::finetune::report::TuningReport;
 use mediswift_model::finetune::settings::{Settings, TuningBase};
 use mediswift_model::finetune::{Job, finetune};
+use mediswift_model::memory::Memory;
 use mediswift_model::named::Named;
+use mediswift_model::run;
 use mediswift_model::tasks::{Task, task};
 use mediswift_model::watch::{Progress, Watch};
 use serde_json::json;
 
 use crate::chart::Files;
 use crate::chart::sizes::Sizes;
+use crate::machine;
 use crate::signals::StopSignal;
 use crate::trained::{DISCLAIMER, Which};
 use crate::verb::{Context, Exit, Outcome, Verb};
@@ -75,6 +78,10 @@ pub struct Finetune {
     #[arg(long)]
     allow_overlap: bool,
 
+    /// Train even what seems not to fit into memory
+    #[arg(long)]
+    anyway: bool,
+
     /// Print all settings as TOML, each with what it means, and train nothing
     #[arg(long)]
     print_config: bool,
@@ -92,6 +99,11 @@ impl Verb for Finetune {
                 settings.to_commented_toml(),
             ));
         };
+        // What is no run is refused below, where all files are read.
+        if let (Ok(config), false) = (run::read_config(from), self.anyway) {
+            let memory = Memory::of_tuning(&config, &settings);
+            memory.require("fine-tuning", machine::free_memory())?;
+        }
         let folders: Vec<PathBuf> = [data].into_iter().chain(&self.also).cloned().collect();
         let signals = StopSignal::watch()?;
         let job = Job {
@@ -196,6 +208,10 @@ impl Watch for Watcher<'_> {
                 let bar = self.bar.get_or_insert_with(bar);
                 bar.set_position(step as u64);
                 bar.set_message(format!("epoch {epoch}  loss {loss:.4}"));
+                // Where nobody sees the bar: ten lines a training.
+                if bar.is_hidden() && step.is_multiple_of((steps / 10).max(1)) {
+                    output::note(&format!("  step {step} of {steps}  loss {loss:.4}"));
+                }
             }
             Progress::Passed { epoch, train_loss, dev_loss, dev_score } => self.note(&format!(
                 "  epoch {epoch}: loss {train_loss:.4}, dev loss {dev_loss:.4}, dev score {:.2} %",

@@ -85,11 +85,31 @@ impl Machine {
         })
     }
 
-    /// Whether that many bytes are free now.
+    /// Whether that many bytes are free now, as far as the system tells.
     pub fn has_room_for(&self, bytes: u64) -> bool {
-        let limit = self.memory.limit.unwrap_or(u64::MAX);
-        bytes <= self.memory.available.min(limit)
+        self.memory.free().is_none_or(|free| bytes <= free)
     }
+}
+
+/// Bytes of memory that this process can still take, where the system tells.
+pub fn free_memory() -> Option<u64> {
+    memory().free()
+}
+
+impl Memory {
+    fn free(&self) -> Option<u64> {
+        // A machine without memory is one that does not tell.
+        let available = Some(self.available).filter(|available| *available > 0);
+        [available, self.limit, address_space()].into_iter().flatten().min()
+    }
+}
+
+/// Bytes of addresses left to this process (`ulimit -v`), which cluster schedulers limit to what was
+/// asked for.
+fn address_space() -> Option<u64> {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::As).current?;
+    let pages: u64 = first_word(&read("/proc/self/statm")?)?.parse().ok()?;
+    Some(limit.saturating_sub(pages * rustix::param::page_size() as u64))
 }
 
 impl Cpu {
@@ -227,6 +247,50 @@ fn read(path: &str) -> Option<String> {
 
 fn first_word(text: &str) -> Option<&str> {
     text.split_whitespace().next()
+}
+
+/// Share of the CPUs from which on others disturb a measurement.
+pub const DISTURBED: f64 = 0.05;
+
+/// How busy the machine is, at one instant: to be compared with a later one.
+pub struct Load {
+    /// Time of all CPUs so far, idle or not, in ticks of the system, like all of these.
+    all: u64,
+    /// What of it was not idle, time that a virtual machine did not get included.
+    busy: u64,
+    /// What of it this process had.
+    own: u64,
+}
+
+impl Load {
+    /// Now, where the system tells.
+    pub fn now() -> Option<Self> {
+        let text = read("/proc/stat")?;
+        let line = text.lines().find_map(|line| line.strip_prefix("cpu "))?;
+        let times: Vec<u64> = line.split_whitespace().map_while(|t| t.parse().ok()).collect();
+        // user nice system idle iowait irq softirq steal; guests are counted in user already.
+        let &[user, nice, system, idle, waiting, irq, soft_irq, stolen] = times.get(..8)? else {
+            return None;
+        };
+        let busy = user + nice + system + irq + soft_irq + stolen;
+        // Behind the program's name, which may hold anything, state is the first field and user and
+        // system time are the twelfth and thirteenth.
+        let process = read("/proc/self/stat")?;
+        let fields = process.rsplit_once(')')?.1.split_whitespace();
+        let own = fields.skip(11).take(2).map_while(|time| time.parse::<u64>().ok()).sum();
+        Some(Self { all: busy + idle + waiting, busy, own })
+    }
+
+    /// Share of all CPUs that others have taken since, if enough time has passed to tell.
+    pub fn others_since(self) -> Option<f64> {
+        /// Two CPUs for half a second, by the usual hundred ticks.
+        const ENOUGH: u64 = 100;
+        let now = Self::now()?;
+        let all = now.all.checked_sub(self.all).filter(|all| *all >= ENOUGH)?;
+        let busy = now.busy.saturating_sub(self.busy);
+        let others = busy.saturating_sub(now.own.saturating_sub(self.own));
+        Some(others as f64 / all as f64)
+    }
 }
 
 /// Most memory this process ever had resident, in bytes, where the system tells.

@@ -33,6 +33,12 @@ pub fn finish(done: anyhow::Result<Outcome>, json: bool) -> ExitCode {
     }
 }
 
+/// The program by the name under which it was called, which works once more: with `cargo run` it is not
+/// on the path.
+pub fn program() -> String {
+    std::env::args_os().next().map_or("mediswift".into(), |name| name.display().to_string())
+}
+
 /// Prints help where it was asked for, and otherwise what is wrong with the arguments.
 pub fn usage(error: &clap::Error) -> ExitCode {
     if !error.use_stderr() {
@@ -79,7 +85,8 @@ pub fn reader_left(written: io::Result<()>) -> anyhow::Result<bool> {
     }
 }
 
-fn print(text: &str) -> anyhow::Result<()> {
+/// Prints on stdout, unless its reader has left.
+pub fn print(text: &str) -> anyhow::Result<()> {
     let mut stdout = io::stdout().lock();
     reader_left(stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush())).map(drop)
 }

@@ -104,7 +104,8 @@ impl Plot {
             }));
         }
         let axes = self.x.map_or(Axis::ALL.to_vec(), |axis| vec![axis]);
-        self.draw(&Losses { runs, axes }, json!({ "figure": "losses", "runs": rows }), text)
+        let title = "Loss of training and validation".to_string();
+        self.draw(&Losses { title, runs, axes }, json!({ "figure": "losses", "runs": rows }), text)
     }
 
     fn sizes(&self) -> anyhow::Result<Outcome> {

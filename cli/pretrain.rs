@@ -10,6 +10,7 @@ use mediswift_data::Dataset;
 use mediswift_kernels::isa::IsaKind;
 use mediswift_kernels::probe;
 use mediswift_model::config::Base;
+use mediswift_model::memory::Memory;
 use mediswift_model::pretrain::pretrain;
 use mediswift_model::run::{StepMetrics, TrainingReport};
 use mediswift_model::session::Session;
@@ -17,6 +18,7 @@ use mediswift_model::watch::{Pace, Progress, Watch};
 use mediswift_model::{Config, Error, plans, run};
 use serde_json::json;
 
+use crate::machine;
 use crate::signals::StopSignal;
 use crate::verb::{self, Context, Exit, Outcome, Verb};
 use crate::{output, progress, trained};
@@ -74,6 +76,10 @@ pub struct Pretrain {
     #[arg(long)]
     resume: bool,
 
+    /// Train even what seems not to fit into memory
+    #[arg(long)]
+    anyway: bool,
+
     /// Refuse a run whose newest checkpoint is damaged, rather than go on from an older one
     #[arg(long, requires = "resume")]
     strict: bool,
@@ -95,6 +101,13 @@ impl Verb for Pretrain {
             return Ok(Outcome::new(serde_json::to_value(&config)?, config.to_commented_toml()));
         };
         let dataset = Arc::new(Dataset::open(data)?);
+        if !self.anyway {
+            let mut with_vocabulary = config.clone();
+            if config.model.vocabulary == 0 {
+                with_vocabulary.model.vocabulary = dataset.vocab_size();
+            }
+            Memory::of_step(&with_vocabulary).require("training", machine::free_memory())?;
+        }
         let signals = StopSignal::watch()?;
         let bar = progress::training(config.train.steps as u64);
         let log_every = self.log_every.unwrap_or((config.train.steps / 100).clamp(1, 100));

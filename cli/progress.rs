@@ -17,6 +17,11 @@ pub fn count(total: u64, message: &'static str) -> ProgressBar {
     bar(total, message, "{msg:<24} {wide_bar} {human_pos}/{human_len} {eta}")
 }
 
+/// A bar for pieces of work that differ in effort.
+pub fn effort(total: u64, message: &'static str) -> ProgressBar {
+    bar(total, message, "{msg:<24} {wide_bar} {percent} % {eta}")
+}
+
 /// A bar for training, whose messages say how it goes and when it ends.
 pub fn training(steps: u64) -> ProgressBar {
     bar(steps, "training", "{wide_bar} {human_pos}/{human_len}  {msg}")

@@ -61,6 +61,28 @@ impl StopSignal {
         Outcome { json, text: String::new(), exit: 128 + number(signal) }
     }
 
+    /// The outcome of work that is worth something when it is not done: where a signal ended it, with
+    /// the signal's number and exit code, and a note on stderr.
+    pub fn partial(&self, note: &str, mut outcome: Outcome) -> Outcome {
+        let signal = self.first.load(Ordering::Relaxed);
+        if signal != 0 {
+            output::note(&format!("signal {signal}: {note}"));
+            outcome.json["interrupted"] = json!(signal);
+            outcome.exit = 128 + number(signal);
+        }
+        outcome
+    }
+
+    /// Nothing, unless a signal came.
+    /// # Errors
+    /// One that says `what` and exits with the signal's code.
+    pub fn check(&self, what: &str) -> anyhow::Result<()> {
+        match self.first.load(Ordering::Relaxed) {
+            0 => Ok(()),
+            signal => Err(Exit::interrupted(number(signal), what).into()),
+        }
+    }
+
     /// An error caused by a signal exits with the signal's code; other errors pass through.
     pub fn explain(&self, error: mediswift_data::DataError) -> anyhow::Error {
         match self.first.load(Ordering::Relaxed) {

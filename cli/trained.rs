@@ -49,10 +49,10 @@ pub fn load(folder: &Path, which: Which) -> anyhow::Result<LoadedModel> {
     Ok(model)
 }
 
-/// Says that an older model is used, and why.
+/// Says which model is used where others were passed over, and why.
 pub fn warn_of(skipped: &[String], step: u64) {
     skipped.iter().for_each(|problem| output::warning(&format!("passed over: {problem}")));
     if !skipped.is_empty() {
-        output::warning(&format!("this is the older model after step {step}; --strict refuses it"));
+        output::warning(&format!("the model is that after step {step}; --strict refuses instead"));
     }
 }

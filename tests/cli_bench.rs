@@ -5,7 +5,10 @@ mod common;
 
 use std::fs;
 
-use common::{contents, failure, json, run};
+use std::io::{BufRead, BufReader, Read};
+use std::process::{Command, Stdio};
+
+use common::{contents, failure, json, program, run};
 use serde_json::Value;
 
 /// Options that make a measurement take milliseconds.
@@ -102,6 +105,66 @@ fn masks_come_from_files() {
     fs::write(at.join("empty.smtx"), "2, 2, 0\n0 0 0\n").expect("a file");
     let message = failure(&run(at, "bench layer --mask empty.smtx"), 1);
     assert!(message.contains("without a non-zero"), "{message}");
+}
+
+/// Far more than anybody waits for.
+const LONG: &str = "--tokens 64 --rounds 1000 --product step --shape 256x256,255x256,256x255 \
+                    --sparsity 0.1,0.2,0.3,0.4,0.5,0.6,0.7,0.8,0.9";
+
+#[cfg(unix)]
+#[test]
+fn an_interrupted_measurement_sums_up_draws_and_saves_what_it_has() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let at = folder.path();
+    let command = format!("bench layer {LONG} --plot chart.svg --save-plans plans.toml");
+    let mut child = program(at)
+        .args(command.split_whitespace())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("the program starts");
+    let mut stdout = BufReader::new(child.stdout.take().expect("piped"));
+    // The first row is there long before the last.
+    let (mut line, mut text) = (String::new(), String::new());
+    while !line.starts_with("256x256") {
+        line.clear();
+        assert!(stdout.read_line(&mut line).expect("read") > 0, "{text}");
+        text += &line;
+    }
+    let pid = child.id().to_string();
+    assert!(Command::new("kill").args(["-INT", &pid]).status().expect("kill").success());
+    stdout.read_to_string(&mut text).expect("read");
+    assert_eq!(child.wait().expect("it ends").code(), Some(130), "{text}");
+    let rows = text.lines().filter(|line| line.starts_with("25")).count();
+    assert!((1..27).contains(&rows), "{text}");
+    assert!(
+        text.contains("geometric mean over shapes") && text.contains("wrote chart.svg"),
+        "{text}"
+    );
+    assert!(fs::read_to_string(at.join("chart.svg")).expect("the chart").contains("256 × 256"));
+    assert!(fs::read_to_string(at.join("plans.toml")).expect("the plans").contains("256x256@"));
+}
+
+#[test]
+fn steps_are_measured_with_their_dense_twin_and_drawn_by_part() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let at = folder.path();
+    let command = "--json bench step --preset micro --batch 1 --ctx 16 --steps 1 --plot step.svg";
+    let report = json(&run(at, command));
+    assert_eq!(rows(&report).len(), 2);
+    assert_eq!((number(&rows(&report)[0]["sparsity"]), number(&report["sparsity"])), (0.0, 0.75));
+    // With a vocabulary that leaves something to gain.
+    assert!(number(&report["theoretical_speedup"]) > 1.2, "{report}");
+    let parts = report["parts"].as_array().expect("parts");
+    let head =
+        parts.iter().filter(|part| part["name"].as_str().is_some_and(|n| n.contains("head")));
+    assert_eq!(head.count(), 2, "forward and backward");
+    let svg = fs::read_to_string(at.join("step.svg")).expect("the chart");
+    for part in ["dense", "75 % sparse", "output head, forward", "linear layers, backward"] {
+        assert!(svg.contains(part), "no '{part}' in the chart");
+    }
+    assert!(fs::read(at.join("step.png")).expect("the chart").starts_with(b"\x89PNG"));
+    let refused = failure(&run(at, "bench step --preset micro --vocab 0"), 2);
+    assert!(refused.contains("--vocab"), "{refused}");
 }
 
 #[test]

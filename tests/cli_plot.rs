@@ -66,7 +66,8 @@ fn losses_of_runs_are_drawn_against_tokens_operations_and_time() {
         "mixed: 70 % sparse, by groups",
         "tokens (thousands)",
         "training operations (10⁹ FLOP)",
-        "training time (",
+        "computing time (",
+        "Loss of training and validation",
         "loss (nats per token)",
         "training, smoothed",
     ] {

@@ -419,7 +419,7 @@ fn a_checkpoint_is_chosen_by_its_step_and_a_damaged_one_is_passed_over_aloud() {
         let found = call(verb, "");
         let told = String::from_utf8_lossy(&found.stderr).into_owned();
         assert!(told.contains("warning: passed over: ") && told.contains(damage), "{verb}: {told}");
-        assert!(told.contains("older model after step 4"), "{verb}: {told}");
+        assert!(told.contains("the model is that after step 4"), "{verb}: {told}");
         let older = json(&call(verb, "--step 4"));
         for key in ["val_loss", "loglikelihood", "text", "step"] {
             assert_eq!(json(&found)[key], older[key], "{verb}");

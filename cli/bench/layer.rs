@@ -2,6 +2,7 @@
 
 mod report;
 
+use std::ops::{ControlFlow, Range};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -15,9 +16,10 @@ use mediswift_kernels::sparse::mask::{Draw, MASKS};
 
 use self::report::{Report, Title};
 use crate::chart::speedup::Speedups;
-use crate::machine::Machine;
+use crate::machine::{Load, Machine};
 use crate::output;
 use crate::progress;
+use crate::signals::StopSignal;
 use crate::verb::{Context, Exit, Outcome, Verb};
 
 /// Measure the speedup of sparse layers, against dense ones and against theory
@@ -25,15 +27,20 @@ use crate::verb::{Context, Exit, Outcome, Verb};
 /// Every product of the layer is timed in turns with the best dense code there is: the gemm crate,
 /// this program's own dense product, and any BLAS named with --dense. Packing, zeroing and the
 /// refresh after an optimiser step are part of the times. A step is forward + dx + dw + refresh.
+///
+/// Without options it takes about two minutes on two cores, with --full a quarter of an hour and more.
+/// Rows appear as they are measured; after SIGINT (Ctrl-C) those that are there are summed up, drawn
+/// and saved. `others` is the share of the machine's CPUs that other programs took meanwhile.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
+  mediswift bench layer --plot speedup.svg
   mediswift bench layer --shape 1024x1024 --sparsity 0.5,0.75,0.9
-  mediswift bench layer --mask row-skewed --plot speedup.svg
+  mediswift bench layer --mask row-skewed --full
   mediswift bench layer --mask pruned.smtx --product forward
   mediswift bench layer --shape 4096x1024 --plan tuned --dense libopenblas.so.0
   mediswift --threads 1 bench layer --shape 4096x4096 --product one-token --sparsity 0.75")]
 pub struct Layer {
-    /// Shapes as OUTxIN, apart by commas [default: MediSwift's layers and Figure 3's 12288x12288]
+    /// Shapes as OUTxIN, apart by commas [default: the layers of MediSwift-Med]
     #[arg(long, value_name = "OUTxIN", value_delimiter = ',', value_parser = shape)]
     shape: Vec<(usize, usize)>,
 
@@ -43,10 +50,14 @@ pub struct Layer {
     tokens: u32,
 
     /// Sparsities, apart by commas; a mask from a file has its own
+    /// [default: 0.25,0.5,0.75,0.9,0.95]
     #[arg(long, value_name = "S", value_delimiter = ',', value_parser = sparsity,
-          allow_negative_numbers = true,
-          default_values_t = [0.0, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99])]
+          allow_negative_numbers = true)]
     sparsity: Vec<f64>,
+
+    /// By default also the shapes 4096x4096 and Figure 3's 12288x12288, and the sparsities 0 and 0.99
+    #[arg(long)]
+    full: bool,
 
     #[arg(long, value_name = "MASK", default_value = "random", help = mask_help())]
     mask: String,
@@ -83,9 +94,19 @@ pub struct Layer {
     plot: Option<PathBuf>,
 }
 
-/// Outputs × inputs of MediSwift-Med's layers, of a square one, and of the paper's Figure 3.
+/// Outputs × inputs of MediSwift-Med's layers; then, of a full measurement alone, of a square one and
+/// of the paper's Figure 3.
 const SHAPES: [(usize, usize); 6] =
     [(1024, 1024), (3072, 1024), (4096, 1024), (1024, 4096), (4096, 4096), (12288, 12288)];
+const QUICK_SHAPES: usize = 4;
+
+/// The first and the last are for a full measurement alone.
+const SPARSITIES: [f64; 7] = [0.0, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99];
+const QUICK_SPARSITIES: Range<usize> = 1..6;
+
+/// Weights of a layer from which on its turns take longer than they should: what a progress bar
+/// needs to know.
+const LARGE: u64 = 4 << 20;
 
 fn mask_help() -> String {
     let names: Vec<&str> = MASKS.iter().map(|(name, _)| *name).collect();
@@ -146,12 +167,33 @@ impl Verb for Layer {
         if let Some(path) = &self.save_plans {
             crate::verb::refuse_to_overwrite(path, false)?;
         }
-        let cases = self.cases(&source)?;
+        let cases = self.cases(&source);
         let machine = Machine::look()?;
-        let bench =
+        let signals = StopSignal::watch()?;
+        let mut bench =
             LayerBench::new(isa, self.tokens as usize, &self.product, baselines, self.rounds);
-        let bar = progress::count(cases.len() as u64, "measuring");
-        let (mut rows, mut skipped) = (Vec::new(), Vec::new());
+        let effort = |out: usize, inputs: usize| (out as u64 * inputs as u64).max(LARGE);
+        let all = cases.iter().map(|((out, inputs), _)| effort(*out, *inputs)).sum();
+        let bar = progress::effort(all, "measuring");
+        let title = Title {
+            cpu: &machine.cpu.model,
+            isa,
+            threads: context.threads,
+            tokens: self.tokens,
+            mask: &self.mask,
+        };
+        let (rows, loads, skipped) = (Vec::new(), Vec::new(), Vec::new());
+        let mut report = Report { title, rows, loads, limits: bench.limits(), skipped };
+        // People see rows as they come; programs get all of them at the end.
+        let show = |text: String| -> anyhow::Result<()> {
+            match context.json {
+                true => {
+                    bar.println(text.trim_end());
+                    Ok(())
+                }
+                false => bar.suspend(|| output::print(&text)),
+            }
+        };
         for ((out, inputs), sparsity) in cases {
             let need = bench.memory(out, inputs, sparsity);
             if !machine.has_room_for(need) {
@@ -162,39 +204,43 @@ impl Verb for Layer {
                         "{what}, more than is free; name smaller shapes or fewer --tokens"
                     );
                 }
-                output::note(&format!("left out: {what}, more than is free"));
-                skipped.push(what);
-                bar.inc(1);
+                bar.suspend(|| output::note(&format!("left out: {what}, more than is free")));
+                report.skipped.push(what);
+                bar.inc(effort(out, inputs));
                 continue;
             }
             let pattern = match &source {
                 Source::Drawn(draw) => Arc::new(draw(out, inputs, sparsity, self.seed)?),
                 Source::File(pattern) => pattern.clone(),
             };
-            rows.extend(bench.run(&pattern, plan.clone()));
-            bar.inc(1);
+            let (load, first) = (Load::now(), report.rows.len());
+            let measured = bench.run(&pattern, plan.clone(), &mut || signals.flow());
+            let ControlFlow::Continue(measured) = measured else { break };
+            let others = load.and_then(Load::others_since);
+            report.loads.extend(measured.iter().map(|_| others));
+            report.rows.extend(measured);
+            let head = if first == 0 { report.head() } else { String::new() };
+            show(head + &report.rows(first))?;
+            bar.inc(effort(out, inputs));
         }
         bar.finish_and_clear();
-        anyhow::ensure!(!rows.is_empty(), "nothing was measured: no shape fits into memory");
-        if let Some(path) = &self.save_plans {
-            save_plans(path, &rows)?;
+        if report.rows.is_empty() {
+            signals.check("stopped before anything was measured")?;
+            anyhow::bail!("nothing was measured: no shape fits into memory");
         }
-        let title = Title {
-            cpu: &machine.cpu.model,
-            isa,
-            threads: context.threads,
-            tokens: self.tokens,
-            mask: &self.mask,
-        };
-        let report = Report { title, rows, limits: bench.limits(), skipped };
-        let (json, mut text) = (report.json(), report.text());
+        bench.measure_limits();
+        report.limits = bench.limits();
+        if let Some(path) = &self.save_plans {
+            save_plans(path, &report.rows)?;
+        }
+        let (json, mut text) = (report.json(), report.summary());
         if let Some(files) = chart {
             let speedups: Speedups = serde_json::from_value(json.clone())?;
             for path in files.draw(&speedups)? {
                 text.push_str(&format!("wrote {}\n", path.display()));
             }
         }
-        Ok(Outcome::new(json, text))
+        Ok(signals.partial("this is what was measured until then", Outcome::new(json, text)))
     }
 }
 
@@ -244,13 +290,22 @@ impl Layer {
     }
 
     /// Shapes and sparsities in the order of measurement.
-    fn cases(&self, source: &Source) -> anyhow::Result<Vec<((usize, usize), f64)>> {
+    fn cases(&self, source: &Source) -> Vec<((usize, usize), f64)> {
         if let Source::File(pattern) = source {
-            return Ok(vec![((pattern.rows(), pattern.columns()), 1.0 - pattern.density())]);
+            return vec![((pattern.rows(), pattern.columns()), 1.0 - pattern.density())];
         }
-        let shapes = if self.shape.is_empty() { &SHAPES[..] } else { &self.shape };
-        let of = |&shape| self.sparsity.iter().map(move |&sparsity| (shape, sparsity));
-        Ok(shapes.iter().flat_map(of).collect())
+        let shapes = match (self.shape.is_empty(), self.full) {
+            (false, _) => &self.shape[..],
+            (true, false) => &SHAPES[..QUICK_SHAPES],
+            (true, true) => &SHAPES[..],
+        };
+        let sparsities = match (self.sparsity.is_empty(), self.full) {
+            (false, _) => &self.sparsity[..],
+            (true, false) => &SPARSITIES[QUICK_SPARSITIES],
+            (true, true) => &SPARSITIES[..],
+        };
+        let of = |&shape| sparsities.iter().map(move |&sparsity| (shape, sparsity));
+        shapes.iter().flat_map(of).collect()
     }
 }
 

@@ -9,7 +9,7 @@ use plotters::coord::Shift;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
-use super::{COLOURS, FONT, Picture};
+use super::{COLOURS, FONT, Picture, trimmed};
 
 /// No line has more points: nobody sees them.
 const POINTS: usize = 800;
@@ -25,7 +25,7 @@ pub enum Axis {
     Tokens,
     /// Floating-point operations executed
     Flops,
-    /// Time spent in training steps
+    /// Time spent computing training steps
     Hours,
 }
 
@@ -52,10 +52,10 @@ impl Axis {
                 let digits = power.to_string().chars().map(superscript).collect::<String>();
                 (10f64.powf(power), format!("training operations (10{digits} FLOP)"))
             }
-            Axis::Hours if most >= 48.0 => (24.0, "training time (days)".into()),
-            Axis::Hours if most >= 2.0 => (1.0, "training time (hours)".into()),
-            Axis::Hours if most >= 2.0 / 60.0 => (1.0 / 60.0, "training time (minutes)".into()),
-            Axis::Hours => (1.0 / 3600.0, "training time (seconds)".into()),
+            Axis::Hours if most >= 48.0 => (24.0, "computing time (days)".into()),
+            Axis::Hours if most >= 2.0 => (1.0, "computing time (hours)".into()),
+            Axis::Hours if most >= 2.0 / 60.0 => (1.0 / 60.0, "computing time (minutes)".into()),
+            Axis::Hours => (1.0 / 3600.0, "computing time (seconds)".into()),
         }
     }
 }
@@ -68,6 +68,7 @@ fn superscript(digit: char) -> char {
 
 /// Loss curves of several runs, against one axis or several side by side.
 pub struct Losses {
+    pub title: String,
     pub runs: Vec<Curves>,
     pub axes: Vec<Axis>,
 }
@@ -92,8 +93,8 @@ impl Losses {
 impl Picture for Losses {
     fn size(&self) -> (u32, u32) {
         match self.axes.len() {
-            1 => (1000, 720),
-            panels => (560 * panels as u32, 640),
+            1 => (1000, 770),
+            panels => (560 * panels as u32, 690),
         }
     }
 
@@ -108,7 +109,9 @@ impl Picture for Losses {
         let px = |units: u32| (units * scale) as i32;
         let fail = |error: DrawingAreaErrorKind<B::ErrorType>| anyhow!("cannot be drawn: {error}");
         area.fill(&WHITE).map_err(fail)?;
-        let legend = Legend::new(area, self, scale)?;
+        let area = area.margin(px(12), 0, 0, 0);
+        let area = area.titled(&self.title, (FONT, px(24)).into_font()).map_err(fail)?;
+        let legend = Legend::new(&area, self, scale)?;
         let height = area.dim_in_pixel().1 as i32;
         let (panels, below) = area.split_vertically(height - legend.height() - px(14));
         for (index, panel) in panels.split_evenly((1, self.axes.len())).iter().enumerate() {
@@ -269,12 +272,6 @@ impl Legend {
     }
 }
 
-/// A number without needless zeros.
-fn trimmed(value: f64) -> String {
-    let text = format!("{value:.2}");
-    text.trim_end_matches('0').trim_end_matches('.').to_string()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -293,7 +290,7 @@ mod tests {
         let unit = |axis: Axis, most| axis.unit(most);
         assert_eq!(unit(Axis::Tokens, 3e7), (1e6, "tokens (millions)".into()));
         assert_eq!(unit(Axis::Flops, 2.5e14).1, "training operations (10¹⁴ FLOP)");
-        assert_eq!(unit(Axis::Hours, 0.5).1, "training time (minutes)");
-        assert_eq!(unit(Axis::Hours, 100.0), (24.0, "training time (days)".into()));
+        assert_eq!(unit(Axis::Hours, 0.5).1, "computing time (minutes)");
+        assert_eq!(unit(Axis::Hours, 100.0), (24.0, "computing time (days)".into()));
     }
 }

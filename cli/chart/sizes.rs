@@ -2,14 +2,26 @@
 //! axis, against the score on test, with the paper's models and the baselines for reference.
 
 use anyhow::anyhow;
-use mediswift_model::finetune::compare::{Comparison, Series};
+use mediswift_model::finetune::compare::{Comparison, Scored, Series};
 use plotters::coord::Shift;
 use plotters::prelude::*;
 
-use super::{COLOURS, FONT, Picture};
+use super::{COLOURS, FONT, LEGEND_LINE, Picture, legend_dash, trimmed};
 
 /// Runs of one task.
 pub struct Sizes<'a>(pub &'a Comparison);
+
+/// Dashes and gaps of the baselines' lines, one after the other.
+const DASHES: [(u32, u32); 4] = [(3, 5), (9, 5), (16, 6), (2, 2)];
+
+/// A number of weights for people.
+fn weights(count: f64) -> String {
+    match count {
+        1e9.. => format!("{} B", trimmed(count / 1e9)),
+        1e6.. => format!("{} M", trimmed(count / 1e6)),
+        _ => format!("{} K", trimmed(count / 1e3)),
+    }
+}
 
 impl Picture for Sizes<'_> {
     fn draw<B: DrawingBackend>(
@@ -28,9 +40,10 @@ impl Picture for Sizes<'_> {
         let all = || ours.iter().chain(&papers).flat_map(|series| &series.points);
         let baselines: Vec<(&str, f64)> =
             runs.baselines.iter().map(|b| (&*b.name, 100.0 * b.scores[0].value)).collect();
-        let values = || all().map(|p| p.1).chain(baselines.iter().map(|b| b.1));
-        let left = all().map(|p| p.0).fold(f64::INFINITY, f64::min) / 1.6;
-        let right = all().map(|p| p.0).fold(0.0, f64::max) * 1.6;
+        let ends = |p: &Scored| [p.score - p.std, p.score + p.std];
+        let values = || all().flat_map(ends).chain(baselines.iter().map(|b| b.1));
+        let left = all().map(|p| p.weights).fold(f64::INFINITY, f64::min) / 1.6;
+        let right = all().map(|p| p.weights).fold(0.0, f64::max) * 1.6;
         let bottom = (values().fold(f64::INFINITY, f64::min) - 4.0).max(0.0).floor();
         let top = (values().fold(0.0, f64::max) + 4.0).min(100.0).ceil();
 
@@ -39,6 +52,8 @@ impl Picture for Sizes<'_> {
         let title = format!("{}: size of the pre-trained model against score", runs.task);
         let area = area.titled(&title, text(26)).map_err(fail)?;
         let area = area.titled(&runs.split, text(17)).map_err(fail)?;
+        let seeds = "bars: standard deviation over seeds";
+        let area = area.titled(seeds, text(15)).map_err(fail)?;
         let mut chart = ChartBuilder::on(&area)
             .margin(px(18))
             .x_label_area_size(px(58))
@@ -52,43 +67,67 @@ impl Picture for Sizes<'_> {
             .axis_style(BLACK.stroke_width(scale))
             .x_desc("weights of linear layers that pre-training kept")
             .y_desc(format!("{} (%)", runs.metric))
-            .x_label_formatter(&|x| format!("{} M", (x / 1e4).round() / 100.0))
+            .x_label_formatter(&|x| weights(*x))
             .label_style(text(17))
             .axis_desc_style(text(19))
             .draw()
             .map_err(fail)?;
-        for ((name, value), dash) in baselines.iter().zip([3, 9]) {
+        for ((name, value), (dash, gap)) in baselines.iter().zip(DASHES.into_iter().cycle()) {
             let style = BLACK.mix(0.6).stroke_width(scale);
             let ends = [(left, *value), (right, *value)];
+            let (long, short) = (px(dash) as u32, px(gap) as u32);
             chart
-                .draw_series(DashedLineSeries::new(ends, px(dash) as u32, px(5) as u32, style))
+                .draw_series(DashedLineSeries::new(ends, long, short, style))
                 .map_err(fail)?
                 .label(format!("{name}: {value:.1}"))
-                .legend(move |(x, y)| PathElement::new(vec![(x, y), (x + px(30), y)], style));
+                .legend(move |(x, y)| {
+                    let dash = legend_dash((dash, gap), scale, style);
+                    EmptyElement::at((x, y)) + dash(0) + dash(1) + dash(2) + dash(3) + dash(4)
+                });
         }
         let colours = || COLOURS.iter().cycle();
+        let middle = px(LEGEND_LINE / 2);
+        let place = |point: &Scored| (point.weights, point.score);
         for (Series { name, points }, colour) in papers.iter().zip(colours()) {
             let style = colour.mix(0.45);
             let line = style.stroke_width(scale);
-            chart.draw_series(LineSeries::new(points.iter().copied(), line)).map_err(fail)?;
+            chart.draw_series(LineSeries::new(points.iter().map(place), line)).map_err(fail)?;
+            let marker = |point| TriangleMarker::new(place(point), px(6), style.filled());
             chart
-                .draw_series(
-                    points.iter().map(|&at| TriangleMarker::new(at, px(6), style.filled())),
-                )
+                .draw_series(points.iter().map(marker))
                 .map_err(fail)?
                 .label(name)
-                .legend(move |(x, y)| TriangleMarker::new((x + px(15), y), px(6), style.filled()));
+                .legend(move |(x, y)| TriangleMarker::new((x + middle, y), px(6), style.filled()));
         }
         for (Series { name, points }, colour) in ours.iter().zip(colours()) {
             let mut points = points.clone();
-            points.sort_by(|a, b| a.0.total_cmp(&b.0));
+            points.sort_by(|a, b| a.weights.total_cmp(&b.weights));
             let line = colour.stroke_width(2 * scale);
-            chart.draw_series(LineSeries::new(points.iter().copied(), line)).map_err(fail)?;
+            chart.draw_series(LineSeries::new(points.iter().map(place), line)).map_err(fail)?;
+            let bars = points.iter().filter(|point| point.std > 0.0);
+            let bar = |point: &Scored| {
+                PathElement::new(ends(point).map(|end| (point.weights, end)), line)
+            };
+            chart.draw_series(bars.clone().map(bar)).map_err(fail)?;
+            for end in [0, 1] {
+                let cap = |point: &Scored| {
+                    let line = PathElement::new([(-px(6), 0), (px(6), 0)], line);
+                    EmptyElement::at((point.weights, ends(point)[end])) + line
+                };
+                chart.draw_series(bars.clone().map(cap)).map_err(fail)?;
+            }
+            let marker = |point| Circle::new(place(point), px(6), colour.filled());
             chart
-                .draw_series(points.iter().map(|&at| Circle::new(at, px(6), colour.filled())))
+                .draw_series(points.iter().map(marker))
                 .map_err(fail)?
                 .label(name)
-                .legend(move |(x, y)| Circle::new((x + px(15), y), px(6), colour.filled()));
+                .legend(move |(x, y)| Circle::new((x + middle, y), px(6), colour.filled()));
+            let named = points.iter().filter_map(|point| {
+                let name = point.name.clone()?;
+                let text = Text::new(name, (px(10), -px(20)), text(15));
+                Some(EmptyElement::at(place(point)) + text)
+            });
+            chart.draw_series(named).map_err(fail)?;
         }
         chart
             .configure_series_labels()
@@ -101,5 +140,16 @@ impl Picture for Sizes<'_> {
             .draw()
             .map_err(fail)?;
         area.present().map_err(fail)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn weights_have_the_unit_that_suits_them() {
+        let shown = [2e3, 786_432.0, 1.5e6, 1e9, 1.21e9].map(weights);
+        assert_eq!(shown, ["2 K", "786.43 K", "1.5 M", "1 B", "1.21 B"]);
     }
 }

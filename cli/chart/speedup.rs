@@ -12,7 +12,8 @@ use plotters::coord::ranged1d::{DefaultFormatting, KeyPointHint};
 use plotters::prelude::*;
 use serde::Deserialize;
 
-use super::{COLOURS, FONT, Picture};
+use super::{COLOURS, FONT, LEGEND_LINE, Picture, legend_dash, trimmed};
+use crate::machine::DISTURBED;
 
 /// A measurement, as far as the picture needs it.
 #[derive(Deserialize)]
@@ -24,6 +25,9 @@ pub struct Speedups {
     mask: String,
     rows: Vec<Row>,
     geometric_means: Vec<Mean>,
+    /// Largest share of the CPUs that others took, where it was measured.
+    #[serde(default)]
+    load: Option<f64>,
 }
 
 /// One product of one layer.
@@ -56,6 +60,19 @@ impl Speedups {
         };
         let Self { cpu, isa, tokens, mask, .. } = self;
         format!("{cpu}, {}, {threads}, {tokens} tokens, {mask} mask", isa.to_uppercase())
+    }
+
+    /// What to know before one believes it.
+    fn remark(&self) -> String {
+        let load = match self.load {
+            Some(load) if load > DISTURBED => {
+                format!("; others took up to {:.0} % of the CPUs meanwhile", 100.0 * load)
+            }
+            _ => String::new(),
+        };
+        format!(
+            "the ceiling lies above theory where dense code misses the peak of the machine{load}"
+        )
     }
 
     /// The product to draw: the whole step, or the first there is.
@@ -119,6 +136,7 @@ where
     let area = area.margin(px(12), 0, 0, px(8));
     let area = area.titled(&what, text(26)).map_err(fail)?;
     let area = area.titled(&measured.subtitle(), text(17)).map_err(fail)?;
+    let area = area.titled(&measured.remark(), text(15)).map_err(fail)?;
     let marks = [0.0, 0.25, 0.5, 0.75, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999];
     let x_marks: Vec<f64> = marks.iter().map(|s: &f64| -(1.0 - s).log2()).collect();
     let y_marks: Vec<f64> = (-4..12).map(f64::from).collect();
@@ -146,7 +164,7 @@ where
         .map_err(fail)?;
 
     let legend = |style: ShapeStyle| {
-        move |(x, y): (i32, i32)| PathElement::new(vec![(x, y), (x + px(30), y)], style)
+        move |(x, y): (i32, i32)| PathElement::new(vec![(x, y), (x + px(LEGEND_LINE), y)], style)
     };
     let theory = BLACK.stroke_width(2 * scale);
     let far = right.min(top);
@@ -160,8 +178,8 @@ where
         .map_err(fail)?
         .label("theory, 1 / (1 − sparsity)")
         .legend(move |(x, y)| {
-            let dash = move |from| PathElement::new(vec![(px(from), 0), (px(from + 8), 0)], theory);
-            EmptyElement::at((x, y)) + dash(0) + dash(11) + dash(22)
+            let dash = legend_dash((9, 6), scale, theory);
+            EmptyElement::at((x, y)) + dash(0) + dash(1) + dash(2) + dash(3) + dash(4)
         });
     let even = BLACK.mix(0.55).stroke_width(scale);
     chart
@@ -175,8 +193,8 @@ where
         .map_err(fail)?
         .label("physical ceiling: FMA ports and L1 loads")
         .legend(move |(x, y)| {
-            let dot = move |from| PathElement::new(vec![(px(from), 0), (px(from + 3), 0)], limit);
-            EmptyElement::at((x, y)) + dot(0) + dot(7) + dot(14) + dot(21) + dot(28)
+            let dash = legend_dash((3, 4), scale, limit);
+            EmptyElement::at((x, y)) + dash(0) + dash(1) + dash(2) + dash(3) + dash(4)
         });
     for ((name, curve), colour) in shapes.iter().zip(COLOURS.iter().cycle()) {
         let style = colour.stroke_width(2 * scale);
@@ -235,10 +253,4 @@ impl Ranged for Marked {
     fn range(&self) -> Range<f64> {
         self.range.clone()
     }
-}
-
-/// A number without needless zeros.
-fn trimmed(value: f64) -> String {
-    let text = format!("{value:.2}");
-    text.trim_end_matches('0').trim_end_matches('.').to_string()
 }

@@ -145,9 +145,10 @@ impl Picture for Lengths<'_> {
         let text = |units: u32| (FONT, px(units)).into_font();
         let fail = |error: DrawingAreaErrorKind<B::ErrorType>| anyhow!("cannot be drawn: {error}");
         let bin = |length: u64| ((length.max(1) as f64).log2() * BINS_PER_OCTAVE).floor() as usize;
-        let bins =
-            self.splits.iter().filter_map(|s| s.lengths.last()).map(|&l| bin(l)).max().unwrap_or(0)
-                + 1;
+        let lengths = || self.splits.iter().flat_map(|split| &split.lengths);
+        let bins = lengths().max().map_or(0, |&longest| bin(longest)) + 1;
+        // From where documents are, not from a length of one token.
+        let first = lengths().min().map_or(0, |&shortest| bin(shortest));
         let shares: Vec<Vec<f64>> = self
             .splits
             .iter()
@@ -165,7 +166,10 @@ impl Picture for Lengths<'_> {
             .margin(px(14))
             .x_label_area_size(px(56))
             .y_label_area_size(px(72))
-            .build_cartesian_2d(0.0..bins as f64 / BINS_PER_OCTAVE, 0.0..top)
+            .build_cartesian_2d(
+                first as f64 / BINS_PER_OCTAVE..bins as f64 / BINS_PER_OCTAVE,
+                0.0..top,
+            )
             .map_err(fail)?;
         chart
             .configure_mesh()
@@ -183,6 +187,7 @@ impl Picture for Lengths<'_> {
             let corners: Vec<(f64, f64)> = shares
                 .iter()
                 .enumerate()
+                .skip(first)
                 .flat_map(|(bin, share)| {
                     let left = bin as f64 / BINS_PER_OCTAVE;
                     [(left, *share), (left + 1.0 / BINS_PER_OCTAVE, *share)]

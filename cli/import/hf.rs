@@ -6,6 +6,7 @@ use indicatif::HumanCount;
 use mediswift_model::interchange::hf::{self, Imported};
 use serde_json::json;
 
+use crate::machine;
 use crate::verb::{Context, Outcome, Verb};
 
 /// Import a GPT-2 that Hugging Face's transformers saved
@@ -21,7 +22,7 @@ use crate::verb::{Context, Outcome, Verb};
   mediswift data prepare corpus.jsonl --out dataset --tokenizer run
   mediswift pretrain --resume --data dataset --out run")]
 pub struct Hf {
-    /// The folder with config.json, weights and tokenizer
+    /// The folder with config.json, weights and tokenizer: not the name of a model on the Hub
     #[arg(value_name = "DIR")]
     folder: PathBuf,
 
@@ -44,6 +45,10 @@ pub struct Hf {
     /// Change one setting, as in train.lr=1e-4; may be repeated
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
+
+    /// Import even what seems not to fit into memory
+    #[arg(long)]
+    anyway: bool,
 }
 
 impl Verb for Hf {
@@ -53,7 +58,8 @@ impl Verb for Hf {
             set.push(format!("sparsity.sparsity={sparsity}"));
             set.push(format!("sparsity.init_method={:?}", self.sparsify));
         }
-        let options = hf::Import { tokenizer: self.tokenizer, set };
+        let free = if self.anyway { None } else { machine::free_memory() };
+        let options = hf::Import { tokenizer: self.tokenizer, set, free };
         let imported = hf::import(&self.folder, &self.out, &options)?;
         let Imported { config, tensors, parameters, weights_hash, has_masks } = &imported;
         let kept = config.sparsity.describe(&config.model);

@@ -1,6 +1,7 @@
 //! [`Layout`]: where the tensors of a model lie in one buffer.
 
 use mediswift_kernels::{LANES, SparsePattern};
+use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -68,6 +69,7 @@ pub(crate) const ALIGNMENT: usize = 2 * LANES;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Layout {
     places: Vec<TensorPlace>,
+    by_name: HashMap<String, ParamId>,
     len: usize,
 }
 
@@ -80,7 +82,8 @@ impl Layout {
         let mut layout = Self::default();
         for (name, shape) in tensors {
             let name = name.into();
-            assert!(layout.find(&name).is_none(), "tensor '{name}' exists already");
+            let known = layout.by_name.insert(name.clone(), ParamId(layout.places.len()));
+            assert!(known.is_none(), "tensor '{name}' exists already");
             let range = layout.len..layout.len + shape.len();
             layout.len = range.end.next_multiple_of(ALIGNMENT);
             layout.places.push(TensorPlace { name, shape, range });
@@ -95,7 +98,7 @@ impl Layout {
 
     /// The tensor of that name.
     pub fn find(&self, name: &str) -> Option<ParamId> {
-        self.places.iter().position(|place| place.name == name).map(ParamId)
+        self.by_name.get(name).copied()
     }
 
     /// The place of a tensor.

@@ -1,6 +1,6 @@
 //! [`Op`] and [`Loss`]: what an operator is.
 
-use crate::{Gradients, Parameters, Tiles, TokenLayout};
+use crate::{Gradients, Parameters, Profile, Tiles, TokenLayout};
 
 /// Exact work of an operator on one batch.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -133,13 +133,15 @@ pub trait Loss {
     /// The loss of hidden states `x`.
     fn evaluate(&self, x: &Tiles, parameters: &Parameters) -> LossSum;
 
-    /// The loss and, in the same pass, its gradient: overwrites `dx`, adds to `gradients`.
+    /// The loss and, in the same pass, its gradient: overwrites `dx`, adds to `gradients`. Tells
+    /// `profile` how long each of the two takes.
     fn differentiate(
         &self,
         x: &Tiles,
         parameters: &Parameters,
         dx: &mut Tiles,
         gradients: &mut Gradients,
+        profile: &mut Profile,
     ) -> LossSum;
 
     /// Exact work of value and gradient.

@@ -148,11 +148,8 @@ impl<'a> Tape<'a> {
         let mut grads: Vec<Option<Tiles>> = self.nodes.iter().map(|_| None).collect();
         let features = self.value(last).features();
         let mut dx = self.arena.take(self.layout, features);
-        let clock = self.arena.profile.clock();
-        let sum = loss.differentiate(self.value(last), parameters, &mut dx, gradients);
-        let cost = loss.cost(self.layout);
-        let flops = || cost.forward_flops + cost.backward_flops;
-        self.arena.profile.record(clock, loss.name(), Pass::Backward, flops);
+        let (x, profile) = (value_of(&self.nodes, last), &mut self.arena.profile);
+        let sum = loss.differentiate(x, parameters, &mut dx, gradients, profile);
         grads[last.0] = Some(dx);
         while let Some(node) = self.nodes.pop() {
             if let Some(stretch) = self.forgotten.pop_if(|stretch| stretch.end == self.nodes.len())

@@ -6,7 +6,7 @@ use mediswift_engine::gradcheck::{
     Passes, assert_close, assert_padding, central_differences, check, numbers,
 };
 use mediswift_engine::ops::{LOSSES, LossCase, OPS};
-use mediswift_engine::{Gradients, Parameters, Tiles, TokenLayout};
+use mediswift_engine::{Gradients, Parameters, Profile, Tiles, TokenLayout};
 use mediswift_kernels::isa::{ISA_VARIABLE, IsaKind};
 
 fn filled(layout: TokenLayout, features: usize, value: f32) -> Tiles {
@@ -45,7 +45,8 @@ fn run_loss(case: &LossCase, held: f32) -> (f64, Passes) {
         let mut dx = filled(case.layout, case.features, f32::NAN);
         let mut gradients = Gradients::zeros(parameters.layout());
         gradients.iter_mut().for_each(|(_, gradient)| gradient.fill(held));
-        let sum = loss.differentiate(&x, &parameters, &mut dx, &mut gradients);
+        let sum =
+            loss.differentiate(&x, &parameters, &mut dx, &mut gradients, &mut Profile::default());
         assert_eq!(sum, loss.evaluate(&x, &parameters), "{}: two values", case.name);
         result = Some((sum.sum, Passes { y: x.clone(), dx: vec![dx], gradients }));
     });

@@ -1,7 +1,6 @@
 //! Weights and moments of checkpoints that vouch for them, as whole files or as a header before zeros.
 #![no_main]
 
-use std::fs;
 use std::sync::LazyLock;
 
 use mediswift_fuzz::{TinyCheckpoint, check_model};

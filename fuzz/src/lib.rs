@@ -1,14 +1,13 @@
 //! What the fuzz targets share.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use mediswift_data::DataError;
 use mediswift_data::clean::Cleaning;
 use mediswift_data::source::{Event, read_bytes};
-use mediswift_model::checkpoint::{
-    self, Checkpoint, CheckpointManifest, DataState, Snapshot,
-};
+use mediswift_model::checkpoint::{self, Checkpoint, CheckpointManifest, DataState, Snapshot};
 use mediswift_model::optimisation::Moments;
 use mediswift_model::{Config, Gpt};
 use tempfile::TempDir;
@@ -60,6 +59,8 @@ pub fn sealed(mut manifest: CheckpointManifest) -> Vec<u8> {
 pub struct TinyCheckpoint {
     folder: TempDir,
     manifest: CheckpointManifest,
+    /// Its other files.
+    files: BTreeMap<String, Vec<u8>>,
 }
 
 impl TinyCheckpoint {
@@ -81,7 +82,10 @@ impl TinyCheckpoint {
         let snapshot = Snapshot { config: &config, step: 3, skipped: 0, parameters, moments, data };
         let path = checkpoint::save(folder.path(), &snapshot).expect("save");
         let manifest = Checkpoint::open(&path).expect("whole").manifest;
-        Self { folder, manifest }
+        let names = manifest.files.keys();
+        let files = names.map(|name| (name.clone(), fs::read(path.join(name)).expect("read")));
+        let files = files.collect();
+        Self { folder, manifest, files }
     }
 
     /// Where it is.
@@ -89,15 +93,15 @@ impl TinyCheckpoint {
         self.folder.path().join("step-00000003")
     }
 
-    /// Puts `bytes` into the place of one of its files, and vouches for them.
+    /// Puts `bytes` into the place of one of its files, the others as they were, and vouches for them.
     pub fn with(&self, name: &str, bytes: &[u8]) -> PathBuf {
         let path = self.path();
-        fs::write(path.join(name), bytes).expect("write");
         let mut manifest = self.manifest.clone();
-        for (name, summary) in &mut manifest.files {
-            let bytes = fs::read(path.join(name)).expect("read");
+        for (file, summary) in &mut manifest.files {
+            let bytes = if file == name { bytes } else { &self.files[file] };
+            fs::write(path.join(file), bytes).expect("write");
             summary.bytes = bytes.len() as u64;
-            summary.blake3 = blake3::hash(&bytes).to_hex().to_string();
+            summary.blake3 = blake3::hash(bytes).to_hex().to_string();
         }
         fs::write(path.join("manifest.json"), sealed(manifest)).expect("write");
         path

@@ -4,6 +4,7 @@
 //! asked for and this crate's own dense product. Packing, zeroing and the refresh after an optimiser
 //! step are part of the times. A step is forward + dx + dw + refresh.
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -87,10 +88,29 @@ pub struct Measured {
     pub plan: LayerPlan,
     /// Whether the sparse layer computes this product densely.
     pub fallback: bool,
-    /// Executed FLOPs of the sparse product, over its time and the FMA peak.
-    pub fraction_of_peak: f64,
-    /// Speedup that ports and L1, or for one token the memory, would allow.
-    pub ceiling: f64,
+    /// Executed FLOPs of the sparse product.
+    pub flops: f64,
+    /// What it asks of the machine at least; of a step, product by product.
+    pub demands: Vec<Demand>,
+}
+
+/// What a product asks of the ports of a machine at least.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Demand {
+    /// Floating-point operations.
+    pub flops: f64,
+    /// Bytes read from L1.
+    pub l1: f64,
+    /// Bytes read from memory.
+    pub dram: f64,
+}
+
+impl Demand {
+    /// Seconds in which a machine with these limits could do it, all else free.
+    fn seconds(&self, limits: &Limits) -> f64 {
+        let Self { flops, l1, dram } = self;
+        (flops / limits.fma_peak).max(l1 / limits.l1).max(dram / limits.dram)
+    }
 }
 
 impl Measured {
@@ -102,6 +122,17 @@ impl Measured {
     /// Realised speedup, by medians.
     pub fn speedup(&self) -> f64 {
         self.dense.median / self.sparse.median
+    }
+
+    /// Executed FLOPs over the time of the sparse product and the FMA peak.
+    pub fn fraction_of_peak(&self, limits: &Limits) -> f64 {
+        self.flops / self.sparse.median / limits.fma_peak
+    }
+
+    /// Speedup that ports and L1, or for one token the memory, would allow.
+    pub fn ceiling(&self, limits: &Limits) -> f64 {
+        let seconds: f64 = self.demands.iter().map(|demand| demand.seconds(limits)).sum();
+        self.dense.median / seconds
     }
 
     /// Theoretical speedup: weights of the dense layer for each of the sparse one.
@@ -135,23 +166,35 @@ impl LayerBench {
         Self { isa, tokens, products: products.to_vec(), baselines, rounds, limits }
     }
 
-    /// What the machine can do at best.
+    /// What the machine can do at best, as far as it has shown.
     pub fn limits(&self) -> Limits {
         self.limits
     }
 
+    /// Measures the limits once more, and keeps the higher ones: a machine that others use shows less
+    /// than it can.
+    pub fn measure_limits(&mut self) {
+        self.limits = self.limits.highest(probe::measure(self.isa));
+    }
+
     /// About how many bytes a layer needs: four dense matrices, activations, 64 bytes per non-zero.
     pub fn memory(&self, rows: usize, columns: usize, sparsity: f64) -> u64 {
-        let weights = (rows * columns) as f64;
-        let activations = (self.tokens * (rows + columns)) as f64;
+        let (rows, columns) = (rows as f64, columns as f64);
+        let (weights, activations) = (rows * columns, self.tokens as f64 * (rows + columns));
         (weights * (16.0 + 64.0 * (1.0 - sparsity)) + 20.0 * activations) as u64
     }
 
     /// Measures the products of one layer, in the order of [`PRODUCTS`]; nothing of a layer without a
-    /// weight.
-    pub fn run(&self, pattern: &Arc<SparsePattern>, planning: Planning) -> Vec<Measured> {
+    /// weight, nor if `flow`, which is asked again and again, says to stop.
+    pub fn run(
+        &self,
+        pattern: &Arc<SparsePattern>,
+        planning: Planning,
+        flow: &mut dyn FnMut() -> ControlFlow<()>,
+    ) -> ControlFlow<(), Vec<Measured>> {
+        flow()?;
         if pattern.nnz() == 0 {
-            return Vec::new();
+            return ControlFlow::Continue(Vec::new());
         }
         let plan = match planning {
             Planning::Estimate => LayerPlan::of(pattern.density(), self.isa),
@@ -160,12 +203,12 @@ impl LayerBench {
         };
         let mut rows = Vec::new();
         if self.products.iter().any(|product| *product != Product::OneToken.name()) {
-            rows.extend(self.layer(pattern, plan.clone()));
+            rows.extend(self.layer(pattern, plan.clone(), flow)?);
         }
         if self.products.contains(&Product::OneToken.name()) {
             rows.push(self.one_token(pattern, plan));
         }
-        rows
+        ControlFlow::Continue(rows)
     }
 
     /// How many turns of that many seconds.
@@ -173,7 +216,12 @@ impl LayerBench {
         self.rounds.map_or((SECONDS / seconds).clamp(3.0, 15.0) as usize, |rounds| rounds as usize)
     }
 
-    fn layer(&self, pattern: &Arc<SparsePattern>, plan: LayerPlan) -> Vec<Measured> {
+    fn layer(
+        &self,
+        pattern: &Arc<SparsePattern>,
+        plan: LayerPlan,
+        flow: &mut dyn FnMut() -> ControlFlow<()>,
+    ) -> ControlFlow<(), Vec<Measured>> {
         let (rows, columns, tokens) = (pattern.rows(), pattern.columns(), self.tokens);
         let mut layer = LinearLayer::sparse(self.isa, pattern.clone(), plan.clone());
         let values = numbers(pattern.nnz());
@@ -191,6 +239,7 @@ impl LayerBench {
         while turn <= turns {
             let start = Instant::now();
             for (at, times) in times.iter_mut().enumerate() {
+                flow()?;
                 let parts = match self.baselines.get(at) {
                     Some(baseline) => {
                         let w = Matrix::new(&w, rows, columns);
@@ -240,7 +289,7 @@ impl LayerBench {
             }
             turn += 1;
         }
-        self.rows(pattern, plan, times)
+        ControlFlow::Continue(self.rows(pattern, plan, times))
     }
 
     fn own(&self, w: Left<'_>, x: &[f32], y: &mut [f32]) {
@@ -278,26 +327,24 @@ impl LayerBench {
             .zip(plan.strategies())
             .map(|(product, strategy)| (product, strategy.to_string(), strategy.is_dense()))
             .collect();
-        let ceilings: Vec<f64> = parts
+        let demands: Vec<Demand> = parts
             .iter()
-            .map(|part| ceiling(part.0, pattern.density(), pattern.nnz(), self.tokens, self.limits))
+            .map(|part| demand(part.0, pattern.density(), pattern.nnz(), self.tokens))
             .collect();
         let row =
-            |product, dense, dense_kernel, sparse: Times, kernel, fallback, executed, limit| {
-                Measured {
-                    rows: pattern.rows(),
-                    columns: pattern.columns(),
-                    nnz: pattern.nnz(),
-                    product,
-                    dense,
-                    dense_kernel,
-                    sparse,
-                    kernel,
-                    plan: plan.clone(),
-                    fallback,
-                    fraction_of_peak: executed / sparse.median / self.limits.fma_peak,
-                    ceiling: dense.median / limit,
-                }
+            |product, dense, dense_kernel, sparse, kernel, fallback, flops, demands| Measured {
+                rows: pattern.rows(),
+                columns: pattern.columns(),
+                nnz: pattern.nnz(),
+                product,
+                dense,
+                dense_kernel,
+                sparse,
+                kernel,
+                plan: plan.clone(),
+                fallback,
+                flops,
+                demands,
             };
         let mut rows: Vec<Measured> = parts
             .iter()
@@ -315,7 +362,7 @@ impl LayerBench {
                     kernel.clone(),
                     *fallback,
                     executed,
-                    ceilings[at],
+                    vec![demands[at]],
                 )
             })
             .collect();
@@ -330,7 +377,7 @@ impl LayerBench {
             plan.to_string(),
             parts.iter().any(|part| part.2),
             executed,
-            ceilings.iter().sum(),
+            demands,
         ));
         rows.retain(|row| self.products.contains(&row.product));
         rows
@@ -369,8 +416,8 @@ impl LayerBench {
             kernel: "spmv".into(),
             plan,
             fallback: false,
-            fraction_of_peak: 2.0 * pattern.nnz() as f64 / sparse.median / self.limits.fma_peak,
-            ceiling: dense.median / (bytes / self.limits.dram),
+            flops: 2.0 * pattern.nnz() as f64,
+            demands: vec![Demand { dram: bytes, ..Demand::default() }],
         }
     }
 }
@@ -392,15 +439,16 @@ pub struct Mean {
     pub ceiling: f64,
 }
 
-/// Geometric means over shapes, in the order of products and sparsities.
-pub fn means(measured: &[Measured]) -> Vec<Mean> {
+/// Geometric means over shapes, in the order of products and sparsities, on a machine with these
+/// limits.
+pub fn means(measured: &[Measured], limits: &Limits) -> Vec<Mean> {
     let mut means = Vec::new();
     for product in PRODUCTS {
         let mut of: Vec<&Measured> = measured.iter().filter(|r| r.product == product).collect();
         of.sort_by(|a, b| a.sparsity().total_cmp(&b.sparsity()));
         // Rounding the number of non-zeros makes sparsities differ in the last digits.
         for rows in of.chunk_by(|a, b| (a.sparsity() - b.sparsity()).abs() < 1e-3) {
-            let mean = |value: fn(&Measured) -> f64| {
+            let mean = |value: &dyn Fn(&Measured) -> f64| {
                 let logs: f64 = rows.iter().map(|row| value(row).ln()).sum();
                 (logs / rows.len() as f64).exp()
             };
@@ -408,9 +456,9 @@ pub fn means(measured: &[Measured]) -> Vec<Mean> {
                 product,
                 sparsity: rows.iter().map(|row| row.sparsity()).sum::<f64>() / rows.len() as f64,
                 shapes: rows.len(),
-                realised: mean(Measured::speedup),
-                theoretical: mean(Measured::theory),
-                ceiling: mean(|row| row.ceiling),
+                realised: mean(&Measured::speedup),
+                theoretical: mean(&Measured::theory),
+                ceiling: mean(&|row| row.ceiling(limits)),
             });
         }
     }
@@ -436,14 +484,14 @@ pub fn break_even(means: &[Mean]) -> Option<f64> {
     }
 }
 
-/// Seconds in which the ports of the machine could do a product, all else free.
+/// What a product asks of the ports of the machine.
 ///
 /// A fused multiply-add of 16 lanes needs its share of the FMA peak. It also needs loads from L1: a
 /// weight once per V tiles, and a line of X once per non-zero that shares it. In a panel of R = 4 rows
 /// a column that is not empty has p = 4d / (1 − (1 − d)⁴) non-zeros at density d, so with V = 4 an FMA
 /// takes 1/p + 1/V loads. In a weight gradient each FMA loads its own line. Whichever takes longer
 /// is the limit.
-fn ceiling(product: Product, density: f64, nnz: usize, tokens: usize, limits: Limits) -> f64 {
+fn demand(product: Product, density: f64, nnz: usize, tokens: usize) -> Demand {
     const R: i32 = 4;
     const V: f64 = 4.0;
     let fmas = nnz as f64 * tokens as f64 / LANES as f64;
@@ -455,7 +503,7 @@ fn ceiling(product: Product, density: f64, nnz: usize, tokens: usize, limits: Li
     };
     let line = (LANES * 4) as f64;
     let flops = (LANES * 2) as f64;
-    fmas * (flops / limits.fma_peak).max(loads * line / limits.l1)
+    Demand { flops: fmas * flops, l1: fmas * loads * line, dram: 0.0 }
 }
 
 fn numbers(len: usize) -> AlignedBuffer {

@@ -20,6 +20,19 @@ pub struct Limits {
     pub dram: f64,
 }
 
+impl Limits {
+    /// The higher of two measurements, limit by limit: what got in the way of one may not have got in
+    /// the way of the other.
+    pub fn highest(self, other: Self) -> Self {
+        Self {
+            fma_peak: self.fma_peak.max(other.fma_peak),
+            l1: self.l1.max(other.l1),
+            l2: self.l2.max(other.l2),
+            dram: self.dram.max(other.dram),
+        }
+    }
+}
+
 /// Bytes that each thread reads again and again: half of a small L1, a quarter of a small L2.
 const L1_BYTES: usize = 16 << 10;
 const L2_BYTES: usize = 256 << 10;

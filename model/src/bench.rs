@@ -166,6 +166,10 @@ mod tests {
         let (dense, sparse) = (bench(0.0), bench(0.75));
         assert_eq!((dense.tokens, dense.sparsity, sparse.sparsity), (32, 0.0, 0.75));
         assert!(sparse.theoretical_speedup(&dense) > 1.0 && sparse.realised_speedup(&dense) > 0.0);
+        for pass in ["forward", "backward"] {
+            let part = sparse.parts.iter().find(|part| part.name == format!("output head {pass}"));
+            assert!(part.is_some_and(|part| part.flops > 0.0 && part.seconds > 0.0), "{pass}");
+        }
         let flops: f64 = sparse.parts.iter().map(|part| part.flops).sum();
         assert!((flops - sparse.flops as f64).abs() < 1.0, "parts have all the work: {flops}");
     }

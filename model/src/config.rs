@@ -55,6 +55,9 @@ pub enum Base<'a> {
 /// none of the steps that are done.
 const FREE_ON_RESUME: [&str; 4] = ["eval", "checkpoint", "train.recompute", "train.on_nonfinite"];
 
+/// Tokens of a run are counted in 64 bits, and rounded up to whole tiles.
+const MOST_TOKENS: usize = usize::MAX >> 5;
+
 impl Config {
     /// The defaults of a preset.
     pub fn new(preset: &'static Preset) -> Self {
@@ -222,6 +225,12 @@ impl Config {
         require_fit(train.context <= model.context, "train.context", || {
             format!("{} exceeds model.context = {} positions", train.context, model.context)
         })?;
+        let tokens = train.batch.checked_mul(train.context);
+        let tokens = tokens.and_then(|tokens| tokens.checked_mul(train.steps));
+        require_fit(tokens.is_some_and(|tokens| tokens <= MOST_TOKENS), "train.steps", || {
+            let TrainConfig { steps, batch, context, .. } = train;
+            format!("{steps} steps of {batch} × {context} tokens are more than can be counted")
+        })?;
         let CheckpointConfig { every, keep_every, .. } = self.checkpoint;
         require_fit(keep_every.is_multiple_of(every), "checkpoint.keep_every", || {
             format!("{keep_every} is not a multiple of checkpoint.every = {every}")
@@ -232,22 +241,8 @@ impl Config {
     /// Checks what a model is made by: size, sparsity and plans; not the vocabulary, which may be that
     /// of data to come.
     pub(crate) fn validate_model(&self) -> Result<(), Error> {
-        let model = &self.model;
-        let sizes = [
-            ("model.layers", model.layers),
-            ("model.d_model", model.d_model),
-            ("model.heads", model.heads),
-            ("model.context", model.context),
-        ];
-        sizes.into_iter().try_for_each(|(key, size)| require_some(key, size))?;
-        let fits = |product: Option<usize>| product.is_some_and(|n| n < u32::MAX as usize);
-        require_fit(fits(model.d_model.checked_mul(4)), "model.d_model", || {
-            format!("is {}, too large for 32-bit indices", model.d_model)
-        })?;
-        require_fit(model.d_model.is_multiple_of(model.heads), "model.d_model", || {
-            format!("{} is not divisible by model.heads = {}", model.d_model, model.heads)
-        })?;
-        self.sparsity.validate(model)?;
+        self.model.validate()?;
+        self.sparsity.validate(&self.model)?;
         for (key, plan) in &self.kernels.plans {
             let checked = plan.parse::<LayerPlan>().map(|_| ());
             checked
@@ -431,6 +426,12 @@ mod tests {
             ("model.heads=0", "model.heads: is 0"),
             ("model.heads=3", "model.d_model: 128 is not divisible by model.heads = 3"),
             ("model.d_model=9223372036854775804", "too large for 32-bit indices"),
+            ("model.d_model=1000000000", "1000000000 with 4 layers makes 4.8e19 weights"),
+            ("model.layers=100000000", "model.layers: is 100000000, but must be at most 4096"),
+            ("model.context=4294967295", "model.context: is 4294967295, but must be below"),
+            ("model.vocabulary=9223372036854775807", "model.vocabulary: is 9223372036854775807"),
+            ("train.batch=9223372036854775807", "are more than can be counted"),
+            ("train.steps=9223372036854775807", "are more than can be counted"),
             ("train.context=129", "train.context: 129 exceeds model.context = 128"),
             ("train.batch=0", "train.batch: is 0"),
             ("train.micro_batch=0", "train.micro_batch: is 0"),

@@ -5,8 +5,12 @@ use crate::flops::{Convention, Workload};
 use crate::run::{self, StepMetrics, Validation};
 use std::path::Path;
 
-/// Fraction of a run over which a point of a smoothed curve is the mean.
+/// Fraction of a run over which a point of a smoothed curve is the mean, most of it near the point.
 const SMOOTHING: f64 = 0.03;
+
+/// A step that took so many times the median one was not computing all the time: the machine slept, or
+/// gave the process no CPU.
+const ASLEEP: f64 = 10.0;
 
 /// A loss, and what it took to get there.
 #[derive(Clone, Copy, Debug)]
@@ -15,7 +19,7 @@ pub struct Point {
     pub tokens: f64,
     /// Floating-point operations executed.
     pub flops: f64,
-    /// Time in training steps.
+    /// Time that training steps computed.
     pub hours: f64,
     /// In nats per token.
     pub loss: f64,
@@ -43,51 +47,93 @@ impl Curves {
             return Err(Error::not_found(run, "no step is done yet"));
         }
         let flops = Workload::of_step(&config).flops(Convention::Executed).total;
-        let point = |step: &StepMetrics, loss| Point {
-            tokens: step.tokens as f64,
-            flops: flops * step.step as f64,
-            hours: step.seconds / 3600.0,
+        let times: Vec<f64> = steps.iter().map(|step| step.seconds).collect();
+        let computing = computing_time(&times);
+        let point = |at: usize, loss| Point {
+            tokens: steps[at].tokens as f64,
+            flops: flops * steps[at].step as f64,
+            hours: computing[at] / 3600.0,
             loss,
         };
         let evaluations = run::read_log::<Validation>(run)?;
-        let at = |evaluation: &Validation| {
-            let step = steps.iter().find(|step| step.step == evaluation.step)?;
-            Some(point(step, evaluation.val_loss))
+        let evaluated = |evaluation: &Validation| {
+            let at = steps.iter().position(|step| step.step == evaluation.step)?;
+            Some(point(at, evaluation.val_loss))
         };
         // A step that was skipped has no loss.
-        let with_loss = steps.iter().filter(|step| step.loss.is_finite());
+        let with_loss = steps.iter().enumerate().filter(|(_, step)| step.loss.is_finite());
         let absolute = std::path::absolute(run).map_err(Error::io("find", run))?;
         let name = absolute.file_name().unwrap_or(absolute.as_os_str()).to_string_lossy();
         Ok(Self {
             label: format!("{name}: {}", config.sparsity.describe(&config.model)),
-            training: with_loss.map(|step| point(step, step.loss)).collect(),
-            validation: evaluations.iter().filter_map(at).collect(),
+            training: with_loss.map(|(at, step)| point(at, step.loss)).collect(),
+            validation: evaluations.iter().filter_map(evaluated).collect(),
         })
     }
 
-    /// The training losses, smoothed: every point is the mean of its neighbourhood, as long before it
+    /// The training losses, smoothed: every point is a mean of its neighbourhood, as long before it
     /// as after it, so that curves are not shifted; only at the end, where they are flat, none is
-    /// left after it.
+    /// left after it. Weights fall off like a bell, of three plain means one after the other: a single
+    /// high loss is a peak at its place, not a plateau.
     pub fn smoothed(&self) -> Vec<Point> {
-        let count = self.training.len();
-        let reach = (0.5 * SMOOTHING * count as f64).round() as usize;
-        let mut sums = vec![0.0];
-        for point in &self.training {
-            sums.push(sums[sums.len() - 1] + point.loss);
-        }
-        let smooth = |(at, point): (usize, &Point)| {
-            let reach = reach.min(at);
-            let (first, end) = (at - reach, count.min(at + reach + 1));
-            let mean = (sums[end] - sums[first]) / (end - first) as f64;
-            Point { loss: mean, ..*point }
-        };
-        self.training.iter().enumerate().map(smooth).collect()
+        let reach = (0.25 * SMOOTHING * self.training.len() as f64).round() as usize;
+        let losses = self.training.iter().map(|point| point.loss).collect();
+        let smooth = (0..3).fold(losses, |losses: Vec<f64>, _| centred_means(&losses, reach));
+        let point = |(point, loss): (&Point, f64)| Point { loss, ..*point };
+        self.training.iter().zip(smooth).map(point).collect()
     }
+}
+
+/// Every value's mean with its neighbours, up to `reach` on either side.
+fn centred_means(values: &[f64], reach: usize) -> Vec<f64> {
+    let mut sums = vec![0.0];
+    for value in values {
+        sums.push(sums[sums.len() - 1] + value);
+    }
+    let mean = |at: usize| {
+        let reach = reach.min(at);
+        let (first, end) = (at - reach, values.len().min(at + reach + 1));
+        (sums[end] - sums[first]) / (end - first) as f64
+    };
+    (0..values.len()).map(mean).collect()
+}
+
+/// Seconds of computing after every step, of the seconds that had passed: steps that took far longer
+/// than others count as one that computed all the time.
+fn computing_time(passed: &[f64]) -> Vec<f64> {
+    let before = [0.0].into_iter().chain(passed.iter().copied());
+    let durations: Vec<f64> = passed.iter().zip(before).map(|(now, before)| now - before).collect();
+    let mut sorted = durations.clone();
+    sorted.sort_by(f64::total_cmp);
+    let median = sorted.get(sorted.len() / 2).copied().unwrap_or(0.0);
+    let computing = |sum: &mut f64, duration: f64| {
+        *sum += if duration > ASLEEP * median { median } else { duration };
+        Some(*sum)
+    };
+    durations.into_iter().scan(0.0, computing).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_step_asleep_counts_as_one_awake() {
+        assert_eq!(computing_time(&[1.0, 2.0, 3.0, 903.0, 905.0]), [1.0, 2.0, 3.0, 4.0, 6.0]);
+        assert_eq!(computing_time(&[]), [0.0; 0]);
+    }
+
+    #[test]
+    fn a_single_high_loss_is_a_peak() {
+        let mut losses = vec![1.0; 400];
+        losses[200] = 9.0;
+        let smooth = (0..3).fold(losses, |losses, _| centred_means(&losses, 3));
+        assert!(smooth.iter().all(|loss| *loss <= smooth[200]), "highest where it was");
+        assert!(smooth[195..200].is_sorted_by(|a, b| a < b), "{:?}", &smooth[190..210]);
+        for (before, after) in (100..200).rev().zip(201..) {
+            assert!((smooth[before] - smooth[after]).abs() < 1e-9, "as wide on both sides");
+        }
+    }
 
     #[test]
     fn smoothing_does_not_shift_a_curve() {

@@ -229,6 +229,23 @@ pub enum Error {
     /// The data cannot be read.
     #[error(transparent)]
     Data(#[from] mediswift_data::DataError),
+    /// Something needs more memory than is free.
+    #[error(
+        "{what} needs about {}, mostly for its {part}, but {} of memory are free: \
+         choose a smaller model, batch or context, or --anyway to try",
+        gigabytes(*need),
+        gigabytes(*free)
+    )]
+    TooLarge {
+        /// `training`, `a step`.
+        what: &'static str,
+        /// Bytes, as estimated.
+        need: u64,
+        /// Bytes that are free.
+        free: u64,
+        /// What needs most of them, as [`crate::memory::Memory::parts`] names it.
+        part: &'static str,
+    },
     /// The system refused to read or write.
     #[error("{}: cannot {action}", path.display())]
     Io {
@@ -239,6 +256,14 @@ pub enum Error {
         /// The system's reason.
         source: std::io::Error,
     },
+}
+
+/// For people: `1.5 GB`.
+fn gigabytes(bytes: u64) -> String {
+    match bytes as f64 / 1e9 {
+        some @ ..1e5 => format!("{some:.1} GB"),
+        many => format!("{many:.1e} GB"),
+    }
 }
 
 /// Where something wrong was found: a file, an assignment, a key.
@@ -308,6 +333,8 @@ pub enum ErrorKind {
     Stopped,
     /// Datasets and tokenizers: the source has details.
     Data,
+    /// There is not enough memory.
+    Memory,
     /// The system refused.
     Io,
 }
@@ -348,6 +375,7 @@ impl Error {
             Self::Step { source, .. } => source.kind(),
             Self::Stopped => ErrorKind::Stopped,
             Self::Data(_) => ErrorKind::Data,
+            Self::TooLarge { .. } => ErrorKind::Memory,
             Self::Io { source, .. } => match source.kind() {
                 std::io::ErrorKind::NotFound => ErrorKind::NotFound,
                 _ => ErrorKind::Io,

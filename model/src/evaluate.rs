@@ -3,6 +3,7 @@
 //! Windows follow each other through the split, so every token but the first is predicted once, and
 //! every evaluation of every run on the same data reads the same ones.
 
+use crate::config::Config;
 use crate::error::Error;
 use crate::gpt::{Gpt, TokenBatch};
 use crate::run::{self, LoadedModel};
@@ -35,6 +36,18 @@ pub(crate) struct Windows {
     pub sequences: usize,
     /// Windows per forward pass.
     pub micro_batch: usize,
+}
+
+impl Windows {
+    /// Those of evaluations during training: their passes hold no more sequences than a step's.
+    pub(crate) fn of(config: &Config) -> Self {
+        let Config { train, eval, .. } = config;
+        Self {
+            context: train.context,
+            sequences: eval.sequences,
+            micro_batch: train.micro_batch.min(train.batch),
+        }
+    }
 }
 
 /// The loss of `gpt` on the validation split.
@@ -105,8 +118,7 @@ pub fn evaluate_model(
         let problem = "its tokenizer is not the run's: prepare the data with that of the run";
         return Err(Error::input("dataset", problem));
     }
-    let (context, micro_batch) = (model.config.train.context, model.config.train.micro_batch);
-    let windows = Windows { context, sequences: 0, micro_batch };
+    let windows = Windows { sequences: 0, ..Windows::of(&model.config) };
     let evaluation = validation_loss(&model.gpt, dataset, windows, watch)?;
     Ok(Evaluation { skipped: model.skipped.clone(), ..evaluation })
 }

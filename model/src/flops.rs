@@ -80,7 +80,7 @@ impl Workload {
     /// All optimiser steps of a run.
     pub fn of_run(config: &Config) -> Self {
         let step = Self::of_step(config);
-        Self { sequences: step.sequences * config.train.steps, ..step }
+        Self { sequences: step.sequences.saturating_mul(config.train.steps), ..step }
     }
 
     /// The same work with a dense model.

@@ -11,6 +11,8 @@
 //! | plans | the weights of dense linear layers once more, packed for their input gradients; 26 bytes per non-zero: its column (4); column, origin and packed value in both products (2 × 10), with zeros that pad panels |
 //! | activations | T · (L · (18 d + heads + 4) + 2 d + 2) of the forward pass, and what travels back; counted operator by operator |
 //! | head | the logits of one chunk, and the packed token table V · d |
+//! | tokens | 12 bytes per token of a step: inputs, targets, weights; 256 bytes per sequence |
+//! | evaluation | the activations of one block, for T tokens |
 //!
 //! A block leaves 18 d values per token: two norms, 3 d of query, key and value, attention,
 //! projection and sum, 4 d twice in the MLP, its projection and sum; norms save two values and
@@ -19,16 +21,19 @@
 //!
 //! Not counted: the program itself, the scratch memory of threads (a few megabytes each), pages of
 //! the data, which the system may drop, and plans that hold dense copies of sparse weights (layers
-//! under about 15 % sparsity).
+//! under about 15 % sparsity). Sums that exceed 64 bits stay at the largest number.
 
 use crate::architecture::slots;
 use crate::config::{Config, ModelConfig};
+use crate::error::Error;
+use crate::finetune::settings::{Settings, Weights};
 use crate::gradient_tree::leaf;
 use crate::presets::PAPER_VOCABULARY;
 use crate::rehearsal::Rehearsal;
 use mediswift_engine::TokenLayout;
 use mediswift_engine::ops::CHUNK_TILES;
 use mediswift_kernels::LANES;
+use std::iter::Sum;
 
 /// Bytes of an `f32`.
 const VALUE: u64 = 4;
@@ -36,8 +41,16 @@ const VALUE: u64 = 4;
 /// Bytes that a non-zero takes in patterns and plans.
 const PLANS: u64 = 26;
 
+/// Bytes of a token, and of what is kept of a sequence besides its tokens.
+const TOKEN: u64 = 12;
+const SEQUENCE: u64 = 256;
+
+/// Models that fine-tuning holds besides the one under training: the pre-trained one, the same with
+/// a prompt, and the best so far.
+const KEPT_IN_TUNING: u64 = 3;
+
 /// Bytes that a training step holds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Memory {
     /// Parameters.
     pub weights: u64,
@@ -51,11 +64,38 @@ pub struct Memory {
     pub activations: u64,
     /// Logits of one chunk of tokens, and the token table packed for their gradient.
     pub head: u64,
+    /// All sequences of a step.
+    pub tokens: u64,
+    /// Values on the tape of an evaluation.
+    pub evaluation: u64,
 }
 
 impl Memory {
     /// Of a training step as `config` describes it. Without a vocabulary yet, the paper's is assumed.
     pub fn of_step(config: &Config) -> Self {
+        Self::of(config, 0)
+    }
+
+    /// Of fine-tuning the model that `config` describes.
+    pub fn of_tuning(config: &Config, settings: &Settings) -> Self {
+        let tune = &settings.finetune;
+        let largest = tune.batch.iter().copied().max().unwrap_or(1).max(tune.stage_batch);
+        let mut config = settings.training(config, largest, 0.0, 1);
+        if tune.weights == Weights::Dense {
+            config.sparsity.sparsity = 0.0;
+            config.sparsity.groups.clear();
+        }
+        let step = Self::of(&config, tune.prompt_tokens);
+        Self { weights: step.weights.saturating_mul(1 + KEPT_IN_TUNING), ..step }
+    }
+
+    /// Of a model that is imported: as it is read, and as it is kept.
+    pub fn of_import(config: &Config) -> Self {
+        let Self { weights, plans, .. } = Self::of_step(config);
+        Self { weights: weights.saturating_mul(2), plans, ..Self::default() }
+    }
+
+    fn of(config: &Config, prompt_tokens: usize) -> Self {
         let (model, train) = (&config.model, &config.train);
         let vocabulary = if model.vocabulary == 0 { PAPER_VOCABULARY } else { model.vocabulary };
         let (mut dense, mut sparse, mut packed) = (0, 0, 0);
@@ -73,27 +113,36 @@ impl Memory {
                 sparsity => sparse += weight.kept(sparsity),
             }
         }
-        let weights = VALUE * (dense + sparse) as u64;
+        let prompt = product(&[prompt_tokens, model.d_model]);
+        let weights = product(&[4, dense + sparse]).saturating_add(prompt.saturating_mul(VALUE));
         let micro_batches = config.micro_batches();
-        let levels = u64::from(micro_batches.div_ceil(leaf(micro_batches)).ilog2()) + 1;
+        let levels = u64::from(micro_batches.div_ceil(leaf(micro_batches)).max(1).ilog2()) + 1;
 
         let sequences = train.micro_batch.min(train.batch);
-        let layout = TokenLayout { sequences, context: train.context };
-        let chunk = (CHUNK_TILES.min(layout.tiles()) * LANES) as u64;
-        let features = Rehearsal::new(&size, layout, 0).features(train.recompute);
-        let table = (vocabulary * model.d_model) as u64;
+        let tiles = train.context.div_ceil(LANES);
+        let padded = product(&[sequences, tiles, LANES]);
+        let chunk = padded.min((CHUNK_TILES * LANES) as u64);
+        // Features do not depend on how many tokens there are.
+        let rehearsal = Rehearsal::new(&size, TokenLayout { sequences: 1, context: 1 }, 0);
+        let values = |features: usize| padded.saturating_mul(product(&[4, features]));
+        let tokens = product(&[train.batch, train.context]).saturating_mul(TOKEN);
         Self {
             weights,
-            moments: 2 * weights,
-            gradients: levels * weights,
-            plans: PLANS * sparse as u64 + VALUE * packed as u64,
-            activations: VALUE * (layout.tiles() * LANES * features) as u64,
-            head: VALUE * (chunk * vocabulary as u64 + table),
+            moments: weights.saturating_mul(2),
+            gradients: weights.saturating_mul(levels),
+            plans: (sparse as u64).saturating_mul(PLANS).saturating_add(product(&[4, packed])),
+            activations: values(rehearsal.features(train.recompute)),
+            head: chunk
+                .saturating_mul(vocabulary as u64)
+                .saturating_add(product(&[vocabulary, model.d_model]))
+                .saturating_mul(VALUE),
+            tokens: tokens.saturating_add((train.batch as u64).saturating_mul(SEQUENCE)),
+            evaluation: values(rehearsal.features_of_inference()),
         }
     }
 
     /// Names and bytes of the parts.
-    pub fn parts(&self) -> [(&'static str, u64); 6] {
+    pub fn parts(&self) -> [(&'static str, u64); 8] {
         [
             ("weights", self.weights),
             ("moments", self.moments),
@@ -101,13 +150,52 @@ impl Memory {
             ("plans", self.plans),
             ("activations", self.activations),
             ("head", self.head),
+            ("tokens", self.tokens),
+            ("evaluation", self.evaluation),
         ]
     }
 
     /// All of it.
     pub fn total(&self) -> u64 {
-        self.parts().iter().map(|(_, bytes)| bytes).sum()
+        self.parts().iter().fold(0, |sum, (_, bytes)| sum.saturating_add(*bytes))
     }
+
+    /// Refuses `what` if it needs more than the `free` bytes there are; nothing is refused where the
+    /// system does not tell.
+    /// # Errors
+    /// If it does not fit.
+    pub fn require(&self, what: &'static str, free: Option<u64>) -> Result<(), Error> {
+        let need = self.total();
+        match free.filter(|&free| free < need) {
+            None => Ok(()),
+            Some(free) => {
+                let largest = self.parts().into_iter().max_by_key(|(_, bytes)| *bytes);
+                let (part, _) = largest.expect("there are parts");
+                Err(Error::TooLarge { what, need, free, part })
+            }
+        }
+    }
+}
+
+/// Of models that are there at the same time.
+impl Sum for Memory {
+    fn sum<I: Iterator<Item = Self>>(all: I) -> Self {
+        all.fold(Self::default(), |a, b| Self {
+            weights: a.weights.saturating_add(b.weights),
+            moments: a.moments.saturating_add(b.moments),
+            gradients: a.gradients.saturating_add(b.gradients),
+            plans: a.plans.saturating_add(b.plans),
+            activations: a.activations.saturating_add(b.activations),
+            head: a.head.saturating_add(b.head),
+            tokens: a.tokens.saturating_add(b.tokens),
+            evaluation: a.evaluation.saturating_add(b.evaluation),
+        })
+    }
+}
+
+/// The product of `factors`, or the largest number.
+fn product(factors: &[usize]) -> u64 {
+    factors.iter().fold(1, |product: u64, &factor| product.saturating_mul(factor as u64))
 }
 
 #[cfg(test)]
@@ -183,6 +271,59 @@ mod tests {
         assert!(5 * again.activations < whole.activations);
         assert_eq!(again.total() - again.activations, whole.total() - whole.activations);
         assert!(Memory { plans: 0, ..whole }.total() < whole.total());
+    }
+
+    #[test]
+    fn nothing_overflows_whatever_the_settings_are() {
+        let extremes = [1, 2, 1 << 16, 1 << 30, (1 << 32) - 2, usize::MAX >> 1, usize::MAX];
+        let mut checked = 0;
+        for extreme in extremes {
+            for change in 0..8 {
+                let mut config = config(0.75);
+                let Config { model, train, .. } = &mut config;
+                *[
+                    &mut model.layers,
+                    &mut model.d_model,
+                    &mut model.context,
+                    &mut model.vocabulary,
+                    &mut train.steps,
+                    &mut train.batch,
+                    &mut train.micro_batch,
+                    &mut train.context,
+                ][change] = extreme;
+                model.heads = 1;
+                // Of what is not refused, all sums are true.
+                if config.validate().is_ok() {
+                    let memory = Memory::of_step(&config);
+                    assert!(memory.total() > memory.weights, "{extreme} {change}");
+                    assert!(memory.require("it", Some(memory.total())).is_ok());
+                    let error = memory.require("it", Some(memory.total() - 1)).unwrap_err();
+                    assert_eq!(error.to_string().lines().count(), 1, "{error}");
+                    checked += 1;
+                }
+                // The library may be asked for tokens before it is asked for a check.
+                if config.validate_model().is_ok() {
+                    assert!(Memory::of_step(&config).total() > 0);
+                }
+            }
+        }
+        assert!(checked > 15, "{checked}");
+    }
+
+    #[test]
+    fn fine_tuning_holds_a_dense_model_and_its_prompt() {
+        let task = crate::tasks::task("hoc").unwrap();
+        let (mut settings, sparse) = (Settings::new(task), config(0.75));
+        settings.set("finetune.prompt_tokens=0").unwrap();
+        let bare = Memory::of_tuning(&sparse, &settings);
+        assert_eq!(bare, Memory::of_tuning(&config(0.0), &settings));
+        settings.set("finetune.prompt_tokens=10").unwrap();
+        let prompted = Memory::of_tuning(&sparse, &settings);
+        assert_eq!(prompted.moments - bare.moments, 2 * 10 * 64 * VALUE);
+        settings.set("finetune.weights=sparse").unwrap();
+        assert!(Memory::of_tuning(&sparse, &settings).weights < bare.weights);
+        settings.set("finetune.prompt_tokens=9223372036854775807").unwrap();
+        assert_eq!(Memory::of_tuning(&sparse, &settings).total(), u64::MAX);
     }
 
     #[test]

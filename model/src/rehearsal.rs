@@ -73,27 +73,32 @@ impl Rehearsal {
         sums
     }
 
+    /// Values per token that an evaluation needs buffers for: it forgets every block at its end.
+    pub(crate) fn features_of_inference(&self) -> usize {
+        let mut buffers = Buffers::default();
+        self.forward(&mut buffers, true);
+        buffers.made
+    }
+
+    /// The forward pass; the blocks whose values were forgotten at their end, if they are to be.
+    fn forward(&self, buffers: &mut Buffers, forget: bool) -> Vec<&Range<usize>> {
+        let mut forgotten = Vec::new();
+        let mut blocks = self.blocks.iter().filter(|_| forget).peekable();
+        for (at, operator) in self.operators.iter().enumerate() {
+            buffers.keep(operator);
+            if let Some(block) = blocks.next_if(|block| block.end == at) {
+                self.operators[block.clone()].iter().for_each(|operator| buffers.forget(operator));
+                forgotten.push(block);
+            }
+        }
+        forgotten
+    }
+
     /// Values per token that a step needs buffers for: what [`mediswift_engine::Tape`] keeps, and the
     /// gradients that travel back, each in a buffer that was free or else a new one.
     pub(crate) fn features(&self, recompute: bool) -> usize {
         let mut buffers = Buffers::default();
-        let keep = |buffers: &mut Buffers, operator: &Rehearsed| {
-            buffers.take(operator.out_features);
-            buffers.take(operator.saved_features);
-        };
-        let give = |buffers: &mut Buffers, operator: &Rehearsed| {
-            buffers.give(operator.out_features);
-            buffers.give(operator.saved_features);
-        };
-        let mut forgotten: Vec<&Range<usize>> = Vec::new();
-        let mut blocks = self.blocks.iter().filter(|_| recompute).peekable();
-        for (at, operator) in self.operators.iter().enumerate() {
-            keep(&mut buffers, operator);
-            if let Some(block) = blocks.next_if(|block| block.end == at) {
-                block.clone().for_each(|at| give(&mut buffers, &self.operators[at]));
-                forgotten.push(block);
-            }
-        }
+        let mut forgotten = self.forward(&mut buffers, recompute);
         // Whose output has a part of its gradient.
         let mut started = vec![false; self.operators.len()];
         if let (Some(last), Some(started)) = (self.operators.last(), started.last_mut()) {
@@ -102,7 +107,7 @@ impl Rehearsal {
         }
         for (at, operator) in self.operators.iter().enumerate().rev() {
             if let Some(block) = forgotten.pop_if(|block| block.end == at) {
-                block.clone().for_each(|at| keep(&mut buffers, &self.operators[at]));
+                self.operators[block.clone()].iter().for_each(|operator| buffers.keep(operator));
             }
             if started[at] {
                 for &input in &operator.inputs {
@@ -112,7 +117,7 @@ impl Rehearsal {
                 }
                 buffers.give(operator.out_features);
             }
-            give(&mut buffers, operator);
+            buffers.forget(operator);
         }
         buffers.made
     }
@@ -136,6 +141,17 @@ impl Buffers {
 
     fn give(&mut self, features: usize) {
         *self.free.entry(features).or_default() += 1;
+    }
+
+    /// What an operator leaves on the tape.
+    fn keep(&mut self, operator: &Rehearsed) {
+        self.take(operator.out_features);
+        self.take(operator.saved_features);
+    }
+
+    fn forget(&mut self, operator: &Rehearsed) {
+        self.give(operator.out_features);
+        self.give(operator.saved_features);
     }
 }
 

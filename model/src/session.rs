@@ -353,11 +353,7 @@ impl Session {
     /// # Errors
     /// If it is not finite, `watch` asks to stop, data cannot be read or logs not be written.
     pub fn evaluate(&mut self, watch: &mut dyn Watch) -> Result<Validation, Error> {
-        let windows = Windows {
-            context: self.config.train.context,
-            sequences: self.config.eval.sequences,
-            micro_batch: self.config.train.micro_batch,
-        };
+        let windows = Windows::of(&self.config);
         let found = validation_loss(self.gpt(), &self.dataset, windows, watch)?;
         let validation = Validation { step: self.step(), val_loss: found.val_loss };
         self.validations.append(&validation)?;

@@ -1,4 +1,5 @@
 //! Calls of the program, and what must hold of them.
+#![allow(dead_code, reason = "no test needs all of them")]
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -1,9 +1,11 @@
 //! What `bench layer` says: JSON, a table, and the lines of its chart.
 
-use mediswift_kernels::bench::{self, Measured, Times};
+use mediswift_kernels::bench::{self, Mean, Measured, Times};
 use mediswift_kernels::isa::IsaKind;
 use mediswift_kernels::probe::Limits;
 use serde_json::{Value, json};
+
+use crate::machine::DISTURBED;
 
 /// On what the measurement ran.
 pub struct Title<'a> {
@@ -14,10 +16,12 @@ pub struct Title<'a> {
     pub mask: &'a str,
 }
 
-/// A finished measurement.
+/// What was measured so far.
 pub struct Report<'a> {
     pub title: Title<'a>,
     pub rows: Vec<Measured>,
+    /// For every row, the share of the machine's CPUs that others took meanwhile.
+    pub loads: Vec<Option<f64>>,
     pub limits: Limits,
     /// What did not fit into memory.
     pub skipped: Vec<String>,
@@ -37,13 +41,14 @@ impl Report<'_> {
 
     pub fn json(&self) -> Value {
         let Title { cpu, isa, threads, tokens, mask } = &self.title;
-        let means = bench::means(&self.rows);
+        let means = self.means();
         let break_even = bench::break_even(&means);
         let spread = |times: &Times| json!({ "least": times.least, "most": times.most });
         let rows: Vec<Value> = self
             .rows
             .iter()
-            .map(|row| {
+            .zip(&self.loads)
+            .map(|(row, load)| {
                 json!({
                     "shape": format!("{}x{}", row.rows, row.columns),
                     "sparsity": row.sparsity(),
@@ -57,8 +62,9 @@ impl Report<'_> {
                     "fallback": row.fallback,
                     "realised_speedup": row.speedup(),
                     "theoretical_speedup": row.theory(),
-                    "ceiling_speedup": row.ceiling,
-                    "fraction_of_peak": row.fraction_of_peak,
+                    "ceiling_speedup": row.ceiling(&self.limits),
+                    "fraction_of_peak": row.fraction_of_peak(&self.limits),
+                    "load": load,
                 })
             })
             .collect();
@@ -91,27 +97,39 @@ impl Report<'_> {
             "geometric_means": means,
             "break_even_sparsity": break_even,
             "left_out": self.skipped,
+            "load": self.load(),
         })
     }
 
-    pub fn text(&self) -> String {
-        let Limits { fma_peak, l1, l2, dram } = self.limits;
-        let mut text = format!(
-            "{}\nFMA peak {:.0} GFLOP/s; reads from L1 {:.0}, L2 {:.0}, memory {:.0} GB/s\n\n",
+    fn means(&self) -> Vec<Mean> {
+        bench::means(&self.rows, &self.limits)
+    }
+
+    /// The largest share of the CPUs that others took.
+    fn load(&self) -> Option<f64> {
+        self.loads.iter().flatten().copied().reduce(f64::max)
+    }
+
+    /// What stands above the rows.
+    pub fn head(&self) -> String {
+        format!(
+            "{}\n{}\n\n{}",
             self.subtitle(),
-            fma_peak / 1e9,
-            l1 / 1e9,
-            l2 / 1e9,
-            dram / 1e9
-        );
-        text.push_str(
+            limits(&self.limits),
             "shape        sparsity product      dense ms  sparse ms    spread  speedup  theory  \
-             peak  kernel\n",
-        );
-        for row in &self.rows {
+             peak  others  kernel\n"
+        )
+    }
+
+    /// The rows from number `first` on.
+    pub fn rows(&self, first: usize) -> String {
+        let mut text = String::new();
+        for (row, load) in self.rows.iter().zip(&self.loads).skip(first) {
             let spread = 100.0 * (row.sparse.most - row.sparse.least) / row.sparse.median;
+            let peak = row.fraction_of_peak(&self.limits);
+            let is_disturbed = load.is_some_and(|load| load > DISTURBED);
             text.push_str(&format!(
-                "{:<12} {:>7.1}% {:<10} {:>10.3} {:>10.3} {:>8.0}% {:>7.2}x {:>6.2}x {:>4.0}%  {}{}\n",
+                "{:<12} {:>7.1}% {:<10} {:>10.3} {:>10.3} {:>8.0}% {:>7.2}x {:>6.2}x {:>4.0}% {:>6}{} {}{}\n",
                 format!("{}x{}", row.rows, row.columns),
                 100.0 * row.sparsity(),
                 row.product,
@@ -120,14 +138,21 @@ impl Report<'_> {
                 spread,
                 row.speedup(),
                 row.theory(),
-                100.0 * row.fraction_of_peak,
+                100.0 * peak,
+                load.map_or("–".into(), |load| format!("{:.0}%", 100.0 * load)),
+                if is_disturbed { "!" } else { " " },
                 row.kernel,
                 if row.fallback { " (dense fallback)" } else { "" },
             ));
         }
-        text.push_str("\ngeometric mean over shapes\n");
+        text
+    }
+
+    /// What stands below the rows.
+    pub fn summary(&self) -> String {
+        let mut text = "\ngeometric mean over shapes\n".to_string();
         text.push_str("sparsity product    shapes  speedup  theory  ceiling\n");
-        let means = bench::means(&self.rows);
+        let means = self.means();
         for mean in &means {
             text.push_str(&format!(
                 "{:>7.1}% {:<10} {:>6} {:>7.2}x {:>6.2}x {:>7.2}x\n",
@@ -147,9 +172,33 @@ impl Report<'_> {
                 100.0 * sparsity
             ));
         }
+        text.push_str(&format!("\nat the end: {}\n", limits(&self.limits)));
+        if let Some(load) = self.load().filter(|load| *load > DISTURBED) {
+            text.push_str(&format!(
+                "rows with ! are not to be trusted: others took up to {:.0} % of the CPUs meanwhile\n",
+                100.0 * load
+            ));
+        }
+        let is_above = |row: &&Measured| row.fraction_of_peak(&self.limits) > 1.0;
+        if self.rows.iter().any(|row| is_above(&row)) {
+            text.push_str(
+                "a share of the peak above 100 % means that the machine was slower while its peak was \
+                 measured\n",
+            );
+        }
         for what in &self.skipped {
             text.push_str(&format!("left out: {what}\n"));
         }
         text
     }
+}
+
+fn limits(Limits { fma_peak, l1, l2, dram }: &Limits) -> String {
+    format!(
+        "FMA peak {:.0} GFLOP/s; reads from L1 {:.0}, L2 {:.0}, memory {:.0} GB/s",
+        fma_peak / 1e9,
+        l1 / 1e9,
+        l2 / 1e9,
+        dram / 1e9
+    )
 }

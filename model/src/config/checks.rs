@@ -1,10 +1,50 @@
 //! Ranges that settings of pre-training and of fine-tuning have in common.
 
-use super::tables::OptimiserConfig;
+use super::tables::{ModelConfig, OptimiserConfig};
 use crate::error::Error;
 use std::fmt;
 
 const POSITIVE: &str = "be a finite number above 0 in 32 bits";
+
+/// More blocks than any model has: a number that is still safe to count to.
+pub(crate) const MOST_LAYERS: usize = 4096;
+
+/// More weights than any machine holds: below, no sum over tensors or their bytes overflows.
+const MOST_WEIGHTS: f64 = (1_u64 << 56) as f64;
+
+impl ModelConfig {
+    /// Checks that extents are some, and that nothing computed from them overflows: neither tokens and
+    /// indices, which have 32 bits, nor numbers of weights and bytes, which have 64.
+    /// # Errors
+    /// The first extent that is out of range, with what it must be.
+    pub(crate) fn validate(&self) -> Result<(), Error> {
+        let Self { layers, d_model, heads, context, vocabulary, .. } = *self;
+        for (key, extent) in [
+            ("model.layers", layers),
+            ("model.d_model", d_model),
+            ("model.heads", heads),
+            ("model.context", context),
+        ] {
+            require_some(key, extent)?;
+        }
+        require(layers <= MOST_LAYERS, "model.layers", layers, "be at most 4096")?;
+        for (key, extent) in [("model.context", context), ("model.vocabulary", vocabulary)] {
+            require(extent < u32::MAX as usize, key, extent, "be below 4294967295 (32 bits)")?;
+        }
+        let is_index = |extent: Option<usize>| extent.is_some_and(|n| n < u32::MAX as usize);
+        require_fit(is_index(d_model.checked_mul(4)), "model.d_model", || {
+            format!("is {d_model}, too large for 32-bit indices")
+        })?;
+        require_fit(d_model.is_multiple_of(heads), "model.d_model", || {
+            format!("{d_model} is not divisible by model.heads = {heads}")
+        })?;
+        let rows = 12.0 * layers as f64 * d_model as f64 + context as f64 + vocabulary as f64;
+        let weights = rows * d_model as f64;
+        require_fit(weights < MOST_WEIGHTS, "model.d_model", || {
+            format!("{d_model} with {layers} layers makes {weights:.1e} weights: choose less")
+        })
+    }
+}
 
 impl OptimiserConfig {
     /// Checks every value. AdamW computes with 32 bits, so that is where they must make sense.

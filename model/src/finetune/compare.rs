@@ -67,8 +67,21 @@ pub struct Compared {
 pub struct Series {
     /// What they have in common.
     pub name: String,
-    /// Weights that pre-training kept, and the score in %.
-    pub points: Vec<(f64, f64)>,
+    /// Each of them.
+    pub points: Vec<Scored>,
+}
+
+/// The score of one model.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Scored {
+    /// What it is called, if that says more than the series does.
+    pub name: Option<String>,
+    /// Weights that pre-training kept.
+    pub weights: f64,
+    /// The score in %.
+    pub score: f64,
+    /// Its standard deviation over seeds, in % too; 0 of a single one.
+    pub std: f64,
 }
 
 impl Comparison {
@@ -137,7 +150,14 @@ impl Comparison {
     pub fn runs_by_size(&self) -> Vec<Series> {
         grouped(self.rows.iter().map(|row| {
             let name = format!("{:.0} % sparse pre-training, {}", 100.0 * row.sparsity, row.method);
-            (name, (row.nnz as f64, 100.0 * row.value))
+            let folder = Path::new(&row.path).file_name();
+            let scored = Scored {
+                name: folder.map(|folder| folder.to_string_lossy().into_owned()),
+                weights: row.nnz as f64,
+                score: 100.0 * row.value,
+                std: if row.std.is_finite() { 100.0 * row.std } else { 0.0 },
+            };
+            (name, scored)
         }))
     }
 
@@ -146,7 +166,8 @@ impl Comparison {
         grouped(self.published.iter().filter_map(|published| {
             let kept = published.weights? * (1.0 - published.sparsity);
             let name = format!("MediSwift paper, {:.0} % sparse", 100.0 * published.sparsity);
-            Some((name, (kept, 100.0 * published.value)))
+            let score = 100.0 * published.value;
+            Some((name, Scored { name: None, weights: kept, score, std: 0.0 }))
         }))
     }
 
@@ -155,14 +176,15 @@ impl Comparison {
         let mut text = format!(
             "{}, {}. Mean and standard deviation over seeds, in %. For research only, not for clinical \
              use.\n\n\
-             | model | pre-training | fine-tuning | seeds | generation | likelihood |\n\
-             |---|---|---|---|---|---|\n",
+             | run | model | pre-training | fine-tuning | seeds | generation | likelihood |\n\
+             |---|---|---|---|---|---|---|\n",
             self.metric, self.split
         );
         for row in &self.rows {
             let (generation, likelihood) = (&row.generation[0], &row.likelihood[0]);
             text += &format!(
-                "| {} ({:.1} M) | {:.0} % sparse, {:.1} M tokens | {} | {} | {:.2} ± {:.2} | {:.2} ± {:.2} |\n",
+                "| {} | {} ({:.1} M) | {:.0} % sparse, {:.1} M tokens | {} | {} | {:.2} ± {:.2} | {:.2} ± {:.2} |\n",
+                row.path,
                 row.preset,
                 row.linear_weights as f64 / 1e6,
                 100.0 * row.sparsity,
@@ -177,7 +199,7 @@ impl Comparison {
         }
         for baseline in &self.baselines {
             let value = 100.0 * baseline.scores[0].value;
-            text += &format!("| {} | – | – | – | {value:.2} | – |\n", baseline.name);
+            text += &format!("| {} | – | – | – | – | {value:.2} | – |\n", baseline.name);
         }
         if !self.notes.is_empty() {
             text += "\nNotes:\n\n";
@@ -198,7 +220,7 @@ fn read(run: &Path) -> Result<TuningReport, Error> {
 }
 
 /// Points of the same name together, names in the order in which they first appear.
-fn grouped(points: impl Iterator<Item = (String, (f64, f64))>) -> Vec<Series> {
+fn grouped(points: impl Iterator<Item = (String, Scored)>) -> Vec<Series> {
     let mut all: Vec<Series> = Vec::new();
     for (name, point) in points {
         match all.iter_mut().find(|series| series.name == name) {
@@ -216,10 +238,11 @@ mod tests {
     #[test]
     fn points_of_one_name_make_one_series() {
         let points = [("b", 1.0), ("a", 2.0), ("b", 3.0)];
-        let found = grouped(points.into_iter().map(|(name, x)| (name.to_string(), (x, x))));
+        let scored = |score| Scored { name: None, weights: 1.0, score, std: 0.0 };
+        let found = grouped(points.into_iter().map(|(name, x)| (name.to_string(), scored(x))));
         let names: Vec<&str> = found.iter().map(|series| &*series.name).collect();
         assert_eq!(names, ["b", "a"]);
-        assert_eq!(found[0].points, [(1.0, 1.0), (3.0, 3.0)]);
+        assert_eq!(found[0].points, [scored(1.0), scored(3.0)]);
     }
 
     #[test]

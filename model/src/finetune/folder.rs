@@ -17,6 +17,7 @@
 //! Every file is written whole or not at all, and a cell's report after its weights: what is there
 //! need not be computed again.
 
+use super::identity::{IDENTITY, Identity};
 use super::settings::Settings;
 use super::train::{Cell, CellReport};
 use crate::checkpoint::{self, Checkpoint, Choice, DataState, Snapshot};
@@ -26,41 +27,13 @@ use crate::run;
 use mediswift_data::{Tokenizer, tokenizer};
 use mediswift_engine::Parameters;
 use mediswift_files::{self as files, Lock};
+use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
 use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The settings of a run: a folder that has it is a fine-tuning run.
 pub const SETTINGS: &str = "finetune.toml";
-const IDENTITY: &str = "identity.json";
-
-/// What a run is made from: it can only go on with the same.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Identity {
-    /// The task.
-    pub task: String,
-    /// [`checkpoint::weights_hash`] of the pre-trained model.
-    pub from: String,
-    /// BLAKE3 of all examples.
-    pub examples: String,
-    /// All settings, as TOML; nothing in runs of older programs.
-    #[serde(default)]
-    pub settings: String,
-}
-
-impl Identity {
-    /// The settings of the run in `path`, which has this identity.
-    fn settings(&self, path: &Path) -> Result<Settings, Error> {
-        match &*self.settings {
-            "" => read_settings(path),
-            text => {
-                Settings::from_toml(text, &path.join(IDENTITY), crate::tasks::task(&self.task)?)
-            }
-        }
-    }
-}
-
 /// The folder, locked for writing.
 #[derive(Debug)]
 pub(crate) struct Folder {
@@ -102,18 +75,7 @@ impl Folder {
         files::clear(&folder.path("cells"))?;
         if there {
             let known: Identity = folder.read(IDENTITY)?;
-            let sources = |Identity { task, from, examples, .. }: &Identity| {
-                (task.clone(), from.clone(), examples.clone())
-            };
-            if sources(&known) != sources(&folder.identity) {
-                let problem = "was started from another model, task or examples";
-                return Err(Error::incompatible(path, problem));
-            }
-            // Not by the file for people, which they may have changed since.
-            let differences = settings.differences(&known.settings(path)?);
-            if !differences.is_empty() {
-                return Err(Error::OtherSettings { path: path.into(), differences });
-            }
+            known.check(path, &folder.identity, settings)?;
             run::load_tokenizer(path, &folder.tokenizer)?;
         } else {
             folder.write(IDENTITY, &folder.identity)?;

@@ -7,19 +7,20 @@
 //!
 //! * [`settings`]: what decides a run; [`start`]: the model it starts from.
 //! * [`encode`]: examples as tokens; [`answer`]: a model's answers; [`train`]: one training.
-//! * [`folder`]: the run on disk; [`report`]: what came of it; [`compare`]: several runs
+//! * [`folder`]: the run on disk, and `identity`, what it must go on with; [`report`]: what came of it; [`compare`]: several runs
 //!   side by side.
 
 pub mod answer;
 pub mod compare;
 pub mod encode;
 pub mod folder;
+mod identity;
 pub mod report;
 pub mod settings;
 pub mod start;
 pub mod train;
 
-use crate::checkpoint::{self, Choice, weights_hash};
+use crate::checkpoint::{self, Choice};
 use crate::config::Config;
 use crate::error::{Error, ErrorKind};
 use crate::gpt::Gpt;
@@ -29,7 +30,8 @@ use crate::tasks::{Example, Request, Stage, Task, TaskData};
 use crate::watch::{Progress, Watch};
 use answer::{Answerer, by_likelihood, candidates};
 use encode::ExampleEncoder;
-use folder::{Folder, Identity};
+use folder::Folder;
+use identity::Identity;
 use mediswift_data::Tokenizer;
 use mediswift_engine::Parameters;
 use report::{REPORT, SeedReport, SourceModel, TuningReport};
@@ -89,16 +91,11 @@ pub fn finetune(job: &Job<'_>, watch: &mut dyn Watch) -> Result<TuningReport, Er
     let loaded = LoadedModel::load(job.from, job.choice)?;
     let LoadedModel { config, gpt, tokenizer, skipped, step } = loaded;
     let source = SourceModel::of(job.from, &config, &gpt);
-    let identity = Identity {
-        task: task.name().into(),
-        from: weights_hash(gpt.parameters()),
-        examples: examples_hash(&data),
-        settings: settings.to_toml(),
-    };
+    let identity = Identity::new(task, &gpt, &data, settings);
     start::check_prompt(settings, &config)?;
     let folder = Folder::open(job.out, settings, identity, &tokenizer, job.resume)?;
     for problem in &skipped {
-        let note = format!("passed over for the older model after step {step}: {problem}");
+        let note = format!("passed over for the model after step {step}: {problem}");
         watch.tell(Progress::Noted(&note))?;
     }
     data.notes.iter().try_for_each(|note| watch.tell(Progress::Noted(note)))?;
@@ -291,7 +288,7 @@ impl Run<'_> {
         encoder: &ExampleEncoder<'t>,
         known: &[encode::Encoded],
     ) -> Answerer<'t> {
-        let micro_batch = self.settings.finetune.micro_batch;
+        let micro_batch = self.settings.micro_batch();
         Answerer::new(gpt, encoder, self.task, &self.tokenizer, known, micro_batch)
     }
 
@@ -413,22 +410,4 @@ impl Run<'_> {
 fn with_cause(error: &Error) -> String {
     let cause = std::error::Error::source(error);
     cause.map_or(error.to_string(), |cause| format!("{error}: {cause}"))
-}
-
-/// BLAKE3 over all examples with their parts.
-fn examples_hash(data: &TaskData) -> String {
-    let mut hasher = blake3::Hasher::new();
-    let mut part = |name: &str, examples: &[Example]| {
-        for text in [name, &format!("{examples:?}")] {
-            hasher.update(&(text.len() as u64).to_le_bytes()).update(text.as_bytes());
-        }
-    };
-    for stage in &data.stages {
-        part(&stage.name, &stage.train);
-        part(&stage.name, &stage.dev);
-    }
-    part("train", &data.train);
-    part("dev", &data.dev);
-    part("test", &data.test);
-    hasher.finalize().to_hex().to_string()
 }

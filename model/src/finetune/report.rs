@@ -172,6 +172,7 @@ impl TuningReport {
         };
         match tune.prompt_tokens {
             0 => weights.to_string(),
+            1 => format!("{weights}, 1 prompt token"),
             n => format!("{weights}, {n} prompt tokens"),
         }
     }

@@ -254,12 +254,19 @@ impl Settings {
         self.finetune.answer == Answer::Likelihood
     }
 
+    /// Examples per pass, in training and in judging: never more than the largest step has.
+    pub(crate) fn micro_batch(&self) -> usize {
+        let FinetuneConfig { batch, stage_batch, micro_batch, .. } = &self.finetune;
+        let largest = batch.iter().copied().max().unwrap_or(1).max(*stage_batch);
+        largest.min(*micro_batch)
+    }
+
     /// The settings of one training of the model that `config` describes.
     pub fn training(&self, config: &Config, batch: usize, lr: f64, steps: usize) -> Config {
         let mut config = config.clone();
         let train = &mut config.train;
         (train.steps, train.batch, train.lr) = (steps, batch, lr);
-        (train.micro_batch, train.context) = (self.finetune.micro_batch, config.model.context);
+        (train.micro_batch, train.context) = (self.micro_batch(), config.model.context);
         config.optimiser = self.optimiser.clone();
         config
     }

@@ -159,7 +159,7 @@ impl Training<'_> {
         dev: &[Option<Encoded>],
         watch: &mut dyn Watch,
     ) -> Result<f64, Error> {
-        let micro_batch = self.settings.finetune.micro_batch;
+        let micro_batch = self.settings.micro_batch();
         let mut answerer =
             Answerer::new(gpt, encoder, self.task, self.tokenizer, train, micro_batch);
         let answers = if self.settings.by_likelihood() && self.task.one_label() {

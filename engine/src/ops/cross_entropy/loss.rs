@@ -3,7 +3,7 @@
 use super::super::lines::lines_mut;
 use super::head::{CHUNK_TILES, Chunk, CrossEntropy, TileTokens, WORDS, together, tokens_of};
 use super::softmax::Softmax;
-use crate::{Cost, Gradients, Loss, LossSum, Parameters, Tiles, TokenLayout};
+use crate::{Cost, Gradients, Loss, LossSum, Parameters, Pass, Profile, Tiles, TokenLayout};
 use mediswift_kernels::isa::dispatch;
 use mediswift_kernels::ops::gemm::{Left, Out, gemm, transpose_tiles};
 use mediswift_kernels::{AlignedBuffer, LANES, Scratch};
@@ -58,7 +58,11 @@ impl Loss for CrossEntropy<'_> {
         parameters: &Parameters,
         dx: &mut Tiles,
         gradients: &mut Gradients,
+        profile: &mut Profile,
     ) -> LossSum {
+        let (name, layout) = (self.name(), x.layout());
+        profile.record(profile.clock(), name, Pass::Forward, || self.cost(layout).forward_flops);
+        let clock = profile.clock();
         let (vocabulary, features, tile_len) = (self.vocabulary, self.features, x.tile_len());
         // Packed once for all chunks.
         let transposed =
@@ -75,7 +79,12 @@ impl Loss for CrossEntropy<'_> {
             dx.data_mut().fill(0.0);
         }
         let mut scattered = Scratch::take(CHUNK_TILES * tile_len);
+        profile.record(clock, name, Pass::Backward, || self.cost(layout).backward_flops);
+        // From the end of one chunk's gradient to the next chunk's logits.
+        let mut between = profile.clock();
         let losses = self.for_each_chunk(x, parameters, |Chunk { tiles, x, logits, tokens }| {
+            profile.record(between, name, Pass::Forward, || 0);
+            let clock = profile.clock();
             self.to_gradient(logits, tokens);
             match together(tiles, tile_len) {
                 Some(place) => {
@@ -93,6 +102,8 @@ impl Loss for CrossEntropy<'_> {
             let xt = transpose_tiles(x, features);
             let dw = if padded.is_empty() { &mut *gradient } else { &mut *padded };
             gemm(Left::tiles(logits, vocabulary), &xt, dw, Out::Rows, true);
+            profile.record(clock, name, Pass::Backward, || 0);
+            between = profile.clock();
         });
         for (to, row) in gradient.chunks_exact_mut(features).zip(padded.chunks_exact(columns)) {
             to.iter_mut().zip(row).for_each(|(to, dw)| *to += dw);
@@ -102,7 +113,10 @@ impl Loss for CrossEntropy<'_> {
 
     fn cost(&self, layout: TokenLayout) -> Cost {
         let of_tile = |tile| tokens_of(layout, tile).len() as u64;
-        let tokens: u64 = self.tiles(layout).into_iter().map(of_tile).sum();
+        let tokens: u64 = match self.weights {
+            None => layout.tokens() as u64,
+            Some(_) => self.tiles(layout).into_iter().map(of_tile).sum(),
+        };
         let (vocabulary, features) = (self.vocabulary as u64, self.features as u64);
         Cost {
             forward_flops: tokens * (2 * vocabulary * features + 3 * vocabulary),

@@ -1,7 +1,7 @@
 use super::CrossEntropy;
 use super::cases::case_target;
 use crate::gradcheck::numbers;
-use crate::{Gradients, Loss, LossSum, Parameters, Shape, Tiles, TokenLayout};
+use crate::{Gradients, Loss, LossSum, Parameters, Profile, Shape, Tiles, TokenLayout};
 
 const LAYOUT: TokenLayout = TokenLayout { sequences: 2, context: 17 };
 
@@ -81,7 +81,8 @@ fn tokens_without_weight_change_nothing() {
     let few = CrossEntropy { weights: Some(&none), ..loss(&parameters, &targets) };
     let mut dx = Tiles::from_rows(LAYOUT, 3, &[1.0; 34 * 3]);
     let mut gradients = Gradients::zeros(parameters.layout());
-    let found = few.differentiate(&x, &parameters, &mut dx, &mut gradients);
+    let found =
+        few.differentiate(&x, &parameters, &mut dx, &mut gradients, &mut Profile::default());
     assert_eq!((found, dx.data().iter().all(|&dx| dx == 0.0)), (LossSum::default(), true));
 }
 

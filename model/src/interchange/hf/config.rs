@@ -2,6 +2,7 @@
 
 use super::CONFIG;
 use crate::config::ModelConfig;
+use crate::config::checks::MOST_LAYERS;
 use crate::error::Error;
 use crate::presets::{PRESETS, Preset};
 use mediswift_data::Tokenizer;
@@ -12,9 +13,6 @@ use std::path::{Path, PathBuf};
 
 /// Longest JSON file that is read whole: 64 MiB.
 const JSON_LIMIT: u64 = 64 << 20;
-
-/// More blocks than any model has: a number that is still safe to count to.
-const MOST_LAYERS: usize = 4096;
 
 /// Names of the tanh approximation of GELU.
 const ACTIVATIONS: [&str; 3] = ["gelu_new", "gelu_pytorch_tanh", "gelu_fast"];

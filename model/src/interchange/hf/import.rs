@@ -10,6 +10,7 @@ use crate::architecture::{ForeignNames, PROMPT, Slot, slots};
 use crate::config::{Base, Config};
 use crate::error::Error;
 use crate::gpt::Gpt;
+use crate::memory::Memory;
 use crate::run;
 use crate::tensor_file;
 use mediswift_data::{Tokenizer, tokenizer};
@@ -30,6 +31,8 @@ pub struct Import {
     /// Settings to change, as `table.key=value`: of training, and which weights to leave out of a
     /// checkpoint without masks. Without any, all stay.
     pub set: Vec<String>,
+    /// Bytes of memory that the model may take; without, all that there is.
+    pub free: Option<u64>,
 }
 
 /// What was imported.
@@ -76,6 +79,7 @@ pub fn import(folder: &Path, out: &Path, options: &Import) -> Result<Imported, E
             return Err(Error::malformed(folder.join(MASKS), problem));
         }
     }
+    Memory::of_import(&config).require("the model", options.free)?;
     let tokenizer = read_tokenizer(folder, options.tokenizer.as_deref(), config.model.vocabulary)?;
 
     let has_masks = masks.is_some();

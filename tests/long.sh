@@ -1,0 +1,52 @@
+#!/usr/bin/env bash
+# The commands of README and docs that need a network, other programs, or more than a minute: those that
+# tests/cli_docs.rs does not run. Give it an empty folder with room for a few gigabytes:
+#
+#     tests/long.sh /tmp/long
+#
+# Endless ones get a time limit. What fails is said at the end.
+set -u
+repository=$(cd "$(dirname "$0")/.." && pwd)
+folder=${1:?which folder to work in}
+mkdir -p "$folder"
+failed=()
+run() { echo "== $*"; eval "$*" || failed+=("$*"); }
+# Stopped after so many seconds, which is what is wanted.
+for_a_while() { echo "== $2"; timeout -s INT "$1" bash -c "$2"; case $? in 0|124|130) ;; *) failed+=("$2");; esac; }
+
+cd "$repository"
+run cargo build --release --locked
+export PATH="$repository/target/release:$PATH"
+run cargo test --release --workspace
+run cargo bench --bench kernels
+run cargo bench --bench data
+run cargo run --release -- demo --out "$folder/demo"
+
+cd "$folder"
+run mediswift data fetch 1-20 --out pubmed
+run mediswift data prepare pubmed --out dataset --vocab-size 8192
+run mediswift pretrain --preset tiny --sparsity 0.75 --data dataset --out run --set train.steps=50
+for_a_while 600 "mediswift data fetch all --out pubmed"
+for_a_while 60 "mediswift data fetch all --out updates --base-url https://ftp.ncbi.nlm.nih.gov/pubmed/updatefiles/"
+
+run mediswift bench layer --plot speedup.svg
+run mediswift bench layer --full --plot full.svg
+run mediswift bench layer --shape 4096x4096 --dense libopenblas.so.0
+
+for_a_while 5 "mediswift serve run --port 8080"
+for_a_while 5 "mediswift serve run"
+for_a_while 5 "mediswift serve run --port 0 --json"
+mkdir -p runs && cp -r run runs/small-75
+for_a_while 5 "tail -f runs/small-75/metrics.jsonl"
+run pip install tensorboard
+for_a_while 20 "tensorboard --logdir runs"
+
+run 'pip install "lm-eval[api]"'
+mediswift serve run &
+server=$!
+run lm_eval --model local-completions --tasks pubmedqa --model_args \
+  model=run,base_url=http://127.0.0.1:8080/v1/completions,tokenizer_backend=remote,max_length=1024,batch_size=16
+kill "$server"
+
+for failure in "${failed[@]:-}"; do [ -z "$failure" ] || echo "FAILED: $failure"; done
+[ ${#failed[@]} -eq 0 ]
