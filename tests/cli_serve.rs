@@ -369,7 +369,7 @@ fn a_key_is_wanted_where_one_is_set() {
         assert!(message.contains("key: ") && message.contains(says), "{message}");
     }
     let message = failure(&run(at, "serve run --port 0 --api-key-file run"), 1);
-    assert!(message.contains("is no file"), "{message}");
+    assert!(message.contains("not a regular file"), "{message}");
     fs::write(at.join("key"), "from-a-file\n").expect("write");
     let mut command = program(at);
     command.env("MEDISWIFT_API_KEY", "from-the-environment");
