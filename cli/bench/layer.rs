@@ -12,7 +12,7 @@ use mediswift_kernels::bench::{LayerBench, Measured, PRODUCTS, Planning};
 use mediswift_kernels::isa::IsaKind;
 use mediswift_kernels::ops::{LayerPlan, Strategy};
 use mediswift_kernels::probe;
-use mediswift_kernels::sparse::files;
+use mediswift_kernels::sparse::files::{self, FileMatrix};
 use mediswift_kernels::sparse::mask::{Draw, MASKS};
 
 use self::report::{Report, Title};
@@ -275,7 +275,14 @@ impl Layer {
             ))
             .into());
         }
-        let pattern = Arc::new(files::read(path)?);
+        let FileMatrix { pattern, zeros } = files::read(path)?;
+        if zeros > 0 {
+            output::note(&format!(
+                "note: {}: {zeros} values that it stores are zero, and count as none",
+                self.mask
+            ));
+        }
+        let pattern = Arc::new(pattern);
         let extents = (pattern.rows(), pattern.columns());
         anyhow::ensure!(
             pattern.nnz() > 0,

@@ -26,10 +26,9 @@ use crate::error::Error;
 use crate::run;
 use mediswift_data::{Tokenizer, tokenizer};
 use mediswift_engine::Parameters;
-use mediswift_files::{self as files, Lock};
+use mediswift_files::{self as files, Lock, SMALL};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The settings of a run: a folder that has it is a fine-tuning run.
@@ -180,7 +179,7 @@ impl Folder {
 /// If there is no fine-tuning run, or it cannot be read.
 pub fn read_settings(path: &Path) -> Result<Settings, Error> {
     let file = path.join(SETTINGS);
-    let text = fs::read_to_string(&file).map_err(Error::io("read", &file))?;
+    let text = files::read_text(&file, SMALL)?;
     let identity: Identity = run::json::read(&path.join(IDENTITY))?;
     let task = crate::tasks::task(&identity.task)?;
     Settings::from_toml(&text, &file, task)
