@@ -7,7 +7,7 @@ mod show;
 mod stats;
 mod synth;
 
-pub use cleaning::CleaningArgs;
+pub use cleaning::{CleaningArgs, report_inputs};
 
 use crate::verb::{Context, Outcome, Verb, verbs};
 

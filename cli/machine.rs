@@ -6,6 +6,7 @@ use std::fs;
 use std::path::Path;
 use std::thread::available_parallelism;
 
+use mediswift_files::{self as files, SMALL};
 use mediswift_kernels::isa::{ISA_VARIABLE, IsaKind};
 use serde::Serialize;
 
@@ -242,7 +243,7 @@ fn folders(folder: &str, name: &str) -> usize {
 
 /// A small text file without the white space around.
 fn read(path: &str) -> Option<String> {
-    fs::read_to_string(path).ok().map(|text| text.trim().to_string())
+    files::read_text(path.as_ref(), SMALL).ok().map(|text| text.trim().to_string())
 }
 
 fn first_word(text: &str) -> Option<&str> {
@@ -295,7 +296,7 @@ impl Load {
 
 /// Most memory this process ever had resident, in bytes, where the system tells.
 pub fn peak_memory() -> Option<u64> {
-    let status = fs::read_to_string("/proc/self/status").ok()?;
+    let status = files::read_text("/proc/self/status".as_ref(), SMALL).ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
     let kilobytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     Some(kilobytes * 1024)

@@ -1,9 +1,9 @@
 //! `mediswift plot`: the paper's figures from this program's results.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
+use mediswift_files::{self as files, LARGE};
 use mediswift_model::curves::{Curves, Point};
 use mediswift_model::finetune::compare::Compared;
 use mediswift_model::finetune::folder::SETTINGS;
@@ -147,8 +147,7 @@ impl Plot {
 
 /// What `bench layer --json` printed.
 fn speedups(path: &Path) -> anyhow::Result<Speedups> {
-    let bytes = fs::read(path).with_context(|| format!("{}: cannot read", path.display()))?;
-    serde_json::from_slice(&bytes).with_context(|| {
+    serde_json::from_str(&files::read_text(path, LARGE)?).with_context(|| {
         format!("{}: neither a run folder nor the output of `bench layer --json`", path.display())
     })
 }

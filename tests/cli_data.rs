@@ -264,7 +264,7 @@ fn updates_withdrawals_duplicates_and_damage_are_accounted_for() {
         ("deleted", 1),
         ("duplicate", 1),
         ("near_duplicate", 1),
-        ("malformed", 2),
+        ("malformed", 3),
         ("title_only", 1),
         ("language", 1),
         ("too_short", 1),
@@ -422,4 +422,181 @@ fn real_abstracts_are_prepared() {
     assert_eq!(dataset["documents"].as_u64().expect("a number") + dropped, 500);
     assert!(dataset["validation"]["documents"].as_u64() > Some(0));
     assert!(dataset["train"]["tokens"].as_u64() > Some(50_000));
+}
+
+/// Gzip, with zeros behind it as on a tape.
+fn padded(bytes: &[u8]) -> Vec<u8> {
+    let mut writer = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    writer.write_all(bytes).expect("compress");
+    [&writer.finish().expect("compress")[..], &[0; 700]].concat()
+}
+
+#[test]
+fn inputs_are_read_as_they_come() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let at = folder.path();
+    fs::create_dir_all(at.join("in")).expect("create");
+    fs::create_dir_all(at.join("elsewhere")).expect("create");
+    let long = |word: &str| format!("{word} is followed by five more words");
+    let lines = [
+        format!("\u{feff}{{\"text\": \"{}\"}}\n", long("first")).into_bytes(),
+        b"{\"text\": \"na\xefve words that are no UTF-8 here\"}\n".to_vec(),
+        format!("[\"1\", \"2\", \"3\", \"en\", \"{}\"]\n", long("list")).into_bytes(),
+        format!("{{\"pmid\": 7.0, \"score\": NaN, \"text\": \"{}\"}}\n", long("second"))
+            .into_bytes(),
+        format!("{{\"id\": {{\"a\": 1}}, \"text\": \"{}\"}}\n", long("third")).into_bytes(),
+    ];
+    fs::write(at.join("in/a.jsonl"), lines.concat()).expect("write");
+    let text =
+        format!("{}\n\nbad \u{1}\n\n{}\n", long("fourth"), long("fifth")).replace('\u{1}', "?");
+    let mut text = text.into_bytes();
+    let bad = text.iter().position(|&byte| byte == b'?').expect("there");
+    text[bad] = 0xFF;
+    fs::write(at.join("in/b.txt.gz"), padded(&text)).expect("write");
+    let old = format!(
+        "<MedlineCitationSet><MedlineCitation><PMID>8</PMID><Article><ArticleTitle>Old\n ones.\
+         </ArticleTitle><Abstract><AbstractText>{}</AbstractText></Abstract></Article>\
+         </MedlineCitation></MedlineCitationSet>",
+        long("sixth\n").replace(' ', "\n  ")
+    );
+    fs::write(at.join("elsewhere/c.xml"), old).expect("write");
+    fs::write(at.join("in/d.xml"), "<PubmedArticleSet></PubmedArticleSet>").expect("write");
+    fs::write(at.join("in/x.json"), "{}").expect("write");
+    #[cfg(unix)]
+    for (target, link) in [("elsewhere", "in/linked"), ("in", "in/circle"), ("no", "in/none.txt")] {
+        std::os::unix::fs::symlink(at.join(target), at.join(link)).expect("link");
+    }
+    let prepared = "--json data prepare in --out dataset --vocab-size 300 --validation 0";
+    let made = json(&run(at, prepared));
+    let linked = u64::from(cfg!(unix));
+    assert_eq!(made["documents"].as_u64(), Some(5 + linked), "{made}");
+    assert_eq!(made["dropped"]["malformed"], 3, "{made}");
+    let damaged = made["damaged"].to_string();
+    for place in ["a.jsonl, line 2, byte ", "a.jsonl, line 3, byte ", "b.txt.gz, line 3, byte "] {
+        assert!(damaged.contains(place), "{damaged}");
+    }
+    let notes = made["notes"].to_string();
+    let mut says = vec!["x.json", "`id` is an object", "d.xml: there is no record"];
+    if cfg!(unix) {
+        says.extend(["1 link to nothing", "none.txt", "circle"]);
+        let shown = run(at, "data show in/linked");
+        let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
+        assert!(shown.contains("Old ones.\\nsixth is followed by five more words"), "{shown}");
+    }
+    for part in says {
+        assert!(notes.contains(part), "{notes} does not say {part}");
+    }
+    let trained = json(&run(at, "--json tokenizer train in --vocab-size 300 --out tokenizer.json"));
+    assert_eq!((&trained["damaged"], &trained["notes"]), (&made["damaged"], &made["notes"]));
+    let stats = json(&run(at, "--json data stats dataset"));
+    assert_eq!(stats["notes"], made["notes"]);
+}
+
+/// Files that a user reported, which lie beside some checkouts only.
+#[test]
+fn shared_cases_come_out_right() {
+    let cases = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/cases");
+    if !cases.is_dir() {
+        println!("skipped: {} is not there", cases.display());
+        return;
+    }
+    let folder = tempfile::tempdir().expect("temporary folder");
+    for (name, documents, malformed) in [
+        ("bad.jsonl", 2, 1),
+        ("arrays.jsonl", 0, 7),
+        ("float-pmid.jsonl", 3, 0),
+        ("odd-metadata.jsonl", 8, 0),
+        ("wrap.nxml", 1, 0),
+        ("wrapped.nxml", 1, 0),
+        ("wrap-pubmed.xml", 1, 0),
+        ("glue.nxml", 1, 0),
+        ("marks.nxml", 1, 0),
+        ("reference-marks.nxml", 1, 0),
+        ("abs.nxml", 1, 0),
+        ("medline16.xml", 1, 0),
+        ("medline16n9999.xml", 1, 0),
+        ("padded.jsonl.gz", 1, 0),
+    ] {
+        let path = cases.join(name);
+        let shown = json(&run(folder.path(), &format!("--json data show {}", path.display())));
+        let damaged = shown["damaged"].as_array().expect("a list").len();
+        assert_eq!(
+            (&shown["documents"], damaged),
+            (&documents.into(), malformed),
+            "{name}: {shown}"
+        );
+        for record in shown["records"].as_array().expect("a list") {
+            let text = record["text"].as_str().unwrap_or_default();
+            for leftover in
+                ["()", "[]", "{}", "[ and ]", "[,", "(;", " ,", "bywhere", "SeenNext", "castellano"]
+            {
+                assert!(!text.contains(leftover), "{name}: {text}");
+            }
+            assert!(!name.starts_with("wrap") || text.lines().count() <= 3, "{name}: {text}");
+        }
+    }
+    for name in [
+        "uint64.mtx",
+        "boehm_old.mtx",
+        "bom.mtx",
+        "bom.smtx",
+        "spacecomment.mtx",
+        "unsorted.npz",
+        "explicit0.mtx",
+    ] {
+        let matrix = mediswift_kernels::sparse::files::read(&cases.join(name)).expect(name);
+        let nnz = matrix.pattern.nnz() + matrix.zeros;
+        assert_eq!((matrix.pattern.rows(), nnz), (64, 1037), "{name}");
+        assert_eq!(matrix.zeros > 0, name.starts_with("explicit"), "{name}");
+    }
+}
+
+/// Opening a pipe waits for a writer who never comes.
+#[cfg(unix)]
+#[test]
+fn pipes_in_the_place_of_files_are_errors() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let at = folder.path();
+    for name in ["in", "dataset", "hf"] {
+        fs::create_dir(at.join(name)).expect("create");
+    }
+    let names = [
+        "pipe.jsonl",
+        "pipe.txt",
+        "pipe.json",
+        "pipe.toml",
+        "pipe.mtx",
+        "pipe.npz",
+        "in/pipe.xml",
+        "dataset/dataset.json",
+        "dataset/tokenizer.json",
+        "hf/config.json",
+    ];
+    let made = std::process::Command::new("mkfifo").args(names.map(|name| at.join(name))).status();
+    if !made.is_ok_and(|status| status.success()) {
+        println!("skipped: there is no mkfifo");
+        return;
+    }
+    for command_line in [
+        "data prepare pipe.jsonl --out d",
+        "data prepare in --out d",
+        "data show pipe.txt",
+        "data stats dataset",
+        "tokenizer train pipe.jsonl --out t.json",
+        "tokenizer encode --tokenizer pipe.json x",
+        "tokenizer encode --tokenizer dataset x",
+        "tokenizer import pipe.json pipe.txt --out t.json",
+        "pretrain --config pipe.toml --print-config",
+        "pretrain --preset micro --data dataset --out r --plans pipe.toml",
+        "bench layer --mask pipe.mtx",
+        "bench layer --mask pipe.npz",
+        "plot pipe.json --out p.svg",
+        "import hf hf --out r",
+    ] {
+        let message = failure(&run(at, command_line), 1);
+        assert!(
+            message.contains("pipe") || message.contains("regular file"),
+            "{command_line}: {message}"
+        );
+    }
 }

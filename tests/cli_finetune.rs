@@ -155,6 +155,18 @@ fn tune_resume_compare() {
     for name in ["results.md", "results.json", "accuracy.svg", "accuracy.png"] {
         assert!(at.join("results").join(name).exists(), "{name}");
     }
+    // Runs have names, in the table and in the picture, and results are not replaced unasked.
+    let table = fs::read_to_string(at.join("results/results.md")).expect("read");
+    let chart = fs::read_to_string(at.join("results/accuracy.svg")).expect("read");
+    for name in ["tuned", "sparse"] {
+        assert!(table.contains(&format!("\n| {name} | micro")), "{table}");
+        assert!(chart.lines().any(|line| line.trim() == name), "{name}");
+    }
+    let before = contents(&at.join("results"));
+    let refused = failure(&run(at, "compare tuned --out results"), 1);
+    assert!(refused.contains("results.md") && refused.contains("--force"), "{refused}");
+    assert_eq!(contents(&at.join("results")), before);
+    json(&run(at, "--json compare tuned sparse --out results --force"));
     let drawn = json(&run(at, "--json plot tuned sparse --out sizes.svg"));
     assert_eq!((&drawn["figure"], &drawn["runs"][0]["value"]), (&json!("sizes"), &report["value"]));
     let read_chart = |path: &str| fs::read(at.join(path)).expect(path);

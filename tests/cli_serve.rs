@@ -158,6 +158,8 @@ fn the_server_refuses_what_it_cannot_do_and_stays() {
         (complete, json!({"prompt": ["a", 3]}).to_string(), 400, "`prompt` must be a string"),
         (complete, json!({"prompt": []}).to_string(), 400, "empty"),
         (complete, json!({"prompt": long}).to_string(), 400, "64 positions"),
+        (complete, json!({"prompt": "x".repeat(100_000)}).to_string(), 400, "64 positions"),
+        (complete, json!({"prompt": "aspirin ".repeat(70)}).to_string(), 400, "64 positions"),
         (complete, json!({"prompt": [500]}).to_string(), 400, "500"),
         (complete, json!({"promt": "x"}).to_string(), 400, "promt"),
         (complete, json!({"prompt": "x", "max_tokens": 0}).to_string(), 400, "echo"),
@@ -367,7 +369,7 @@ fn a_key_is_wanted_where_one_is_set() {
         assert!(message.contains("key: ") && message.contains(says), "{message}");
     }
     let message = failure(&run(at, "serve run --port 0 --api-key-file run"), 1);
-    assert!(message.contains("is no file"), "{message}");
+    assert!(message.contains("not a regular file"), "{message}");
     fs::write(at.join("key"), "from-a-file\n").expect("write");
     let mut command = program(at);
     command.env("MEDISWIFT_API_KEY", "from-the-environment");
@@ -488,7 +490,8 @@ fn nobody_stops_the_server() {
         listed.to_string(),
         json!({"prompt": vec![5; 1 << 21]}).to_string(),
         json!({"prompt": vec![vec![5]; 1 << 20]}).to_string(),
-        json!({"prompt": "x".repeat(7 << 20)}).to_string(),
+        json!({"prompt": "'".repeat(7 << 20)}).to_string(),
+        json!({"prompt": vec!["'".repeat(4000); 1000]}).to_string(),
         json!({"prompt": vec!["x y ".repeat(2000); 1000]}).to_string(),
         json!({"prompt": "x", "stop": vec!["x"; 1 << 20]}).to_string(),
         nested,

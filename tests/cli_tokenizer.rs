@@ -4,7 +4,7 @@
 mod common;
 
 use std::fs;
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Output, Stdio};
 
@@ -280,4 +280,30 @@ fn ids_above_65535_are_stored_whole() {
     assert!(ids.iter().filter(|&&id| id > 65_535).count() > 1, "{ids:?}");
     let decoded = data.tokenizer().expect("there").decode(&ids[..tokens - 1]).expect("decode");
     assert_eq!(decoded, text);
+}
+
+/// A line comes out before the next one goes in; a byte-order mark is no word.
+#[test]
+fn moses_answers_line_by_line() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    for (verb, line, answer) in
+        [("moses", "\u{feff}one, two", "one , two\n"), ("demoses", "one , two", "one, two\n")]
+    {
+        let mut child = program(folder.path())
+            .args(["tokenizer", verb])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("the program starts");
+        let mut stdin = child.stdin.take().expect("piped");
+        let mut stdout = BufReader::new(child.stdout.take().expect("piped"));
+        for line in [line, line.trim_start_matches('\u{feff}')] {
+            writeln!(stdin, "{line}").expect("write");
+            let mut found = String::new();
+            stdout.read_line(&mut found).expect("read");
+            assert_eq!(found, answer);
+        }
+        drop(stdin);
+        assert!(child.wait().expect("wait").success());
+    }
 }

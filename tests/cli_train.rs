@@ -554,6 +554,8 @@ fn demo_trains_twins_that_can_be_used() {
     assert!((speeds[0] / speeds[1] / realised - 1.0).abs() < 1e-9);
     assert!((1.0..4.0).contains(&number(&report["theoretical_speedup"])));
     json(&run(at, "--json generate demo/sparse --prompt Effect --max-tokens 5"));
+    let curves = fs::read_to_string(at.join("demo/losses.svg")).expect("the curves");
+    assert!(curves.contains("as fast, in theory") && curves.contains("75 % sparse"));
 
     let before = contents(at);
     assert!(failure(&run(at, demo), 1).contains("--force"));

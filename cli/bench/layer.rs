@@ -11,7 +11,8 @@ use mediswift_kernels::baseline::{Baseline, Blas};
 use mediswift_kernels::bench::{LayerBench, Measured, PRODUCTS, Planning};
 use mediswift_kernels::isa::IsaKind;
 use mediswift_kernels::ops::{LayerPlan, Strategy};
-use mediswift_kernels::sparse::files;
+use mediswift_kernels::probe;
+use mediswift_kernels::sparse::files::{self, FileMatrix};
 use mediswift_kernels::sparse::mask::{Draw, MASKS};
 
 use self::report::{Report, Title};
@@ -217,19 +218,23 @@ impl Verb for Layer {
             let measured = bench.run(&pattern, plan.clone(), &mut || signals.flow());
             let ControlFlow::Continue(measured) = measured else { break };
             let others = load.and_then(Load::others_since);
+            // So that shares of the peak are of what the machine could do then.
+            report.limits.fma_peak = probe::fma_peak(isa).max(report.limits.fma_peak);
             report.loads.extend(measured.iter().map(|_| others));
             report.rows.extend(measured);
-            let head = if first == 0 { report.head() } else { String::new() };
-            show(head + &report.rows(first))?;
+            if report.rows.len() > first {
+                let head = if first == 0 { report.head() } else { String::new() };
+                show(head + &report.rows(first))?;
+            }
             bar.inc(effort(out, inputs));
         }
         bar.finish_and_clear();
         if report.rows.is_empty() {
             signals.check("stopped before anything was measured")?;
-            anyhow::bail!("nothing was measured: no shape fits into memory");
+            anyhow::bail!("nothing was measured: no shape fits into memory and has a weight");
         }
         bench.measure_limits();
-        report.limits = bench.limits();
+        report.limits = bench.limits().highest(report.limits);
         if let Some(path) = &self.save_plans {
             save_plans(path, &report.rows)?;
         }
@@ -270,7 +275,14 @@ impl Layer {
             ))
             .into());
         }
-        let pattern = Arc::new(files::read(path)?);
+        let FileMatrix { pattern, zeros } = files::read(path)?;
+        if zeros > 0 {
+            output::note(&format!(
+                "note: {}: {zeros} values that it stores are zero, and count as none",
+                self.mask
+            ));
+        }
+        let pattern = Arc::new(pattern);
         let extents = (pattern.rows(), pattern.columns());
         anyhow::ensure!(
             pattern.nnz() > 0,

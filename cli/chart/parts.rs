@@ -67,7 +67,7 @@ impl Picture for Parts<'_> {
             .margin(px(18))
             .x_label_area_size(px(56))
             .y_label_area_size(px(110))
-            .build_cartesian_2d(0.0..1.18 * longest, count..0.0)
+            .build_cartesian_2d(0.0..1.25 * longest, count..0.0)
             .map_err(fail)?;
         chart
             .configure_mesh()
@@ -94,8 +94,8 @@ impl Picture for Parts<'_> {
             }
             let speedup = times.realised_speedup(&self.rows[0]);
             let total = match row {
-                0 => format!("{left:.0} ms"),
-                _ => format!("{left:.0} ms, {speedup:.2}×"),
+                0 => format!("median {:.1} ms", 1e3 * times.seconds),
+                _ => format!("median {:.1} ms, {speedup:.2}×", 1e3 * times.seconds),
             };
             let label = match times.sparsity {
                 0.0 => "dense".to_string(),
@@ -114,7 +114,7 @@ impl Picture for Parts<'_> {
         // Two columns below the bars.
         for (index, ((name, _), colour)) in GROUPS.iter().zip(COLOURS).enumerate() {
             let (x, y) = (px(40) + px(500) * (index % 2) as i32, px(28) * (index / 2) as i32);
-            let mark = Rectangle::new([(x, y + px(2)), (x + px(24), y + px(18))], colour.filled());
+            let mark = Rectangle::new([(x, y), (x + px(24), y + px(14))], colour.filled());
             below.draw(&mark).map_err(fail)?;
             below.draw(&Text::new(*name, (x + px(34), y), text(17))).map_err(fail)?;
         }

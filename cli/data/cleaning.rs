@@ -59,16 +59,16 @@ impl CleaningArgs {
     }
 }
 
-/// Says on stderr where inputs were damaged.
-pub fn report_damage(damaged: &[String]) {
+/// Says on stderr where inputs were damaged, and what else should be known of them.
+pub fn report_inputs(damaged: &[String], notes: &[String]) {
     const SHOWN: usize = 10;
-    for message in damaged.iter().take(SHOWN) {
-        output::note(&format!("warning: {message}"));
-    }
-    if damaged.len() > SHOWN {
-        output::note(&format!(
-            "warning: {} more damaged places; dataset.json lists them",
-            damaged.len() - SHOWN
-        ));
+    for (word, messages, of) in [("warning", damaged, "damaged places"), ("note", notes, "notes")] {
+        for message in messages.iter().take(SHOWN) {
+            output::note(&format!("{word}: {message}"));
+        }
+        if messages.len() > SHOWN {
+            let more = messages.len() - SHOWN;
+            output::note(&format!("{word}: {more} more {of}; --json and dataset.json list them"));
+        }
     }
 }

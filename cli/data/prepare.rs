@@ -7,7 +7,7 @@ use mediswift_data::manifest::{Manifest, SplitManifest};
 use mediswift_data::prepare::{Preparation, PrepareStage, TokenizerSource};
 use serde_json::{Value, json};
 
-use super::cleaning::{CleaningArgs, report_damage};
+use super::cleaning::{CleaningArgs, report_inputs};
 use crate::output;
 use crate::progress::{self, stage_name};
 use crate::signals::StopSignal;
@@ -19,8 +19,9 @@ use crate::verb::{Context, Exit, Outcome, Verb};
 /// Reads PubMed citation XML, JATS articles (.xml, .nxml), JSONL (`text`, or `title` and `abstract`,
 /// or `title` and `sections`) and plain text (a blank line ends a document), each plain, .gz or
 /// .zst, and .tar archives of them. Records are cleaned; revisions, withdrawals and duplicates are
-/// resolved across all files; every record that is dropped is counted by reason. A damaged file is
-/// reported with path and byte, and loses neither what came before nor the other files.
+/// resolved across all files; every record that is dropped is counted by reason. Damage is reported
+/// with path and place, and costs the record that it lies in; what is passed over in folders and
+/// archives is named.
 ///
 /// The folder appears when it is complete. Interrupted or killed, the same command goes on where it
 /// was.
@@ -105,7 +106,7 @@ impl Verb for Prepare {
         })
         .map_err(|error| stop.explain(error))?;
         times.reached(PrepareStage::Tokenizing);
-        report_damage(&manifest.damaged);
+        report_inputs(&manifest.damaged, &manifest.notes);
         if manifest.validation.tokens == 0 && self.validation > 0.0 {
             output::note(
                 "note: no document fell into the validation split; use more data or a larger --validation",
@@ -169,6 +170,7 @@ fn describe(
         "tokens": tokens,
         "dropped": dropped,
         "damaged": manifest.damaged,
+        "notes": manifest.notes,
         "inputs": manifest.inputs,
         "train": split(train),
         "validation": split(validation),

@@ -8,7 +8,7 @@ use mediswift_data::DataError;
 use mediswift_data::source::{self, Event};
 use serde_json::{Value, json};
 
-use super::cleaning::{CleaningArgs, report_damage};
+use super::cleaning::{CleaningArgs, report_inputs};
 use crate::output;
 use crate::verb::{Context, Outcome, Verb};
 
@@ -34,17 +34,23 @@ impl Verb for Show {
     fn run(self, context: &Context) -> anyhow::Result<Outcome> {
         let rules = self.cleaning.rules();
         let mut shown = Shown::default();
+        let source::Found { files, passed_over } = source::find(&self.inputs)?;
         let mut damaged = Vec::new();
+        let mut notes: Vec<String> = passed_over.iter().map(ToString::to_string).collect();
         let mut stdout = std::io::BufWriter::new(std::io::stdout().lock());
         // What stopped a parser that could have gone on.
         let mut failure = None;
-        for (_, path) in source::find(&self.inputs)? {
+        for (_, path) in files {
             let outcome = source::read(&path, &mut |event| {
                 let line = match event {
                     Event::Record(record) => shown.describe(record, &rules),
                     Event::Damaged(damage) if self.cleaning.strict => return Err(damage),
                     Event::Damaged(damage) => {
                         damaged.push(damage.to_string());
+                        return Ok(());
+                    }
+                    Event::Noted(note) => {
+                        notes.push(note.to_string());
                         return Ok(());
                     }
                     Event::Deleted(_) => return Ok(()),
@@ -73,10 +79,11 @@ impl Verb for Show {
         }
         failure.map_or(Ok(()), Err)?;
         output::reader_left(stdout.flush())?;
-        report_damage(&damaged);
+        report_inputs(&damaged, &notes);
         let Shown { documents, dropped, records } = shown;
         let json = json!({
-            "documents": documents, "dropped": dropped, "damaged": damaged, "records": records,
+            "documents": documents, "dropped": dropped, "damaged": damaged, "notes": notes,
+            "records": records,
         });
         Ok(Outcome::new(json, ""))
     }

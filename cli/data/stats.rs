@@ -47,6 +47,7 @@ impl Verb for Stats {
             "inputs": manifest.inputs,
             "dropped": manifest.dropped,
             "damaged": manifest.damaged,
+            "notes": manifest.notes,
             "plot": drawn,
         });
         for split in &splits {
@@ -120,6 +121,10 @@ fn table(dataset: &Dataset, splits: &[SplitStatistics; 2], path: &std::path::Pat
     if !manifest.damaged.is_empty() {
         text.push_str(&format!("\n{} damaged places:\n", manifest.damaged.len()));
         manifest.damaged.iter().for_each(|message| text.push_str(&format!("  {message}\n")));
+    }
+    if !manifest.notes.is_empty() {
+        text.push_str("\nnotes:\n");
+        manifest.notes.iter().for_each(|message| text.push_str(&format!("  {message}\n")));
     }
     text
 }

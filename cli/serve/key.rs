@@ -1,9 +1,10 @@
 //! The key that clients of a server must have.
 
+use std::env;
 use std::path::Path;
-use std::{env, fs};
 
 use anyhow::Context as _;
+use mediswift_files as files;
 
 /// The variable that may hold the key.
 const VARIABLE: &str = "MEDISWIFT_API_KEY";
@@ -14,7 +15,7 @@ const MOST_BYTES: u64 = 4096;
 /// The key in `file`, or in the environment; none if neither names one.
 pub fn find(file: Option<&Path>) -> anyhow::Result<Option<String>> {
     let (place, text) = match file {
-        Some(path) => (path.display().to_string(), read(path)?),
+        Some(path) => (path.display().to_string(), files::read_text(path, MOST_BYTES)?),
         None => match env::var(VARIABLE) {
             Ok(text) => (VARIABLE.to_owned(), text),
             Err(env::VarError::NotPresent) => return Ok(None),
@@ -27,12 +28,4 @@ pub fn find(file: Option<&Path>) -> anyhow::Result<Option<String>> {
         "{place}: holds no API key: it must be visible ASCII characters without blanks"
     );
     Ok(Some(key.to_owned()))
-}
-
-fn read(path: &Path) -> anyhow::Result<String> {
-    let place = || path.display().to_string();
-    let about = fs::metadata(path).with_context(place)?;
-    anyhow::ensure!(about.is_file(), "{}: is no file", place());
-    anyhow::ensure!(about.len() <= MOST_BYTES, "{}: is too long to hold an API key", place());
-    fs::read_to_string(path).with_context(place)
 }

@@ -1,9 +1,10 @@
 //! `mediswift tokenizer moses` and `mediswift tokenizer demoses`.
 
-use std::io::{BufRead, Write};
+use std::io::{BufRead, BufReader, BufWriter, Read, Write};
 
 use anyhow::Context as _;
 use mediswift_data::tokenizer::moses::{Options, detokenize, tokenize};
+use mediswift_files::without_mark;
 use serde_json::json;
 
 use crate::output;
@@ -52,14 +53,35 @@ impl Verb for Demoses {
     }
 }
 
-/// Applies `change` to every line. The lines go out as they come in, or all in one JSON object.
+/// Longest line that is held, in bytes.
+const LONGEST: u64 = 64 << 20;
+
+/// Applies `change` to every line. The lines go out as they come in, each before the next one is waited
+/// for, or all in one JSON object.
 fn each_line(context: &Context, change: impl Fn(&str) -> String) -> anyhow::Result<Outcome> {
-    let mut stdout = std::io::BufWriter::new(std::io::stdout().lock());
+    let mut stdin = BufReader::with_capacity(1 << 16, std::io::stdin().lock());
+    let mut stdout = BufWriter::with_capacity(1 << 16, std::io::stdout().lock());
     let mut all = Vec::new();
     let mut lines = 0u64;
-    for line in std::io::stdin().lock().lines() {
+    let mut line = Vec::new();
+    loop {
+        let waits = !stdin.buffer().contains(&b'\n');
+        if waits && output::reader_left(stdout.flush())? {
+            break;
+        }
+        line.clear();
+        let at = || format!("stdin, line {}", lines + 1);
+        let read = stdin.by_ref().take(LONGEST + 1).read_until(b'\n', &mut line);
+        if read.with_context(at)? == 0 {
+            break;
+        }
+        anyhow::ensure!(line.len() as u64 <= LONGEST, "{}: longer than {LONGEST} bytes", at());
+        let bytes = if lines == 0 { without_mark(&line) } else { &line };
+        let text = std::str::from_utf8(bytes)
+            .with_context(|| format!("{}: not UTF-8; convert the text to UTF-8", at()))?;
         lines += 1;
-        let changed = change(&line.with_context(|| format!("stdin, line {lines}"))?);
+        let text = text.strip_suffix('\n').unwrap_or(text);
+        let changed = change(text.strip_suffix('\r').unwrap_or(text));
         if context.json {
             all.push(changed);
         } else if output::reader_left(writeln!(stdout, "{changed}"))? {

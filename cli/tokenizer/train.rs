@@ -6,7 +6,7 @@ use mediswift_data::prepare::{TokenizerSource, train_tokenizer};
 use serde_json::json;
 
 use super::Kind;
-use crate::data::CleaningArgs;
+use crate::data::{CleaningArgs, report_inputs};
 use crate::signals::StopSignal;
 use crate::verb::{Context, Outcome, Verb, refuse_to_overwrite};
 use crate::{output, progress};
@@ -64,12 +64,13 @@ impl Verb for Train {
             sample,
         };
         let stop = StopSignal::watch()?;
-        let (tokenizer, documents) = progress::preparing(&stop, |show| {
+        let (tokenizer, documents, report) = progress::preparing(&stop, |show| {
             let (rules, strict) = (cleaning.rules(), cleaning.strict);
             train_tokenizer(&inputs, &rules, strict, &learn, &out, show)
         })
         .map_err(|error| stop.explain(error))?;
         tokenizer.save(&out)?;
+        report_inputs(&report.damaged, &report.notes);
 
         let learned = tokenizer.vocab_size();
         if learned < vocab_size {
@@ -81,6 +82,9 @@ impl Verb for Train {
             json!({
                 "vocab_size": learned,
                 "documents": documents,
+                "dropped": report.dropped,
+                "damaged": report.damaged,
+                "notes": report.notes,
                 "tokenizer_hash": tokenizer.hash(),
                 "path": out.display().to_string(),
             }),

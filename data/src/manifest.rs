@@ -5,10 +5,9 @@
 //! valid by itself. Its hash identifies the data a run was trained on.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::{Component, Path};
 
-use mediswift_files as files;
+use mediswift_files::{self as files, SMALL};
 use serde::{Deserialize, Serialize};
 
 use crate::DataError;
@@ -43,6 +42,9 @@ pub struct Manifest {
     pub inputs: Vec<InputManifest>,
     /// Places in the inputs that could not be read, as messages; the first thousand of each file.
     pub damaged: Vec<String>,
+    /// What else should be known of the inputs, as messages: what was passed over, and why.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
     /// Records left out, by reason.
     pub dropped: BTreeMap<String, u64>,
     /// What to train on.
@@ -90,6 +92,19 @@ impl InputManifest {
     }
 }
 
+/// What became of the inputs of a dataset or a tokenizer.
+#[derive(Clone, Debug, Default)]
+pub struct InputReport {
+    /// What each came to, as asked for.
+    pub inputs: Vec<InputManifest>,
+    /// Places that could not be read, as messages.
+    pub damaged: Vec<String>,
+    /// What else should be known, as messages.
+    pub notes: Vec<String>,
+    /// Records left out, by reason.
+    pub dropped: BTreeMap<String, u64>,
+}
+
 /// One shard file of a split.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -109,12 +124,11 @@ impl Manifest {
     pub(crate) fn new(
         tokenizer: &crate::Tokenizer,
         validation_fraction: f64,
-        inputs: Vec<InputManifest>,
-        dropped: BTreeMap<String, u64>,
-        damaged: Vec<String>,
+        report: InputReport,
         train: SplitManifest,
         validation: SplitManifest,
     ) -> Self {
+        let InputReport { inputs, damaged, notes, dropped } = report;
         Self {
             format: FORMAT.to_owned(),
             version: VERSION,
@@ -126,6 +140,7 @@ impl Manifest {
             tokens: train.tokens + validation.tokens,
             inputs,
             damaged,
+            notes,
             dropped,
             train,
             validation,
@@ -153,10 +168,10 @@ impl Manifest {
     pub(crate) fn load(folder: &Path) -> Result<(Self, String), DataError> {
         let path = folder.join(FILE_NAME);
         let wrong = |problem| DataError::dataset(&path, problem);
-        if !path.is_file() {
+        if !path.exists() {
             return Err(DataError::dataset(folder, DatasetProblem::NoManifest));
         }
-        let bytes = fs::read(&path).map_err(|e| DataError::io("read", &path, e))?;
+        let bytes = files::read(&path, SMALL)?;
         let value: serde_json::Value = serde_json::from_slice(&bytes)
             .map_err(|e| wrong(DatasetProblem::NotJson { why: e.to_string() }))?;
         if value["format"] != FORMAT {

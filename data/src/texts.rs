@@ -26,7 +26,7 @@ pub fn texts(path: PathBuf) -> impl Iterator<Item = Result<Document, DataError>>
                 send.send(Ok(document)).map_err(|_| DataError::Interrupted)
             }
             Event::Damaged(damage) => Err(damage),
-            Event::Deleted(_) => Ok(()),
+            Event::Deleted(_) | Event::Noted(_) => Ok(()),
         });
         if let Err(error) = read {
             let _ = send.send(Err(error));

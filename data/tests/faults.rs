@@ -145,7 +145,7 @@ fn a_tokenizer_and_its_export_and_a_corpus_are_whole_or_not_there() {
         let out = root.join("tokenizer.json");
         let stop = &mut |_: &_| ControlFlow::Continue(());
         let inputs = [input.clone()];
-        let (tokenizer, _) = train_tokenizer(&inputs, &cleaning(), true, &learn(), &out, stop)?;
+        let (tokenizer, ..) = train_tokenizer(&inputs, &cleaning(), true, &learn(), &out, stop)?;
         tokenizer.save(&out)?;
         tokenizer.export(&root.join("exported"))?;
         let keep_on = &mut |_| ControlFlow::Continue(());

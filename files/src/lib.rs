@@ -1,4 +1,5 @@
-//! Everything the engine writes, in one place: what a crash or a power cut leaves is decided here.
+//! Everything the engine writes, in one place: what a crash or a power cut leaves is decided here; and
+//! how a file is opened to be read.
 //!
 //! | what | is | is used for |
 //! |---|---|---|
@@ -9,6 +10,7 @@
 //! | [`Log`] | a file that grows | metrics, events, downloads |
 //! | [`Lock`] | a file that one process holds | run folders, datasets under way |
 //! | [`ScratchFolder`] | a folder for what is not kept | |
+//! | [`open`], [`read`], [`read_text`] | regular files, bounded | all that is read |
 //!
 //! **A file or a folder is made aside**, under the name `.NAME.partial-PID` in the same folder,
 //! waited for until it is on the disk, and then given its name in one step; the name is waited for
@@ -29,6 +31,7 @@ mod error;
 pub mod faults;
 mod lock;
 mod log;
+mod reading;
 mod step;
 mod steps;
 
@@ -39,4 +42,5 @@ pub use aside::{
 pub use error::Error;
 pub use lock::Lock;
 pub use log::{Log, whole_lines};
+pub use reading::{LARGE, NotUtf8, SMALL, open, read, read_text, text, without_mark};
 pub use steps::{NewFile, create_folder, create_folders, remove, rename, sync_folder};

@@ -1,8 +1,9 @@
 //! [`Log`]: a file that grows at its end.
 
 use crate::Error;
+use crate::reading::read;
 use crate::steps::{NewFile, parent, set_length, sync_file, sync_folder, write_at};
-use std::fs::{self, File};
+use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -42,7 +43,7 @@ impl Log {
     /// # Errors
     /// If the system refuses.
     pub fn read(&self) -> Result<Vec<u8>, Error> {
-        fs::read(&self.path).map_err(Error::of("read", &self.path))
+        read(&self.path, u64::MAX)
     }
 
     /// Forgets what comes after `length` bytes.
@@ -107,6 +108,6 @@ mod tests {
         assert!(whole_lines(&log.read().unwrap()).eq([&b"one\n"[..], b"two\n"]));
         log.cut(4).unwrap();
         log.append(b"2\n").unwrap();
-        assert_eq!(fs::read(&path).unwrap(), b"one\n2\n");
+        assert_eq!(std::fs::read(&path).unwrap(), b"one\n2\n");
     }
 }

@@ -23,7 +23,7 @@ pub fn read(name: &str, bytes: &[u8]) {
                     assert!(!document.text.contains("\n\n") && !document.text.contains("  "));
                 }
             }
-            Event::Damaged(damage) => check(&damage),
+            Event::Damaged(error) | Event::Noted(error) => check(&error),
             Event::Deleted(_) => {}
         }
         Ok(())

@@ -4,6 +4,7 @@
 
 use crate::isa::{Isa, IsaKind, Kernel};
 use crate::{AlignedBuffer, LANES};
+use mediswift_files::{self as files, SMALL};
 use std::sync::OnceLock;
 use std::time::Instant;
 
@@ -48,7 +49,8 @@ pub fn l1_bytes() -> usize {
     *BYTES.get_or_init(|| {
         let of_index = |index: usize| -> Option<usize> {
             let cache = format!("/sys/devices/system/cpu/cpu0/cache/index{index}");
-            let read = |file: &str| std::fs::read_to_string(format!("{cache}/{file}")).ok();
+            let read =
+                |file: &str| files::read_text(format!("{cache}/{file}").as_ref(), SMALL).ok();
             let is_l1 = read("level")?.trim() == "1" && read("type")?.trim() == "Data";
             let kilobytes = || read("size")?.trim().strip_suffix('K')?.parse::<usize>().ok();
             is_l1.then(kilobytes)?.map(|kilobytes| kilobytes << 10)

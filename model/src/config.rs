@@ -19,6 +19,7 @@ use crate::named::Named;
 use crate::presets::{PRESETS, Preset};
 use crate::sparsity::UniformRandom;
 use checks::{require_fit, require_some};
+use mediswift_files::{self as files, SMALL};
 use mediswift_kernels::ops::LayerPlan;
 use serde::Serialize;
 use std::path::Path;
@@ -136,7 +137,7 @@ impl Config {
         let mut config = match base {
             Base::Preset(name) => Self::from_preset(name)?,
             Base::File(path) => {
-                let text = std::fs::read_to_string(path).map_err(Error::io("read", path))?;
+                let text = files::read_text(path, SMALL)?;
                 Self::from_toml(&text, path)?
             }
             Base::Given(config) => *config,

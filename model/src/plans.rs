@@ -4,6 +4,7 @@
 use crate::config::KernelsConfig;
 use crate::error::Error;
 use mediswift_engine::Shape;
+use mediswift_files::{self as files, SMALL};
 use mediswift_kernels::LinearLayer;
 use mediswift_kernels::isa::{ISA_VARIABLE, IsaKind};
 use mediswift_kernels::ops::{LayerPlan, StrategyError};
@@ -20,7 +21,7 @@ pub type Plans = BTreeMap<String, String>;
 /// # Errors
 /// If the file cannot be read or is something else.
 pub fn read(path: &Path) -> Result<Plans, Error> {
-    let text = std::fs::read_to_string(path).map_err(Error::io("read", path))?;
+    let text = files::read_text(path, SMALL)?;
     let plans: Plans = toml::from_str(&text)
         .map_err(|e| Error::malformed(path, e.message().replace('\n', "; ")))?;
     for (key, plan) in &plans {

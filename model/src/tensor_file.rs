@@ -10,14 +10,13 @@
 //! long.
 
 use crate::error::Error;
-use mediswift_files::NewFile;
+use mediswift_files::{self as files, NewFile};
 use safetensors::tensor::{Metadata, TensorInfo};
 use safetensors::{Dtype, SafeTensorError};
 use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::fs::File;
 use std::io::{BufReader, BufWriter, Read, Write};
 use std::path::Path;
 
@@ -118,7 +117,7 @@ pub(crate) fn read(
     visit: &mut Visit<'_>,
 ) -> Result<HashMap<String, String>, Error> {
     check_length(path, expected)?;
-    let file = File::open(path).map_err(Error::io("open", path))?;
+    let file = files::open(path)?;
     let mut file = Hashed::new(BufReader::with_capacity(1 << 20, file.take(expected.bytes)));
     let outcome = read_tensors(path, expected.bytes, &mut file, visit);
     // Whatever went wrong above, a damaged file is the better explanation.
@@ -137,7 +136,7 @@ pub(crate) fn read_foreign(
     visit: &mut Visit<'_>,
 ) -> Result<HashMap<String, String>, Error> {
     let bytes = length(path)?;
-    let file = File::open(path).map_err(Error::io("open", path))?;
+    let file = files::open(path)?;
     read_tensors(path, bytes, &mut BufReader::with_capacity(1 << 20, file.take(bytes)), visit)
 }
 

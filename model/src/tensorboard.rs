@@ -21,8 +21,7 @@
 
 use crate::error::Error;
 use crate::run::{StepMetrics, Validation};
-use mediswift_files::{self as files, Log};
-use std::fs;
+use mediswift_files::{self as files, LARGE, Log};
 use std::path::Path;
 use std::time::SystemTime;
 
@@ -68,7 +67,7 @@ impl Events {
             }
         }
         // A TensorBoard that is watching goes on reading the file it has open, if that can be kept.
-        if !fs::read(&path).is_ok_and(|old| old.starts_with(&bytes)) {
+        if !files::read(&path, LARGE).is_ok_and(|old| old.starts_with(&bytes)) {
             files::write(&path, &bytes)?;
         }
         let mut file = Log::open(&path)?;

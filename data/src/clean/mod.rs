@@ -40,7 +40,7 @@ pub enum DropReason {
     Retracted,
     /// Fewer words than wanted.
     TooShort,
-    /// A record of JSONL or an archive that is damaged.
+    /// Damaged: a line, a record of XML, a member of an archive.
     Malformed,
     /// A later record of the same number took its place.
     Replaced,
@@ -92,8 +92,8 @@ impl DropReason {
 /// Which records to keep.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Cleaning {
-    /// Languages wanted, as two-letter codes; records that declare others only are dropped, those
-    /// that declare none are kept. Empty: any.
+    /// Languages wanted, as two-letter codes; records, and parts of records, that declare others only
+    /// are dropped, those that declare none are kept. Empty: any.
     pub languages: Vec<String>,
     /// Fewest words of a document.
     pub min_words: usize,
@@ -115,10 +115,16 @@ impl Default for Cleaning {
     }
 }
 
-/// The text of a record as a document has it: title and paragraphs, a line each, cleaned.
+/// The text of a record, in its own language, as a document has it: title and paragraphs, a line each,
+/// cleaned.
 pub fn text_of(record: &Record) -> String {
     let mut text = normalise(&record.title);
-    for paragraph in record.paragraphs.iter().flat_map(|p| p.split('\n')) {
+    add(&mut text, &record.paragraphs);
+    text
+}
+
+fn add(text: &mut String, paragraphs: &[String]) {
+    for paragraph in paragraphs.iter().flat_map(|p| p.split('\n')) {
         let paragraph = normalise(paragraph);
         if !paragraph.is_empty() {
             if !text.is_empty() {
@@ -127,22 +133,30 @@ pub fn text_of(record: &Record) -> String {
             text.push_str(&paragraph);
         }
     }
-    text
 }
 
 impl Cleaning {
-    /// The document of a record, or the first reason against it.
+    /// The document of a record, or the first reason against it. Language is judged part by part: a
+    /// document has what is in a wanted one, or declares none.
     pub fn clean(&self, record: Record) -> Result<Document, DropReason> {
-        let text = text_of(&record);
-        let unwanted = |language: &String| !self.languages.contains(&two_letters(language));
+        let is_wanted = |language: &String| {
+            self.languages.is_empty() || self.languages.contains(&two_letters(language))
+        };
+        let is_own_wanted = record.languages.is_empty() || record.languages.iter().any(is_wanted);
+        let mut translations =
+            record.translations.iter().filter(|part| is_wanted(&part.language)).peekable();
+        let (title, mut text) = match translations.peek() {
+            Some(part) if !is_own_wanted => (normalise(&part.title), normalise(&part.title)),
+            _ => (normalise(&record.title), text_of(&record)),
+        };
+        for part in translations.clone() {
+            add(&mut text, &part.paragraphs);
+        }
         if text.is_empty() {
             Err(DropReason::Empty)
-        } else if text.len() == normalise(&record.title).len() {
+        } else if text.len() == title.len() {
             Err(DropReason::TitleOnly)
-        } else if !self.languages.is_empty()
-            && !record.languages.is_empty()
-            && record.languages.iter().all(unwanted)
-        {
+        } else if !is_own_wanted && translations.next().is_none() {
             Err(DropReason::Language)
         } else if record.retracted && !self.keep_retracted {
             Err(DropReason::Retracted)
@@ -157,6 +171,7 @@ impl Cleaning {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::source::Translation;
 
     fn record(title: &str, paragraphs: &[&str]) -> Record {
         Record {
@@ -196,6 +211,28 @@ mod tests {
             (record("", &[body]), Ok(())),
         ] {
             assert_eq!(cleaning.clean(record).map(drop), expected);
+        }
+        for (own, expected) in
+            [("en", "t\none two three four five"), ("pt", "T\nuno dos tres cuatro cinco")]
+        {
+            let part = Translation {
+                language: "Spanish".to_owned(),
+                title: "T".to_owned(),
+                paragraphs: vec!["uno dos tres cuatro cinco".to_owned()],
+            };
+            let record = Record { translations: vec![part], ..in_language(&[own]) };
+            let wanted = |codes: &[&str]| Cleaning {
+                languages: codes.iter().map(|c| (*c).to_owned()).collect(),
+                ..cleaning.clone()
+            };
+            let text =
+                |codes: &[&str]| wanted(codes).clean(record.clone()).map(|document| document.text);
+            assert_eq!(text(&[if own == "en" { "en" } else { "es" }]).as_deref(), Ok(expected));
+            assert_eq!(text(&["de"]), Err(DropReason::Language));
+            assert_eq!(
+                text(&["en", "pt", "es"]).expect("kept"),
+                "t\none two three four five\nuno dos tres cuatro cinco"
+            );
         }
         let any = Cleaning { languages: Vec::new(), keep_retracted: true, ..cleaning };
         assert!(any.clean(Record { retracted: true, ..in_language(&["jpn"]) }).is_ok());

@@ -42,9 +42,6 @@ pub enum DatasetProblem {
         /// The name.
         file: String,
     },
-    /// A folder, a device or the like under the name of a shard.
-    #[error("not a regular file; {}", AGAIN)]
-    NotAFile,
     /// A whole shard that the manifest does not mean.
     #[error(
         "a valid shard, but of another dataset than the manifest beside it; do not mix files of two datasets"

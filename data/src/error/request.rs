@@ -29,13 +29,13 @@ pub enum RequestProblem {
     /// No document is left to train on.
     #[error("the inputs hold no document to train on ({}); {}", left_out(dropped, *held_out),
         first_damage.as_ref().map_or("check the inputs and the validation fraction".to_owned(),
-            |damage| format!("the first damage was: {damage}")))]
+            |damage| format!("the first thing found was: {damage}")))]
     NothingToTrainOn {
         /// Records left out, by reason.
         dropped: BTreeMap<String, u64>,
         /// Documents held out.
         held_out: u64,
-        /// The first damaged place, as a message.
+        /// The first damaged place, or the first note, as a message.
         first_damage: Option<String>,
     },
     /// No text to learn a vocabulary from.

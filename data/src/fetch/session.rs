@@ -1,6 +1,6 @@
 //! Getting files from a server that fails now and then.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -220,7 +220,7 @@ impl<'a> Session<'a> {
 }
 
 fn md5_of_file(path: &Path) -> Result<String, DataError> {
-    let mut file = File::open(path).map_err(|e| DataError::io("open", path, e))?;
+    let mut file = files::open(path)?;
     let mut hasher = Md5::new();
     std::io::copy(&mut file, &mut hasher).map_err(|e| DataError::io("read", path, e))?;
     Ok(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect())

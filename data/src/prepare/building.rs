@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use mediswift_files::{self as files, Lock};
+use mediswift_files::{self as files, LARGE, Lock};
 use serde::Serialize;
 
 use super::preparation::Preparation;
@@ -12,7 +12,7 @@ use crate::error::DatasetProblem;
 use crate::{DataError, Tokenizer, manifest};
 
 /// Changed whenever the files in a building folder mean something else.
-const BUILDING_VERSION: u32 = 1;
+const BUILDING_VERSION: u32 = 2;
 
 /// Refuses a destination that would lose something nobody asked to lose.
 pub(crate) fn check_destination(out: &Path, force: bool) -> Result<(), DataError> {
@@ -110,7 +110,7 @@ impl Building {
         let plan_path = folder.join(PLAN);
         let bytes =
             serde_json::to_vec(plan).map_err(|e| DataError::io("write", &plan_path, e.into()))?;
-        if fs::read(&plan_path).ok().as_ref() != Some(&bytes) {
+        if files::read(&plan_path, LARGE).ok().as_ref() != Some(&bytes) {
             for stale in [&work, &dataset] {
                 files::remove(stale)?;
             }

@@ -12,7 +12,7 @@ use super::segment::Segment;
 use super::staying::Staying;
 use super::unit::{Account, Unit};
 use crate::clean::{Cleaning, DropReason};
-use crate::manifest::InputManifest;
+use crate::manifest::{InputManifest, InputReport};
 use crate::{DataError, Split, Tokenizer};
 
 /// Segments on disk, and which of their documents stay.
@@ -96,8 +96,26 @@ impl Chosen {
         Tokenizer::train(kind, texts, vocab_size, min_frequency)
     }
 
+    /// What became of the inputs, as asked for; `passed_over` says what was not even opened.
+    pub fn report(
+        &self,
+        inputs: &[PathBuf],
+        units: &[Unit],
+        passed_over: &[DataError],
+    ) -> InputReport {
+        let accounts = || self.accounts.iter();
+        let mut notes: Vec<String> = passed_over.iter().map(ToString::to_string).collect();
+        notes.extend(accounts().flat_map(|account| account.notes.iter().cloned()));
+        InputReport {
+            inputs: self.inputs(inputs, units),
+            damaged: accounts().flat_map(|account| account.damaged.iter().cloned()).collect(),
+            notes,
+            dropped: self.dropped(),
+        }
+    }
+
     /// Records left out, by reason.
-    pub fn dropped(&self) -> BTreeMap<String, u64> {
+    fn dropped(&self) -> BTreeMap<String, u64> {
         let mut dropped = DropReason::zeros();
         for account in &self.accounts {
             for (reason, count) in &account.dropped {
@@ -110,13 +128,8 @@ impl Chosen {
         dropped
     }
 
-    /// Damaged places, as messages.
-    pub fn damaged(&self) -> Vec<String> {
-        self.accounts.iter().flat_map(|account| account.damaged.iter().cloned()).collect()
-    }
-
     /// What each input, as asked for, came to.
-    pub fn inputs(&self, inputs: &[PathBuf], units: &[Unit]) -> Vec<InputManifest> {
+    fn inputs(&self, inputs: &[PathBuf], units: &[Unit]) -> Vec<InputManifest> {
         let mut described: Vec<InputManifest> =
             inputs.iter().map(|i| InputManifest::new(i)).collect();
         let mut segments = self.segments.iter();

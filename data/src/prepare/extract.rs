@@ -16,7 +16,7 @@ use crate::clean::sketch::{Sketch, exact};
 use crate::clean::{Cleaning, Document, DropReason};
 use crate::source::{self, Event, Registry, Revision};
 
-/// Damaged places told apart; more are only counted.
+/// Damaged places, and notes, told apart; more are only counted.
 const MAX_DAMAGES: usize = 1000;
 
 /// How often progress is reported.
@@ -154,6 +154,12 @@ impl Shared<'_> {
                 account.deleted.extend(
                     numbers.into_iter().map(|number| (key(Registry::PubMed, number), before)),
                 );
+                return Ok(());
+            }
+            Event::Noted(note) => {
+                if account.notes.len() < MAX_DAMAGES {
+                    account.notes.push(note.to_string());
+                }
                 return Ok(());
             }
             Event::Damaged(damage) => {

@@ -36,7 +36,6 @@ mod splits;
 mod staying;
 mod unit;
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use mediswift_files::{self as files, ScratchFolder};
@@ -48,7 +47,8 @@ use self::staying::Staying;
 use self::unit::Unit;
 use crate::clean::Cleaning;
 use crate::error::RequestProblem;
-use crate::manifest::Manifest;
+use crate::manifest::{InputReport, Manifest};
+use crate::source::Found;
 use crate::{DataError, Tokenizer, source, tokenizer};
 
 pub use preparation::{Preparation, TokenizerSource};
@@ -69,14 +69,15 @@ pub fn prepare(preparation: &Preparation, progress: Watch) -> Result<Manifest, D
         // What made the dataset that is there may not have had the time.
         Building::remove_finished(&preparation.out);
     })?;
-    let units = unit::group(source::find(&preparation.inputs)?)?;
+    let Found { files: found, passed_over } = source::find(&preparation.inputs)?;
+    let units = unit::group(found)?;
     let given = match &preparation.tokenizer {
         TokenizerSource::File(path) => Some(Tokenizer::load(path)?),
         TokenizerSource::Train { .. } => None,
     };
     let building =
         Building::open(&preparation.out, &Plan::of(preparation, &units, given.as_ref())?)?;
-    let made = make(preparation, &units, given, &building, progress);
+    let made = make(preparation, &units, &passed_over, given, &building, progress);
     match &made {
         // The same command goes on from what is there.
         Err(DataError::Interrupted | DataError::Io { .. }) => {}
@@ -92,6 +93,7 @@ pub fn prepare(preparation: &Preparation, progress: Watch) -> Result<Manifest, D
 fn make(
     preparation: &Preparation,
     units: &[Unit],
+    passed_over: &[DataError],
     given: Option<Tokenizer>,
     building: &Building,
     progress: Watch,
@@ -104,8 +106,9 @@ fn make(
         &building.work,
         progress,
     )?;
+    let report = chosen.report(&preparation.inputs, units, passed_over);
     if chosen.fates.staying() == 0 {
-        return Err(nothing_to_train_on(chosen.dropped(), &chosen.damaged(), 0));
+        return Err(nothing_to_train_on(report, 0));
     }
     let path = building.dataset.join(tokenizer::FILE_NAME);
     let tokenizer = match (&preparation.tokenizer, given) {
@@ -118,18 +121,16 @@ fn make(
     let shards =
         encode::encode(staying, &tokenizer, preparation.shard_tokens, &building.dataset, progress);
     let [train, validation] = shards?;
-    let (dropped, damaged) = (chosen.dropped(), chosen.damaged());
     if train.tokens == 0 {
-        return Err(nothing_to_train_on(dropped, &damaged, validation.documents));
+        return Err(nothing_to_train_on(report, validation.documents));
     }
-    let inputs = chosen.inputs(&preparation.inputs, units);
-    let manifest = Manifest::new(&tokenizer, fraction, inputs, dropped, damaged, train, validation);
+    let manifest = Manifest::new(&tokenizer, fraction, report, train, validation);
     manifest.save(&building.dataset)?;
     Ok(manifest)
 }
 
 /// Trains a tokenizer on the documents of `inputs` as [`prepare`] would keep them; returns it with the
-/// number of documents.
+/// number of documents and what became of the inputs.
 ///
 /// # Errors
 /// As [`prepare`].
@@ -140,25 +141,24 @@ pub fn train_tokenizer(
     learn: &TokenizerSource,
     scratch: &Path,
     progress: Watch,
-) -> Result<(Tokenizer, u64), DataError> {
-    let units = unit::group(source::find(inputs)?)?;
+) -> Result<(Tokenizer, u64, InputReport), DataError> {
+    let Found { files: found, passed_over } = source::find(inputs)?;
+    let units = unit::group(found)?;
     let work = ScratchFolder::beside(scratch)?;
     let chosen = Chosen::from_units(&units, cleaning, strict, work.path(), progress)?;
     let tokenizer = chosen.learn(learn, 0.0, progress)?;
-    Ok((tokenizer, chosen.fates.staying()))
+    Ok((tokenizer, chosen.fates.staying(), chosen.report(inputs, &units, &passed_over)))
 }
 
-fn nothing_to_train_on(
-    dropped: BTreeMap<String, u64>,
-    damaged: &[String],
-    held_out: u64,
-) -> DataError {
-    let first_damage = damaged.first().cloned();
+fn nothing_to_train_on(report: InputReport, held_out: u64) -> DataError {
+    let InputReport { dropped, damaged, notes, .. } = report;
+    let first_damage = damaged.into_iter().chain(notes).next();
     RequestProblem::NothingToTrainOn { dropped, held_out, first_damage }.into()
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
     use std::fs;
     use std::ops::ControlFlow;
 

@@ -14,11 +14,10 @@
 //!
 //! The index is written last: a segment with an index is whole.
 
-use std::fs::File;
 use std::io::{BufReader, BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
-use mediswift_files::{self as files, Draft};
+use mediswift_files::{self as files, Draft, LARGE};
 
 use crate::DataError;
 use crate::clean::sketch::{BANDS, Sketch};
@@ -183,7 +182,7 @@ impl Segment {
     /// Opens segment `segment` of `unit`, checking its index.
     pub fn open(folder: &Path, unit: usize, segment: usize) -> Result<Self, DataError> {
         let (docs, index) = paths(folder, unit, segment);
-        let bytes = std::fs::read(&index).map_err(|e| DataError::io("read", &index, e))?;
+        let bytes = files::read(&index, LARGE)?;
         let number = |at: usize| u64::from_le_bytes(std::array::from_fn(|i| bytes[at + i]));
         let whole = bytes.len() >= HEADER && bytes[..8] == MAGIC && {
             let size = (number(8) as usize).checked_mul(Column::COUNT * 8 + SKETCH);
@@ -221,11 +220,9 @@ impl Segment {
 
     fn read_index(&self, from: u64, length: usize) -> Result<Vec<u8>, DataError> {
         let mut bytes = vec![0; length];
-        File::open(&self.index)
-            .and_then(|mut file| {
-                file.seek(SeekFrom::Start(from))?;
-                file.read_exact(&mut bytes)
-            })
+        let mut file = files::open(&self.index)?;
+        file.seek(SeekFrom::Start(from))
+            .and_then(|_| file.read_exact(&mut bytes))
             .map_err(|e| DataError::io("read", &self.index, e))?;
         Ok(bytes)
     }
@@ -238,7 +235,7 @@ impl Segment {
             let docs = self.docs.clone();
             move |e| DataError::io("read", &docs, e)
         };
-        let file = File::open(&self.docs).map_err(&failed)?;
+        let file = files::open(&self.docs)?;
         let mut docs =
             zstd::stream::read::Decoder::new(file).map(BufReader::new).map_err(&failed)?;
         let mut next = move || {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use mediswift_files as files;
+use mediswift_files::{self as files, SMALL};
 use serde::{Deserialize, Serialize};
 
 use crate::DataError;
@@ -31,6 +31,8 @@ pub(crate) struct Account {
     pub dropped: BTreeMap<String, u64>,
     /// Damaged places, as messages.
     pub damaged: Vec<String>,
+    /// What else should be known, as messages.
+    pub notes: Vec<String>,
     /// Withdrawn PMIDs, each with the number of the unit's documents that came before.
     pub deleted: Vec<(u64, u64)>,
 }
@@ -60,7 +62,7 @@ impl Account {
     /// Reads the account of a unit.
     pub fn load(folder: &Path, unit: usize) -> Result<Self, DataError> {
         let path = Self::path(folder, unit);
-        let bytes = fs::read(&path).map_err(|e| DataError::io("read", &path, e))?;
+        let bytes = files::read(&path, SMALL)?;
         serde_json::from_slice(&bytes).map_err(|e| {
             DataError::dataset(&path, DatasetProblem::ReportDamaged { why: e.to_string() })
         })

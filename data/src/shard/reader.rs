@@ -7,9 +7,11 @@ use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use mediswift_files as files;
+
 use super::header::{HEADER_BYTES, Header};
 use crate::DataError;
-use crate::error::{DatasetProblem, ShardProblem};
+use crate::error::ShardProblem;
 
 /// Bytes read at a time; a multiple of 8, so that neither a token nor an entry of the index is torn.
 const PIECE: usize = 1 << 20;
@@ -29,11 +31,8 @@ impl Shard {
     /// When the file is missing, of the wrong size, of another kind or version, damaged, or cut
     /// meanwhile.
     pub fn open(path: &Path) -> Result<Self, DataError> {
-        let file = File::open(path).map_err(|e| DataError::io("open", path, e))?;
+        let file = files::open(path)?;
         let about = file.metadata().map_err(|e| DataError::io("open", path, e))?;
-        if !about.is_file() {
-            return Err(DataError::dataset(path, DatasetProblem::NotAFile));
-        }
         let (path, size) = (path.to_owned(), about.len());
         let wrong = |offset, problem| DataError::Shard { path: path.clone(), offset, problem };
         if size < HEADER_BYTES as u64 {

@@ -40,11 +40,18 @@ const ENDINGS: [(&str, Format); 5] = [
 
 /// The format of an input and its compression; `None` if the name is not one of an input.
 pub(crate) fn format_of(path: &Path) -> Option<(Format, Compression)> {
-    let name = path.file_name()?.to_string_lossy().to_lowercase();
+    let (name, compression) = compression_of(path);
     if name.starts_with('.') {
         return None;
     }
-    let (name, compression) = if let Some(plain) = name.strip_suffix(".gz") {
+    let (_, format) = ENDINGS.iter().find(|(ending, _)| name.ends_with(ending))?;
+    Some((*format, compression))
+}
+
+/// The name of a file when it is decompressed, in lower case, and how it is compressed.
+pub(crate) fn compression_of(path: &Path) -> (String, Compression) {
+    let name = path.file_name().unwrap_or_default().to_string_lossy().to_lowercase();
+    if let Some(plain) = name.strip_suffix(".gz") {
         (plain.to_owned(), Compression::Gzip)
     } else if let Some(archive) = name.strip_suffix(".tgz") {
         (format!("{archive}.tar"), Compression::Gzip)
@@ -52,9 +59,7 @@ pub(crate) fn format_of(path: &Path) -> Option<(Format, Compression)> {
         (plain.to_owned(), Compression::Zstd)
     } else {
         (name, Compression::None)
-    };
-    let (_, format) = ENDINGS.iter().find(|(ending, _)| name.ends_with(ending))?;
-    Some((*format, compression))
+    }
 }
 
 /// As [`format_of`], for a file that must be an input.

@@ -1,19 +1,20 @@
 //! JATS: full articles as PubMed Central has them.
 //!
-//! Kept are the title, the abstract and the body in reading order, a paragraph or heading each.
-//! Left out are tables, figures, displayed formulae and the markup of formulae, footnotes, the list of
-//! references and the marks that point there when they are numbers, translated and graphical
-//! abstracts, letters attached to the article, and everything after the body.
+//! Kept are the title, the abstract and the body in reading order, a paragraph or heading each, white
+//! space within it as one blank. Left out are tables, figures, displayed formulae and the markup of
+//! formulae, footnotes, the list of references and the marks that point there when they are numbers (see
+//! `prose`), graphical abstracts, letters attached to the article, and everything after the body.
+//! What declares another language than the article (an abstract or its translation, a translated title,
+//! an attached translation of the whole) is a translation.
 
-use super::record::{Record, Registry, Revision};
+use super::prose::Paragraph;
+use super::record::{Record, Registry, Revision, Translation};
 use super::walk::{Node, Xml};
 use crate::DataError;
+use crate::clean::two_letters;
 
-/// Stands for a mark that pointed to a reference, until [`tidy`] removes it with its brackets.
-const MARK: char = '\u{E000}';
-
-/// Elements that hold no running text.
-const LEFT_OUT: [&[u8]; 30] = [
+/// Elements that stand among the words, or between them, and hold no running text.
+const LEFT_OUT: [&[u8]; 22] = [
     b"table-wrap",
     b"table-wrap-group",
     b"table",
@@ -33,17 +34,21 @@ const LEFT_OUT: [&[u8]; 30] = [
     b"fn",
     b"fn-group",
     b"ref-list",
+    b"array",
+    b"code",
+    b"preformat",
+];
+
+/// Elements that nobody sees where they stand.
+const UNSEEN: [&[u8]; 8] = [
     b"label",
     b"object-id",
     b"permissions",
     b"sec-meta",
-    b"array",
     b"index-term",
     b"processing-meta",
     b"alt-text",
     b"long-desc",
-    b"code",
-    b"preformat",
 ];
 
 /// Elements that begin a paragraph of their own.
@@ -76,10 +81,70 @@ pub(crate) fn article(xml: &mut Xml) -> Result<Record, DataError> {
             _ => xml.skip(),
         }),
         b"body" => prose(xml, &mut record.paragraphs),
+        b"sub-article" => attached(xml, &mut record),
         _ => xml.skip(),
     })?;
     record.identity = record.identity.or(pmid).or(doi);
     Ok(record)
+}
+
+/// The record's part in a language that is not its own.
+fn translation(record: &mut Record, language: String) -> &mut Translation {
+    let same = |part: &Translation| two_letters(&part.language) == two_letters(&language);
+    let at = record.translations.iter().position(same).unwrap_or(record.translations.len());
+    if at == record.translations.len() {
+        record.translations.push(Translation { language, ..Translation::default() });
+    }
+    &mut record.translations[at]
+}
+
+/// The language that an element declares, if it is not the record's.
+fn other_language(xml: &Xml, record: &Record) -> Option<String> {
+    let language = xml.attribute("lang").filter(|language| !language.trim().is_empty())?;
+    let is_own = |own: &String| two_letters(own) == two_letters(&language);
+    (!record.languages.iter().any(is_own)).then_some(language)
+}
+
+/// A `sub-article`, which is a letter or the like unless it is a translation.
+fn attached(xml: &mut Xml, record: &mut Record) -> Result<(), DataError> {
+    let is_translation = xml.attribute("article-type").as_deref() == Some("translation");
+    let language = other_language(xml, record).filter(|_| is_translation);
+    let Some(language) = language else { return xml.skip() };
+    let part = translation(record, language);
+    xml.children(&mut |xml| match xml.name() {
+        b"front" | b"front-stub" => xml.children(&mut |xml| match xml.name() {
+            b"article-meta" => xml.children(&mut |xml| translated_meta(xml, part)),
+            _ => translated_meta(xml, part),
+        }),
+        b"body" => prose(xml, &mut part.paragraphs),
+        _ => xml.skip(),
+    })
+}
+
+fn translated_meta(xml: &mut Xml, part: &mut Translation) -> Result<(), DataError> {
+    match xml.name() {
+        b"title-group" => xml.children(&mut |xml| match xml.name() {
+            b"article-title" => {
+                part.title = title(xml)?;
+                Ok(())
+            }
+            _ => xml.skip(),
+        }),
+        b"abstract" if is_prose(xml) => prose(xml, &mut part.paragraphs),
+        _ => xml.skip(),
+    }
+}
+
+/// Whether the abstract whose tag has begun is one to read.
+fn is_prose(xml: &Xml) -> bool {
+    let kind = xml.attribute("abstract-type").unwrap_or_default();
+    !matches!(kind.as_str(), "graphical" | "toc" | "teaser" | "video" | "audio")
+}
+
+fn title(xml: &mut Xml) -> Result<String, DataError> {
+    let mut parts = Vec::new();
+    prose(xml, &mut parts)?;
+    Ok(parts.join(" "))
 }
 
 fn meta(
@@ -108,18 +173,31 @@ fn meta(
         }
         b"title-group" => xml.children(&mut |xml| match xml.name() {
             b"article-title" => {
-                let mut parts = Vec::new();
-                prose(xml, &mut parts)?;
-                record.title = parts.join(" ");
+                record.title = title(xml)?;
                 Ok(())
+            }
+            b"trans-title-group" => {
+                let Some(language) = other_language(xml, record) else { return xml.skip() };
+                let part = translation(record, language);
+                xml.children(&mut |xml| match xml.name() {
+                    b"trans-title" => {
+                        part.title = title(xml)?;
+                        Ok(())
+                    }
+                    _ => xml.skip(),
+                })
             }
             _ => xml.skip(),
         }),
-        b"abstract" => {
-            let kind = xml.attribute("abstract-type").unwrap_or_default();
-            match kind.as_str() {
-                "graphical" | "toc" | "teaser" | "video" | "audio" => xml.skip(),
-                _ => prose(xml, &mut record.paragraphs),
+        b"abstract" | b"trans-abstract" if is_prose(xml) => {
+            let is_own = xml.name() == b"abstract";
+            if is_own && record.languages.is_empty() {
+                record.languages.extend(xml.attribute("lang"));
+            }
+            match other_language(xml, record) {
+                Some(language) => prose(xml, &mut translation(record, language).paragraphs),
+                None if is_own => prose(xml, &mut record.paragraphs),
+                None => xml.skip(),
             }
         }
         b"related-article" => {
@@ -133,37 +211,37 @@ fn meta(
 
 /// Adds the paragraphs of the element that began last.
 fn prose(xml: &mut Xml, paragraphs: &mut Vec<String>) -> Result<(), DataError> {
-    let mut current = String::new();
-    // Per open element: does it begin a paragraph of its own?
-    let mut open = vec![true];
-    while let Some(&is_block) = open.last() {
+    let mut current = Paragraph::default();
+    // Per open element: does it begin a paragraph of its own, does it stand above the line?
+    let mut open = vec![(true, false)];
+    while let Some(&(is_block, is_raised)) = open.last() {
         match xml.within()? {
             Node::Start => {
                 let name = xml.name();
-                if LEFT_OUT.contains(&name) {
+                if UNSEEN.contains(&name) {
                     xml.skip()?;
                     continue;
                 }
-                let block = BLOCKS.contains(&name);
+                if LEFT_OUT.contains(&name) {
+                    current.gap();
+                    xml.skip()?;
+                    continue;
+                }
+                let (block, raised) = (BLOCKS.contains(&name), is_raised || name == b"sup");
                 if name == b"xref" && xml.attribute("ref-type").as_deref() == Some("bibr") {
-                    let text = xml.text()?;
-                    // Author-year references are part of their sentences.
-                    if text.chars().any(char::is_alphabetic) {
-                        current.push_str(&text);
-                    } else {
-                        current.push(MARK);
-                    }
+                    let (text, raised_within) = reference(xml)?;
+                    current.reference(&text, raised || raised_within);
                     continue;
                 }
                 match name {
-                    b"break" => current.push(' '),
+                    b"break" => current.push(" "),
                     b"term" | b"def" => close(&mut current, paragraphs),
                     _ => {}
                 }
                 if block {
                     close(&mut current, paragraphs);
                 }
-                open.push(block);
+                open.push((block, raised));
             }
             Node::End => {
                 if is_block {
@@ -171,55 +249,39 @@ fn prose(xml: &mut Xml, paragraphs: &mut Vec<String>) -> Result<(), DataError> {
                 }
                 open.pop();
             }
-            Node::Text(text) => current.push_str(&text),
+            Node::Text(text) => current.push(&text),
         }
     }
     Ok(())
 }
 
-fn close(current: &mut String, paragraphs: &mut Vec<String>) {
-    let paragraph = tidy(current);
+/// The text of a reference, and whether it stands above the line.
+fn reference(xml: &mut Xml) -> Result<(String, bool), DataError> {
+    let (mut text, mut raised) = (String::new(), false);
+    let mut open = 1;
+    while open > 0 {
+        match xml.within()? {
+            Node::Start => {
+                raised |= xml.name() == b"sup";
+                open += 1;
+            }
+            Node::End => open -= 1,
+            Node::Text(part) => text.push_str(&part),
+        }
+    }
+    Ok((text, raised))
+}
+
+fn close(current: &mut Paragraph, paragraphs: &mut Vec<String>) {
+    let paragraph = current.take();
     if !paragraph.is_empty() {
         paragraphs.push(paragraph);
     }
-    current.clear();
-}
-
-/// Removes the marks, the brackets that held nothing else, and the blank before them.
-fn tidy(text: &str) -> String {
-    if !text.contains(MARK) {
-        return text.trim().to_owned();
-    }
-    let between =
-        |c: char| c == MARK || c.is_whitespace() || matches!(c, ',' | ';' | '-' | '–' | '—');
-    let mut out = String::with_capacity(text.len());
-    let mut rest = text;
-    while let Some(character) = rest.chars().next() {
-        // A list of marks, perhaps in brackets: "[1, 2–5]".
-        let inner = rest.strip_prefix(['[', '(']).unwrap_or(rest);
-        let marks = inner.len() - inner.trim_start_matches(between).len();
-        let bracketed = inner.len() < rest.len();
-        let list = &inner[..marks];
-        let after = &inner[marks..];
-        if list.contains(MARK) && bracketed && after.starts_with([']', ')']) {
-            out.truncate(out.trim_end().len());
-            rest = &after[1..];
-        } else if character == MARK {
-            // Without brackets only marks, and what joins two of them, go.
-            let last = list.rfind(MARK).map_or(0, |at| at + MARK.len_utf8());
-            rest = &rest[last.max(MARK.len_utf8())..];
-        } else {
-            out.push(character);
-            rest = &rest[character.len_utf8()..];
-        }
-    }
-    out.trim().to_owned()
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{parse, records};
-    use super::*;
+    use super::super::testing::{damages, records};
 
     const FILE: &str = r#"<!DOCTYPE article PUBLIC "x" "y.dtd"><article xmlns:xlink="http://x" article-type="research-article" xml:lang="EN">
 <front><journal-meta><journal-title>J</journal-title></journal-meta><article-meta>
@@ -247,7 +309,7 @@ mod tests {
                 "To see.",
                 "Intro",
                 "Known, and by Smith (2001). See Figure 1.",
-                "So  holds:",
+                "So holds:",
                 "one",
                 "two",
                 "and more.",
@@ -258,23 +320,64 @@ mod tests {
     #[test]
     fn a_cut_article_is_damage() {
         for cut in (200..FILE.len() - 1).step_by(7).filter(|&cut| FILE.is_char_boundary(cut)) {
-            let (events, error) = parse("a.nxml", &FILE.as_bytes()[..cut]);
-            assert!(events.is_empty() && error.is_some(), "cut at {cut}");
+            let (found, damages) = damages("a.nxml", &FILE.as_bytes()[..cut]);
+            assert!(found.is_empty() && damages.len() == 1, "cut at {cut}: {damages:?}");
         }
     }
 
     #[test]
-    fn marks_go_with_their_brackets() {
-        for (text, expected) in [
-            ("a [\u{E000}].", "a."),
-            ("a (\u{E000}, \u{E000}) b", "a b"),
-            ("a\u{E000},\u{E000} b", "a b"),
-            ("a, \u{E000}", "a,"),
-            ("(see \u{E000})", "(see )"),
-            ("\u{E000}", ""),
-            (" no mark ", "no mark"),
-        ] {
-            assert_eq!(tidy(text), expected, "{text:?}");
+    fn line_breaks_of_the_source_are_blanks() {
+        let wrapped = FILE.replace(' ', "\n  ").replace("<article\n  ", "<article ");
+        let (plain, wrapped) =
+            (records("a.nxml", FILE.as_bytes()), records("a.nxml", wrapped.as_bytes()));
+        assert_eq!(plain, wrapped);
+        for text in plain[0].paragraphs.iter().chain([&plain[0].title]) {
+            assert!(!text.contains(['\n', '\t']) && !text.contains("  "), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn blocks_that_are_left_out_are_no_glue() {
+        let file = "<article><body><p>Given by<disp-formula><math><mi>k</mi></math></disp-formula>where \
+            k, seen<fig><caption><p>c</p></caption></fig>Next it <bold>f</bold>ell in \
+            C<index-term><term>x</term></index-term>O<sub>2</sub>.</p></body></article>";
+        let found = &records("a.nxml", file.as_bytes())[0];
+        assert_eq!(found.paragraphs, ["Given by where k, seen Next it fell in CO2."]);
+    }
+
+    #[test]
+    fn every_part_has_its_language() {
+        let file = |language: &str| {
+            format!(
+                "<article{language}><front><article-meta><title-group><article-title>Own</article-title>\
+                 <trans-title-group xml:lang=\"es\"><trans-title>Suyo</trans-title></trans-title-group>\
+                 </title-group><abstract xml:lang=\"en-GB\"><p>In English.</p></abstract>\
+                 <abstract xml:lang=\"es\"><p>En castellano.</p></abstract>\
+                 <trans-abstract xml:lang=\"de\"><p>Auf Deutsch.</p></trans-abstract>\
+                 <trans-abstract><p>Unknown.</p></trans-abstract></article-meta></front>\
+                 <body><p>The body.</p></body>\
+                 <sub-article article-type=\"translation\" xml:lang=\"pt\"><front-stub><title-group>\
+                 <article-title>Outro</article-title></title-group></front-stub><body><p>O corpo.</p></body>\
+                 </sub-article><sub-article article-type=\"reply\" xml:lang=\"fr\"><body><p>Non.</p></body>\
+                 </sub-article></article>"
+            )
+        };
+        for language in [" xml:lang=\"en\"", ""] {
+            let found = &records("a.nxml", file(language).as_bytes())[0];
+            let mut parts: Vec<String> = found
+                .translations
+                .iter()
+                .map(|part| {
+                    format!("{} {}: {}", part.language, part.title, part.paragraphs.join("|"))
+                })
+                .collect();
+            // Without a language of its own, the article has that of its abstract.
+            parts.sort();
+            assert_eq!(
+                parts,
+                ["de : Auf Deutsch.", "es Suyo: En castellano.", "pt Outro: O corpo."]
+            );
+            assert_eq!(found.paragraphs, ["In English.", "The body."]);
         }
     }
 }

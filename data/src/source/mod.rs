@@ -8,9 +8,10 @@
 //! | `text` | plain text, a blank line between documents | `.txt` |
 //!
 //! each plain, gzip (several members too) or zstd, or inside a `.tar` (`archive`). Whether XML is
-//! PubMed's or JATS is told by its first element. Parsers push [`Event`]s, hold one record at a time,
-//! and name path and byte when something is wrong; what came before the damage has then been handed
-//! out.
+//! PubMed's or JATS is told by its elements. Parsers push [`Event`]s and hold one record at a time.
+//! Damage is an event like a record, with path and place, and costs the record that it lies in, no other:
+//! lines are told apart by their ends, records of XML by their tags, members of archives by their headers.
+//! Only what cannot be gone on from (a compressed file that breaks off) is an error.
 //!
 //! ```
 //! use std::path::Path;
@@ -23,7 +24,7 @@
 //!     match event {
 //!         Event::Record(record) => records.push(record),
 //!         Event::Damaged(error) => return Err(error),
-//!         Event::Deleted(_) => {}
+//!         Event::Deleted(_) | Event::Noted(_) => {}
 //!     }
 //!     Ok(())
 //! })?;
@@ -34,10 +35,14 @@
 mod archive;
 mod find;
 mod format;
+mod frames;
 mod jats;
 mod jsonl;
 mod lines;
+mod mend;
 mod parse;
+mod passed_over;
+mod prose;
 mod pubmed;
 mod read;
 mod record;
@@ -46,10 +51,12 @@ mod stream;
 pub(crate) mod testing;
 mod text;
 mod walk;
+mod whole;
 mod xml;
 
-pub use find::find;
+pub use find::{Found, find};
 pub(crate) use format::{Compression, Format, RecordFormat, format_of};
 pub(crate) use read::read_counted;
 pub use read::{read, read_bytes};
-pub use record::{Event, Record, Registry, Revision, Sink};
+pub use record::{Event, Record, Registry, Revision, Sink, Translation};
+pub use whole::read_text;

@@ -2,26 +2,39 @@
 //!
 //! Kept are the PMID with its version, title, abstract with the labels of its sections, languages and
 //! whether the work was retracted. Text within markup (italics, sub- and superscripts, MathML) is kept
-//! and the markup dropped. Abstracts in other languages, publishers' summaries (`OtherAbstract`) and
-//! copyright lines are not.
+//! and the markup dropped; white space within a title or a part of an abstract is one blank. An abstract
+//! in another language (`OtherAbstract`) is a translation; one in the same language, which is a
+//! publisher's summary or one for patients, and copyright lines are not kept.
 
-use super::record::{Record, Registry, Revision};
-use super::walk::Xml;
+use super::prose::one_line;
+use super::record::{Record, Registry, Revision, Translation};
+use super::walk::{Node, Xml};
 use crate::DataError;
+use crate::clean::two_letters;
 use crate::error::InputProblem;
 
 /// One `PubmedArticle` or `PubmedBookArticle`, whose tag has begun.
 pub(crate) fn citation(xml: &mut Xml) -> Result<Record, DataError> {
     let mut record = Record::default();
-    let mut vernacular = String::new();
     xml.children(&mut |xml| match xml.name() {
         b"MedlineCitation" | b"BookDocument" => {
-            xml.children(&mut |xml| citation_part(xml, &mut record, &mut vernacular))
+            record = medline(xml)?;
+            Ok(())
         }
         _ => xml.skip(),
     })?;
+    Ok(record)
+}
+
+/// One `MedlineCitation` or `BookDocument`, whose tag has begun.
+pub(crate) fn medline(xml: &mut Xml) -> Result<Record, DataError> {
+    let mut record = Record::default();
+    let mut vernacular = String::new();
+    xml.children(&mut |xml| citation_part(xml, &mut record, &mut vernacular))?;
+    let own: Vec<String> = record.languages.iter().map(|l| two_letters(l)).collect();
+    record.translations.retain(|part| !own.contains(&two_letters(&part.language)));
     // A citation without an English title has it in its own language.
-    if record.title.trim().is_empty() {
+    if record.title.is_empty() {
         record.title = vernacular;
     }
     Ok(record)
@@ -42,29 +55,23 @@ fn citation_part(
         }
         b"Article" => xml.children(&mut |xml| citation_part(xml, record, vernacular)),
         b"ArticleTitle" => {
-            record.title = xml.text()?;
+            record.title = text(xml)?;
             Ok(())
         }
         b"VernacularTitle" => {
-            *vernacular = xml.text()?;
+            *vernacular = text(xml)?;
             Ok(())
         }
-        b"Abstract" => xml.children(&mut |xml| match xml.name() {
-            b"AbstractText" => {
-                let label = xml.attribute("Label").filter(|label| {
-                    !label.trim().is_empty() && !label.eq_ignore_ascii_case("unlabelled")
-                });
-                let text = xml.text()?;
-                if !text.trim().is_empty() {
-                    record.paragraphs.push(match label {
-                        Some(label) => format!("{}: {text}", label.trim()),
-                        None => text,
-                    });
-                }
-                Ok(())
+        b"Abstract" => summary(xml, &mut record.paragraphs),
+        b"OtherAbstract" => {
+            let language = xml.attribute("Language").unwrap_or_default();
+            let mut part = Translation { language, ..Translation::default() };
+            summary(xml, &mut part.paragraphs)?;
+            if !part.language.trim().is_empty() {
+                record.translations.push(part);
             }
-            _ => xml.skip(),
-        }),
+            Ok(())
+        }
         b"Language" => {
             record.languages.push(xml.text()?.trim().to_owned());
             Ok(())
@@ -73,6 +80,50 @@ fn citation_part(
         b"PublicationType" => publication_type(xml, record),
         _ => xml.skip(),
     }
+}
+
+/// The parts of an abstract, whose tag has begun, a paragraph each.
+fn summary(xml: &mut Xml, paragraphs: &mut Vec<String>) -> Result<(), DataError> {
+    xml.children(&mut |xml| match xml.name() {
+        b"AbstractText" => {
+            let label = xml
+                .attribute("Label")
+                .map(|label| one_line(&label))
+                .filter(|label| !label.is_empty() && !label.eq_ignore_ascii_case("unlabelled"));
+            let text = text(xml)?;
+            if !text.is_empty() {
+                paragraphs.push(match label {
+                    Some(label) => format!("{label}: {text}"),
+                    None => text,
+                });
+            }
+            Ok(())
+        }
+        _ => xml.skip(),
+    })
+}
+
+/// All text of the element that began last, markup aside, on one line. A displayed formula is apart
+/// from the words around it.
+fn text(xml: &mut Xml) -> Result<String, DataError> {
+    let mut text = String::new();
+    // Per open element: is it displayed by itself?
+    let mut open = vec![false];
+    while let Some(&is_apart) = open.last() {
+        match xml.within()? {
+            Node::Start => {
+                let is_apart = xml.name() == b"DispFormula";
+                text.push_str(if is_apart { " " } else { "" });
+                open.push(is_apart);
+            }
+            Node::End => {
+                text.push_str(if is_apart { " " } else { "" });
+                open.pop();
+            }
+            Node::Text(part) => text.push_str(&part),
+        }
+    }
+    Ok(one_line(&text))
 }
 
 fn publication_type(xml: &mut Xml, record: &mut Record) -> Result<(), DataError> {
@@ -99,7 +150,7 @@ fn number(xml: &mut Xml) -> Result<u64, DataError> {
 #[cfg(test)]
 mod tests {
     use super::super::Event;
-    use super::super::testing::{parse, records};
+    use super::super::testing::{damages, parse, records};
 
     const FILE: &str = r#"<?xml version="1.0"?><!DOCTYPE PubmedArticleSet SYSTEM "x.dtd">
 <PubmedArticleSet>
@@ -133,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn damage_is_named_by_byte_and_what_came_before_is_kept() {
+    fn damage_is_named_by_byte_and_costs_one_record() {
         for (from, to, says) in [
             ("</PubmedArticleSet>", "", "breaks off"),
             ("<PMID>18</PMID>", "<PMID>18</pmid>", "well-formed"),
@@ -142,17 +193,57 @@ mod tests {
             ("Titel", "<i>", "well-formed"),
         ] {
             let bytes = FILE.replacen(from, to, 1);
-            let (events, error) = parse("a.xml", bytes.as_bytes());
-            let message = error.expect("damaged").to_string();
-            assert!(message.contains("a.xml, byte ") && message.contains(says), "{message}");
-            assert!(matches!(events[0], Event::Record(_)));
+            let (found, damages) = damages("a.xml", bytes.as_bytes());
+            assert_eq!(damages.len(), 1, "{damages:?}");
+            assert!(
+                damages[0].contains("a.xml, byte ") && damages[0].contains(says),
+                "{damages:?}"
+            );
+            assert_eq!(found[0].identity.as_deref(), Some("PMID:17"));
+            let (events, _) = parse("a.xml", bytes.as_bytes());
+            assert!(events.iter().any(|e| matches!(e, Event::Deleted(d) if d == &[3, 4])));
         }
         for cut in 0..FILE.len() {
             if FILE.is_char_boundary(cut) && cut < FILE.len() - 1 {
-                assert!(parse("a.xml", &FILE.as_bytes()[..cut]).1.is_some(), "cut at {cut}");
+                let (_, damages) = damages("a.xml", &FILE.as_bytes()[..cut]);
+                assert!(!damages.is_empty(), "cut at {cut}");
             }
         }
-        let deep = "<a>".repeat(400);
-        assert!(parse("a.xml", deep.as_bytes()).1.expect("deep").to_string().contains("deep"));
+        let deep = format!("<article>{}</article>", "<a>".repeat(400));
+        let (_, damages) = damages("a.xml", deep.as_bytes());
+        assert!(damages[0].contains("deep"), "{damages:?}");
+    }
+
+    #[test]
+    fn white_space_is_one_blank_and_formulae_are_apart() {
+        let text = "<MedlineCitationSet><MedlineCitation><PMID>1</PMID><Article>\
+            <ArticleTitle>A wrapped\n title.</ArticleTitle><Abstract><AbstractText Label=\"THE\nAIM\">\
+            To see\n\t it,<DispFormula>k = 2</DispFormula>where k\r\nis known.</AbstractText>\
+            </Abstract></Article></MedlineCitation></MedlineCitationSet>";
+        let found = &records("a.xml", text.as_bytes())[0];
+        assert_eq!(found.title, "A wrapped title.");
+        assert_eq!(found.paragraphs, ["THE AIM: To see it, k = 2 where k is known."]);
+    }
+
+    #[test]
+    fn abstracts_in_other_languages_are_translations() {
+        let other = |language: &str, text: &str| {
+            format!(
+                "<OtherAbstract Language=\"{language}\"><AbstractText>{text}</AbstractText></OtherAbstract>"
+            )
+        };
+        let text = format!(
+            "<MedlineCitation><PMID>1</PMID><Article><ArticleTitle>T</ArticleTitle><Abstract>\
+             <AbstractText>own</AbstractText></Abstract><Language>eng</Language></Article>{}{}{}\
+             </MedlineCitation>",
+            other("spa", "suyo"),
+            other("en", "summary"),
+            other("", "?"),
+        );
+        let found = &records("a.xml", text.as_bytes())[0];
+        assert_eq!(found.paragraphs, ["own"]);
+        let parts: Vec<_> =
+            found.translations.iter().map(|t| (&*t.language, &*t.paragraphs[0])).collect();
+        assert_eq!(parts, [("spa", "suyo")]);
     }
 }

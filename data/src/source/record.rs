@@ -2,8 +2,8 @@
 
 use crate::DataError;
 
-/// Longest accepted record, in bytes of decompressed input (64 MiB): a decompression bomb ends in an
-/// error and not in memory.
+/// Longest accepted record, in bytes of decompressed input (64 MiB): a longer one is passed over and
+/// never in memory.
 pub(crate) const MAX_RECORD: u64 = 64 << 20;
 
 /// One record of an input, before cleaning.
@@ -20,6 +20,19 @@ pub struct Record {
     /// The title, perhaps empty.
     pub title: String,
     /// Everything else, a paragraph each or, as texts come, several in lines.
+    pub paragraphs: Vec<String>,
+    /// Parts that declare another language than the record does.
+    pub translations: Vec<Translation>,
+}
+
+/// A part of a record in a language of its own.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Translation {
+    /// The language, as written.
+    pub language: String,
+    /// The title in it, perhaps empty.
+    pub title: String,
+    /// Its paragraphs.
     pub paragraphs: Vec<String>,
 }
 
@@ -50,8 +63,10 @@ pub enum Event {
     Record(Record),
     /// PMIDs that PubMed has withdrawn, wherever they came before.
     Deleted(Vec<u64>),
-    /// A damaged record that could be stepped over.
+    /// A damaged record that was stepped over.
     Damaged(DataError),
+    /// Something that costs no record but should be known, told once with its count.
+    Noted(DataError),
 }
 
 /// Takes what a parser finds; an error stops the parser.

@@ -7,32 +7,30 @@ use std::path::Path;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use flate2::bufread::GzDecoder;
+
 use super::format::Compression;
-use super::record::MAX_RECORD;
 use crate::DataError;
 use crate::error::InputProblem;
 
 const BUFFER: usize = 128 << 10;
 
-/// An input, decompressed. It counts the bytes handed out, and refuses to hand out more than a
-/// record may have unless its budget is renewed in between.
+/// An input, decompressed. It counts the bytes handed out.
 pub(crate) struct Stream<'a> {
     inner: Box<dyn BufRead + 'a>,
     position: Rc<Cell<u64>>,
-    budget: Rc<Cell<u64>>,
 }
 
 impl<'a> Stream<'a> {
     /// Reads a file from the disk, adding to `bytes_read` as it goes.
-    pub fn decompress(
+    pub fn file(
         file: File,
         compression: Compression,
         path: &Path,
         bytes_read: &'a AtomicU64,
     ) -> Result<Self, DataError> {
         let length = file.metadata().map_err(|e| DataError::io("open", path, e))?.len();
-        let counted = BufReader::with_capacity(BUFFER, Counted { inner: file, bytes_read });
-        Self::over(counted, length, compression, path)
+        Self::over(Counted { inner: file, bytes_read }, length, compression, path)
     }
 
     /// Reads from memory.
@@ -44,8 +42,9 @@ impl<'a> Stream<'a> {
         Self::over(bytes, bytes.len() as u64, compression, path)
     }
 
-    fn over(
-        stored: impl BufRead + 'a,
+    /// Reads `stored`, which has `length` bytes.
+    pub fn over(
+        stored: impl Read + 'a,
         length: u64,
         compression: Compression,
         path: &Path,
@@ -53,29 +52,22 @@ impl<'a> Stream<'a> {
         if length == 0 && compression != Compression::None {
             return Err(DataError::input(path, None, InputProblem::EmptyCompressed));
         }
+        let stored = BufReader::with_capacity(BUFFER, stored);
         let inner: Box<dyn BufRead + 'a> = match compression {
             Compression::None => Box::new(stored),
-            Compression::Gzip => {
-                let plain = flate2::bufread::MultiGzDecoder::new(stored);
-                Box::new(BufReader::with_capacity(BUFFER, plain))
-            }
+            Compression::Gzip => Box::new(BufReader::with_capacity(BUFFER, Gzip::new(stored))),
             Compression::Zstd => {
                 let plain = zstd::stream::read::Decoder::with_buffer(stored)
                     .map_err(|e| DataError::io("decompress", path, e))?;
                 Box::new(BufReader::with_capacity(BUFFER, plain))
             }
         };
-        Ok(Self { inner, position: Rc::default(), budget: Rc::new(Cell::new(MAX_RECORD)) })
+        Ok(Self { inner, position: Rc::default() })
     }
 
     /// Bytes handed out so far; stays true while a parser owns the stream.
     pub fn position(&self) -> Rc<Cell<u64>> {
         Rc::clone(&self.position)
-    }
-
-    /// Bytes that may still be handed out; parsers set it anew for each record.
-    pub fn budget(&self) -> Rc<Cell<u64>> {
-        Rc::clone(&self.budget)
     }
 }
 
@@ -91,32 +83,55 @@ impl Read for Stream<'_> {
 
 impl BufRead for Stream<'_> {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
-        if self.budget.get() == 0 {
-            return Err(io::Error::other(RecordTooLong));
-        }
         self.inner.fill_buf()
     }
 
     fn consume(&mut self, count: usize) {
         self.inner.consume(count);
         self.position.set(self.position.get() + count as u64);
-        self.budget.set(self.budget.get().saturating_sub(count as u64));
     }
 }
 
-/// The budget is used up.
-#[derive(Debug, thiserror::Error)]
-#[error("a record is longer than {} MiB", MAX_RECORD >> 20)]
-struct RecordTooLong;
-
 /// What an error while reading means.
 pub(crate) fn explain(error: &io::Error) -> InputProblem {
-    if error.get_ref().is_some_and(|inner| inner.is::<RecordTooLong>()) {
-        InputProblem::RecordTooLong { limit: MAX_RECORD }
-    } else if error.kind() == io::ErrorKind::UnexpectedEof {
+    if error.kind() == io::ErrorKind::UnexpectedEof {
         InputProblem::Truncated
     } else {
         InputProblem::Unreadable { why: error.to_string() }
+    }
+}
+
+/// The members of a gzip file one after the other. Zeros may follow the last one: files are padded
+/// with them to whole blocks, and `gzip` accepts that.
+struct Gzip<R>(Option<GzDecoder<R>>);
+
+impl<R: BufRead> Gzip<R> {
+    fn new(stored: R) -> Self {
+        Self(Some(GzDecoder::new(stored)))
+    }
+}
+
+impl<R: BufRead> Read for Gzip<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        while let Some(member) = &mut self.0 {
+            let read = member.read(buffer)?;
+            if read > 0 || buffer.is_empty() {
+                return Ok(read);
+            }
+            let stored = member.get_mut();
+            let more = loop {
+                let next = stored.fill_buf()?;
+                let zeros = next.iter().take_while(|&&byte| byte == 0).count();
+                let is_last = next.is_empty();
+                if zeros < next.len() || is_last {
+                    stored.consume(zeros);
+                    break !is_last;
+                }
+                stored.consume(zeros);
+            };
+            self.0 = self.0.take().filter(|_| more).map(|ended| GzDecoder::new(ended.into_inner()));
+        }
+        Ok(0)
     }
 }
 
@@ -138,8 +153,7 @@ impl Read for Counted<'_> {
 mod tests {
     use std::io::Write;
 
-    use super::super::Event;
-    use super::super::testing::{parse, records};
+    use super::super::testing::{damages, parse, records};
 
     const TEXT: &[u8] = b"one document\n\nand another\n";
 
@@ -158,6 +172,21 @@ mod tests {
     }
 
     #[test]
+    fn padding_is_no_damage() {
+        let (gzipped, zstandard) = (gzip(TEXT), zstd::encode_all(TEXT, 1).expect("zstd"));
+        for zeros in [1, 7, 512, super::BUFFER - gzipped.len(), 3 * super::BUFFER] {
+            let padded = [&gzipped[..], &vec![0; zeros]].concat();
+            assert_eq!(records("a.txt.gz", &padded), records("a.txt", TEXT), "{zeros}");
+            let between = [&gzip(&TEXT[..5])[..], &vec![0; zeros], &gzip(&TEXT[5..])].concat();
+            assert_eq!(records("a.txt.gz", &between), records("a.txt", TEXT), "{zeros}");
+        }
+        let skippable = b"\x5B\x2A\x4D\x18\x03\0\0\0any";
+        for frames in [[&zstandard[..], skippable], [skippable, &zstandard[..]]] {
+            assert_eq!(records("a.txt.zst", &frames.concat()), records("a.txt", TEXT));
+        }
+    }
+
+    #[test]
     fn damage_is_an_error_with_a_place() {
         let (gzipped, zstandard) = (gzip(TEXT), zstd::encode_all(TEXT, 1).expect("zstd"));
         let mut bad_sum = gzipped.clone();
@@ -168,6 +197,7 @@ mod tests {
             ("a.txt.gz", &gzipped[..gzipped.len() - 1]),
             ("a.txt.gz", &gzipped[..gzipped.len() / 2]),
             ("a.txt.gz", &[&gzipped[..], b"litter"].concat()),
+            ("a.txt.gz", &[&gzipped[..], b"\0\0\0litter"].concat()),
             ("a.txt.gz", &bad_sum),
             ("a.txt.zst", TEXT),
             ("a.txt.zst", &gzipped),
@@ -187,9 +217,10 @@ mod tests {
         for _ in 0..1024 {
             writer.write_all(&[b' '; 1 << 20]).expect("compress");
         }
+        writer.write_all(b"\n{\"text\": \"and what follows\"}\n").expect("compress");
         let bomb = writer.finish().expect("compress");
-        let (events, error) = parse("a.jsonl.zst", &bomb);
-        assert!(events.iter().all(|event| !matches!(event, Event::Record(_))));
-        assert!(error.expect("too long").to_string().contains("longer than 64 MiB"));
+        let (events, damages) = damages("a.jsonl.zst", &bomb);
+        assert_eq!(events.len(), 1, "what follows is read");
+        assert!(damages[0].contains("longer than 64 MiB") && damages.len() == 1, "{damages:?}");
     }
 }

@@ -1,15 +1,11 @@
 //! Walking through XML, element by element, without building a tree.
 
-use std::cell::Cell;
 use std::path::Path;
-use std::rc::Rc;
 
 use quick_xml::Reader;
 use quick_xml::escape::resolve_html5_entity;
 use quick_xml::events::{BytesStart, Event as XmlEvent};
 
-use super::record::MAX_RECORD;
-use super::stream::{Stream, explain};
 use crate::DataError;
 use crate::error::{InputPlace, InputProblem};
 
@@ -27,41 +23,29 @@ pub(crate) enum Node {
     Text(String),
 }
 
-/// A walk through a document.
+/// A walk through a record.
 pub(crate) struct Xml<'a> {
-    reader: Reader<Stream<'a>>,
-    buffer: Vec<u8>,
+    reader: Reader<&'a [u8]>,
     /// The tag that began last.
-    tag: BytesStart<'static>,
+    tag: BytesStart<'a>,
     /// An empty element was reported to begin and has yet to end.
     closing: bool,
     depth: usize,
     path: &'a Path,
-    budget: Rc<Cell<u64>>,
+    /// Bytes of the file before the record.
+    base: u64,
 }
 
 impl<'a> Xml<'a> {
-    pub fn new(stream: Stream<'a>, path: &'a Path) -> Self {
-        let budget = stream.budget();
-        let reader = Reader::from_reader(stream);
-        let tag = BytesStart::new("");
-        Self { reader, buffer: Vec::new(), tag, closing: false, depth: 0, path, budget }
-    }
-
-    /// A record is complete: the next may be as long again.
-    pub fn renew(&self) {
-        self.budget.set(MAX_RECORD);
-    }
-
-    /// Whether an element has begun and not ended.
-    pub fn is_open(&self) -> bool {
-        self.depth > 0
+    pub fn new(record: &'a [u8], base: u64, path: &'a Path) -> Self {
+        let reader = Reader::from_reader(record);
+        Self { reader, tag: BytesStart::new(""), closing: false, depth: 0, path, base }
     }
 
     /// An error at the present position.
     pub fn wrong(&self, problem: InputProblem) -> DataError {
-        let place = InputPlace { line: None, offset: self.reader.buffer_position() };
-        DataError::input(self.path, Some(place), problem)
+        let offset = self.base + self.reader.buffer_position();
+        DataError::input(self.path, Some(InputPlace { line: None, offset }), problem)
     }
 
     /// Name of the element that began last, without its prefix.
@@ -78,7 +62,7 @@ impl<'a> Xml<'a> {
         })
     }
 
-    /// The next node; `None` at the end of the file.
+    /// The next node; `None` at the end of the record.
     pub fn next(&mut self) -> Result<Option<Node>, DataError> {
         if self.closing {
             self.closing = false;
@@ -86,10 +70,8 @@ impl<'a> Xml<'a> {
             return Ok(Some(Node::End));
         }
         loop {
-            self.buffer.clear();
-            let event = match self.reader.read_event_into(&mut self.buffer) {
+            let event = match self.reader.read_event() {
                 Ok(event) => event,
-                Err(quick_xml::Error::Io(error)) => return Err(self.wrong(explain(&error))),
                 Err(error) => {
                     let why = error.to_string();
                     return Err(self.wrong(InputProblem::NotWellFormed { why }));
@@ -97,7 +79,7 @@ impl<'a> Xml<'a> {
             };
             match event {
                 XmlEvent::Start(tag) => {
-                    self.tag = tag.into_owned();
+                    self.tag = tag;
                     self.depth += 1;
                     if self.depth > MAX_DEPTH {
                         return Err(self.wrong(InputProblem::TooDeep { limit: MAX_DEPTH }));
@@ -105,7 +87,7 @@ impl<'a> Xml<'a> {
                     return Ok(Some(Node::Start));
                 }
                 XmlEvent::Empty(tag) => {
-                    self.tag = tag.into_owned();
+                    self.tag = tag;
                     self.depth += 1;
                     self.closing = true;
                     return Ok(Some(Node::Start));

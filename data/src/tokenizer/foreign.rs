@@ -1,9 +1,8 @@
 //! The vocabularies of GPT-2 and BioGPT, and the files that `transformers` reads.
 
-use std::fs;
 use std::path::Path;
 
-use mediswift_files as files;
+use mediswift_files::{self as files, LARGE, NotUtf8};
 use serde_json::{Value, json};
 
 use super::kind::{END_OF_TEXT, END_OF_WORD, Kind, MOSES_SPECIALS};
@@ -46,10 +45,8 @@ pub(crate) fn import(vocabulary: &Path, merges: &Path) -> Result<Vocabulary, Dat
 }
 
 fn read(path: &Path) -> Result<String, DataError> {
-    let bytes = fs::read(path).map_err(|e| DataError::io("read", path, e))?;
-    String::from_utf8(bytes).map_err(|e| {
-        let problem = TokenizerProblem::NotUtf8 { offset: e.utf8_error().valid_up_to() };
-        DataError::tokenizer(path, problem)
+    files::text(files::read(path, LARGE)?).map_err(|NotUtf8 { offset, .. }| {
+        DataError::tokenizer(path, TokenizerProblem::NotUtf8 { offset })
     })
 }
 

@@ -1,9 +1,8 @@
 //! A tokenizer: made, kept in a file, and put to use.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
-use mediswift_files as files;
+use mediswift_files::{self as files, LARGE};
 use rayon::prelude::*;
 
 use super::encoder::Encoder;
@@ -64,8 +63,8 @@ impl Tokenizer {
     /// or its ids have gaps.
     pub fn load(path: &Path) -> Result<Self, DataError> {
         let path = if path.is_dir() { path.join(FILE_NAME) } else { PathBuf::from(path) };
-        let bytes = fs::read(&path).map_err(|e| DataError::io("read", &path, e))?;
-        Self::from_bytes(bytes, &path)
+        let text = files::read_text(&path, LARGE)?;
+        Self::from_bytes(text.into_bytes(), &path)
     }
 
     /// Imports GPT-2's or BioGPT's vocabulary: `vocabulary` is an `encoder.json`, `vocab.json` or
@@ -349,7 +348,7 @@ mod tests {
             whole.replace("\"normalizer\":null", "\"normalizer\":{\"type\":\"Lowercase\"}"),
         ] {
             assert_ne!(bad, whole);
-            fs::write(&path, &bad).expect("write");
+            std::fs::write(&path, &bad).expect("write");
             let message = Tokenizer::load(&path).err().expect("foreign").to_string();
             assert!(message.contains(FILE_NAME), "{message}");
         }

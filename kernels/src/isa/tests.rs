@@ -119,3 +119,22 @@ fn unknown_and_missing_names_are_errors() {
     assert!(matches!(IsaKind::by_name(missing), Err(IsaError::Missing(..))));
     assert_eq!(IsaKind::by_name("scalar"), Ok(IsaKind::Scalar));
 }
+
+/// How many registers the code of an instruction set counts on.
+struct Registers;
+
+impl Kernel for Registers {
+    type Output = usize;
+
+    #[inline(always)]
+    fn run<I: Isa>(self, _: I) -> usize {
+        I::REGISTERS
+    }
+}
+
+#[test]
+fn the_list_and_the_code_agree_on_registers() {
+    for kind in IsaKind::available() {
+        assert_eq!(kind.registers(), kind.run(Registers), "{kind}");
+    }
+}

@@ -2,7 +2,7 @@
 
 use crate::error::Error;
 use crate::tensor_file::{FileSummary, one_line, unusable};
-use mediswift_files::NewFile;
+use mediswift_files::{self as files, NewFile, SMALL};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs;
@@ -123,7 +123,7 @@ pub(super) fn read_manifest(folder: &Path) -> Result<CheckpointManifest, Error> 
         Err(error) => return Err(Error::io("read", path)(error)),
         Ok(_) => {}
     }
-    let bytes = fs::read(&path).map_err(Error::io("read", &path))?;
+    let bytes = files::read(&path, SMALL)?;
     let invalid = |error: serde_json::Error| unusable(&path, one_line(&error.to_string()));
     // What it is comes first: other versions have other fields.
     let header: Header = serde_json::from_slice(&bytes).map_err(invalid)?;

@@ -5,9 +5,9 @@ use super::settings::Answer;
 use crate::error::Error;
 use crate::tasks::Published;
 use crate::tasks::baselines::Baseline;
+use mediswift_files::{self as files, SMALL};
 use serde::Serialize;
 use std::collections::BTreeSet;
-use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
@@ -211,12 +211,12 @@ impl Comparison {
 
 fn read(run: &Path) -> Result<TuningReport, Error> {
     let path = run.join(REPORT);
-    let bytes = fs::read(&path).map_err(|error| match error.kind() {
+    let text = files::read_text(&path, SMALL).map_err(|error| match error.source.kind() {
         ErrorKind::NotFound => Error::not_found(&path, "there is no report: finish the run first"),
-        _ => Error::io("read", &path)(error),
+        _ => error.into(),
     })?;
     let wrong = |error| format!("not the report of a fine-tuning run: {error}");
-    serde_json::from_slice(&bytes).map_err(|error| Error::malformed(&path, wrong(error)))
+    serde_json::from_str(&text).map_err(|error| Error::malformed(&path, wrong(error)))
 }
 
 /// Points of the same name together, names in the order in which they first appear.
@@ -251,7 +251,7 @@ mod tests {
         let runs = [folder.path().to_path_buf()];
         let none = Comparison::read(&runs).unwrap_err().to_string();
         assert!(none.contains("finish the run first"), "{none}");
-        fs::write(folder.path().join(REPORT), "{}").unwrap();
+        std::fs::write(folder.path().join(REPORT), "{}").unwrap();
         let other = Comparison::read(&runs).unwrap_err().to_string();
         assert!(other.contains("not the report of a fine-tuning run"), "{other}");
     }

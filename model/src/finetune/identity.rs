@@ -6,8 +6,8 @@ use crate::error::Error;
 use crate::gpt::Gpt;
 use crate::run;
 use crate::tasks::{self, Example, Task, TaskData};
+use mediswift_files::{self as files, SMALL};
 use serde::{Deserialize, Serialize};
-use std::fs;
 use std::path::Path;
 
 /// The settings of a run: a folder that has it is a fine-tuning run.
@@ -68,7 +68,7 @@ impl Identity {
 /// If there is no fine-tuning run, or it cannot be read.
 pub fn read_settings(path: &Path) -> Result<Settings, Error> {
     let file = path.join(SETTINGS);
-    let text = fs::read_to_string(&file).map_err(Error::io("read", &file))?;
+    let text = files::read_text(&file, SMALL)?;
     let identity: Identity = run::json::read(&path.join(IDENTITY))?;
     let task = tasks::task(&identity.task)?;
     Settings::from_toml(&text, &file, task)

@@ -9,6 +9,7 @@ use crate::config::{Config, OptimiserConfig};
 use crate::error::{Error, Place};
 use crate::named::named;
 use crate::tasks::Task;
+use mediswift_files::{self as files, SMALL};
 use serde::{Deserialize, Deserializer, Serialize, de};
 use std::path::Path;
 use toml::{Table, Value};
@@ -160,7 +161,7 @@ impl Settings {
         let mut settings = match base {
             TuningBase::Recipe => Self::new(task),
             TuningBase::File(path) => {
-                let text = std::fs::read_to_string(path).map_err(Error::io("read", path))?;
+                let text = files::read_text(path, SMALL)?;
                 Self::from_toml(&text, path, task)?
             }
             TuningBase::Given(settings) => *settings,

@@ -9,7 +9,7 @@ use crate::config::Config;
 use crate::error::Error;
 use crate::sparsity::LayerSparsity;
 use mediswift_data::{Dataset, Split};
-use mediswift_files::{self as files, Lock};
+use mediswift_files::{self as files, Lock, SMALL};
 use mediswift_kernels::isa::IsaKind;
 use serde::{Deserialize, Serialize};
 use std::fs;
@@ -209,12 +209,12 @@ pub fn checkpoints(path: &Path) -> PathBuf {
 /// If there is no run, or its settings cannot be read.
 pub fn read_config(path: &Path) -> Result<Config, Error> {
     let file = path.join(CONFIG);
-    match fs::read_to_string(&file) {
+    match files::read_text(&file, SMALL) {
         Ok(text) => Config::from_toml(&text, &file),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+        Err(error) if error.source.kind() == std::io::ErrorKind::NotFound => {
             Err(Error::NoRun { path: path.to_path_buf(), what: "run", lacks: CONFIG })
         }
-        Err(error) => Err(Error::io("read", file)(error)),
+        Err(error) => Err(error.into()),
     }
 }
 
@@ -231,7 +231,7 @@ struct Environment {
 
 impl Environment {
     fn of_this_process() -> Self {
-        let cpu = fs::read_to_string("/proc/cpuinfo").ok().and_then(|text| {
+        let cpu = files::read_text("/proc/cpuinfo".as_ref(), SMALL).ok().and_then(|text| {
             let line = text.lines().find(|line| line.starts_with("model name"))?;
             Some(line.split_once(':')?.1.trim().to_string())
         });

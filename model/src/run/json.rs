@@ -1,10 +1,9 @@
 //! Small JSON files of a folder, written whole or not at all.
 
 use crate::error::Error;
-use mediswift_files as files;
+use mediswift_files::{self as files, SMALL};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use std::fs;
 use std::path::Path;
 
 pub(crate) fn write(path: &Path, value: &impl Serialize) -> Result<(), Error> {
@@ -13,6 +12,6 @@ pub(crate) fn write(path: &Path, value: &impl Serialize) -> Result<(), Error> {
 }
 
 pub(crate) fn read<T: DeserializeOwned>(path: &Path) -> Result<T, Error> {
-    let text = fs::read(path).map_err(Error::io("read", path))?;
-    serde_json::from_slice(&text).map_err(|error| Error::damaged(path, error.to_string()))
+    let text = files::read_text(path, SMALL)?;
+    serde_json::from_str(&text).map_err(|error| Error::damaged(path, error.to_string()))
 }

@@ -4,7 +4,6 @@ use crate::error::Error;
 use mediswift_files as files;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize};
-use std::fs;
 use std::marker::PhantomData;
 use std::path::Path;
 
@@ -141,7 +140,7 @@ impl<T: Line> Log<T> {
 /// If it cannot be read, or a line is malformed.
 pub fn read_log<T: Line>(path: &Path) -> Result<Vec<T>, Error> {
     let file = path.join(T::FILE);
-    let bytes = fs::read(&file).map_err(Error::io("read", &file))?;
+    let bytes = files::read(&file, u64::MAX)?;
     let lines = files::whole_lines(&bytes);
     lines.enumerate().map(|(index, line)| parse_line(&file, index, line)).collect()
 }

@@ -1,17 +1,14 @@
 //! Finding and reading task files, plain or gzip.
 
 use crate::error::Error;
-use flate2::read::MultiGzDecoder;
+use mediswift_data::source;
+use serde::de::value::MapAccessDeserializer;
 use serde::de::{DeserializeOwned, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use std::fmt;
-use std::fs::{self, File};
-use std::io::Read;
+use std::fs;
 use std::marker::PhantomData;
 use std::path::{Path, PathBuf};
-
-/// No task file is longer: 2 GiB of text.
-const LIMIT: u64 = 2 << 30;
 
 /// The file `name`, or `name.gz`, in the first folder that has it.
 pub fn find(folders: &[PathBuf], name: &str) -> Option<PathBuf> {
@@ -33,19 +30,7 @@ pub fn need(folders: &[PathBuf], name: &str) -> Result<PathBuf, Error> {
 
 /// The text of a file.
 pub fn read(path: &Path) -> Result<String, Error> {
-    let file = File::open(path).map_err(Error::io("read", path))?;
-    let mut bytes = Vec::new();
-    let read = match path.extension().is_some_and(|extension| extension == "gz") {
-        true => MultiGzDecoder::new(file).take(LIMIT).read_to_end(&mut bytes),
-        false => file.take(LIMIT).read_to_end(&mut bytes),
-    };
-    if read.map_err(Error::io("read", path))? as u64 == LIMIT {
-        return Err(Error::malformed(path, format!("it holds more than {LIMIT} bytes")));
-    }
-    String::from_utf8(bytes).map_err(|error| {
-        let at = error.utf8_error().valid_up_to();
-        Error::malformed(path, format!("byte {at} is not UTF-8"))
-    })
+    Ok(source::read_text(path)?)
 }
 
 /// The names of the files in a folder that end in `ending`, in order.
@@ -59,9 +44,10 @@ pub fn list(folder: &Path, ending: &str) -> Result<Vec<String>, Error> {
     Ok(names)
 }
 
-/// Parses JSON; errors name line and column.
+/// Parses a JSON object; errors name line and column.
 pub fn json<T: DeserializeOwned>(path: &Path) -> Result<T, Error> {
-    serde_json::from_str(&read(path)?).map_err(|error| Error::malformed(path, error.to_string()))
+    let parsed: Result<Object<T>, _> = serde_json::from_str(&read(path)?);
+    parsed.map(|Object(value)| value).map_err(|error| Error::malformed(path, error.to_string()))
 }
 
 /// Parses one JSON object a line; blank lines are passed over.
@@ -69,7 +55,7 @@ pub fn json_lines<T: DeserializeOwned>(path: &Path) -> Result<Vec<(usize, T)>, E
     let text = read(path)?;
     let lines = (1..).zip(text.lines()).filter(|(_, line)| !line.trim().is_empty());
     let parse = |(number, line): (usize, &str)| match serde_json::from_str(line) {
-        Ok(record) => Ok((number, record)),
+        Ok(Object(record)) => Ok((number, record)),
         Err(error) => {
             // A line is all there is: its number here is the one that counts.
             let message = error.to_string();
@@ -81,6 +67,29 @@ pub fn json_lines<T: DeserializeOwned>(path: &Path) -> Result<Vec<(usize, T)>, E
         }
     };
     lines.map(parse).collect()
+}
+
+/// What is read from a JSON object alone: a list would fill the fields by their places.
+pub struct Object<T>(pub T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Fields<T>(PhantomData<T>);
+
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for Fields<T> {
+            type Value = Object<T>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
+                T::deserialize(MapAccessDeserializer::new(map)).map(Object)
+            }
+        }
+
+        deserializer.deserialize_map(Fields(PhantomData))
+    }
 }
 
 /// A JSON object as a list in its own order, in which no key appears twice.
@@ -120,4 +129,41 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Entries<T> {
 /// Runs of white space as single blanks, none at the ends.
 pub(super) fn one_line(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashMap;
+
+    /// A value for which a list would do, if it were asked for its fields in order.
+    #[derive(Debug, Deserialize, PartialEq)]
+    struct Item {
+        a: u32,
+        b: Option<u32>,
+    }
+
+    #[test]
+    fn only_objects_are_records() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.json");
+        let item = Item { a: 1, b: None };
+        fs::write(&path, "\u{feff}{\"a\": 1}").unwrap();
+        assert_eq!(json::<Item>(&path).unwrap(), item);
+        assert_eq!(json_lines::<Item>(&path).unwrap(), [(1, item)]);
+        for text in ["[1, 2]", "[[1, 2]]", "1", "null", "\"a\""] {
+            fs::write(&path, text).unwrap();
+            let message = json::<Item>(&path).unwrap_err().to_string();
+            assert!(message.contains("expected an object"), "{message}");
+            fs::write(&path, format!("{{\"a\": 1}}\n{text}\n")).unwrap();
+            let message = json_lines::<Item>(&path).unwrap_err().to_string();
+            assert!(message.contains("line 2") && message.contains("an object"), "{message}");
+            fs::write(&path, format!("{{\"x\": {text}}}")).unwrap();
+            let message = json::<Entries<Object<Item>>>(&path).map(|_| ()).unwrap_err().to_string();
+            assert!(message.contains("item x: ") && message.contains("an object"), "{message}");
+        }
+        fs::write(&path, "{\"x\": \"y\"}").unwrap();
+        assert_eq!(json::<HashMap<String, String>>(&path).unwrap()["x"], "y");
+        assert_eq!(json::<Entries<String>>(&path).unwrap().0, [("x".into(), "y".into())]);
+    }
 }

@@ -1,4 +1,5 @@
 use super::*;
+use std::fs;
 
 /// A scalar of an event file: step, wall time, tag, value.
 type Scalar = (u64, f64, String, f32);

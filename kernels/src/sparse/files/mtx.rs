@@ -1,35 +1,50 @@
-//! `.mtx`: coordinate, real, integer or pattern, general, symmetric or skew-symmetric, 1-based, in any
-//! order.
+//! `.mtx`: coordinate, with values of any kind or none, general, symmetric, skew-symmetric or Hermitian,
+//! 1-based, in any order. What only one half of a symmetric matrix says holds for both.
 
 use super::error::Problem;
-use super::text::{LONGEST, fields, next_line, number};
+use super::matrix::{FileMatrix, check_extents};
+use super::text::{Lines, fields, number};
 use crate::{PatternError, SparsePattern};
 use std::fs::File;
-use std::io::{BufRead, BufReader, Read};
 
-pub(super) fn read(file: File) -> Result<SparsePattern, Problem> {
-    let mut lines = BufReader::new(file.take(LONGEST)).lines().enumerate();
-    let (_, banner) = next_line(&mut lines, "its first line, '%%MatrixMarket …'")?;
+/// Longest line: of numbers none comes near, and comments are of people.
+const LINE: u64 = 1 << 20;
+
+pub(super) fn read(file: File) -> Result<FileMatrix, Problem> {
+    let mut lines = Lines::new(file);
+    let (_, banner) = lines.next("its first line, '%%MatrixMarket …'", LINE)?;
     let banner = banner.to_lowercase();
     let words: Vec<&str> = banner.split_whitespace().collect();
-    let symmetric = match words[..] {
+    let (values, symmetric) = match words[..] {
         [
             "%%matrixmarket",
             "matrix",
             "coordinate",
-            "real" | "integer" | "pattern",
-            symmetry @ ("general" | "symmetric" | "skew-symmetric"),
-        ] => symmetry != "general",
+            kind @ ("real" | "double" | "float" | "integer" | "unsigned-integer" | "unsigned"
+            | "complex" | "pattern"),
+            symmetry @ ("general" | "symmetric" | "skew-symmetric" | "hermitian"),
+        ] => {
+            let values = match kind {
+                "pattern" => 0,
+                "complex" => 2,
+                _ => 1,
+            };
+            (values, symmetry != "general")
+        }
         _ => {
             return Err(Problem::new(
-                "line 1: not '%%MatrixMarket matrix coordinate', then real, integer or pattern, \
-                 then general, symmetric or skew-symmetric",
+                "line 1: not '%%MatrixMarket matrix coordinate', then real, integer, complex or \
+                 pattern, then general, symmetric, skew-symmetric or hermitian",
             ));
         }
     };
-    let values = usize::from(words[3] != "pattern");
-    let mut lines = lines.filter(|(_, line)| !line.as_ref().is_ok_and(|l| l.starts_with('%')));
-    let (at, line) = next_line(&mut lines, "its size line")?;
+    let mut next_line = |what: &str| loop {
+        let (at, line) = lines.next(what, LINE)?;
+        if !line.trim_start().starts_with('%') {
+            return Ok::<_, Problem>((at, line));
+        }
+    };
+    let (at, line) = next_line("its size line")?;
     let size: Vec<u32> =
         fields(&line).map(|field| number(field, "extent", at)).collect::<Result<_, _>>()?;
     let [rows, columns, entries] = size[..] else {
@@ -38,13 +53,14 @@ pub(super) fn read(file: File) -> Result<SparsePattern, Problem> {
             size.len()
         )));
     };
+    check_extents(rows, columns)?;
     if symmetric && rows != columns {
         return Err(Problem::new(format!("line {at}: {rows} × {columns} cannot be symmetric")));
     }
-    SparsePattern::check(rows as usize, columns as usize, 0)?;
     let mut places = Vec::new();
+    let mut zeros = 0;
     for _ in 0..entries {
-        let (at, line) = next_line(&mut lines, &format!("all of its {entries} entries"))?;
+        let (at, line) = next_line(&format!("all of its {entries} entries"))?;
         let found: Vec<&str> = fields(&line).collect();
         if found.len() != 2 + values {
             return Err(Problem::new(format!(
@@ -59,15 +75,21 @@ pub(super) fn read(file: File) -> Result<SparsePattern, Problem> {
                 "line {at}: place {row}, {column} lies outside 1, 1 … {rows}, {columns}"
             )));
         }
-        if values == 1 && found[2].parse::<f64>().is_err() {
-            return Err(Problem::new(format!("line {at}: value '{}' is no number", found[2])));
+        let mut is_zero = values > 0;
+        for value in &found[2..] {
+            is_zero &= is_zero_value(value)
+                .ok_or_else(|| Problem::new(format!("line {at}: value '{value}' is no number")))?;
+        }
+        if is_zero {
+            zeros += 1;
+            continue;
         }
         places.push((row - 1, column - 1));
         if symmetric && row != column {
             places.push((column - 1, row - 1));
         }
     }
-    if let Ok((at, _)) = next_line(&mut lines, "nothing") {
+    if let Ok((at, _)) = next_line("nothing") {
         return Err(Problem::new(format!("line {at}: more than the {entries} entries announced")));
     }
     places.sort_unstable();
@@ -86,5 +108,12 @@ pub(super) fn read(file: File) -> Result<SparsePattern, Problem> {
         offsets[row + 1] += offsets[row];
     }
     let indices = places.into_iter().map(|(_, column)| column).collect();
-    Ok(SparsePattern::new(rows as usize, columns as usize, offsets, indices)?)
+    let pattern = SparsePattern::new(rows as usize, columns as usize, offsets, indices)?;
+    Ok(FileMatrix { pattern, zeros })
+}
+
+/// Whether a number is zero; none if it is no number. Fortran writes `1.5D+03`.
+fn is_zero_value(text: &str) -> Option<bool> {
+    let value = text.parse::<f64>().or_else(|_| text.replace(['d', 'D'], "e").parse());
+    value.ok().map(|value: f64| value == 0.0)
 }

@@ -2,14 +2,13 @@
 //! commas or blanks.
 
 use super::error::Problem;
-use super::text::{LONGEST, fields, next_line, number};
-use crate::SparsePattern;
+use super::matrix::{FileMatrix, assemble, check_extents};
+use super::text::{Lines, fields, length_of, number};
 use std::fs::File;
-use std::io::{BufRead, BufReader, Read};
 
-pub(super) fn read(file: File) -> Result<SparsePattern, Problem> {
-    let mut lines = BufReader::new(file.take(LONGEST)).lines().enumerate();
-    let (at, line) = next_line(&mut lines, "its first line, 'rows, columns, nnz'")?;
+pub(super) fn read(file: File) -> Result<FileMatrix, Problem> {
+    let mut lines = Lines::new(file);
+    let (at, line) = lines.next("its first line, 'rows, columns, nnz'", length_of(3))?;
     let header: Vec<u32> =
         fields(&line).map(|field| number(field, "extent", at)).collect::<Result<_, _>>()?;
     let [rows, columns, nnz] = header[..] else {
@@ -18,7 +17,8 @@ pub(super) fn read(file: File) -> Result<SparsePattern, Problem> {
             "line {at}: {found} numbers where 'rows, columns, nnz' belong"
         )));
     };
-    let (at, line) = next_line(&mut lines, "its row offsets")?;
+    check_extents(rows, columns)?;
+    let (at, line) = lines.next("its row offsets", length_of(u64::from(rows) + 1))?;
     let offsets: Vec<u32> =
         fields(&line).map(|field| number(field, "row offset", at)).collect::<Result<_, _>>()?;
     if offsets.len() != rows as usize + 1 {
@@ -29,7 +29,7 @@ pub(super) fn read(file: File) -> Result<SparsePattern, Problem> {
         )));
     }
     // A matrix without non-zeros may leave the third line out.
-    let (at, line) = match next_line(&mut lines, "its column indices") {
+    let (at, line) = match lines.next("its column indices", length_of(u64::from(nnz))) {
         Err(Problem::Content(_)) if nnz == 0 => (3, String::new()),
         found => found?,
     };
@@ -41,8 +41,8 @@ pub(super) fn read(file: File) -> Result<SparsePattern, Problem> {
             indices.len()
         )));
     }
-    if let Ok((at, _)) = next_line(&mut lines, "nothing") {
+    if let Some((at, _)) = lines.next_if_any(length_of(0))? {
         return Err(Problem::new(format!("line {at}: more after the column indices")));
     }
-    Ok(SparsePattern::new(rows as usize, columns as usize, offsets, indices)?)
+    Ok(assemble((rows as usize, columns as usize), offsets, indices, Vec::new())?)
 }

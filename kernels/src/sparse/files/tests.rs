@@ -1,19 +1,24 @@
 use super::text::LONGEST;
 use super::*;
+use crate::SparsePattern;
 use crate::sparse::mask::uniform_random;
 use proptest::prelude::*;
+use std::fs::File;
 use std::io::Write;
 
-fn read_text(name: &str, text: &str) -> Result<SparsePattern, String> {
+fn read_matrix(name: &str, bytes: impl AsRef<[u8]>) -> Result<FileMatrix, String> {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join(name);
-    std::fs::write(&path, text).unwrap();
-    let read = read(&path);
-    read.map_err(|error| {
+    std::fs::write(&path, bytes).unwrap();
+    read(&path).map_err(|error| {
         let message = error.to_string();
         assert!(message.starts_with(&path.display().to_string()), "no path in: {message}");
         message
     })
+}
+
+fn read_text(name: &str, text: &str) -> Result<SparsePattern, String> {
+    read_matrix(name, text).map(|matrix| matrix.pattern)
 }
 
 #[track_caller]
@@ -29,6 +34,7 @@ fn smtx_in_every_spelling() {
         "3, 4, 3\n0 2 2 3\n1 3 0\n",
         "3 4 3\n0, 2, 2, 3\n1, 3, 0",
         "3, 4, 3 \r\n0 2 2 3 \r\n1 3 0 \r\n",
+        "\u{feff}3, 4, 3\n0 2 2 3\n3 1 0\n",
     ] {
         assert_eq!(read_text("a.smtx", text).unwrap(), want);
     }
@@ -51,7 +57,8 @@ fn malformed_smtx_says_what_and_where() {
         ("3, 4, 3\n1 2 2 3\n1 3 0\n", "1"),
         ("3, 4, 3\n0 2 2 2\n1 3 0\n", "3"),
         ("3, 4, 3\n0 2 2 3\n1 4 0\n", "4"),
-        ("3, 4, 3\n0 2 2 3\n3 1 0\n", "row 0"),
+        ("4294967294 1 0\n0\n", "at most 16777216 rows"),
+        ("1 4294967294 0\n0 0\n", "at most 16777216 rows"),
         ("3, 4, 3\n0 2 2 3\n1 1 0\n", "row 0"),
         ("3, 4, 3\n0 2 2 3\n1 -3 0\n", "line 3: column index '-3'"),
         ("3, 4, 3\n0 2 2 4294967296\n1 3 0\n", "row offset '4294967296'"),
@@ -69,6 +76,9 @@ fn mtx_of_every_kind() {
         "%%MatrixMarket matrix coordinate pattern general\n% note\n3 3 4\n3 2\n1 2\n2 3\n2 1\n",
         "%%MatrixMarket matrix coordinate real symmetric\r\n3 3 2\r\n2 1 0.5\r\n3 2 -1e3",
         "%%matrixmarket MATRIX coordinate integer skew-symmetric\n\n3 3 2\n3 2 1\n2 1 7\n",
+        "\u{feff}%%MatrixMarket matrix coordinate unsigned-integer symmetric\n  % note\n3 3 2\n2 1 1\n3 2 1\n",
+        "%%MatrixMarket matrix coordinate complex hermitian\n3 3 2\n2 1 0 1\n3 2 1 0\n",
+        "%%MatrixMarket matrix coordinate double symmetric\n3 3 2\n2 1 1.5D+03\n3 2 1\n",
     ] {
         assert_eq!(read_text("a.mtx", text).unwrap(), want);
     }
@@ -82,11 +92,30 @@ fn mtx_of_every_kind() {
         ("3 3 1\n1 2\n", "line 3: 2 fields where 3 belong"),
         ("3 3 1\n1 2 x\n", "line 3: value 'x'"),
         ("3 3\n", "line 2: 2 numbers"),
+        ("4294967294 4294967294 1\n1 1 1\n", "at most 16777216 rows"),
     ] {
         refused("a.mtx", &format!("{GENERAL}{rest}"), part);
     }
     refused("a.mtx", "%%MatrixMarket matrix array real general\n1 1\n1\n", "line 1: not");
     refused("a.mtx", "%%MatrixMarket matrix coordinate real symmetric\n2 3 0\n", "2 × 3 cannot");
+}
+
+#[test]
+fn what_is_passed_over_may_be_anything() {
+    let want = SparsePattern::new(2, 2, vec![0, 1, 2], vec![0, 1]).unwrap();
+    let latin =
+        b"%%MatrixMarket matrix coordinate real general\n%by B\xf6hm\n2 2 2\n1 1 1\n2 2 1\n";
+    assert_eq!(read_matrix("A.MTX", latin).unwrap().pattern, want);
+    assert_eq!(read_text("a.SMTX", "2 2 2\n0 1 2\n0 1\n").unwrap(), want);
+    let zeros =
+        "%%MatrixMarket matrix coordinate real symmetric\n2 2 4\n1 1 1\n2 1 0\n2 2 -3\n1 2 -0.0\n";
+    assert_eq!(read_matrix("a.mtx", zeros).unwrap(), FileMatrix { pattern: want, zeros: 2 });
+    let endless =
+        format!("%%MatrixMarket matrix coordinate real general\n%{}\n", "x".repeat(2 << 20));
+    refused("a.mtx", &endless, "1048576 bytes");
+    let padded =
+        "%%MatrixMarket matrix coordinate real general\n".to_string() + &"\n".repeat(2 << 20);
+    refused("a.mtx", &padded, "more than 1048576 bytes");
 }
 
 /// A `.npy` file of format 1.
@@ -104,7 +133,7 @@ fn integers(numbers: &[i32]) -> Vec<u8> {
     npy("<i4", &format!("({},)", numbers.len()), &data)
 }
 
-fn npz(arrays: &[(&str, Vec<u8>)]) -> Result<SparsePattern, String> {
+fn npz(arrays: &[(&str, Vec<u8>)]) -> Result<FileMatrix, String> {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("a.npz");
     let mut archive = zip::ZipWriter::new(File::create(&path).unwrap());
@@ -130,7 +159,7 @@ fn npz_of_scipy() {
         ]
     };
     let want = SparsePattern::new(2, 3, vec![0, 1, 3], vec![2, 0, 1]).unwrap();
-    assert_eq!(npz(&good()).unwrap(), want);
+    assert_eq!(npz(&good()).unwrap(), FileMatrix { pattern: want.clone(), zeros: 0 });
     let with = |at: usize, bytes: Vec<u8>| {
         let mut arrays = good();
         arrays[at].1 = bytes;
@@ -141,12 +170,53 @@ fn npz_of_scipy() {
     assert!(with(3, integers(&[2, 0])).contains('3'));
     assert!(with(3, integers(&[2, 0, 3])).contains('3'));
     assert!(with(3, npy("<f4", "(3,)", &[0; 12])).contains("'<f4'"));
-    assert!(with(3, npy("<i4", "(99999999999,)", &[0; 12])).contains("12 bytes of data"));
+    assert!(with(3, npy("<i4", "(99999999999,)", &[0; 12])).contains("holds more than 1048576"));
+    assert!(with(3, npy("<i4", "(3,)", &[0; 8])).contains("fewer than the 12 bytes"));
     assert!(with(3, b"no array".to_vec()).contains("does not start as a .npy"));
     assert!(with(1, integers(&[2])).contains("1 extents"));
-    let bomb = vec![0; LONGEST as usize + 1];
+    let bomb = vec![0; LONGEST as usize + 4];
+    let bomb = npy("<i4", &format!("({},)", bomb.len() / 4), &bomb);
     assert!(with(3, bomb).contains("holds more than 1048576 bytes"));
+    let long = [integers(&[2, 0, 1]), vec![0; 8]].concat();
+    assert!(with(3, long).contains("more than the 12 bytes"));
+    let huge: Vec<u8> = [1i64 << 32, 3].iter().flat_map(|n| n.to_le_bytes()).collect();
+    assert!(with(1, npy("<i8", "(2,)", &huge)).contains("4294967296 lies outside"));
+    let tall: Vec<u8> = [(1i64 << 32) - 2, 3].iter().flat_map(|n| n.to_le_bytes()).collect();
+    assert!(with(1, npy("<i8", "(2,)", &tall)).contains("at most 16777216 rows"));
+    // In any order, with values of which some are zero.
+    let mut arrays = good();
+    arrays[3].1 = integers(&[2, 1, 0]);
+    assert_eq!(npz(&arrays).unwrap().pattern, want);
+    let values: Vec<u8> = [1.0, -0.0, 3.0].iter().flat_map(|v: &f64| v.to_le_bytes()).collect();
+    arrays.push(("data", npy("<f8", "(3,)", &values)));
+    let kept = SparsePattern::new(2, 3, vec![0, 1, 2], vec![2, 0]).unwrap();
+    assert_eq!(npz(&arrays).unwrap(), FileMatrix { pattern: kept, zeros: 1 });
+    arrays[4].1 = npy("|b1", "(3,)", &[1, 1, 1]);
+    assert_eq!(npz(&arrays).unwrap().zeros, 0);
+    arrays[4].1 = npy("<f8", "(2,)", &values[..16]);
+    assert!(npz(&arrays).unwrap_err().contains("2 values for 3 indices"));
+    arrays.truncate(4);
+    arrays[3].1 = integers(&[2, 1, 1]);
+    assert!(npz(&arrays).unwrap_err().contains("row 1"));
     assert!(npz(&good()[..3]).unwrap_err().contains("no array 'indices'"));
+}
+
+/// Whatever byte of a file is another, it is read or refused with its name.
+#[test]
+fn no_damaged_byte_makes_a_reader_panic() {
+    let files = [
+        ("a.mtx", "%%MatrixMarket matrix coordinate real general\n3 3 2\n1 1 1\n3 2 5\n"),
+        ("a.smtx", "3, 4, 3\n0 2 2 3\n1 3 0\n"),
+    ];
+    for (name, text) in files {
+        for at in 0..text.len() {
+            for byte in [0, b'\n', b'9', b'-', 0xFF] {
+                let mut bytes = text.as_bytes().to_vec();
+                bytes[at] = byte;
+                let _ = read_matrix(name, &bytes);
+            }
+        }
+    }
 }
 
 #[test]
@@ -155,6 +225,11 @@ fn other_files_are_refused() {
     refused("a.npz", "no archive", "no usable .npz");
     let message = read(Path::new("missing.smtx")).unwrap_err().to_string();
     assert!(message.contains("missing.smtx: cannot be read"), "{message}");
+    let folder = tempfile::tempdir().unwrap();
+    let inner = folder.path().join("a.mtx");
+    std::fs::create_dir(&inner).unwrap();
+    assert!(read(&inner).unwrap_err().to_string().contains("is a folder"));
+    assert!(read(Path::new("/dev/null")).is_err());
 }
 
 proptest! {
@@ -171,6 +246,11 @@ proptest! {
             join(pattern.column_indices())
         );
         prop_assert_eq!(&read_text("a.smtx", &smtx).unwrap(), &pattern);
+        // The indices of a row in any order.
+        let mut backwards = pattern.column_indices().to_vec();
+        (0..rows).for_each(|row| backwards[pattern.row_range(row)].reverse());
+        let backwards = smtx.replace(&format!("\n{}\n", join(pattern.column_indices())), &format!("\n{}\n", join(&backwards)));
+        prop_assert_eq!(&read_text("a.smtx", &backwards).unwrap(), &pattern);
         let mut mtx = format!(
             "%%MatrixMarket matrix coordinate pattern general\n{rows} {columns} {}\n",
             pattern.nnz()

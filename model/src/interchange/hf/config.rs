@@ -8,11 +8,9 @@ use crate::presets::{PRESETS, Preset};
 use mediswift_data::Tokenizer;
 use mediswift_data::tokenizer::Kind;
 use mediswift_engine::ops::EPSILON;
+use mediswift_files::{self as files, SMALL};
 use serde_json::{Map, Value, json};
 use std::path::{Path, PathBuf};
-
-/// Longest JSON file that is read whole: 64 MiB.
-const JSON_LIMIT: u64 = 64 << 20;
 
 /// Names of the tanh approximation of GELU.
 const ACTIVATIONS: [&str; 3] = ["gelu_new", "gelu_pytorch_tanh", "gelu_fast"];
@@ -21,12 +19,7 @@ const ACTIVATIONS: [&str; 3] = ["gelu_new", "gelu_pytorch_tanh", "gelu_fast"];
 /// # Errors
 /// If the file is missing, too long or something else.
 pub(super) fn read_object(path: &Path) -> Result<Map<String, Value>, Error> {
-    let metadata = std::fs::metadata(path).map_err(Error::io("read", path))?;
-    if !metadata.is_file() || metadata.len() > JSON_LIMIT {
-        return Err(Error::malformed(path, "it is no JSON file of at most 64 MiB"));
-    }
-    let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
-    serde_json::from_slice(&bytes)
+    serde_json::from_str(&files::read_text(path, SMALL)?)
         .map_err(|error| Error::malformed(path, format!("no JSON object: {error}")))
 }
 

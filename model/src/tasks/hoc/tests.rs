@@ -53,6 +53,75 @@ fn documents_and_sentences_have_their_sources_and_labels() {
     assert_eq!(Hoc.parse("the type of this document is a | b."), ["a", "b"]);
 }
 
+/// What every file of a folder holds, with a byte-order mark before it.
+fn mark(folder: &Path) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            mark(&path);
+        } else {
+            fs::write(&path, [b"\xEF\xBB\xBF", &*fs::read(&path).unwrap()].concat()).unwrap();
+        }
+    }
+}
+
+#[test]
+fn byte_order_marks_are_no_text() {
+    let flags =
+        |on: usize| (0..10).map(|at| format!("{at}_{}", u8::from(at == on))).collect::<Vec<_>>();
+    let folder = tempfile::tempdir().unwrap();
+    for part in ["train", "dev", "test"] {
+        let row = |at: usize| {
+            format!("{}\tCells {at} of {part} die.\t{part}{at}_s0\n", flags(at % 10).join(","))
+        };
+        let rows: String = (0..12).map(row).collect();
+        let table = format!("labels\tsentence\tindex\n{rows}");
+        fs::write(folder.path().join(format!("blurb_hoc_{part}.tsv")), table).unwrap();
+        let rows: String = (0..12).map(|at| format!("Cells {at} of {part}.\tempty\n")).collect();
+        fs::write(folder.path().join(format!("biogpt_hoc_{part}.tsv")), rows).unwrap();
+    }
+    let corpus = tempfile::tempdir().unwrap();
+    for (name, text) in [
+        ("text/1.txt", "One dies.\n"),
+        ("text/2.txt", "Two grows.\n"),
+        ("text/3.txt", "Three stays.\n"),
+        ("labels/1.txt", "< Resisting cell death--"),
+        ("labels/2.txt", "< NULL"),
+        ("labels/3.txt", "< Inducing angiogenesis"),
+        ("hoc_splits.json", r#"{"train": ["1"], "dev": ["2"], "test": ["3"]}"#),
+    ] {
+        let path = corpus.path().join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    }
+    let lines = tempfile::tempdir().unwrap();
+    write(lines.path(), &records());
+    for (folder, form, split) in [
+        (folder.path(), "document", "blurb"),
+        (folder.path(), SENTENCE, "biogpt"),
+        (corpus.path(), "document", "listed"),
+        (lines.path(), "document", "blurb"),
+    ] {
+        let passages = || {
+            let data = load(folder, form, split).unwrap();
+            [data.train, data.dev, data.test]
+                .concat()
+                .into_iter()
+                .map(|e| (e.passage, e.labels))
+                .collect::<Vec<_>>()
+        };
+        let plain = passages();
+        mark(folder);
+        assert_eq!(passages(), plain, "{split}");
+        // Taken away again: the next case may share the folder.
+        for entry in
+            fs::read_dir(folder).unwrap().map(|e| e.unwrap().path()).filter(|p| p.is_file())
+        {
+            fs::write(&entry, &fs::read(&entry).unwrap()[3..]).unwrap();
+        }
+    }
+}
+
 #[test]
 fn malformed_records_are_refused_with_their_line() {
     let cases: [Mistake; 8] = [

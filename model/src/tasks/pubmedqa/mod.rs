@@ -12,7 +12,7 @@
 //! Source (BioGPT's): `question: {question} context: {context}`; reasoning-free adds
 //! ` answer: {long answer}`. The official metrics are accuracy and macro-F1.
 
-use super::files::{self, Entries};
+use super::files::{self, Entries, Object};
 use super::metrics::{accuracy, macro_f1};
 use super::python_random::PythonRandom;
 use super::{
@@ -230,8 +230,8 @@ fn label(path: &Path, id: &str, field: &str, word: &str) -> Result<usize, Error>
 }
 
 fn items(path: &Path, form: &str) -> Result<Vec<Example>, Error> {
-    let Entries(items) = files::json::<Entries<Item>>(path)?;
-    items.iter().map(|(id, item)| item.example(path, id, form)).collect()
+    let Entries(items) = files::json::<Entries<Object<Item>>>(path)?;
+    items.iter().map(|(id, Object(item))| item.example(path, id, form)).collect()
 }
 
 /// Reads items that all have a label.
@@ -282,7 +282,7 @@ fn parts<'e>(
 #[serde(deny_unknown_fields)]
 struct Listed {
     test: Vec<String>,
-    folds: Vec<ListedFold>,
+    folds: Vec<Object<ListedFold>>,
 }
 
 #[derive(Deserialize)]
@@ -298,7 +298,7 @@ fn listed<'e>(
     fold: usize,
 ) -> Result<[Vec<&'e Example>; 3], Error> {
     let listed: Listed = files::json(path)?;
-    let Some(chosen) = listed.folds.get(fold) else {
+    let Some(Object(chosen)) = listed.folds.get(fold) else {
         return Err(Error::malformed(
             path,
             format!("it has {} folds, but no fold {fold}", listed.folds.len()),

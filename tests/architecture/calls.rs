@@ -1,38 +1,54 @@
-//! Calls that write to the file system, found in the source.
+//! Calls that open or write files, found in the source.
 
 use proc_macro2::{TokenStream, TokenTree};
 
 use super::modules::{is_for_tests, item_length};
 
-/// Names of the standard library that write, wherever they stand.
-const WORDS: [&str; 13] = [
-    "OpenOptions",
-    "DirBuilder",
-    "create_dir",
-    "create_dir_all",
-    "create_new",
-    "hard_link",
-    "remove_dir",
-    "remove_dir_all",
-    "remove_file",
-    "set_len",
-    "set_permissions",
-    "sync_all",
-    "sync_data",
-];
+/// Names of the standard library that do something.
+pub struct Names {
+    /// Such that do it wherever they stand.
+    words: &'static [&'static str],
+    /// Such that do it where they follow a module or a type, or are imported from it.
+    members: &'static [(&'static str, &'static [&'static str])],
+}
 
-/// Names that write where they follow a module or a type, or are imported from it.
-const MEMBERS: [(&str, &[&str]); 2] =
-    [("fs", &["write", "rename", "copy"]), ("File", &["create", "create_buffered", "options"])];
+/// What writes.
+pub const WRITING: Names = Names {
+    words: &[
+        "OpenOptions",
+        "DirBuilder",
+        "create_dir",
+        "create_dir_all",
+        "create_new",
+        "hard_link",
+        "remove_dir",
+        "remove_dir_all",
+        "remove_file",
+        "set_len",
+        "set_permissions",
+        "sync_all",
+        "sync_data",
+    ],
+    members: &[
+        ("fs", &["write", "rename", "copy"]),
+        ("File", &["create", "create_buffered", "options"]),
+    ],
+};
 
-/// The names of what a source calls to write, but for its tests.
-pub fn calls(source: TokenStream) -> Vec<String> {
+/// What opens a file to read it.
+pub const READING: Names = Names {
+    words: &[],
+    members: &[("fs", &["read", "read_to_string"]), ("File", &["open", "open_buffered"])],
+};
+
+/// Which of the names a source calls, but for its tests.
+pub fn calls(names: &Names, source: TokenStream) -> Vec<String> {
     let mut found = Vec::new();
-    scan(source, &mut found);
+    scan(names, source, &mut found);
     found
 }
 
-fn scan(tokens: TokenStream, found: &mut Vec<String>) {
+fn scan(names: &Names, tokens: TokenStream, found: &mut Vec<String>) {
     let tokens: Vec<TokenTree> = tokens.into_iter().collect();
     let mut at = 0;
     while at < tokens.len() {
@@ -41,11 +57,11 @@ fn scan(tokens: TokenStream, found: &mut Vec<String>) {
             continue;
         }
         match &tokens[at] {
-            TokenTree::Group(group) => scan(group.stream(), found),
+            TokenTree::Group(group) => scan(names, group.stream(), found),
             TokenTree::Ident(word) => {
                 let word = word.to_string();
-                for (owner, members) in MEMBERS {
-                    if word == owner && tokens[at + 1..].iter().take(2).all(is_colon) {
+                for (owner, members) in names.members {
+                    if word == *owner && tokens[at + 1..].iter().take(2).all(is_colon) {
                         let member = tokens.get(at + 3).map(words).unwrap_or_default();
                         found.extend(
                             member
@@ -55,7 +71,7 @@ fn scan(tokens: TokenStream, found: &mut Vec<String>) {
                         );
                     }
                 }
-                if WORDS.contains(&word.as_str()) {
+                if names.words.contains(&word.as_str()) {
                     found.push(word);
                 }
             }
@@ -79,8 +95,8 @@ fn words(token: &TokenTree) -> Vec<String> {
 }
 
 #[test]
-fn writing_is_found_but_in_tests_and_texts() {
-    let found = |source: &str| calls(source.parse().expect("Rust"));
+fn calls_are_found_but_in_tests_and_texts() {
+    let found = |source: &str| calls(&WRITING, source.parse().expect("Rust"));
     for (source, call) in [
         ("fn a() { std::fs::write(path, text)?; }", "fs::write"),
         ("use std::fs::{self, read, rename};", "fs::rename"),
@@ -97,4 +113,6 @@ fn writing_is_found_but_in_tests_and_texts() {
     ] {
         assert!(found(source).is_empty(), "{source}");
     }
+    let source = "use std::fs::{self, File}; fn a() { File::open(path); fs::read(path); fs::write(path, a) }";
+    assert_eq!(calls(&READING, source.parse().expect("Rust")), ["File::open", "fs::read"]);
 }
