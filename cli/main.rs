@@ -11,8 +11,6 @@ mod demo;
 mod doctor;
 mod eval;
 mod export;
-#[cfg(test)]
-mod faults;
 mod finetune;
 mod flops;
 mod generate;
@@ -25,6 +23,8 @@ mod progress;
 mod score;
 mod serve;
 mod signals;
+#[cfg(test)]
+mod tests;
 mod tokenizer;
 mod trained;
 mod verb;

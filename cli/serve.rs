@@ -32,7 +32,7 @@ use serde_json::{Value, json};
 use self::guard::Guard;
 use self::listen::Listener;
 use self::queue::Queue;
-use self::service::{NOTICE, Service, now};
+use self::service::{NOTICE, Service, longest_token, now};
 use crate::output;
 use crate::signals::StopSignal;
 use crate::trained::{self, Which};
@@ -128,6 +128,7 @@ impl Verb for Serve {
             name: self.name.unwrap_or(folder),
             started: now(),
             gpt,
+            longest_token: longest_token(&tokenizer),
             tokenizer,
             soft_prompt: self.soft_prompt,
             guard: Guard::new(self.allow_host, key.as_deref()),

@@ -161,8 +161,10 @@ fn ending(at: &Path, case: &Case, number: usize) -> Result<bool, String> {
     let stderr = String::from_utf8_lossy(&done.stderr);
     let errors = stderr.lines().filter(|line| line.starts_with("error: ")).count();
     let said =
-        ["error: ", "warning: ", "note: ", "signal ", "training ", "stage ", "step ", "  epoch "];
-    let others = stderr.lines().filter(|line| !said.iter().any(|start| line.starts_with(start)));
+        ["error: ", "warning: ", "note: ", "signal ", "training ", "stage ", "step ", "epoch "];
+    let others = stderr
+        .lines()
+        .filter(|line| !said.iter().any(|start| line.trim_start().starts_with(start)));
     let is_right = match done.status.code() {
         Some(0) => errors == 0,
         Some(143) => was_stopped && errors == 0,

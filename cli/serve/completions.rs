@@ -22,6 +22,9 @@ use super::stream::Stream;
 /// Most log-likelihoods in an answer, those of alternatives included.
 const MOST_LISTED: usize = 1 << 18;
 
+/// Prompts that are tokenized together.
+const TEXTS_AT_ONCE: usize = 16;
+
 /// Numbers the answers.
 static ANSWERS: AtomicU64 = AtomicU64::new(1);
 
@@ -47,31 +50,24 @@ impl Completion {
         wanted.options.end_token = Some(service.tokenizer.end_of_text());
         let empty = Prompt::Text(String::new());
         let mut prompts = match std::mem::replace(&mut wanted.prompt, empty) {
-            Prompt::Text(text) => vec![service.tokenizer.encode(&text)],
-            Prompt::Texts(texts) => service.tokenizer.encode_batch(&texts),
+            Prompt::Text(text) => encode(service, &[text])?,
+            Prompt::Texts(texts) => encode(service, &texts)?,
             Prompt::Ids(ids) => vec![ids],
             Prompt::ManyIds(lists) => lists,
         };
-        prompts.iter().try_for_each(|ids| match service.tokenizer.tokens(ids) {
-            Ok(_) => Ok(()),
-            Err(error) => Err(wrong_ids(error)),
-        })?;
-        if service.soft_prompt {
-            if wanted.echo {
-                let message =
-                    "the server shows prompts with a soft prompt, which has no text to repeat";
-                return Err(Problem::bad("echo", message));
-            }
-            for ids in &mut prompts {
+        let positions = service.gpt.size().context;
+        for ids in &mut prompts {
+            check_length(ids, positions)?;
+            service.tokenizer.tokens(ids).map_err(wrong_ids)?;
+            if service.soft_prompt {
                 *ids = steered_ids(&service.gpt, &service.tokenizer, ids)?;
+                check_length(ids, positions)?;
             }
         }
-        let positions = service.gpt.size().context;
-        if let Some(ids) = prompts.iter().find(|ids| ids.len() > positions) {
-            let found = ids.len();
+        if service.soft_prompt && wanted.echo {
             let message =
-                format!("a prompt of {found} tokens; the model has {positions} positions");
-            return Err(Problem::bad("prompt", message));
+                "the server shows prompts with a soft prompt, which has no text to repeat";
+            return Err(Problem::bad("echo", message));
         }
         check_cost(&wanted, &prompts, positions)?;
         let id = format!("cmpl-{:x}-{}", service.started, ANSWERS.fetch_add(1, Ordering::Relaxed));
@@ -214,6 +210,43 @@ impl Completion {
             "finish_reason": reason(generation.finish),
         }))
     }
+}
+
+/// The tokens of texts. Texts are looked at in parts, so that what cannot be answered takes no memory: a
+/// tokenizer may make many tokens of few bytes.
+fn encode(service: &Service, texts: &[String]) -> Result<Vec<Vec<u32>>, Problem> {
+    let positions = service.gpt.size().context;
+    let most = service.longest_token.saturating_mul(positions);
+    if let Some(text) = texts.iter().find(|text| text.len() > most) {
+        let message = format!(
+            "a prompt of {} bytes; the model has {positions} positions, which hold {most} bytes at most",
+            text.len()
+        );
+        return Err(Problem::bad("prompt", message));
+    }
+    let mut prompts: Vec<Vec<u32>> = Vec::with_capacity(texts.len());
+    let mut tokens = 0;
+    for part in texts.chunks(TEXTS_AT_ONCE) {
+        for ids in service.tokenizer.encode_batch(part) {
+            check_length(&ids, positions)?;
+            tokens += ids.len();
+            prompts.push(ids);
+        }
+        if tokens > MOST_TOKENS {
+            let message = format!("the prompts have more than {MOST_TOKENS} tokens: send fewer");
+            return Err(Problem::bad("prompt", message));
+        }
+    }
+    Ok(prompts)
+}
+
+fn check_length(ids: &[u32], positions: usize) -> Result<(), Problem> {
+    if ids.len() > positions {
+        let found = ids.len();
+        let message = format!("a prompt of {found} tokens; the model has {positions} positions");
+        return Err(Problem::bad("prompt", message));
+    }
+    Ok(())
 }
 
 /// Refuses what would take the model, or memory, for too long.

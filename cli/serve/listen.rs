@@ -54,8 +54,9 @@ pub struct Listener {
 
 impl Listener {
     pub fn bind(host: IpAddr, port: u16) -> io::Result<Self> {
-        // One thread shovels bytes; what takes time runs on threads of its own.
-        let runtime = Builder::new_current_thread().enable_all().build()?;
+        // One thread shovels bytes; what takes time runs on two others, one for each queue: every thread
+        // keeps some memory that it has used.
+        let runtime = Builder::new_current_thread().enable_all().max_blocking_threads(2).build()?;
         let listener = runtime.block_on(TcpListener::bind((host, port)))?;
         Ok(Self { runtime, listener })
     }

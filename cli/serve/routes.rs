@@ -82,7 +82,7 @@ impl Visit {
             "/tokenize" => {
                 let answer =
                     |service: &_, body: &[u8]| tokens::tokenize(service, Object::read(body)?);
-                self.read(read(MOST_BYTES_OF_TOKENS).await?, answer).await?.to_string()
+                self.read(read(MOST_BYTES_OF_TOKENS).await?, answer).await?
             }
             "/detokenize" => {
                 let answer =

@@ -20,6 +20,8 @@ pub struct Service {
     pub started: u64,
     pub gpt: Gpt,
     pub tokenizer: Tokenizer,
+    /// Bytes of text that a token may stand for, see [`longest_token`].
+    pub longest_token: usize,
     /// Whether prompts are shown as fine-tuning did, with the model's soft prompt behind them.
     pub soft_prompt: bool,
     pub guard: Guard,
@@ -45,6 +47,14 @@ impl Service {
             "notice": NOTICE,
         })
     }
+}
+
+/// Bytes of text that one token may stand for: those of the longest, and blanks that leave no token.
+pub fn longest_token(tokenizer: &Tokenizer) -> usize {
+    const FEWEST: usize = 64;
+    let ids: Vec<u32> = (0..tokenizer.vocab_size() as u32).collect();
+    let pieces = tokenizer.pieces(&ids).expect("they are the tokenizer's");
+    pieces.iter().map(Vec::len).fold(FEWEST, usize::max)
 }
 
 /// Seconds since 1970.

@@ -1,6 +1,6 @@
 //! `/tokenize`, `/detokenize` and `/tokenizer_info`: the tokenizer for clients that have none.
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::object::AtMost;
@@ -12,6 +12,14 @@ use super::service::Service;
 #[derive(Deserialize)]
 pub struct Tokenize {
     prompt: String,
+}
+
+/// The tokens of a text.
+#[derive(Serialize)]
+struct Tokens {
+    tokens: Vec<u32>,
+    count: usize,
+    max_model_len: usize,
 }
 
 /// Tokens to make a text of.
@@ -41,17 +49,15 @@ pub fn describe(service: &Service) -> Result<Value, Problem> {
 
 /// The ids of a text. The name of the end token, alone, is that token, so that clients can ask for
 /// its id; within a text it is ordinary text.
-pub fn tokenize(service: &Service, Tokenize { prompt }: Tokenize) -> Result<Value, Problem> {
+pub fn tokenize(service: &Service, Tokenize { prompt }: Tokenize) -> Result<String, Problem> {
     let ids = if prompt == end_of_text(service)? {
         vec![service.tokenizer.end_of_text()]
     } else {
         service.tokenizer.encode(&prompt)
     };
-    Ok(json!({
-        "tokens": ids,
-        "count": ids.len(),
-        "max_model_len": service.gpt.size().context,
-    }))
+    let (count, max_model_len) = (ids.len(), service.gpt.size().context);
+    let json = serde_json::to_string(&Tokens { tokens: ids, count, max_model_len });
+    Ok(json.expect("plain data"))
 }
 
 /// The text of ids.

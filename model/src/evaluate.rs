@@ -118,7 +118,8 @@ pub fn evaluate_model(
         let problem = "its tokenizer is not the run's: prepare the data with that of the run";
         return Err(Error::input("dataset", problem));
     }
-    let windows = Windows { sequences: 0, ..Windows::of(&model.config) };
+    let (context, micro_batch) = (model.config.train.context, model.config.train.micro_batch);
+    let windows = Windows { context, sequences: 0, micro_batch };
     let evaluation = validation_loss(&model.gpt, dataset, windows, watch)?;
     Ok(Evaluation { skipped: model.skipped.clone(), ..evaluation })
 }

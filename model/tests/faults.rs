@@ -6,6 +6,7 @@ use mediswift_data::Dataset;
 use mediswift_files::faults::{self, Recording, Step};
 use mediswift_model::Config;
 use mediswift_model::checkpoint::{self, weights_hash};
+use mediswift_model::error::ErrorKind;
 use mediswift_model::pretrain::pretrain;
 use mediswift_model::run::{self, StepMetrics, TrainingReport};
 use mediswift_model::session::Session;
@@ -175,4 +176,62 @@ fn a_run_ends_the_same_whatever_stopped_it_from_its_start_to_its_report() {
         assert_eq!(names(state.folder), ["run"], "{what:?}");
     });
     assert!(steps > 120 && seen == 2 * (steps + 1), "{steps} steps");
+}
+
+#[test]
+fn a_run_that_gets_more_steps_ends_the_same_whatever_stopped_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = support::dataset(folder.path(), 1);
+    let root = folder.path().join("root");
+    fs::create_dir(&root).unwrap();
+    let out = root.join("run");
+    start_or_resume(&data, &out);
+    let mut longer = config();
+    longer.set("train.steps=5").unwrap();
+    let go_on =
+        |out: &Path| finish(Session::resume(longer.clone(), Arc::clone(&data), out).unwrap());
+    let (report, recording) = Recording::of(&root, || go_on(&out));
+    let expected = (result(&report, &out), names(&out));
+    let steps = recording.steps().len();
+    assert!(steps > 60, "{steps} steps");
+    recording.each_state(folder.path(), 1, |state| {
+        let out = state.folder.join("run");
+        let report = go_on(&out);
+        let what = (state.power_cut, state.done.last());
+        assert_eq!((result(&report, &out), names(&out)), expected, "{what:?}");
+        assert_eq!(names(&run::checkpoints(&out)), ["step-00000005"], "{what:?}");
+    });
+}
+
+#[test]
+fn a_run_ends_the_same_whatever_step_of_it_was_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = support::dataset(folder.path(), 1);
+    let root = folder.path().join("root");
+    let out = root.join("run");
+    fs::create_dir(&root).unwrap();
+    let report = start_or_resume(&data, &out);
+    let expected = (result(&report, &out), names(&out));
+    let mut refusals = 0;
+    // Every step of a start, and some of each kind later.
+    for before in (0..40).chain((40..).step_by(3)) {
+        fs::remove_dir_all(&root).unwrap();
+        fs::create_dir(&root).unwrap();
+        let start = || Session::start(config(), Arc::clone(&data), &out);
+        let (ended, was_refused) = faults::fail(&root, before, || pretrain(&mut start()?, &mut ()));
+        if !was_refused {
+            break;
+        }
+        // What is removed may be removed later.
+        if let Err(error) = ended {
+            // The tokenizer is the data's to write.
+            let is_refusal = matches!(error.kind(), ErrorKind::Io | ErrorKind::Data);
+            assert!(is_refusal, "step {before}: {error}");
+        }
+        refusals += 1;
+        let report = start_or_resume(&data, &out);
+        assert_eq!((result(&report, &out), names(&out)), expected, "step {before}");
+        assert_eq!(names(&run::checkpoints(&out)), ["step-00000003"], "step {before}");
+    }
+    assert!(refusals > 60, "only {refusals} steps were refused");
 }

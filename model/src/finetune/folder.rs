@@ -17,6 +17,8 @@
 //! Every file is written whole or not at all, and a cell's report after its weights: what is there
 //! need not be computed again.
 
+pub use super::identity::{SETTINGS, read_settings};
+
 use super::identity::{IDENTITY, Identity};
 use super::settings::Settings;
 use super::train::{Cell, CellReport};
@@ -26,13 +28,11 @@ use crate::error::Error;
 use crate::run;
 use mediswift_data::{Tokenizer, tokenizer};
 use mediswift_engine::Parameters;
-use mediswift_files::{self as files, Lock, SMALL};
+use mediswift_files::{self as files, Lock};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::path::{Path, PathBuf};
 
-/// The settings of a run: a folder that has it is a fine-tuning run.
-pub const SETTINGS: &str = "finetune.toml";
 /// The folder, locked for writing.
 #[derive(Debug)]
 pub(crate) struct Folder {
@@ -172,15 +172,4 @@ impl Folder {
         checkpoint::save(path, &snapshot)?;
         Ok(())
     }
-}
-
-/// The settings of the run in `path`.
-/// # Errors
-/// If there is no fine-tuning run, or it cannot be read.
-pub fn read_settings(path: &Path) -> Result<Settings, Error> {
-    let file = path.join(SETTINGS);
-    let text = files::read_text(&file, SMALL)?;
-    let identity: Identity = run::json::read(&path.join(IDENTITY))?;
-    let task = crate::tasks::task(&identity.task)?;
-    Settings::from_toml(&text, &file, task)
 }

@@ -1,15 +1,19 @@
-//! [`Identity`]: what a fine-tuning run is made from.
+//! [`Identity`]: what a fine-tuning run is made from, and its settings.
 
-use super::folder::read_settings;
 use super::settings::Settings;
 use crate::checkpoint::weights_hash;
 use crate::error::Error;
 use crate::gpt::Gpt;
+use crate::run;
 use crate::tasks::{self, Example, Task, TaskData};
+use mediswift_files::{self as files, SMALL};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 
-/// Its file in the run folder.
+/// The settings of a run: a folder that has it is a fine-tuning run.
+pub const SETTINGS: &str = "finetune.toml";
+
+/// The file of an identity in the run folder.
 pub(super) const IDENTITY: &str = "identity.json";
 
 /// What a run is made from: it can only go on with the same.
@@ -57,6 +61,17 @@ impl Identity {
         }
         Err(Error::OtherSettings { path: path.into(), differences })
     }
+}
+
+/// The settings of the run in `path`.
+/// # Errors
+/// If there is no fine-tuning run, or it cannot be read.
+pub fn read_settings(path: &Path) -> Result<Settings, Error> {
+    let file = path.join(SETTINGS);
+    let text = files::read_text(&file, SMALL)?;
+    let identity: Identity = run::json::read(&path.join(IDENTITY))?;
+    let task = tasks::task(&identity.task)?;
+    Settings::from_toml(&text, &file, task)
 }
 
 /// BLAKE3 over all examples with their parts.

@@ -1,7 +1,7 @@
 //! An interrupted grid repeats nothing, and what was changed from outside is refused or made good.
 
 use crate::{Counter, finished, items, pretrained, pretrained_for, settings, tune, twenty};
-use mediswift_files::faults::Recording;
+use mediswift_files::faults::{self, Recording};
 use mediswift_model::Error;
 use mediswift_model::finetune::folder::read_settings;
 use mediswift_model::finetune::settings::Settings;
@@ -185,11 +185,12 @@ fn a_fine_tuning_ends_the_same_whatever_stopped_it() {
     let root = folder.path().join("root");
     fs::create_dir(&root).unwrap();
     let settings = settings(&["finetune.epochs=1", "finetune.lr=[1e-3,2e-3]"]);
-    let tune = |root: &Path| {
+    let attempt = |root: &Path| {
         let out = root.join("tuned");
         let resume = out.join("finetune.toml").exists();
-        tune(&from, &task_folder, &out, &settings, resume, &mut ()).unwrap()
+        tune(&from, &task_folder, &out, &settings, resume, &mut ())
     };
+    let tune = |root: &Path| attempt(root).unwrap();
     let files = |folder: &Path| {
         let mut found = Vec::new();
         let mut folders = vec![folder.to_path_buf()];
@@ -211,4 +212,17 @@ fn a_fine_tuning_ends_the_same_whatever_stopped_it() {
         let found = (report.value, report.seeds[0].cell.dev_loss, files(state.folder));
         assert_eq!(found, expected, "{:?}", (state.power_cut, state.done.last()));
     });
+    // Nor does it matter which step was refused, as by a full disk: every one of a start, some later.
+    for before in (0..20).chain((20..).step_by(7)) {
+        fs::remove_dir_all(&root).unwrap();
+        fs::create_dir(&root).unwrap();
+        let (ended, was_refused) = faults::fail(&root, before, || attempt(&root));
+        if !was_refused {
+            assert!(before > 60 && ended.is_ok());
+            break;
+        }
+        let report = tune(&root);
+        let found = (report.value, report.seeds[0].cell.dev_loss, files(&root));
+        assert_eq!(found, expected, "step {before}");
+    }
 }
