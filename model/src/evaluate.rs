@@ -39,14 +39,11 @@ pub(crate) struct Windows {
 }
 
 impl Windows {
-    /// Those of evaluations during training: their passes hold no more sequences than a step's.
+    /// Those of evaluations during training. How many go through one pass decides the last bits of the
+    /// loss, so it is the same in every evaluation.
     pub(crate) fn of(config: &Config) -> Self {
         let Config { train, eval, .. } = config;
-        Self {
-            context: train.context,
-            sequences: eval.sequences,
-            micro_batch: train.micro_batch.min(train.batch),
-        }
+        Self { context: train.context, sequences: eval.sequences, micro_batch: train.micro_batch }
     }
 }
 
@@ -118,8 +115,7 @@ pub fn evaluate_model(
         let problem = "its tokenizer is not the run's: prepare the data with that of the run";
         return Err(Error::input("dataset", problem));
     }
-    let (context, micro_batch) = (model.config.train.context, model.config.train.micro_batch);
-    let windows = Windows { context, sequences: 0, micro_batch };
+    let windows = Windows { sequences: 0, ..Windows::of(&model.config) };
     let evaluation = validation_loss(&model.gpt, dataset, windows, watch)?;
     Ok(Evaluation { skipped: model.skipped.clone(), ..evaluation })
 }

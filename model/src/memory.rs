@@ -118,26 +118,28 @@ impl Memory {
         let micro_batches = config.micro_batches();
         let levels = u64::from(micro_batches.div_ceil(leaf(micro_batches)).max(1).ilog2()) + 1;
 
-        let sequences = train.micro_batch.min(train.batch);
-        let tiles = train.context.div_ceil(LANES);
-        let padded = product(&[sequences, tiles, LANES]);
+        let padded = |sequences: usize| product(&[sequences, train.context.div_ceil(LANES), LANES]);
+        // An evaluation's passes are as large as it has sequences, where a step's batch is smaller.
+        let windows = if config.eval.sequences == 0 { usize::MAX } else { config.eval.sequences };
+        let evaluated = padded(train.micro_batch.min(windows));
+        let padded = padded(train.micro_batch.min(train.batch));
         let chunk = padded.min((CHUNK_TILES * LANES) as u64);
         // Features do not depend on how many tokens there are.
         let rehearsal = Rehearsal::new(&size, TokenLayout { sequences: 1, context: 1 }, 0);
-        let values = |features: usize| padded.saturating_mul(product(&[4, features]));
+        let values = |tokens: u64, features: usize| tokens.saturating_mul(product(&[4, features]));
         let tokens = product(&[train.batch, train.context]).saturating_mul(TOKEN);
         Self {
             weights,
             moments: weights.saturating_mul(2),
             gradients: weights.saturating_mul(levels),
             plans: (sparse as u64).saturating_mul(PLANS).saturating_add(product(&[4, packed])),
-            activations: values(rehearsal.features(train.recompute)),
+            activations: values(padded, rehearsal.features(train.recompute)),
             head: chunk
                 .saturating_mul(vocabulary as u64)
                 .saturating_add(product(&[vocabulary, model.d_model]))
                 .saturating_mul(VALUE),
             tokens: tokens.saturating_add((train.batch as u64).saturating_mul(SEQUENCE)),
-            evaluation: values(rehearsal.features_of_inference()),
+            evaluation: values(evaluated, rehearsal.features_of_inference()),
         }
     }
 
