@@ -56,7 +56,7 @@ if [ ! -d "$root" ]; then
 fi
 
 # The crates of every platform, fetched by the cargo that reaches them here.
-cargo fetch --locked
+cargo fetch --locked || skip "crates could not be fetched"
 # The mounts are in a name space of their own, and end with it.
 exec unshare --mount sh -euc '
     root=$1 && shift

@@ -8,6 +8,7 @@ use mediswift_engine::gradcheck::{
 use mediswift_engine::ops::{LOSSES, LossCase, OPS};
 use mediswift_engine::{Gradients, Parameters, Profile, Tiles, TokenLayout};
 use mediswift_kernels::isa::{ISA_VARIABLE, IsaKind};
+use std::process::Command;
 
 fn filled(layout: TokenLayout, features: usize, value: f32) -> Tiles {
     let mut tiles = Tiles::zeros(layout, features);
@@ -113,13 +114,25 @@ fn all_of_this_holds_on_every_instruction_set() {
     }
     let active = IsaKind::active().unwrap();
     for kind in IsaKind::available().into_iter().filter(|&kind| kind != active) {
-        let output = std::process::Command::new(std::env::current_exe().unwrap())
-            .env(MARKER, "1")
-            .env(ISA_VARIABLE, kind.name())
-            .output()
-            .unwrap();
+        let output =
+            this_program().env(MARKER, "1").env(ISA_VARIABLE, kind.name()).output().unwrap();
         let text = String::from_utf8_lossy(&output.stdout);
         assert!(output.status.success(), "on {kind}:\n{text}");
+    }
+}
+
+/// This program, by way of the emulator that cargo was told to run Arm's programs with, if it is one.
+fn this_program() -> Command {
+    let program = std::env::current_exe().unwrap();
+    let runner = std::env::var("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER").unwrap_or_default();
+    let mut words = runner.split_whitespace();
+    match words.next() {
+        Some(emulator) if cfg!(target_arch = "aarch64") => {
+            let mut command = Command::new(emulator);
+            command.args(words).arg(program);
+            command
+        }
+        _ => Command::new(program),
     }
 }
 
