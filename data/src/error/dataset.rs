@@ -8,7 +8,9 @@ const AGAIN: &str = "make the dataset again with `mediswift data prepare`";
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DatasetProblem {
     /// A folder without a manifest.
-    #[error("not a dataset folder (it has no dataset.json); {}", AGAIN)]
+    #[error(
+        "not a dataset folder (it has no dataset.json); make one with `mediswift data prepare`"
+    )]
     NoManifest,
     /// A manifest that is not JSON.
     #[error("not valid JSON ({}); {}", brief(why), AGAIN)]
