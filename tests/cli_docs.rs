@@ -8,7 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use common::{json, run};
+use common::{json, questions, run};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -134,17 +134,6 @@ fn try_shell(at: &Path, script: &str) -> Result<(), String> {
 
 /// Everything that documents speak of: texts, a tokenizer's files, tasks, runs.
 fn world(at: &Path) {
-    let questions = |i: usize| {
-        let answer = ["yes", "yes", "no", "yes", "maybe", "no", "yes", "no", "yes", "yes"][i % 10];
-        let item = json!({
-            "QUESTION": format!("Is it {answer}?"),
-            "CONTEXTS": [format!("Number {i}.")],
-            "LONG_ANSWER": "It is.",
-            "final_decision": answer,
-        });
-        ((1000 + i).to_string(), item)
-    };
-    let questions = Value::Object((0..80).map(questions).collect());
     let document = |i: usize| {
         let (labels, text) = match i % 3 {
             0 => (vec![], "Nothing"),
@@ -158,7 +147,7 @@ fn world(at: &Path) {
     for folder in ["pubmedqa", "hoc", "bioasq", "pubmed", "corpus", "more", "runs", "recipes"] {
         fs::create_dir(at.join(folder)).expect("create");
     }
-    fs::write(at.join("pubmedqa/ori_pqal.json"), questions.to_string()).expect("write");
+    fs::write(at.join("pubmedqa/ori_pqal.json"), questions().to_string()).expect("write");
     fs::write(at.join("hoc/hoc_documents.jsonl"), documents).expect("write");
     fs::write(at.join("text.txt"), "Aspirin inhibits platelets.\nInsulin does not.\n")
         .expect("write");

@@ -7,25 +7,10 @@ mod server;
 use std::fs;
 use std::path::Path;
 
-use common::{contents, failure, json, program, run};
+use common::{contents, failure, json, program, questions, run};
 use serde_json::{Value, json};
 use server::Server;
 use tempfile::TempDir;
-
-/// PQA-L's shape: 80 questions, three in ten of them `no` and one `maybe`.
-fn questions() -> Value {
-    let item = |i: usize| {
-        let answer = ["yes", "yes", "no", "yes", "maybe", "no", "yes", "no", "yes", "yes"][i % 10];
-        let item = json!({
-            "QUESTION": format!("Is it {answer}?"),
-            "CONTEXTS": [format!("Number {i}."), "It is."],
-            "LONG_ANSWER": "It is.",
-            "final_decision": answer,
-        });
-        ((1000 + i).to_string(), item)
-    };
-    Value::Object((0..80).map(item).collect())
-}
 
 /// A folder with a pre-trained run and the files of both tasks.
 fn prepared() -> TempDir {

@@ -16,8 +16,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use common::{json, run};
-use serde_json::{Value, json};
+use common::{json, questions, run};
+use serde_json::Value;
 use tempfile::TempDir;
 
 /// Kilobytes of addresses that the program has.
@@ -263,21 +263,6 @@ fn every_setting_of_pre_training() {
     let base = format!("pretrain {SMALL} --data dataset");
     let cases: Vec<Case> = assignments.into_iter().map(|set| with_set(&base, set)).collect();
     sweep(at, &cases);
-}
-
-/// PQA-L's shape: 80 questions, three in ten of them `no` and one `maybe`.
-fn questions() -> Value {
-    let item = |i: usize| {
-        let answer = ["yes", "yes", "no", "yes", "maybe", "no", "yes", "no", "yes", "yes"][i % 10];
-        let item = json!({
-            "QUESTION": format!("Is it {answer}?"),
-            "CONTEXTS": [format!("Number {i}.")],
-            "LONG_ANSWER": "It is.",
-            "final_decision": answer,
-        });
-        ((1000 + i).to_string(), item)
-    };
-    Value::Object((0..80).map(item).collect())
 }
 
 #[test]

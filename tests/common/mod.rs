@@ -52,3 +52,18 @@ pub fn contents(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     }
     files
 }
+
+/// PQA-L's shape: 80 questions, three in ten of them `no` and one `maybe`.
+pub fn questions() -> Value {
+    let item = |i: usize| {
+        let answer = ["yes", "yes", "no", "yes", "maybe", "no", "yes", "no", "yes", "yes"][i % 10];
+        let item = serde_json::json!({
+            "QUESTION": format!("Is it {answer}?"),
+            "CONTEXTS": [format!("Number {i}."), "It is."],
+            "LONG_ANSWER": "It is.",
+            "final_decision": answer,
+        });
+        ((1000 + i).to_string(), item)
+    };
+    Value::Object((0..80).map(item).collect())
+}
