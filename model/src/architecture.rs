@@ -6,7 +6,7 @@
 //! business (`Gpt::forward`).
 
 use crate::config::ModelConfig;
-use crate::init::Init;
+use crate::init::{Init, Size};
 use mediswift_engine::Shape;
 
 /// Name of the soft prompt among the parameters.
@@ -75,7 +75,7 @@ use Extent::{D, Positions, Virtual, Vocabulary};
 /// GGUF, without what stands before all names there and before those of a block.
 const ROWS: &[Row] = rows! {
     "tok_embed.weight"          [Vocabulary, D(1)] Weight   decays 0 => "wte.weight", "token_embd.weight";
-    "pos_embed.weight"          [Positions, D(1)]  Weight   decays 0 => "wpe.weight", "position_embd.weight";
+    "pos_embed.weight"          [Positions, D(1)]  Position decays 0 => "wpe.weight", "position_embd.weight";
     "blocks.*.ln1.weight"       [D(1)]             Ones     stays  0 => "ln_1.weight", "attn_norm.weight";
     "blocks.*.ln1.bias"         [D(1)]             Zeros    stays  0 => "ln_1.bias", "attn_norm.bias";
     "blocks.*.attn.qkv.weight"  [D(3), D(1)]       Weight   decays 3 => "attn.c_attn.weight" turned, "attn_qkv.weight";
@@ -99,8 +99,8 @@ pub(crate) struct Slot {
     /// `[n]` or `[rows, columns]`.
     pub(crate) extents: Vec<usize>,
     row: &'static Row,
-    /// Blocks of the model.
-    layers: usize,
+    /// Size of the model.
+    size: Size,
 }
 
 /// Every tensor of a model of that size with a soft prompt of so many virtual tokens, in order.
@@ -113,7 +113,12 @@ pub(crate) fn slots(size: &ModelConfig, prompt_tokens: usize) -> Vec<Slot> {
             D(times) => times * size.d_model,
         };
         let extents = row.extents.iter().map(extent).collect();
-        Slot { name: numbered(row.name, block), extents, row, layers: size.layers }
+        Slot {
+            name: numbered(row.name, block),
+            extents,
+            row,
+            size: Size { layers: size.layers, d_model: size.d_model },
+        }
     };
     let mut slots = Vec::new();
     for rows in ROWS.chunk_by(|a, b| a.is_of_block() == b.is_of_block()) {
@@ -209,7 +214,7 @@ impl Slot {
     /// If the shape has not as many values as `to`.
     #[track_caller]
     pub(crate) fn initialise(&self, seed: u64, shape: &Shape, to: &mut [f32]) {
-        self.row.init.fill(&self.name, shape, self.layers, seed, to);
+        self.row.init.fill(&self.name, shape, self.size, seed, to);
     }
 }
 

@@ -57,6 +57,17 @@ pub const PRESETS: &[Preset] = &[
         lr: 2e-3,
     },
     Preset {
+        name: "mini",
+        layers: 6,
+        d_model: 256,
+        heads: 4,
+        context: 512,
+        batch: 32,
+        micro_batch: 8,
+        steps: 2_000,
+        lr: 1.5e-3,
+    },
+    Preset {
         name: "small",
         layers: 6,
         d_model: 384,

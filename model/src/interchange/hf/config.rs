@@ -4,6 +4,7 @@ use super::CONFIG;
 use crate::config::ModelConfig;
 use crate::config::checks::MOST_LAYERS;
 use crate::error::Error;
+use crate::init::Size;
 use crate::presets::{PRESETS, Preset};
 use mediswift_data::Tokenizer;
 use mediswift_data::tokenizer::Kind;
@@ -179,7 +180,7 @@ pub(super) fn describe(model: &ModelConfig, tokenizer: &Tokenizer) -> Value {
         "attn_pdrop": 0.0,
         "embd_pdrop": 0.0,
         "resid_pdrop": 0.0,
-        "initializer_range": crate::init::STD,
+        "initializer_range": Size { layers: model.layers, d_model: model.d_model }.std(),
         "tie_word_embeddings": true,
         "torch_dtype": "float32",
         "bos_token_id": ids["bos_token_id"],
