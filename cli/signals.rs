@@ -16,8 +16,8 @@ use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
 use signal_hook::low_level;
 
+use crate::outcome::{Exit, Outcome};
 use crate::output;
-use crate::verb::{Exit, Outcome};
 
 /// Holds the first signal that came.
 pub struct StopSignal {

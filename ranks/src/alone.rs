@@ -24,4 +24,8 @@ impl Ranks for Alone {
     fn traffic(&self) -> Traffic {
         Traffic::default()
     }
+
+    fn transport(&self) -> String {
+        "nothing: there is one rank".into()
+    }
 }

@@ -52,6 +52,12 @@ pub trait Ranks: Send + Sync + Debug {
 
     /// What this rank has sent and received so far.
     fn traffic(&self) -> Traffic;
+
+    /// What carries the messages, for people.
+    fn transport(&self) -> String;
+
+    /// Leaves the job, after which there is nobody to talk to. All ranks must, or the others wait.
+    fn leave(&self) {}
 }
 
 /// Bytes and messages of one rank.

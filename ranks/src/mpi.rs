@@ -6,14 +6,14 @@
 //! coming, so that ranks that wait leave the cores to those that compute.
 
 use crate::{Lost, Ranks, Traffic};
-use mpi::environment::Universe;
+use mpi::environment::{Universe, library_version};
 use mpi::request::Request;
 use mpi::topology::{Communicator, SimpleCommunicator};
 use mpi::traits::{Destination, Source};
 use mpi::{Threading, request};
 use std::mem::ManuallyDrop;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, mpsc};
 use std::time::{Duration, Instant};
 
 /// Most bytes of a message: MPI counts in C's int.
@@ -35,6 +35,7 @@ pub struct Mpi {
     /// How this one is called in messages, such as its host.
     name: String,
     patience: Duration,
+    threading: Threading,
     universe: Mutex<Option<ManuallyDrop<Universe>>>,
     sent: AtomicU64,
     received: AtomicU64,
@@ -60,8 +61,10 @@ impl Mpi {
     /// # Errors
     /// If MPI is in use already or too old.
     pub fn start(name: String, patience: Duration) -> Result<Self, StartError> {
+        let start = || mpi::initialize_with_threading(Threading::Serialized);
         let (universe, threading) =
-            mpi::initialize_with_threading(Threading::Serialized).ok_or(StartError::Twice)?;
+            within(patience, "MPI does not start: some rank may be missing", start)
+                .ok_or(StartError::Twice)?;
         if threading < Threading::Serialized {
             return Err(StartError::Threads(threading));
         }
@@ -72,17 +75,12 @@ impl Mpi {
             count: world.size() as usize,
             name,
             patience,
+            threading,
             universe: Mutex::new(Some(ManuallyDrop::new(universe))),
             sent: zero(),
             received: zero(),
             messages: zero(),
         })
-    }
-
-    /// Leaves the job, after which there is nobody to talk to. All ranks must, or the others wait.
-    pub fn leave(&self) {
-        let universe = self.universe.lock().expect("nobody panics with it").take();
-        drop(universe.map(ManuallyDrop::into_inner));
     }
 
     /// Waits for both messages.
@@ -116,6 +114,20 @@ impl Mpi {
             }
         }
     }
+}
+
+/// Does what MPI may never come back from, and ends this process where it takes longer than `limit`.
+fn within<T>(limit: Duration, problem: &'static str, work: impl FnOnce() -> T) -> T {
+    let (done, is_done) = mpsc::channel::<()>();
+    std::thread::spawn(move || {
+        if is_done.recv_timeout(limit) == Err(mpsc::RecvTimeoutError::Timeout) {
+            eprintln!("error: {problem} ({} seconds)", limit.as_secs());
+            std::process::abort();
+        }
+    });
+    let result = work();
+    drop(done);
+    result
 }
 
 impl std::fmt::Debug for Mpi {
@@ -176,5 +188,20 @@ impl Ranks for Mpi {
             received: self.received.load(Ordering::Relaxed),
             messages: self.messages.load(Ordering::Relaxed),
         }
+    }
+
+    fn transport(&self) -> String {
+        // Open MPI adds where it is from, MPICH how it was built.
+        let version = library_version().unwrap_or_default();
+        let version = version.split([',', '\n', '\0']).next().unwrap_or_default();
+        let words: Vec<&str> = version.split_whitespace().collect();
+        format!("{}, thread level {:?}", words.join(" "), self.threading)
+    }
+
+    fn leave(&self) {
+        let universe = self.universe.lock().expect("nobody panics with it").take();
+        within(self.patience, "the other ranks do not leave the job", || {
+            drop(universe.map(ManuallyDrop::into_inner));
+        });
     }
 }

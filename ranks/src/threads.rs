@@ -176,6 +176,10 @@ impl Ranks for Threads {
             messages: self.messages.load(Ordering::Relaxed),
         }
     }
+
+    fn transport(&self) -> String {
+        "memory of one process".into()
+    }
 }
 
 #[cfg(test)]
