@@ -181,9 +181,8 @@ fn training_on_many_machines_is_predicted_from_this_one() {
     assert_eq!(rows(&report).len(), 2 * 2 * 3);
     for row in rows(&report) {
         let nodes = number(&row["nodes"]);
-        let parts = [
-            "computing", "sums", "update", "packing", "reduce_scatter", "all_gather", "agreement",
-        ];
+        let parts =
+            ["computing", "sums", "update", "packing", "reduce_scatter", "all_gather", "agreement"];
         let sum: f64 = parts.iter().map(|part| number(&row[format!("{part}_seconds")])).sum();
         assert!((sum - number(&row["step_seconds"])).abs() < 1e-9);
         assert_eq!(number(&row["bytes_sent"]) == 0.0, nodes == 1.0, "{row}");
@@ -198,10 +197,14 @@ fn training_on_many_machines_is_predicted_from_this_one() {
     assert!(fs::read(at.join("scaling.png")).expect("the chart").starts_with(b"\x89PNG"));
 
     fs::write(at.join("node.json"), report.to_string()).expect("write");
-    let again = json(&run(at, &format!("--json bench scaling {small} --nodes 1,2,8 --from node.json")));
+    let again =
+        json(&run(at, &format!("--json bench scaling {small} --nodes 1,2,8 --from node.json")));
     assert_eq!(again["source"], report["source"]);
     assert_eq!(rows(&again).len(), rows(&report).len());
-    let text = run(at, "bench scaling --preset med --sparsity 0.75 --nodes 512 --step-seconds med:0.75=3.3");
+    let text = run(
+        at,
+        "bench scaling --preset med --sparsity 0.75 --nodes 512 --step-seconds med:0.75=3.3",
+    );
     let text = String::from_utf8(text.stdout).expect("UTF-8");
     assert!(text.contains("given") && text.contains("512 machines"), "{text}");
 }

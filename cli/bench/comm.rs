@@ -44,7 +44,7 @@ fn seconds(text: &str) -> Result<f64, String> {
 
 impl Verb for Comm {
     fn run(self, context: &Context) -> anyhow::Result<Outcome> {
-        let ranks = &*context.job.ranks;
+        let ranks = &**context.ranks();
         if ranks.count() == 1 {
             let message = "one process has nobody to talk to: start several, as with \
                            'mpirun -n 2 mediswift bench comm'";

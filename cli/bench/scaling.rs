@@ -40,8 +40,13 @@ pub struct Scaling {
     preset: Vec<String>,
 
     /// Sparsities, apart by commas
-    #[arg(long, value_name = "S", value_delimiter = ',', default_value = "0,0.5,0.75",
-          allow_negative_numbers = true)]
+    #[arg(
+        long,
+        value_name = "S",
+        value_delimiter = ',',
+        default_value = "0,0.5,0.75",
+        allow_negative_numbers = true
+    )]
     sparsity: Vec<f64>,
 
     /// Numbers of machines, apart by commas
@@ -128,7 +133,10 @@ fn given(text: &str) -> Result<Given, String> {
 }
 
 fn positive(text: &str) -> Result<f64, String> {
-    not_negative(text).ok().filter(|number| *number > 0.0).ok_or_else(|| "must be above 0".to_string())
+    not_negative(text)
+        .ok()
+        .filter(|number| *number > 0.0)
+        .ok_or_else(|| "must be above 0".to_string())
 }
 
 fn not_negative(text: &str) -> Result<f64, String> {
@@ -165,7 +173,8 @@ impl Verb for Scaling {
 impl Scaling {
     /// Settings of all models, preset by preset.
     fn models(&self) -> anyhow::Result<Vec<Config>> {
-        let pairs = self.preset.iter().flat_map(|preset| self.sparsity.iter().map(move |s| (preset, *s)));
+        let pairs =
+            self.preset.iter().flat_map(|preset| self.sparsity.iter().map(move |s| (preset, *s)));
         pairs
             .map(|(preset, sparsity)| {
                 Config::load(Base::Preset(preset), &self.set, |config| {
@@ -221,7 +230,11 @@ impl Scaling {
                 let computing = Computing { micro_batch: known.seconds, ..Computing::default() };
                 Ok(row(config, computing))
             });
-            return Ok((rows.collect::<anyhow::Result<_>>()?, "given: --step-seconds".into(), None));
+            return Ok((
+                rows.collect::<anyhow::Result<_>>()?,
+                "given: --step-seconds".into(),
+                None,
+            ));
         }
         let free = machine::free_memory();
         for small in models.iter().flat_map(measured_models) {
@@ -231,9 +244,9 @@ impl Scaling {
         let load = Load::now();
         let all = models.iter().map(|config| steps_to_measure(config, steps)).sum::<usize>();
         let bar = progress::count(all as u64, "stepping");
-        let measured = models.iter().map(|config| {
-            Ok(row(config, Computing::measure(config, steps, || bar.inc(1))?))
-        });
+        let measured = models
+            .iter()
+            .map(|config| Ok(row(config, Computing::measure(config, steps, || bar.inc(1))?)));
         let measured = measured.collect::<anyhow::Result<_>>()?;
         bar.finish_and_clear();
         let source = format!(
@@ -273,9 +286,15 @@ impl Scaling {
     ) -> anyhow::Result<Outcome> {
         let mut text = format!("computing {source}\n");
         if let Some(others) = others.filter(|others| *others > DISTURBED) {
-            text += &format!("not to be trusted: others took {:.0} % of the CPUs meanwhile\n", 100.0 * others);
+            text += &format!(
+                "not to be trusted: others took {:.0} % of the CPUs meanwhile\n",
+                100.0 * others
+            );
         }
-        text += &format!("{:<22}{:>14}{:>11}{:>11}{:>11}\n", "seconds of one machine", "micro-batch", "update", "packing", "sum");
+        text += &format!(
+            "{:<22}{:>14}{:>11}{:>11}{:>11}\n",
+            "seconds of one machine", "micro-batch", "update", "packing", "sum"
+        );
         for model in predicted {
             let Computing { micro_batch, update, packing, sum } = model.computing;
             text += &format!(
@@ -323,14 +342,18 @@ impl Scaling {
             ""
         );
         for model in models {
-            text += &format!("{:>26}", format!("{}, {:.2} GB", model.sparsity_name(), 4e-9 * model.work.values() as f64));
+            text += &format!(
+                "{:>26}",
+                format!("{}, {:.2} GB", model.sparsity_name(), 4e-9 * model.work.values() as f64)
+            );
         }
         text.push('\n');
         for (at, gbit) in self.gbit.iter().enumerate() {
             for row in 0..models[0].links[at].len() {
                 text += &format!("{gbit:>4} Gbit/s{:>5} ", models[0].links[at][row].machines);
                 for model in models {
-                    let Prediction { step, efficiency, tokens_per_second, .. } = model.links[at][row];
+                    let Prediction { step, efficiency, tokens_per_second, .. } =
+                        model.links[at][row];
                     text += &format!(
                         "{:>10.2}{:>5.0} %{:>9.0}",
                         step.seconds(),

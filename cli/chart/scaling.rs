@@ -113,6 +113,10 @@ impl Scaling {
             .build_cartesian_2d(least.log2() - 0.1..most.log2() + 0.2, bottom..top)
             .map_err(fail)?;
         let marks = (most / least).log2().round() as usize + 1;
+        let label = |y: &f64| match row {
+            Row::Tokens => short(10f64.powf(*y)),
+            Row::Efficiency => format!("{y:.0} %"),
+        };
         let mut mesh = chart.configure_mesh();
         mesh.light_line_style(WHITE)
             .bold_line_style(BLACK.mix(0.12).stroke_width(scale))
@@ -120,10 +124,7 @@ impl Scaling {
             .x_labels(marks.max(2))
             .y_labels(if row == Row::Tokens { 5 } else { 6 })
             .x_label_formatter(&|x| format!("{:.0}", x.exp2()))
-            .y_label_formatter(&|y| match row {
-                Row::Tokens => short(10f64.powf(*y)),
-                Row::Efficiency => format!("{y:.0} %"),
-            })
+            .y_label_formatter(&label)
             .label_style(text(15))
             .axis_desc_style(text(17));
         if row == Row::Efficiency {
@@ -162,11 +163,13 @@ impl Scaling {
         scale: u32,
     ) -> Result<(), DrawingAreaErrorKind<B::ErrorType>> {
         let px = |units: u32| (units * scale) as i32;
-        let style = TextStyle::from((FONT, px(17)).into_font()).pos(Pos::new(HPos::Left, VPos::Center));
-        let mut entry = |at: u32, line: u32, name: String, colour: RGBColor, is_dashed: bool| {
+        let style =
+            TextStyle::from((FONT, px(17)).into_font()).pos(Pos::new(HPos::Left, VPos::Center));
+        let entry = |at: u32, line: u32, name: String, colour: RGBColor, is_dashed: bool| {
             let (x, y) = (px(40 + 150 * at), px(14 + 26 * line));
             let stroke = colour.stroke_width(2 * scale);
-            let dashes: &[(u32, u32)] = if is_dashed { &[(0, 7), (12, 19), (24, 31)] } else { &[(0, 31)] };
+            let dashes: &[(u32, u32)] =
+                if is_dashed { &[(0, 7), (12, 19), (24, 31)] } else { &[(0, 31)] };
             for &(from, to) in dashes {
                 area.draw(&PathElement::new([(x + px(from), y), (x + px(to), y)], stroke))?;
             }
