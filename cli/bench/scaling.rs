@@ -68,7 +68,8 @@ pub struct Scaling {
           value_parser = clap::value_parser!(u32).range(1..=65_536))]
     micro_batch: u32,
 
-    /// Most leaves of the tree that sums gradients [default: one for every machine]
+    /// Most leaves of the tree that sums gradients, a power of two, as train.leaves [default: one
+    /// for every machine]
     #[arg(long, value_name = "L", value_parser = clap::value_parser!(u32).range(1..=65_536))]
     leaves: Option<u32>,
 
@@ -89,6 +90,11 @@ pub struct Scaling {
     /// update and packing then take no time
     #[arg(long, value_name = "P:S=T", value_delimiter = ',', value_parser = given)]
     step_seconds: Vec<Given>,
+
+    /// Assume machines that compute so many times faster, such as 16 where 2 of a machine's 32 cores were
+    /// measured
+    #[arg(long, value_name = "X", default_value = "1", value_parser = positive)]
+    faster: f64,
 
     /// Draw tokens per second and efficiency, as SVG and as PNG beside it
     #[arg(long, value_name = "FILE")]
@@ -159,12 +165,10 @@ impl Verb for Scaling {
         let models = self.models()?;
         let chart = self.plot.as_deref().map(Files::create).transpose()?;
         let (computing, source, others) = self.computing(&models, context)?;
-        let most = self.nodes.iter().copied().max().unwrap_or(1);
-        let leaves = self.leaves.unwrap_or(most).max(1) as usize;
         let predicted: Vec<Predicted> = models
             .iter()
             .zip(&computing)
-            .map(|(config, machine)| self.predict(config, machine, leaves))
+            .map(|(config, machine)| self.predict(config, machine))
             .collect();
         self.outcome(&predicted, &computing, &source, others, chart)
     }
@@ -181,6 +185,7 @@ impl Scaling {
                     config.sparsity.sparsity = sparsity;
                     config.model.vocabulary = PAPER_VOCABULARY;
                     config.train.micro_batch = self.micro_batch as usize;
+                    config.train.leaves = leaves;
                 })
                 .map_err(Exit::settings)
             })
@@ -258,14 +263,14 @@ impl Scaling {
         Ok((measured, source, load.and_then(Load::others_since)))
     }
 
-    fn predict(&self, config: &Config, machine: &Machines, leaves: usize) -> Predicted {
+    fn predict(&self, config: &Config, machine: &Machines) -> Predicted {
         let computing = Computing {
-            micro_batch: machine.micro_batch_seconds,
-            update: machine.update_seconds,
-            packing: machine.packing_seconds,
-            sum: machine.sum_seconds,
+            micro_batch: machine.micro_batch_seconds / self.faster,
+            update: machine.update_seconds / self.faster,
+            packing: machine.packing_seconds / self.faster,
+            sum: machine.sum_seconds / self.faster,
         };
-        let work = Work::new(config, leaves);
+        let work = Work::new(config);
         let on = |gbit: &f64| {
             let link = Link::new(*gbit, 1e-6 * self.alpha);
             let nodes = self.nodes.iter();
@@ -284,6 +289,12 @@ impl Scaling {
         others: Option<f64>,
         chart: Option<Files>,
     ) -> anyhow::Result<Outcome> {
+        let measured = source;
+        let faster = match self.faster {
+            1.0 => String::new(),
+            faster => format!("; assumed {faster} times as fast"),
+        };
+        let source = format!("{source}{faster}");
         let mut text = format!("computing {source}\n");
         if let Some(others) = others.filter(|others| *others > DISTURBED) {
             text += &format!(
@@ -314,14 +325,15 @@ impl Scaling {
             }
         }
         let mut json = json!({
-            "source": source,
+            "source": measured,
+            "faster": self.faster,
             "alpha_seconds": 1e-6 * self.alpha,
             "computing": computing,
             "load": others,
             "rows": rows,
         });
         if let Some(files) = chart {
-            let picture = self.picture(predicted, source);
+            let picture = self.picture(predicted, &source);
             let files = files.draw(&picture)?;
             for path in &files {
                 text += &format!("wrote {}\n", path.display());
@@ -411,7 +423,7 @@ impl Scaling {
         let first = predicted.first().map(Predicted::sparsity_name).unwrap_or_default();
         let last = predicted.last().map(Predicted::sparsity_name).unwrap_or_default();
         Picture {
-            subtitle: format!("computing {source}; links of {} µs computed", self.alpha),
+            subtitle: format!("one machine {source}; all else computed, α {} µs", self.alpha),
             dashed: first,
             solid: last,
             gbit: self.gbit.clone(),

@@ -39,7 +39,7 @@ enum Row {
 
 impl Picture for Scaling {
     fn size(&self) -> (u32, u32) {
-        (110 + 400 * self.panels.len() as u32, 900)
+        (110 + 400 * self.panels.len().max(2) as u32, 900)
     }
 
     fn draw<B: DrawingBackend>(
@@ -58,7 +58,7 @@ impl Picture for Scaling {
         let title = "One training over many machines: predicted";
         let area = area.titled(title, text(24)).map_err(fail)?;
         let mut area = area;
-        for line in broken(&self.subtitle, 65 * self.panels.len()) {
+        for line in broken(&self.subtitle, 65 * self.panels.len().max(2)) {
             area = area.titled(&line, text(15)).map_err(fail)?;
         }
         let height = area.dim_in_pixel().1 as i32;

@@ -277,6 +277,10 @@ mod tests {
         fn traffic(&self) -> Traffic {
             self.0.traffic()
         }
+
+        fn transport(&self) -> String {
+            self.0.transport()
+        }
     }
 
     #[test]
