@@ -104,7 +104,10 @@ fn advice(machine: &Machine, needs: &[Need], context: &Context) -> Vec<String> {
          of this one in time, though not in memory"
             .into(),
     );
-    say(is_alone && threads == 1 && *allowed > 1, "one thread on several CPUs: raise --threads".into());
+    say(
+        is_alone && threads == 1 && *allowed > 1,
+        "one thread on several CPUs: raise --threads".into(),
+    );
     say(*allowed == 1, "only one CPU: every matrix product runs on one core".into());
     say(
         threads > *allowed,

@@ -76,9 +76,9 @@ pub fn datasets() -> TempDir {
 pub fn processes(at: &Path, count: usize) -> Vec<u32> {
     let at = at.canonicalize().expect("a folder");
     wait("the ranks are there", || {
-        let numbers = fs::read_dir("/proc").expect("processes").filter_map(|entry| {
-            entry.ok()?.file_name().to_str()?.parse::<u32>().ok()
-        });
+        let numbers = fs::read_dir("/proc")
+            .expect("processes")
+            .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok());
         let mut ranks: Vec<(usize, u32)> = numbers
             .filter_map(|number| {
                 let folder = PathBuf::from(format!("/proc/{number}"));

@@ -36,7 +36,8 @@ fn a_program_without_mpi_does_not_train_as_many_copies_as_are_started() {
         ] {
             let start = |rank: &str| {
                 let mut program = common::program(folder.path());
-                let variables = variables.iter().map(|(name, value)| (name, value.replace("RANK", rank)));
+                let variables =
+                    variables.iter().map(|(name, value)| (name, value.replace("RANK", rank)));
                 program.envs(variables).args(command.split(' ')).output().expect("it starts")
             };
             let line = common::failure(&start("0"), 2);

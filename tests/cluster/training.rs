@@ -1,10 +1,11 @@
 //! What several ranks train is what one process trains, bit for bit.
 
 use crate::common::{json, run};
-use crate::job::{
-    datasets, failure, has_mpirun, mpirun, on_ranks, processes, report, send, wait_for_steps, weights_hash,
-};
 use crate::job::PROGRAM;
+use crate::job::{
+    datasets, failure, has_mpirun, mpirun, on_ranks, processes, report, send, wait_for_steps,
+    weights_hash,
+};
 
 /// A short run: micro-batches add up to at most eight leaves of the gradient's tree, here two to each.
 const SETTINGS: &str = "pretrain --preset micro --data dataset --set train.steps=6 --set train.batch=16 \
@@ -45,11 +46,9 @@ fn a_signal_to_one_rank_stops_all_and_another_number_of_ranks_goes_on() {
     let at = folder.path();
     let alone = json(&run(at, &format!("--json {LONG} --out alone")));
     // Ranks first, then after the signal.
-    for (signal, code, rank, first, then) in [
-        ("-TERM", 143, 1, 4, 2),
-        ("-USR1", 138, 0, 2, 3),
-        ("-INT", 130, 2, 3, 1),
-    ] {
+    for (signal, code, rank, first, then) in
+        [("-TERM", 143, 1, 4, 2), ("-USR1", 138, 0, 2, 3), ("-INT", 130, 2, 3, 1)]
+    {
         let out = format!("run{signal}");
         let mut command = mpirun(at);
         let count = first.to_string();
@@ -65,7 +64,10 @@ fn a_signal_to_one_rank_stops_all_and_another_number_of_ranks_goes_on() {
         assert!(stderr.contains("saved after step"), "{stderr}");
         let resume = format!("--json pretrain --resume --data dataset --out {out}");
         let told = report(&on_ranks(then, at, &resume));
-        assert_eq!(told["weights_hash"], alone["weights_hash"], "{signal}, {first} and {then} ranks");
+        assert_eq!(
+            told["weights_hash"], alone["weights_hash"],
+            "{signal}, {first} and {then} ranks"
+        );
     }
 }
 
