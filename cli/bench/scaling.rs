@@ -177,6 +177,8 @@ impl Verb for Scaling {
 impl Scaling {
     /// Settings of all models, preset by preset.
     fn models(&self) -> anyhow::Result<Vec<Config>> {
+        let most = self.nodes.iter().copied().max().unwrap_or(1);
+        let leaves = self.leaves.unwrap_or(most.next_power_of_two()) as usize;
         let pairs =
             self.preset.iter().flat_map(|preset| self.sparsity.iter().map(move |s| (preset, *s)));
         pairs
