@@ -89,8 +89,8 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return output::usage(&error),
     };
-    let done = IsaKind::active()
-        .context(ISA_VARIABLE)
+    let done = signals::outlive_file_limits()
+        .and_then(|()| IsaKind::active().context(ISA_VARIABLE))
         .and_then(|_| Context::new(cli.threads, cli.json))
         .and_then(|context| cli.command.run(&context));
     output::finish(done, cli.json)
