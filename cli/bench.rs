@@ -23,4 +23,8 @@ impl Verb for Bench {
     fn run(self, context: &Context) -> anyhow::Result<Outcome> {
         self.verb.run(context)
     }
+
+    fn uses_ranks(&self) -> bool {
+        self.verb.uses_ranks()
+    }
 }

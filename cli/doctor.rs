@@ -18,6 +18,7 @@ use crate::verb::{Context, Outcome, Verb};
 #[command(after_help = "Examples:
   mediswift doctor
   mediswift doctor --threads 8
+  mpirun -n 2 mediswift doctor
   mediswift --json doctor")]
 pub struct Doctor {}
 
@@ -25,8 +26,9 @@ impl Verb for Doctor {
     fn run(self, context: &Context) -> anyhow::Result<Outcome> {
         let machine = Machine::look()?;
         let needs = Need::of_presets()?;
-        let advice = advice(&machine, &needs, context.threads);
-        let text = text(&machine, &needs, &advice, context.threads);
+        let mut advice = advice(&machine, &needs, context.threads);
+        advice.extend(context.job.warnings());
+        let text = text(&machine, &needs, &advice, context);
         let presets: Vec<_> = needs
             .iter()
             .map(|need| {
@@ -47,11 +49,20 @@ impl Verb for Doctor {
             "memory": machine.memory,
             "disk_free_bytes": machine.disk_free,
             "cluster": machine.cluster,
+            "job": {
+                "ranks": context.ranks().count(),
+                "transport": context.ranks().transport(),
+                "seats": context.job.seats,
+            },
             "presets": presets,
             "advice": advice,
             "version": env!("CARGO_PKG_VERSION"),
         });
         Ok(Outcome::new(json, text))
+    }
+
+    fn uses_ranks(&self) -> bool {
+        true
     }
 }
 
@@ -147,8 +158,9 @@ fn advice(machine: &Machine, needs: &[Need], threads: usize) -> Vec<String> {
     advice
 }
 
-fn text(machine: &Machine, needs: &[Need], advice: &[String], threads: usize) -> String {
+fn text(machine: &Machine, needs: &[Need], advice: &[String], context: &Context) -> String {
     let Machine { cpu, isa, memory, .. } = machine;
+    let threads = context.threads;
     let mut text = String::new();
     let mut line = |label: &str, value: &dyn Display| text += &format!("{label:<14} {value}\n");
     line("CPU", &cpu.model);
@@ -173,6 +185,11 @@ fn text(machine: &Machine, needs: &[Need], advice: &[String], threads: usize) ->
         &machine.disk_free.map_or("unknown".into(), |free| gigabytes(free) + " free here"),
     );
     line("cluster", &machine.cluster);
+    let ranks = context.ranks();
+    if ranks.count() > 1 {
+        line("job", &format!("{} ranks by {}", ranks.count(), ranks.transport()));
+        context.job.lines().iter().for_each(|rank| line("", rank));
+    }
 
     text += "\nMemory to train, estimated (vocabulary 42,384)\n";
     for need in needs {

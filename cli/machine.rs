@@ -92,6 +92,98 @@ impl Machine {
     }
 }
 
+/// One CPU that programs can run on: a core, or a thread of one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Place {
+    /// The part of the machine with memory of its own.
+    pub node: usize,
+    pub package: usize,
+    pub core: usize,
+    pub cpu: usize,
+}
+
+/// Where CPUs are, neighbours beside each other.
+pub fn places(cpus: &[usize]) -> Vec<Place> {
+    const NODES: &str = "/sys/devices/system/node";
+    let nodes: Vec<Vec<usize>> = (0..folders(NODES, "node"))
+        .map(|node| read(&format!("{NODES}/node{node}/cpulist")).map_or(vec![], |l| numbers(&l)))
+        .collect();
+    let place = |&cpu: &usize| {
+        let id = |name: &str| {
+            let path = format!("/sys/devices/system/cpu/cpu{cpu}/topology/{name}");
+            read(&path).and_then(|id| id.parse().ok())
+        };
+        Place {
+            node: nodes.iter().position(|cpus| cpus.contains(&cpu)).unwrap_or(0),
+            package: id("physical_package_id").unwrap_or(0),
+            core: id("core_id").unwrap_or(cpu),
+            cpu,
+        }
+    };
+    let mut places: Vec<Place> = cpus.iter().map(place).collect();
+    places.sort_unstable();
+    places
+}
+
+/// The CPUs that affinity leaves to this thread and those that it starts.
+pub fn allowed_cpus() -> Vec<usize> {
+    #[cfg(target_os = "linux")]
+    if let Ok(set) = rustix::thread::sched_getaffinity(None) {
+        return (0..rustix::thread::CpuSet::MAX_CPU).filter(|cpu| set.is_set(*cpu)).collect();
+    }
+    (0..available_parallelism().map_or(1, usize::from)).collect()
+}
+
+/// Leaves only these CPUs to this thread and those that it starts from now on.
+pub fn bind(cpus: &[usize]) -> std::io::Result<()> {
+    #[cfg(target_os = "linux")]
+    {
+        let mut set = rustix::thread::CpuSet::new();
+        cpus.iter().for_each(|cpu| set.set(*cpu));
+        rustix::thread::sched_setaffinity(None, &set)?;
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = cpus;
+    Ok(())
+}
+
+/// CPUs of this machine that are on, and of which a job that has only some of them may use those.
+pub fn usable_cpus() -> usize {
+    let of_job = env::var("SLURM_CPUS_ON_NODE").ok().and_then(|number| number.parse().ok());
+    let online = read("/sys/devices/system/cpu/online").map(|list| numbers(&list).len());
+    of_job.or(online).unwrap_or(1)
+}
+
+/// What this machine is called.
+pub fn host() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
+/// What tells this machine from all others: several containers on it have the same CPUs under other
+/// names.
+pub fn identity() -> String {
+    read("/proc/sys/kernel/random/boot_id").unwrap_or_else(host)
+}
+
+/// The numbers of a list such as `0-3,8`.
+fn numbers(list: &str) -> Vec<usize> {
+    let range = |part: &str| {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        Some(first.trim().parse::<usize>().ok()?..=last.trim().parse().ok()?)
+    };
+    list.split(',').filter_map(range).flatten().collect()
+}
+
+/// Numbers in order as such a list.
+pub fn list(numbers: &[usize]) -> String {
+    let runs = numbers.chunk_by(|a, b| a + 1 == *b);
+    let text = |run: &[usize]| match run {
+        [one] => one.to_string(),
+        _ => format!("{}-{}", run[0], run[run.len() - 1]),
+    };
+    runs.map(text).collect::<Vec<_>>().join(",")
+}
+
 /// Bytes of memory that this process can still take, where the system tells.
 pub fn free_memory() -> Option<u64> {
     memory().free()

@@ -15,7 +15,9 @@ mod finetune;
 mod flops;
 mod generate;
 mod import;
+mod job;
 mod machine;
+mod outcome;
 mod output;
 mod plot;
 mod pretrain;
@@ -29,12 +31,12 @@ mod tokenizer;
 mod trained;
 mod verb;
 
+use std::env;
 use std::process::ExitCode;
 
-use anyhow::Context as _;
 use clap::Parser;
-use mediswift_kernels::isa::{ISA_VARIABLE, IsaKind};
 
+use crate::job::{Job, Launch, Wishes};
 use crate::verb::{Context, Verb};
 
 verb::verbs! {
@@ -80,18 +82,31 @@ struct Cli {
     #[arg(long, global = true, value_name = "N", value_parser = verb::threads)]
     threads: Option<usize>,
 
+    #[command(flatten)]
+    wishes: Wishes,
+
     #[command(subcommand)]
     command: Command,
 }
 
 fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let launch = Launch::detect(|name| env::var(name).ok());
+    output::speak_as(launch.map_or(0, |launch| launch.rank));
+    let Cli { json, threads, wishes, command } = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => return output::usage(&error),
     };
-    let done = signals::outlive_file_limits()
-        .and_then(|()| IsaKind::active().context(ISA_VARIABLE))
-        .and_then(|_| Context::new(cli.threads, cli.json))
-        .and_then(|context| cli.command.run(&context));
-    output::finish(done, cli.json)
+    let found = signals::outlive_file_limits()
+        .and_then(|()| Job::find(launch, wishes, command.uses_ranks()));
+    let mut job = match found {
+        Ok(job) => job,
+        Err(error) => return output::finish(Err(error), json),
+    };
+    let done =
+        job.sit_down(wishes, threads).and_then(|()| command.run(&Context::new(job.clone(), json)));
+    job.end_if_lonely(&done);
+    // mpirun stops whoever is left when one has gone with an error: all is said before anyone goes.
+    let code = output::finish(done, json);
+    job.ranks.leave();
+    code
 }

@@ -6,10 +6,24 @@ use std::error::Error;
 use std::io::{self, Write};
 use std::iter;
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::Context as _;
 
-use crate::verb::{Exit, Outcome};
+use crate::outcome::{Exit, Outcome};
+
+/// Which rank of a job speaks.
+static RANK: AtomicUsize = AtomicUsize::new(0);
+
+/// Lets this process speak as one rank of a job. Only the first one says anything but warnings.
+pub fn speak_as(rank: usize) {
+    RANK.store(rank, Ordering::Relaxed);
+}
+
+/// Whether another rank says what is the same on all.
+pub fn is_mute() -> bool {
+    RANK.load(Ordering::Relaxed) > 0
+}
 
 /// Prints what a verb returned, and turns it into an exit code.
 pub fn finish(done: anyhow::Result<Outcome>, json: bool) -> ExitCode {
@@ -58,13 +72,23 @@ pub fn usage(error: &clap::Error) -> ExitCode {
 
 /// Prints a line for people on stderr.
 pub fn note(line: &str) {
-    // With stderr gone there is nobody to tell.
-    let _ = writeln!(io::stderr(), "{line}");
+    if !is_mute() {
+        say(line);
+    }
 }
 
-/// Prints a warning on stderr.
+/// Prints a warning on stderr, whichever rank has it.
 pub fn warning(message: &str) {
-    note(&format!("warning: {}", message.replace('\n', " ")));
+    let message = message.replace('\n', " ");
+    match RANK.load(Ordering::Relaxed) {
+        0 => say(&format!("warning: {message}")),
+        rank => say(&format!("warning: rank {rank}: {message}")),
+    }
+}
+
+fn say(line: &str) {
+    // With stderr gone there is nobody to tell.
+    let _ = writeln!(io::stderr(), "{line}");
 }
 
 /// An error and what caused it, from the outside in.
@@ -87,6 +111,9 @@ pub fn reader_left(written: io::Result<()>) -> anyhow::Result<bool> {
 
 /// Prints on stdout, unless its reader has left.
 pub fn print(text: &str) -> anyhow::Result<()> {
+    if is_mute() {
+        return Ok(());
+    }
     let mut stdout = io::stdout().lock();
     reader_left(stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush())).map(drop)
 }

@@ -5,6 +5,7 @@ use std::ops::ControlFlow;
 use indicatif::{ProgressBar, ProgressStyle};
 use mediswift_data::prepare::{PrepareProgress, PrepareStage};
 
+use crate::output;
 use crate::signals::StopSignal;
 
 /// A bar for work counted in bytes.
@@ -66,6 +67,9 @@ pub fn stage_name(stage: PrepareStage) -> &'static str {
 }
 
 fn bar(total: u64, message: &'static str, template: &str) -> ProgressBar {
+    if output::is_mute() {
+        return ProgressBar::hidden();
+    }
     // indicatif draws on stderr, and only if that is a terminal.
     let bar = ProgressBar::new(total).with_message(message);
     match ProgressStyle::with_template(template) {

@@ -16,8 +16,8 @@ use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1, SIGXFSZ};
 use signal_hook::iterator::Signals;
 use signal_hook::{flag, low_level};
 
+use crate::outcome::{Exit, Outcome};
 use crate::output;
-use crate::verb::{Exit, Outcome};
 
 /// Makes a file that may not grow further (`ulimit -f`) an error of whoever writes it, as a full disk is, where
 /// the system would end the program.

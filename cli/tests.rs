@@ -10,6 +10,7 @@ use mediswift_files::faults::{self, Recording};
 use tempfile::TempDir;
 
 use crate::Cli;
+use crate::job::Job;
 use crate::verb::{Context, Outcome, Verb as _};
 
 /// Calls the program within this process. `IN` is where its inputs are, `OUT` where it writes.
@@ -18,7 +19,7 @@ fn call(command_line: &str, inputs: &Path, out: &Path) -> anyhow::Result<Outcome
     let words =
         command_line.split_whitespace().map(|word| path(&path(word, "IN", inputs), "OUT", out));
     let cli = Cli::try_parse_from(["mediswift".to_string()].into_iter().chain(words))?;
-    cli.command.run(&Context { threads: rayon::current_num_threads(), json: true })
+    cli.command.run(&Context::new(Job::alone(), true))
 }
 
 /// A folder with texts, a dataset, a run, and a fine-tuned one.

@@ -1,18 +1,25 @@
 //! What a verb is: arguments that can be run.
 
-use std::fmt;
 use std::path::Path;
+use std::sync::Arc;
 
-use anyhow::Context as _;
-use mediswift_model::error::ErrorKind;
 use mediswift_model::named::Named;
 use mediswift_model::presets::Preset;
-use serde_json::Value;
+use mediswift_ranks::Ranks;
+
+use crate::job::Job;
+pub use crate::outcome::{Exit, Outcome};
 
 /// A parsed verb, ready to run.
 pub trait Verb {
     /// Does the work. What it returns is all that goes to stdout.
     fn run(self, context: &Context) -> anyhow::Result<Outcome>;
+
+    /// Whether several ranks can do it together. Where they do, errors that not all of them have must
+    /// be [agreed](Job::agree) on.
+    fn uses_ranks(&self) -> bool {
+        false
+    }
 }
 
 /// Declares a list of verbs as an enum of their clap structs, which itself is a verb. Help texts
@@ -34,6 +41,12 @@ macro_rules! verbs {
                     $(Self::$name(verb) => verb.run(context),)+
                 }
             }
+
+            fn uses_ranks(&self) -> bool {
+                match self {
+                    $(Self::$name(verb) => verb.uses_ranks(),)+
+                }
+            }
         }
     };
 }
@@ -45,74 +58,21 @@ pub struct Context {
     pub threads: usize,
     /// One JSON object is wanted on stdout.
     pub json: bool,
+    /// The ranks that do it together.
+    pub job: Job,
 }
 
 impl Context {
-    /// Sets up the global thread pool.
-    pub fn new(threads: Option<usize>, json: bool) -> anyhow::Result<Self> {
-        if let Some(threads) = threads {
-            rayon::ThreadPoolBuilder::new()
-                .num_threads(threads)
-                .build_global()
-                .with_context(|| format!("cannot start {threads} threads"))?;
-        }
-        Ok(Self { threads: rayon::current_num_threads(), json })
-    }
-}
-
-/// What a verb has to say.
-pub struct Outcome {
-    /// For programs: one object, printed with `--json`; null from a verb that has printed its
-    /// object already.
-    pub json: Value,
-    /// For people: printed as it is otherwise, so it brings its own final newline.
-    pub text: String,
-    /// The exit code: 0, unless a signal ended the work after saving.
-    pub exit: u8,
-}
-
-impl Outcome {
-    /// The outcome of work that was completed.
-    pub fn new(json: Value, text: impl Into<String>) -> Self {
-        Self { json, text: text.into(), exit: 0 }
-    }
-}
-
-/// An error that has an exit code of its own; any other error exits with 1.
-#[derive(Debug)]
-pub struct Exit {
-    /// The exit code.
-    pub code: u8,
-    message: String,
-}
-
-impl Exit {
-    /// The arguments are well-formed, but ask for something impossible.
-    pub fn usage(message: impl Into<String>) -> Self {
-        Self { code: 2, message: message.into() }
+    /// For a job whose threads have started.
+    pub fn new(job: Job, json: bool) -> Self {
+        Self { threads: job.threads, json, job }
     }
 
-    /// What is wrong with settings: a usage error, unless a file has them so.
-    pub fn settings(error: mediswift_model::Error) -> anyhow::Error {
-        match error.kind() {
-            ErrorKind::Setting => Self::usage(error.to_string()).into(),
-            _ => error.into(),
-        }
-    }
-
-    /// A signal ended the work before it was done.
-    pub fn interrupted(signal: u8, message: impl Into<String>) -> Self {
-        Self { code: 128 + signal, message: message.into() }
+    /// Which rank this is of how many, and how it talks to the others.
+    pub fn ranks(&self) -> &Arc<dyn Ranks> {
+        &self.job.ranks
     }
 }
-
-impl fmt::Display for Exit {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.message)
-    }
-}
-
-impl std::error::Error for Exit {}
 
 /// Refuses to lose what is at `path`, unless told to.
 pub fn refuse_to_overwrite(path: &Path, force: bool) -> anyhow::Result<()> {

@@ -49,6 +49,8 @@ pub use mediswift_engine as engine;
 pub use mediswift_kernels as kernels;
 #[doc(inline)]
 pub use mediswift_model as model;
+#[doc(inline)]
+pub use mediswift_ranks as ranks;
 
 pub use mediswift_data::{Batches, Dataset, Split, Tokenizer};
 pub use mediswift_engine::{Gradients, Op, Parameters, Tape, Tiles, TokenLayout};

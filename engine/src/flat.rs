@@ -3,9 +3,10 @@
 //! Parameters, their gradients and an optimiser's moments are stores of one layout. Two operations work
 //! on whole stores, and know of tensors only through the layout:
 //!
-//! * **shards**: [`Layout::shards`] cuts the buffer into ranges, whatever tensors lie there;
-//!   [`Flat::range`] reads one and [`Flat::write`] takes one over from another rank, while
-//!   [`Layout::pieces`] says which tensors, and so which rules of an optimiser, a range falls into;
+//! * **shards**: [`Layout::shards`] cuts the buffer into ranges, whatever tensors lie there; a store may
+//!   hold one of them alone ([`Flat::shard`]). [`Flat::range`] reads a range, [`Flat::whole_mut`] lets
+//!   ranks send each other theirs, and [`Layout::pieces`] says which tensors, and so which rules of an
+//!   optimiser, a range falls into;
 //! * **remapping**: [`Flat::remapped`] carries values over to another layout by name, row and column:
 //!   masks that move, fall or are made. What was not there before is 0.
 
@@ -15,10 +16,12 @@ use mediswift_kernels::AlignedBuffer;
 use std::ops::{Deref, Index, IndexMut, Range};
 use std::sync::Arc;
 
-/// One value for every element of a layout; zeros between the tensors.
+/// One value for every element of a layout, or of a shard of it; zeros between the tensors.
 #[derive(Clone, Debug)]
 pub struct Flat<E: Pod = f32> {
     layout: Arc<Layout>,
+    /// The elements that are held: all, unless this is a shard.
+    held: Range<usize>,
     data: AlignedBuffer<E>,
 }
 
@@ -48,7 +51,23 @@ impl<E: Pod> Default for Flat<E> {
 impl<E: Pod> Flat<E> {
     /// Zeros.
     pub fn zeros(layout: &Arc<Layout>) -> Self {
-        Self { layout: Arc::clone(layout), data: AlignedBuffer::zeros(layout.len()) }
+        Self::shard(layout, 0..layout.len())
+    }
+
+    /// Zeros for the elements of a range of the buffer. Unless that is all of it, only methods that take
+    /// ranges are of use.
+    /// # Panics
+    /// If the range ends beyond the layout.
+    #[track_caller]
+    pub fn shard(layout: &Arc<Layout>, range: Range<usize>) -> Self {
+        assert!(range.end <= layout.len(), "the range ends beyond the layout");
+        let data = AlignedBuffer::zeros(range.len());
+        Self { layout: Arc::clone(layout), held: range, data }
+    }
+
+    /// The range of the layout whose elements are held.
+    pub fn held(&self) -> Range<usize> {
+        self.held.clone()
     }
 
     /// Tensors of a new layout, in their order; each is dropped as soon as it is copied.
@@ -89,7 +108,8 @@ impl<E: Pod> Flat<E> {
     }
 
     fn split(&mut self) -> impl ExactSizeIterator<Item = (ParamId, &str, &mut [E])> {
-        let (mut rest, mut done) = (&mut *self.data, 0);
+        let all = self.within(0..self.layout.len());
+        let (mut rest, mut done) = (&mut self.data[all], 0);
         self.layout.iter().map(move |(id, place)| {
             let tail = std::mem::take(&mut rest);
             let (values, tail) = tail[place.range.start - done..].split_at_mut(place.range.len());
@@ -118,27 +138,39 @@ impl<E: Pod> Flat<E> {
         self.layout.count()
     }
 
-    /// Elements of a range of the buffer, those between tensors included.
+    /// Elements of a range of the layout, those between tensors included.
     /// # Panics
-    /// If it ends beyond the buffer.
+    /// If they are not all held.
     #[track_caller]
     pub fn range(&self, range: Range<usize>) -> &[E] {
-        &self.data[range]
+        &self.data[self.within(range)]
     }
 
-    /// Overwrites a range of the buffer by what [`Flat::range`] returns for another store of this layout.
+    /// Elements of a range inside of one tensor, to change.
     /// # Panics
-    /// If the lengths disagree or the range ends beyond the buffer.
+    /// If they are not all held.
     #[track_caller]
-    pub fn write(&mut self, range: Range<usize>, values: &[E]) {
-        assert_eq!(range.len(), values.len(), "values and range disagree");
-        assert!(range.end <= self.data.len(), "the range ends beyond the store");
-        // Piece by piece, so that what lies between tensors stays 0 whatever `values` has there.
-        for (id, piece) in self.layout.pieces(range.clone()) {
-            let start = self.layout.place(id).range.start + piece.start;
-            let to = start..start + piece.len();
-            self.data[to.clone()].copy_from_slice(&values[to.start - range.start..][..to.len()]);
-        }
+    pub fn range_mut(&mut self, range: Range<usize>) -> &mut [E] {
+        let within = self.within(range);
+        &mut self.data[within]
+    }
+
+    /// The whole buffer, to exchange shards with other stores of this layout: between tensors it must
+    /// stay as it is.
+    /// # Panics
+    /// If this is a shard.
+    #[track_caller]
+    pub fn whole_mut(&mut self) -> &mut [E] {
+        let all = self.within(0..self.layout.len());
+        &mut self.data[all]
+    }
+
+    /// Where a range of the layout lies in the buffer.
+    #[track_caller]
+    fn within(&self, range: Range<usize>) -> Range<usize> {
+        let Range { start, end } = self.held;
+        assert!(start <= range.start && range.end <= end, "a shard does not hold other shards");
+        range.start - start..range.end - start
     }
 
     /// The same values by name, row and column in another layout; 0 where there was none.
@@ -222,13 +254,13 @@ impl Row<'_> {
 impl<E: Pod> Index<ParamId> for Flat<E> {
     type Output = [E];
     fn index(&self, id: ParamId) -> &[E] {
-        &self.data[self.layout.place(id).range.clone()]
+        self.range(self.layout.place(id).range.clone())
     }
 }
 
 impl<E: Pod> IndexMut<ParamId> for Flat<E> {
     fn index_mut(&mut self, id: ParamId) -> &mut [E] {
-        &mut self.data[self.layout.place(id).range.clone()]
+        self.range_mut(self.layout.place(id).range.clone())
     }
 }
 

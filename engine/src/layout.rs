@@ -64,6 +64,9 @@ pub struct TensorPlace {
 /// Tensors start at multiples of so many elements: at cache lines, in stores of 16-bit types too.
 pub(crate) const ALIGNMENT: usize = 2 * LANES;
 
+/// Most elements of a block: of four stores, weights, gradients and both moments, one fits the L2 cache.
+pub const BLOCK: usize = 1 << 14;
+
 /// Names, shapes and places of all tensors of a model, in a fixed order; shared by all stores of the
 /// model. Every tensor starts at a cache line.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -121,16 +124,33 @@ impl Layout {
         self.places.iter().map(|place| place.range.len()).sum()
     }
 
-    /// The buffer in `count` parts that follow each other and start at cache lines, of
-    /// lengths that differ by at most 32: shard r is what rank r of `count` owns. Borders need not be
-    /// those of tensors.
+    /// What parallel work on whole stores is cut into: every tensor in pieces of [`BLOCK`] elements, the
+    /// last one shorter, as ranges of the buffer.
+    pub fn blocks(&self) -> impl Iterator<Item = Range<usize>> {
+        self.places.iter().flat_map(|place| {
+            let Range { start, end } = place.range;
+            (start..end).step_by(BLOCK).map(move |first| first..end.min(first + BLOCK))
+        })
+    }
+
+    /// The buffer in `count` parts that follow each other, whose lengths differ by a block at most: shard
+    /// r is what rank r of `count` owns. Borders are those of blocks, so that what is computed block by
+    /// block does not depend on them; those of tensors they need not be.
     /// # Panics
     /// If `count` is 0.
-    pub fn shards(&self, count: usize) -> impl ExactSizeIterator<Item = Range<usize>> {
+    pub fn shards(&self, count: usize) -> Vec<Range<usize>> {
         assert!(count > 0, "a store has at least one shard");
-        let border = move |lines: usize, shard: usize| lines * shard / count * ALIGNMENT;
-        let lines = self.len / ALIGNMENT;
-        (0..count).map(move |shard| border(lines, shard)..border(lines, shard + 1))
+        let borders: Vec<usize> = self.blocks().map(|b| b.start).chain([self.len]).collect();
+        let border = |shard: usize| {
+            let wanted = (self.len as u128 * shard as u128 / count as u128) as usize;
+            let after = borders.partition_point(|&border| border < wanted);
+            match (after.checked_sub(1).map(|before| borders[before]), borders[after]) {
+                (Some(before), after) if wanted - before < after - wanted => before,
+                (_, after) => after,
+            }
+        };
+        let inner = (1..count).map(border).chain([self.len]);
+        inner.scan(0, |start, end| Some(std::mem::replace(start, end)..end)).collect()
     }
 
     /// The tensors that have elements in a range of the buffer, and which of their elements.

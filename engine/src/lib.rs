@@ -48,7 +48,7 @@ mod tape;
 mod tiles;
 
 pub use flat::{Flat, Gradients, Parameters, Tensor};
-pub use layout::{Layout, ParamId, Shape, TensorPlace};
+pub use layout::{BLOCK, Layout, ParamId, Shape, TensorPlace};
 pub use op::{Backward, Cost, Loss, LossSum, OneToken, Op};
 pub use profile::{Pass, Profile, ProfilePart};
 pub use tape::{Arena, Tape, Var};

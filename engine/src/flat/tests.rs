@@ -1,5 +1,5 @@
 use super::*;
-use crate::layout::ALIGNMENT;
+use crate::layout::{ALIGNMENT, BLOCK};
 use mediswift_kernels::SparsePattern;
 use mediswift_kernels::sparse::mask::uniform_random;
 use proptest::prelude::*;
@@ -73,26 +73,28 @@ proptest! {
     fn shards_put_together_are_the_whole(shapes in shapes(), ranks in 1usize..9) {
         let flat = store(shapes);
         let mut whole = Flat::zeros(flat.layout());
+        let blocks: Vec<_> = flat.layout().blocks().collect();
         let (mut end, mut lens) = (0, Vec::new());
         for range in flat.layout().shards(ranks) {
             prop_assert_eq!(range.start, end);
             end = range.end;
             lens.push(range.len());
-            // A sum with what other ranks have between their tensors must not get in.
-            let mut received = flat.range(range.clone()).to_vec();
-            received.iter_mut().filter(|x| **x == 0.0).for_each(|x| *x = f32::NAN);
-            whole.write(range.clone(), &received);
+            let mut shard = Flat::shard(flat.layout(), range.clone());
+            prop_assert_eq!(shard.held(), range.clone());
             let mut seen = 0;
             for (id, piece) in flat.layout().pieces(range.clone()) {
-                let first = flat.layout().place(id).range.start + piece.start - range.start;
-                let shard = &flat.range(range.clone())[first..first + piece.len()];
+                let first = flat.layout().place(id).range.start;
+                let at = first + piece.start..first + piece.end;
+                shard.range_mut(at.clone()).copy_from_slice(flat.range(at.clone()));
                 seen += piece.len();
-                prop_assert_eq!(&flat[id][piece], shard);
+                prop_assert_eq!(&flat[id][piece], shard.range(at));
             }
-            prop_assert_eq!(seen, flat.range(range).iter().filter(|x| **x != 0.0).count());
+            prop_assert_eq!(seen, flat.range(range.clone()).iter().filter(|x| **x != 0.0).count());
+            prop_assert!(blocks.iter().all(|b| range.end <= b.start || b.end <= range.end));
+            whole.whole_mut()[range.clone()].copy_from_slice(shard.range(range));
         }
         prop_assert_eq!((end, lens.len()), (flat.layout().len(), ranks));
-        prop_assert!(lens.iter().max().unwrap() - lens.iter().min().unwrap() <= ALIGNMENT);
+        prop_assert!(lens.iter().max().unwrap() - lens.iter().min().unwrap() <= BLOCK);
         prop_assert_eq!(bits(&whole), bits(&flat));
     }
 
@@ -190,4 +192,15 @@ fn values_fit_their_shape() {
 fn remapping_keeps_extents() {
     let to = Layout::new([("0", Shape::Vector(4))]);
     store(vec![Shape::Vector(3)]).remapped(&to);
+}
+
+#[test]
+fn shards_of_a_model_are_even() {
+    let tensors = [("a", 700 * 64), ("b", 5), ("c", 2_000_003), ("d", 64), ("e", 300_000)];
+    let layout = Layout::new(tensors.map(|(name, len)| (name, Shape::Vector(len))));
+    for ranks in 1..=8 {
+        let lens: Vec<_> = layout.shards(ranks).iter().map(Range::len).collect();
+        let even = layout.len() / ranks;
+        assert!(lens.iter().all(|len| len.abs_diff(even) <= BLOCK), "{lens:?}");
+    }
 }

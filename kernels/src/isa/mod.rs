@@ -107,6 +107,9 @@ pub enum IsaError {
     /// The CPU does not have it.
     #[error("instruction set '{0}' was asked for, but this CPU lacks it (it has: {1})")]
     Missing(&'static str, String),
+    /// The kernels of this process use another one already.
+    #[error("instruction set '{0}' was decided on, but '{1}' is in use already")]
+    InUse(&'static str, &'static str),
 }
 
 impl IsaKind {
@@ -132,22 +135,45 @@ impl IsaKind {
         if kind.is_available() {
             return Ok(kind);
         }
-        let have: Vec<_> = Self::available().into_iter().map(IsaKind::name).collect();
-        Err(IsaError::Missing(kind.name(), have.join(", ")))
+        Err(kind.missing())
     }
 
-    /// The kind every kernel of this process uses: the one `MEDISWIFT_ISA` names, else the best
-    /// available. Decided once.
+    fn missing(self) -> IsaError {
+        let have: Vec<_> = Self::available().into_iter().map(IsaKind::name).collect();
+        IsaError::Missing(self.name(), have.join(", "))
+    }
+
+    /// The kind that `MEDISWIFT_ISA` names, else the best available.
+    pub fn preferred() -> Result<IsaKind, IsaError> {
+        match std::env::var(ISA_VARIABLE) {
+            Ok(name) if !name.is_empty() => Self::by_name(&name),
+            _ => Ok(Self::available()[0]),
+        }
+    }
+
+    /// The kind every kernel of this process uses: the one [decided](Self::decide) on, else the
+    /// [preferred](Self::preferred) one. From the first call on it stays the same.
     pub fn active() -> Result<IsaKind, IsaError> {
-        static ACTIVE: OnceLock<Result<IsaKind, IsaError>> = OnceLock::new();
-        ACTIVE
-            .get_or_init(|| match std::env::var(ISA_VARIABLE) {
-                Ok(name) if !name.is_empty() => Self::by_name(&name),
-                _ => Ok(Self::available()[0]),
-            })
-            .clone()
+        ACTIVE.get_or_init(Self::preferred).clone()
+    }
+
+    /// Lets every kernel of this process use this kind, for programs that know better than one
+    /// machine can. Comes before anything computes.
+    /// # Errors
+    /// If this machine lacks it, or another one is in use already.
+    pub fn decide(self) -> Result<(), IsaError> {
+        if !self.is_available() {
+            return Err(self.missing());
+        }
+        match ACTIVE.get_or_init(|| Ok(self)).clone()? {
+            active if active == self => Ok(()),
+            active => Err(IsaError::InUse(self.name(), active.name())),
+        }
     }
 }
+
+/// What [`IsaKind::active`] says, once it is asked.
+static ACTIVE: OnceLock<Result<IsaKind, IsaError>> = OnceLock::new();
 
 impl std::fmt::Display for IsaKind {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
