@@ -26,7 +26,7 @@ impl Verb for Doctor {
     fn run(self, context: &Context) -> anyhow::Result<Outcome> {
         let machine = Machine::look()?;
         let needs = Need::of_presets()?;
-        let mut advice = advice(&machine, &needs, context.threads);
+        let mut advice = advice(&machine, &needs, context);
         advice.extend(context.job.warnings());
         let text = text(&machine, &needs, &advice, context);
         let presets: Vec<_> = needs
@@ -67,8 +67,10 @@ impl Verb for Doctor {
 }
 
 /// What would run slowly, why, and what to do about it: one sentence or two each.
-fn advice(machine: &Machine, needs: &[Need], threads: usize) -> Vec<String> {
+fn advice(machine: &Machine, needs: &[Need], context: &Context) -> Vec<String> {
     let Machine { cpu, isa, allowed, memory, .. } = machine;
+    // What ranks of a job make of the CPUs, only all of them together can tell.
+    let (threads, is_alone) = (context.threads, context.ranks().count() == 1);
     let mut advice = Vec::new();
     let mut say = |applies: bool, what: String| {
         if applies {
@@ -102,14 +104,17 @@ fn advice(machine: &Machine, needs: &[Need], threads: usize) -> Vec<String> {
          of this one in time, though not in memory"
             .into(),
     );
-    say(threads == 1 && *allowed > 1, "one thread on several CPUs: raise --threads".into());
+    say(
+        is_alone && threads == 1 && *allowed > 1,
+        "one thread on several CPUs: raise --threads".into(),
+    );
     say(*allowed == 1, "only one CPU: every matrix product runs on one core".into());
     say(
         threads > *allowed,
         format!("{threads} threads share {allowed} CPUs: --threads {allowed} is faster"),
     );
     say(
-        threads > 1 && threads < *allowed,
+        is_alone && threads > 1 && threads < *allowed,
         format!(
             "{threads} threads leave {} of {allowed} CPUs idle",
             allowed.saturating_sub(threads)
@@ -117,7 +122,7 @@ fn advice(machine: &Machine, needs: &[Need], threads: usize) -> Vec<String> {
     );
     let online = cpu.online.unwrap_or(*allowed);
     say(
-        *allowed < online,
+        is_alone && *allowed < online,
         format!("affinity or a container limits this process to {allowed} of {online} CPUs"),
     );
     let load = machine.load.unwrap_or(0.0);

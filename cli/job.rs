@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use mediswift_kernels::isa::{ISA_VARIABLE, IsaKind};
+use mediswift_model::Error;
 use mediswift_ranks::collectives::gather;
 use mediswift_ranks::{Alone, Ranks};
 use serde::Serialize;
@@ -150,6 +151,20 @@ impl Job {
         Err(Exit::agreed(code, problem).into())
     }
 
+    /// An error of work that ranks did together, which all of them have, unless one was lost.
+    pub fn shared(&self, error: Error) -> anyhow::Error {
+        match error {
+            error if self.ranks.count() == 1 => error.into(),
+            Error::Lost(_) => error.into(),
+            error => Exit::agreed(1, output::with_causes(&error)).into(),
+        }
+    }
+
+    /// How many ranks share this one's machine, itself included.
+    pub fn ranks_here(&self) -> usize {
+        self.seats.get(self.ranks.rank()).map_or(1, |seat| seat.neighbours(&self.seats))
+    }
+
     /// What every rank tells, in their order.
     fn tell<T: Serialize + DeserializeOwned>(&self, mine: &T) -> anyhow::Result<Vec<T>> {
         let told = gather(&*self.ranks, &serde_json::to_vec(mine)?)?;
@@ -174,7 +189,7 @@ fn start(launch: Launch, patience: Duration) -> anyhow::Result<Arc<dyn Ranks>> {
     let ranks = mediswift_ranks::Mpi::start(crate::machine::host(), patience)?;
     if launch.count.is_some_and(|count| count != ranks.count()) {
         let problem = format!(
-            "{} started {} processes, but MPI ({}) shows this one {}: use the launcher of that library, or \
+            "{} started {} processes, but {} finds only {} of them: use the launcher of that library, or \
              srun --mpi=pmix (srun --mpi=list has others)",
             launch.by,
             launch.processes(),

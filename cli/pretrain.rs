@@ -18,6 +18,7 @@ use mediswift_model::watch::{Pace, Progress, Watch};
 use mediswift_model::{Config, Error, plans, run};
 use serde_json::json;
 
+use crate::job::Job;
 use crate::machine;
 use crate::signals::StopSignal;
 use crate::verb::{self, Context, Exit, Outcome, Verb};
@@ -30,13 +31,15 @@ use crate::{output, progress, trained};
 /// on the number of threads nor on interruptions: SIGINT, SIGTERM and SIGUSR1 save within one step
 /// (exit codes 130, 143, 138), and --resume goes on as if nothing had happened. A second SIGINT
 /// quits at once; the last checkpoint stays whole. A finished run that is resumed with a larger
-/// train.steps goes on, with the learning rates that a run of so many steps has there.
+/// train.steps goes on, with the learning rates that a run of so many steps has there. Started by
+/// mpirun or srun, its ranks train together, with the same results as one process.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   mediswift pretrain --preset tiny --sparsity 0.75 --data dataset --out run
   mediswift pretrain --preset small --data dataset --out dense --set train.steps=500 --set train.lr=1e-3
   mediswift pretrain --resume --data dataset --out run
   mediswift pretrain --resume --data dataset --out run --set train.steps=4000
+  mpirun -n 4 mediswift pretrain --preset base --data dataset --out run
   mediswift pretrain --preset small --sparsity 0.5 --print-config > run.toml")]
 pub struct Pretrain {
     #[arg(
@@ -95,35 +98,52 @@ pub struct Pretrain {
 }
 
 impl Verb for Pretrain {
-    fn run(self, _: &Context) -> anyhow::Result<Outcome> {
-        let config = self.settings()?;
+    fn run(self, context: &Context) -> anyhow::Result<Outcome> {
+        let job = &context.job;
+        let config = job.agree(self.settings())?;
         let (Some(data), Some(out), false) = (&self.data, &self.out, self.print_config) else {
             return Ok(Outcome::new(serde_json::to_value(&config)?, config.to_commented_toml()));
         };
-        let dataset = Arc::new(Dataset::open(data)?);
+        let dataset = Arc::new(job.agree(Dataset::open(data).map_err(Into::into))?);
         if !self.anyway {
-            let mut with_vocabulary = config.clone();
-            if config.model.vocabulary == 0 {
-                with_vocabulary.model.vocabulary = dataset.vocab_size();
-            }
-            Memory::of_step(&with_vocabulary).require("training", machine::free_memory())?;
+            job.agree(has_room(&config, &dataset, job))?;
         }
-        let signals = StopSignal::watch()?;
+        let signals = job.agree(StopSignal::watch())?;
         let bar = progress::training(config.train.steps as u64);
         let log_every = self.log_every.unwrap_or((config.train.steps / 100).clamp(1, 100));
-        let mut session = if self.resume {
-            Session::resume_at(config, dataset, out, trained::newest(self.strict))?
+        let mut watcher = Watcher::new(bar.clone(), log_every, &signals)?;
+        let ranks = Arc::clone(context.ranks());
+        let session = if self.resume {
+            Session::resume_among(ranks, config, dataset, out, trained::newest(self.strict))
         } else {
-            Session::start(config, dataset, out)?
+            Session::start_among(ranks, config, dataset, out)
         };
-        let ended = pretrain(&mut session, &mut Watcher::new(bar.clone(), log_every, &signals)?);
+        let mut session = session.map_err(|error| job.shared(error))?;
+        let ended = pretrain(&mut session, &mut watcher);
         bar.finish_and_clear();
         match ended {
-            Ok(report) => Ok(finished(out, &report)),
-            Err(Error::Stopped) => Ok(stopped(out, &signals, session.step())),
-            Err(error) => Err(error.into()),
+            Ok(report) => Ok(finished(out, &report, job)),
+            Err(Error::Stopped) => {
+                signals.share(&**context.ranks())?;
+                Ok(stopped(out, &signals, session.step()))
+            }
+            Err(error) => Err(job.shared(error)),
         }
     }
+
+    fn uses_ranks(&self) -> bool {
+        true
+    }
+}
+
+/// Checks that this machine has memory for all of its ranks.
+fn has_room(config: &Config, dataset: &Dataset, job: &Job) -> anyhow::Result<()> {
+    let mut config = config.clone();
+    if config.model.vocabulary == 0 {
+        config.model.vocabulary = dataset.vocab_size();
+    }
+    let each = machine::free_memory().map(|free| free / job.ranks_here() as u64);
+    Ok(Memory::of_step(&config).require("training", each)?)
 }
 
 impl Pretrain {
@@ -189,6 +209,8 @@ impl<'a> Watcher<'a> {
 impl Watch for Watcher<'_> {
     fn see(&mut self, progress: Progress<'_>) -> ControlFlow<()> {
         match progress {
+            // What happens, happens on all ranks, and the first one tells.
+            _ if output::is_mute() => {}
             Progress::Resumed { step, checkpoint, skipped } => {
                 for problem in skipped {
                     output::warning(&format!("passed over: {problem}"));
@@ -215,8 +237,9 @@ impl Watch for Watcher<'_> {
     }
 }
 
-fn finished(out: &Path, report: &TrainingReport) -> Outcome {
+fn finished(out: &Path, report: &TrainingReport, job: &Job) -> Outcome {
     let mut json = json!(report);
+    json["ranks"] = json!(job.ranks.count());
     json["sparsity"] =
         json!({ "target": report.target_sparsity(), "actual": report.actual_sparsity() });
     json["path"] = json!(out.display().to_string());

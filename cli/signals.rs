@@ -11,6 +11,8 @@ use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::thread;
 
 use anyhow::Context;
+use mediswift_ranks::collectives::gather_numbers;
+use mediswift_ranks::{Lost, Ranks};
 use serde_json::{Value, json};
 use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1, SIGXFSZ};
 use signal_hook::iterator::Signals;
@@ -58,6 +60,18 @@ impl StopSignal {
             0 => ControlFlow::Continue(()),
             _ => ControlFlow::Break(()),
         }
+    }
+
+    /// Tells all ranks which signal stopped their work: the first in the order of ranks. Those that got
+    /// none themselves have it too.
+    /// # Errors
+    /// If a rank is lost.
+    pub fn share(&self, ranks: &dyn Ranks) -> Result<(), Lost> {
+        let mine = self.first.load(Ordering::Relaxed);
+        let all = gather_numbers(ranks, &[f64::from(mine)])?;
+        let first = all.iter().map(|signal| signal[0] as i32).find(|signal| *signal != 0);
+        self.first.store(first.unwrap_or(mine), Ordering::Relaxed);
+        Ok(())
     }
 
     /// The outcome of work that a signal stopped after it saved itself: `json` and the signal's number

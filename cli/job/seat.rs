@@ -53,6 +53,11 @@ impl Seat {
         self.memory_nodes = nodes.into_iter().collect();
     }
 
+    /// How many of all ranks are on its machine.
+    pub fn neighbours(&self, all: &[Self]) -> usize {
+        all.iter().filter(|seat| seat.machine == self.machine).count()
+    }
+
     fn shares_with(&self, other: &Self) -> bool {
         (&self.machine, &self.cpus) == (&other.machine, &other.cpus)
     }

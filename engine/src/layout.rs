@@ -9,6 +9,13 @@ use std::sync::Arc;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ParamId(pub(crate) usize);
 
+impl ParamId {
+    /// Its place among the tensors of the layout, from 0.
+    pub fn index(self) -> usize {
+        self.0
+    }
+}
+
 /// The shape of a tensor.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Shape {

@@ -14,18 +14,19 @@
 //! alone. Work is split into fixed blocks, and the gradient norm sums block by block in order, so
 //! results do not depend on the number of threads. Every block knows at its end whether all that it wrote is
 //! finite: the numbers are in registers then, and nothing is read for it.
+//!
+//! An optimiser that has the moments of a shard updates that shard and no more: of several ranks, each holds
+//! and updates its own (ZeRO-1: Rajbhandari et al., 2020).
 
 use crate::config::OptimiserConfig;
 use crate::error::Error;
-use crate::finite::check_finite;
-use mediswift_engine::{Flat, Gradients, Layout, ParamId, Parameters};
+use crate::finite::{check_finite, check_finite_in};
+use mediswift_engine::{BLOCK, Flat, Gradients, Layout, ParamId, Parameters};
 use mediswift_kernels::LANES;
 use mediswift_kernels::isa::{Isa, Kernel, dispatch};
 use rayon::prelude::*;
+use std::ops::Range;
 use std::sync::Arc;
-
-/// Values per parallel task: weights, gradients and moments of a block fit the L2 cache.
-const BLOCK: usize = 1 << 14;
 
 /// What AdamW remembers of all gradients so far.
 #[derive(Clone, Debug)]
@@ -39,7 +40,15 @@ pub struct Moments {
 impl Moments {
     /// Those before the first update: zeros.
     pub fn zeros(layout: &Arc<Layout>) -> Self {
-        Self { first: Flat::zeros(layout), second: Flat::zeros(layout) }
+        Self::shard(layout, 0..layout.len())
+    }
+
+    /// Those of a shard of the layout alone.
+    /// # Panics
+    /// If it ends beyond the layout.
+    #[track_caller]
+    pub fn shard(layout: &Arc<Layout>, range: Range<usize>) -> Self {
+        Self { first: Flat::shard(layout, range.clone()), second: Flat::shard(layout, range) }
     }
 
     /// The same in another layout ([`Flat::remapped`]): what is new there has seen no gradient.
@@ -93,8 +102,8 @@ impl AdamW {
         &self.moments
     }
 
-    /// Makes update `t`, counted from 1, from `scale · gradients`. `updated` is told of every tensor
-    /// while its new values are still in the caches.
+    /// Makes update `t`, counted from 1, from `scale · gradients`, of the elements whose moments are here.
+    /// `updated` is told of every tensor that has some while its new values are still in the caches.
     /// # Errors
     /// If a new weight or moment is not finite. The update is then made in part: neither parameters nor
     /// moments are good for anything any more.
@@ -126,23 +135,27 @@ impl AdamW {
             epsilon: self.epsilon as f32,
             keep: (1.0 - factor * learning_rate * decay) as f32,
         };
-        let factors = self.factors.iter().copied().chain(std::iter::repeat(1.0));
-        for (((id, _), &decays), factor) in layout.iter().zip(&self.decays).zip(factors) {
+        let (held, factors) = (first.held(), &self.factors);
+        for (id, piece) in layout.pieces(held.clone()) {
+            let factor = factors.get(id.index()).copied().unwrap_or(1.0);
             if factor == 0.0 {
                 continue;
             }
-            let decay = if decays { self.weight_decay } else { 0.0 };
+            let decay = if self.decays[id.index()] { self.weight_decay } else { 0.0 };
             let rates = rates(factor, decay);
-            let w = parameters[id].par_chunks_mut(BLOCK);
-            let g = gradients[id].par_chunks(BLOCK);
-            let moments = first[id].par_chunks_mut(BLOCK).zip(second[id].par_chunks_mut(BLOCK));
+            let start = layout.place(id).range.start;
+            let at = start + piece.start..start + piece.end;
+            let w = parameters.range_mut(at.clone()).par_chunks_mut(BLOCK);
+            let g = gradients.range(at.clone()).par_chunks(BLOCK);
+            let m = first.range_mut(at.clone()).par_chunks_mut(BLOCK);
+            let v = second.range_mut(at).par_chunks_mut(BLOCK);
             let is_finite = w
                 .zip(g)
-                .zip(moments)
+                .zip(m.zip(v))
                 .map(|((w, g), (m, v))| dispatch(Update { rates, w, g, m, v }))
                 .reduce(|| true, |a, b| a & b);
             if !is_finite {
-                check_finite("new weight", parameters)?;
+                check_finite_in("new weight", parameters, held.clone())?;
                 check_finite("new moment", first)?;
                 check_finite("new moment", second)?;
             }
@@ -206,20 +219,21 @@ fn update(r: Rates, w: &mut [f32], g: &[f32], m: &mut [f32], v: &mut [f32]) -> b
     largest < f32::INFINITY.to_bits()
 }
 
-/// The Euclidean norm of all gradients together.
-/// # Errors
-/// If a gradient is not finite; names the first.
-pub fn global_norm(gradients: &Gradients) -> Result<f64, Error> {
-    let blocks: Vec<&[f32]> = gradients.iter().flat_map(|(_, g)| g.values.chunks(BLOCK)).collect();
-    let sums: Vec<f64> =
-        blocks.into_par_iter().with_max_len(1).map(|block| dispatch(SumOfSquares(block))).collect();
-    // Squares of f32 cannot overflow in f64, so the sum is finite if all gradients are.
-    let norm = sums.iter().sum::<f64>().sqrt();
-    if norm.is_finite() {
-        return Ok(norm);
-    }
-    let gradient = check_finite("gradient", gradients);
-    Err(gradient.expect_err("a norm that is not finite comes from such a gradient"))
+/// Sums of the squares of a range of gradients, block by block: what the norm of all is made of.
+/// # Panics
+/// If the range cuts a block.
+pub fn sums_of_squares(gradients: &Gradients, range: Range<usize>) -> Vec<f64> {
+    let layout = gradients.layout();
+    let is_inside = |block: &Range<usize>| range.start <= block.start && block.end <= range.end;
+    let blocks: Vec<&[f32]> =
+        layout.blocks().filter(is_inside).map(|block| gradients.range(block)).collect();
+    blocks.into_par_iter().with_max_len(1).map(|block| dispatch(SumOfSquares(block))).collect()
+}
+
+/// The Euclidean norm of all gradients together, from the sums of all blocks in order. It is finite if all
+/// gradients are: squares of f32 cannot overflow in f64.
+pub fn norm<'a>(sums: impl IntoIterator<Item = &'a f64>) -> f64 {
+    sums.into_iter().sum::<f64>().sqrt()
 }
 
 /// Factor that brings gradients of norm `norm` down to norm `clip`; 1 if they are there.
@@ -272,6 +286,10 @@ mod tests {
             g.copy_from_slice(&noise(g.len(), seed + 3));
         }
         (parameters, gradients)
+    }
+
+    fn global_norm(gradients: &Gradients) -> f64 {
+        norm(&sums_of_squares(gradients, gradients.held()))
     }
 
     fn config() -> OptimiserConfig {
@@ -388,7 +406,7 @@ mod tests {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
             pool.install(|| {
                 let (mut parameters, gradients) = model();
-                let norm = global_norm(&gradients).unwrap();
+                let norm = global_norm(&gradients);
                 let mut adamw =
                     AdamW::new(&config(), Moments::zeros(parameters.layout()), vec![true, false]);
                 let scale = clip_scale(norm, 1.0);
@@ -407,7 +425,7 @@ mod tests {
         let (_, gradients) = model();
         let squares: f64 =
             gradients.iter().flat_map(|(_, g)| g.values).map(|&x| f64::from(x).powi(2)).sum();
-        let norm = global_norm(&gradients).unwrap();
+        let norm = global_norm(&gradients);
         assert!((norm - squares.sqrt()).abs() < 1e-12 * norm);
         assert_eq!(clip_scale(0.5, 1.0), 1.0);
         assert_eq!(clip_scale(3.0, 1.0), 1.0 / (3.0 + 1e-6));
@@ -420,9 +438,46 @@ mod tests {
         let id = parameters.find("b").unwrap();
         gradients[id][36] = f32::NEG_INFINITY;
         gradients[id][35] = f32::NAN;
-        let error = global_norm(&gradients).unwrap_err().to_string();
+        assert!(!global_norm(&gradients).is_finite());
+        let error = check_finite("gradient", &gradients).unwrap_err().to_string();
         assert!(error.contains("gradient 'b' is NaN at element 35"), "{error}");
         gradients[id].fill(f32::MAX);
-        assert!(global_norm(&gradients).unwrap().is_finite());
+        assert!(global_norm(&gradients).is_finite());
+    }
+
+    #[test]
+    fn shards_updated_apart_are_the_whole_updated_at_once() {
+        let (start, gradients) = model();
+        let layout = start.layout();
+        let bits = |flat: &Flat| {
+            flat.range(0..layout.len()).iter().map(|x| x.to_bits()).collect::<Vec<_>>()
+        };
+        let factors = vec![0.5, 2.0];
+        let adamw = |moments| {
+            AdamW::new(&config(), moments, vec![true, false]).with_factors(factors.clone())
+        };
+        let mut whole = start.clone();
+        let mut one = adamw(Moments::zeros(layout));
+        for t in 1..4 {
+            one.update(t, &mut whole, &gradients, 1e-2, 0.5, |_, _| {}).unwrap();
+        }
+        for count in [2, 3, 5] {
+            let (mut parameters, mut sums) = (start.clone(), Vec::new());
+            let (mut first, mut second) = (Flat::zeros(layout), Flat::zeros(layout));
+            for shard in layout.shards(count) {
+                let mut adamw = adamw(Moments::shard(layout, shard.clone()));
+                for t in 1..4 {
+                    adamw.update(t, &mut parameters, &gradients, 1e-2, 0.5, |_, _| {}).unwrap();
+                }
+                sums.extend(sums_of_squares(&gradients, shard.clone()));
+                let Moments { first: m, second: v } = adamw.moments();
+                first.whole_mut()[shard.clone()].copy_from_slice(m.range(shard.clone()));
+                second.whole_mut()[shard.clone()].copy_from_slice(v.range(shard));
+            }
+            assert_eq!(bits(&parameters), bits(&whole), "{count} shards");
+            assert_eq!(bits(&first), bits(&one.moments().first));
+            assert_eq!(bits(&second), bits(&one.moments().second));
+            assert_eq!(norm(&sums).to_bits(), global_norm(&gradients).to_bits());
+        }
     }
 }

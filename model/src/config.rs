@@ -81,6 +81,7 @@ impl Config {
                 steps: preset.steps,
                 batch: preset.batch,
                 micro_batch: preset.micro_batch,
+                leaves: 8,
                 recompute: false,
                 context: preset.context,
                 seed: 1,
@@ -219,10 +220,14 @@ impl Config {
             ("train.steps", train.steps),
             ("train.batch", train.batch),
             ("train.micro_batch", train.micro_batch),
+            ("train.leaves", train.leaves),
             ("train.context", train.context),
             ("checkpoint.keep", self.checkpoint.keep),
         ];
         sizes.into_iter().try_for_each(|(key, size)| require_some(key, size))?;
+        require_fit(train.leaves.is_power_of_two(), "train.leaves", || {
+            format!("{} is not a power of two", train.leaves)
+        })?;
         require_fit(train.context <= model.context, "train.context", || {
             format!("{} exceeds model.context = {} positions", train.context, model.context)
         })?;

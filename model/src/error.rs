@@ -229,6 +229,17 @@ pub enum Error {
     /// Whoever watches long work asked it to stop.
     #[error("stopped")]
     Stopped,
+    /// Another rank cannot go on, and so nobody can.
+    #[error("rank {rank}: {problem}")]
+    OtherRank {
+        /// Which one.
+        rank: usize,
+        /// Why.
+        problem: String,
+    },
+    /// A rank does not answer, or has ended the job.
+    #[error(transparent)]
+    Lost(#[from] mediswift_ranks::Lost),
     /// The data cannot be read.
     #[error(transparent)]
     Data(#[from] mediswift_data::DataError),
@@ -348,6 +359,8 @@ pub enum ErrorKind {
     Memory,
     /// The system refused.
     Io,
+    /// It went wrong elsewhere: on another rank, or on the way there.
+    Ranks,
 }
 
 impl From<mediswift_files::Error> for Error {
@@ -385,6 +398,7 @@ impl Error {
             Self::NonFinite { .. } | Self::Overflow { .. } => ErrorKind::NonFinite,
             Self::Step { source, .. } => source.kind(),
             Self::Stopped => ErrorKind::Stopped,
+            Self::OtherRank { .. } | Self::Lost(_) => ErrorKind::Ranks,
             Self::Data(_) => ErrorKind::Data,
             Self::TooLarge { .. } => ErrorKind::Memory,
             Self::Io { source, .. } => match source.kind() {

@@ -3,13 +3,16 @@
 //! Windows follow each other through the split, so every token but the first is predicted once, and
 //! every evaluation of every run on the same data reads the same ones.
 
+use crate::agreement::agree_numbers;
 use crate::config::Config;
 use crate::error::Error;
 use crate::gpt::{Gpt, TokenBatch};
+use crate::reduction::share;
 use crate::run::{self, LoadedModel};
 use crate::watch::{Progress, Watch};
 use mediswift_data::{Dataset, Split, sequential};
 use mediswift_engine::{Arena, LossSum};
+use mediswift_ranks::{Alone, Ranks};
 use serde::Serialize;
 use std::path::Path;
 
@@ -47,7 +50,7 @@ impl Windows {
     }
 }
 
-/// The loss of `gpt` on the validation split.
+/// The loss of `gpt` on the validation split, whose forward passes the ranks share.
 /// # Errors
 /// If the split holds fewer than two tokens, or one outside the model's vocabulary; if a loss is
 /// not finite; if `watch` asks to stop between two forward passes.
@@ -55,27 +58,46 @@ pub(crate) fn validation_loss(
     gpt: &Gpt,
     dataset: &Dataset,
     windows: Windows,
+    ranks: &dyn Ranks,
     watch: &mut dyn Watch,
 ) -> Result<Evaluation, Error> {
+    let passes = agree_numbers(ranks, passes(gpt, dataset, windows, ranks, watch))?;
+    let passes = passes.iter().flat_map(|passes| passes.chunks_exact(2));
+    let total = passes
+        .fold(LossSum::default(), |sum, pass| sum + LossSum { sum: pass[0], weight: pass[1] });
+    let (val_loss, tokens) = (total.mean(), total.weight as u64);
+    Ok(Evaluation { val_loss, perplexity: val_loss.exp(), tokens, skipped: vec![] })
+}
+
+/// Sum and weight of the loss of this rank's share of all forward passes.
+fn passes(
+    gpt: &Gpt,
+    dataset: &Dataset,
+    windows: Windows,
+    ranks: &dyn Ranks,
+    watch: &mut dyn Watch,
+) -> Result<Vec<f64>, Error> {
     let tokens = validation_tokens(dataset)?;
     let context = windows.context.min((tokens - 1) as usize);
     let limit = if windows.sequences == 0 { usize::MAX } else { windows.sequences };
     let all = limit.min((tokens - 1) as usize / context);
-    let mut sequences = sequential(dataset, Split::Validation, context)?.take(all);
-    let (mut arena, mut total) = (Arena::default(), LossSum::default());
-    for done in (0..all).step_by(windows.micro_batch) {
-        watch.tell(Progress::Judging { done, all })?;
+    let share = share(all.div_ceil(windows.micro_batch), ranks.count(), ranks.rank());
+    let (first, end) =
+        (share.start * windows.micro_batch, all.min(share.end * windows.micro_batch));
+    let sequences = sequential(dataset, Split::Validation, context)?.take(end).skip(first);
+    let (mut sequences, mut arena, mut losses) = (sequences, Arena::default(), Vec::new());
+    for done in (0..end - first).step_by(windows.micro_batch) {
+        watch.tell(Progress::Judging { done, all: end - first })?;
         let batch = sequences.by_ref().take(windows.micro_batch).collect::<Result<Vec<_>, _>>()?;
         let batch = TokenBatch::new(batch.into_iter());
         let part = gpt.evaluate(&batch, &mut arena)?;
         if !part.sum.is_finite() {
             let (what, name, value) = ("loss", "validation".to_string(), part.sum as f32);
-            return Err(Error::NonFinite { what, name, position: total.weight as usize, value });
+            return Err(Error::NonFinite { what, name, position: (first + done) * context, value });
         }
-        total = total + part;
+        losses.extend([part.sum, part.weight]);
     }
-    let (val_loss, tokens) = (total.mean(), total.weight as u64);
-    Ok(Evaluation { val_loss, perplexity: val_loss.exp(), tokens, skipped: vec![] })
+    Ok(losses)
 }
 
 /// Tokens of the validation split.
@@ -116,6 +138,6 @@ pub fn evaluate_model(
         return Err(Error::input("dataset", problem));
     }
     let windows = Windows { sequences: 0, ..Windows::of(&model.config) };
-    let evaluation = validation_loss(&model.gpt, dataset, windows, watch)?;
+    let evaluation = validation_loss(&model.gpt, dataset, windows, &Alone, watch)?;
     Ok(Evaluation { skipped: model.skipped.clone(), ..evaluation })
 }

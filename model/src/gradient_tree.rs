@@ -8,36 +8,85 @@
 //! sum(g₀ … gₙ₋₁) = sum(g₀ … gₖ₋₁) + sum(gₖ … gₙ₋₁),   k the largest power of two below n
 //! ```
 //!
-//! The sum of every aligned run of 2ʲ leaves is a node of this tree whoever computes it: ranks that
-//! share the leaves and add their nodes get the bits of one process alone.
+//! The sum of every aligned run of 2ʲ leaves is a [`Node`] of this tree whoever computes it: ranks that
+//! share the leaves add their nodes ([`crate::reduction`]) and get the bits of one process alone.
 //!
 //! Leaves arrive one by one and meet like the bits of a counter that is incremented: two sums of 2ʲ
-//! make one of 2ʲ⁺¹. At most ⌊log₂ n⌋ + 1 gradients are held, and their buffers serve the following
-//! steps.
+//! make one of 2ʲ⁺¹. Of n leaves, at most ⌊log₂ n⌋ + 1 gradients are held, and their buffers serve the
+//! following steps.
 
-use mediswift_engine::{Gradients, Layout};
+use mediswift_engine::{BLOCK, Gradients, Layout};
 use rayon::prelude::*;
+use std::ops::Range;
 use std::sync::Arc;
 
-/// What up to eight ranks need to share a step; every doubling would cost the memory of another set of
-/// gradients.
-const MOST_LEAVES: usize = 8;
-
-/// Micro-batches of a leaf: as many, a power of two, as make at most eight leaves.
-pub fn leaf(micro_batches: usize) -> usize {
-    micro_batches.div_ceil(MOST_LEAVES).next_power_of_two()
+/// Micro-batches of a leaf: as many, a power of two, as make at most `leaves` leaves.
+pub fn leaf(micro_batches: usize, leaves: usize) -> usize {
+    micro_batches.div_ceil(leaves).next_power_of_two()
 }
 
-/// Values per parallel task.
-const BLOCK: usize = 1 << 14;
+/// A sum of leaves that is a node of the tree: of an aligned run of them, or of all from somewhere to the end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Node {
+    /// Its first leaf.
+    pub first: usize,
+    /// How many it has.
+    pub leaves: usize,
+}
+
+impl Node {
+    /// Whether both are the halves of an aligned run.
+    fn meets(self, next: Node) -> bool {
+        self.leaves == next.leaves && self.first.is_multiple_of(2 * self.leaves)
+    }
+
+    fn with(self, next: Node) -> Node {
+        Node { leaves: self.leaves + next.leaves, ..self }
+    }
+}
+
+/// The nodes that whoever adds the leaves of that range has at the end.
+pub fn nodes(leaves: Range<usize>) -> Vec<Node> {
+    let mut nodes = Vec::new();
+    for first in leaves {
+        let mut node = Node { first, leaves: 1 };
+        while let Some(&last) = nodes.last()
+            && Node::meets(last, node)
+        {
+            node = last.with(node);
+            nodes.pop();
+        }
+        nodes.push(node);
+    }
+    nodes
+}
+
+/// How nodes that follow each other make their sum: pairs of places, in order; each time the node at the second
+/// is added to the one at the first, and the first one's place holds both. The last sum is at place 0.
+pub fn merges(nodes: &[Node]) -> Vec<(usize, usize)> {
+    let (mut merges, mut open) = (Vec::new(), Vec::<(Node, usize)>::new());
+    for (at, &node) in nodes.iter().enumerate() {
+        open.push((node, at));
+        while let [.., (left, to), (right, from)] = open[..]
+            && left.meets(right)
+        {
+            merges.push((to, from));
+            open.truncate(open.len() - 2);
+            open.push((left.with(right), to));
+        }
+    }
+    let rest: Vec<usize> = open.iter().map(|&(_, at)| at).collect();
+    merges.extend(rest.windows(2).rev().map(|pair| (pair[0], pair[1])));
+    merges
+}
 
 /// Gradients added so far, as a binary counter.
 #[derive(Debug, Default)]
 pub struct GradientTree {
-    /// Sums of 2ʲ leaves, j falling; one for every bit of `leaves`.
-    sums: Vec<Gradients>,
-    /// Leaves added.
-    leaves: usize,
+    /// Sums of leaves, in order.
+    sums: Vec<(Node, Gradients)>,
+    /// The next leaf.
+    next: usize,
     /// Buffers without a use at the moment.
     spare: Vec<Gradients>,
 }
@@ -46,6 +95,12 @@ impl GradientTree {
     /// A sum of nothing.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// Starts a sum at that leaf; what was added before is forgotten.
+    pub fn start(&mut self, leaf: usize) {
+        self.spare.extend(self.sums.drain(..).map(|(_, gradients)| gradients));
+        self.next = leaf;
     }
 
     /// Zeros to accumulate the next leaf in, a buffer used before if there is one.
@@ -62,22 +117,27 @@ impl GradientTree {
 
     /// Adds the gradient of the next leaf.
     pub fn push(&mut self, mut gradient: Gradients) {
-        for _ in 0..self.leaves.trailing_ones() {
-            gradient = self.join_last(gradient);
+        let mut node = Node { first: self.next, leaves: 1 };
+        while self.sums.last().is_some_and(|(last, _)| last.meets(node)) {
+            (node, gradient) = self.join_last(node, gradient);
         }
-        self.sums.push(gradient);
-        self.leaves += 1;
+        self.sums.push((node, gradient));
+        self.next += 1;
     }
 
-    /// The sum of all gradients pushed, if there are any; the next one starts a new sum. Hand it
-    /// back to [`GradientTree::recycle`] after use.
+    /// The sum of all gradients pushed, if there are any. Hand it back to [`GradientTree::recycle`] after
+    /// use.
     pub fn finish(&mut self) -> Option<Gradients> {
-        self.leaves = 0;
-        let mut total = self.sums.pop()?;
+        let (mut node, mut total) = self.sums.pop()?;
         while !self.sums.is_empty() {
-            total = self.join_last(total);
+            (node, total) = self.join_last(node, total);
         }
         Some(total)
+    }
+
+    /// The nodes of the leaves that were pushed, in order, with their sums.
+    pub fn take(&mut self) -> Vec<(Node, Gradients)> {
+        std::mem::take(&mut self.sums)
     }
 
     /// Keeps the buffers of a sum for later micro-batches.
@@ -86,37 +146,66 @@ impl GradientTree {
     }
 
     /// The last of the sums, taken off, plus `right`.
-    fn join_last(&mut self, right: Gradients) -> Gradients {
-        let mut left = self.sums.pop().expect("a sum to join");
-        add(&mut left, &right);
+    fn join_last(&mut self, node: Node, right: Gradients) -> (Node, Gradients) {
+        let (before, mut left) = self.sums.pop().expect("a sum to join");
+        add_all(&mut left, &right);
         self.spare.push(right);
-        left
+        (before.with(node), left)
     }
 }
 
 /// left += right.
-fn add(left: &mut Gradients, right: &Gradients) {
+pub fn add(left: &mut [f32], right: &[f32]) {
+    left.iter_mut().zip(right).for_each(|(left, right)| *left += right);
+}
+
+/// left += right.
+fn add_all(left: &mut Gradients, right: &Gradients) {
     let blocks: Vec<_> = left
         .iter_mut()
         .zip(right.iter())
         .flat_map(|((_, left), (_, right))| left.chunks_mut(BLOCK).zip(right.values.chunks(BLOCK)))
         .collect();
-    blocks.into_par_iter().with_max_len(1).for_each(|(left, right)| {
-        left.iter_mut().zip(right).for_each(|(left, right)| *left += right);
-    });
+    blocks.into_par_iter().with_max_len(1).for_each(|(left, right)| add(left, right));
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use mediswift_engine::Shape;
 
     #[test]
     fn leaves_are_few_and_whole_powers_of_two() {
         for (micro_batches, expected) in [(1, 1), (8, 1), (9, 2), (16, 2), (17, 4), (512, 64)] {
-            assert_eq!(leaf(micro_batches), expected);
+            assert_eq!(leaf(micro_batches, 8), expected);
+        }
+        assert_eq!([leaf(512, 512), leaf(512, 100), leaf(3, 1)], [1, 8, 4]);
+    }
+
+    #[test]
+    fn whoever_shares_the_leaves_has_nodes_of_the_one_tree() {
+        for all in 1..=20 {
+            // All cuts into three parts that follow each other.
+            for (from, to) in (0..=all).flat_map(|from| (from..=all).map(move |to| (from, to))) {
+                let parts = [0..from, from..to, to..all];
+                let parts: Vec<Node> = parts.into_iter().flat_map(nodes).collect();
+                let mut sums: Vec<String> = parts.iter().map(|n| text(n.first, n.leaves)).collect();
+                for (to, from) in merges(&parts) {
+                    sums[to] = format!("({}+{})", sums[to], sums[from]);
+                }
+                assert_eq!(sums[0], text(0, all), "{parts:?}");
+            }
         }
     }
-    use mediswift_engine::Shape;
+
+    /// The definition, as text.
+    fn text(first: usize, leaves: usize) -> String {
+        if leaves == 1 {
+            return first.to_string();
+        }
+        let half = leaves.next_power_of_two() / 2;
+        format!("({}+{})", text(first, half), text(first + half, leaves - half))
+    }
 
     fn layout() -> Arc<Layout> {
         Layout::new([("a", Shape::Vector(BLOCK + 5)), ("b", Shape::Vector(3))])
@@ -157,10 +246,11 @@ mod tests {
         let layout = layout();
         let mut tree = GradientTree::new();
         for count in 1..=17 {
+            tree.start(0);
             for leaf in 0..count {
                 let mut leaf_gradient = tree.zeros(&layout);
                 assert!(leaf_gradient.iter().all(|(_, g)| g.values.iter().all(|&x| x == 0.0)));
-                add(&mut leaf_gradient, &gradient(&layout, leaf));
+                add_all(&mut leaf_gradient, &gradient(&layout, leaf));
                 tree.push(leaf_gradient);
             }
             let total = tree.finish().unwrap();
@@ -176,7 +266,7 @@ mod tests {
     fn aligned_runs_are_nodes_of_the_whole_sum() {
         let layout = layout();
         let mut node = recursive(&layout, 0, 8);
-        add(&mut node, &recursive(&layout, 8, 8));
+        add_all(&mut node, &recursive(&layout, 8, 8));
         assert_eq!(bits(&node), bits(&recursive(&layout, 0, 16)));
     }
 }

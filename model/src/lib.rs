@@ -23,6 +23,7 @@
 extern crate self as mediswift_model;
 
 mod adamw;
+mod agreement;
 pub mod architecture;
 pub mod bench;
 pub mod checkpoint;
@@ -47,6 +48,7 @@ pub mod optimisation;
 pub mod plans;
 pub mod presets;
 pub mod pretrain;
+mod reduction;
 mod rehearsal;
 pub mod run;
 pub mod schedule;

@@ -116,7 +116,8 @@ impl Memory {
         let prompt = product(&[prompt_tokens, model.d_model]);
         let weights = product(&[4, dense + sparse]).saturating_add(prompt.saturating_mul(VALUE));
         let micro_batches = config.micro_batches();
-        let levels = u64::from(micro_batches.div_ceil(leaf(micro_batches)).max(1).ilog2()) + 1;
+        let leaf = leaf(micro_batches, train.leaves.max(1));
+        let levels = u64::from(micro_batches.div_ceil(leaf).max(1).ilog2()) + 1;
 
         let padded = |sequences: usize| product(&[sequences, train.context.div_ceil(LANES), LANES]);
         // An evaluation's passes are as large as it has sequences, where a step's batch is smaller.

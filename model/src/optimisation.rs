@@ -1,19 +1,38 @@
-//! [`Optimisation`]: a model under training, one optimiser step at a time.
+//! [`Optimisation`]: a model under training, one optimiser step at a time, by one process or by several
+//! ranks.
+//!
+//! Of several ranks, each holds the whole model, computes the gradients of its share of a step's
+//! micro-batches, and gets its shard of the sum of all; it alone has that shard's moments and updates it
+//! (ZeRO-1), and then everybody gets the new weights. Sums have the order that they have in one process,
+//! so weights and moments are bitwise those of one process, for any number of ranks.
+//!
+//! All ranks make the same steps, and agree on what became of each before anybody acts on it.
 
 pub use crate::adamw::Moments;
 
-use crate::adamw::{AdamW, clip_scale, global_norm};
+use crate::adamw::{AdamW, clip_scale, norm, sums_of_squares};
+use crate::agreement::{agree, agree_numbers};
 use crate::config::Config;
 use crate::error::Error;
-use crate::finite::check_finite;
+use crate::finite::{check_finite, check_finite_in};
 use crate::gpt::{Gpt, TokenBatch};
 use crate::gradient_tree::{GradientTree, leaf};
+use crate::reduction::{reduce, share};
 use crate::schedule::Schedule;
 use crate::watch::{Progress, Watch};
-use mediswift_engine::{Arena, Gradients, LossSum, Pass, Profile};
+use mediswift_engine::{Arena, Flat, Gradients, LossSum, Pass, Profile};
+use mediswift_ranks::collectives::gather_shards;
+use mediswift_ranks::{Alone, Ranks};
+use std::ops::Range;
+use std::sync::Arc;
 
 /// A model, its optimiser, how many steps they have made, and the buffers that steps share.
 pub struct Optimisation {
+    ranks: Arc<dyn Ranks>,
+    /// What of all stores each rank owns.
+    shards: Vec<Range<usize>>,
+    /// Most leaves of a step.
+    leaves: usize,
     gpt: Gpt,
     adamw: AdamW,
     /// Steps done: updates made and skipped.
@@ -25,6 +44,9 @@ pub struct Optimisation {
     tree: GradientTree,
     arena: Arena,
 }
+
+/// What the time in which ranks talk is called in a profile.
+const EXCHANGE: &str = "exchange";
 
 /// What an optimiser step did.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -73,9 +95,32 @@ impl Optimisation {
         skipped: u64,
         config: &Config,
     ) -> Result<Self, Error> {
+        Self::among(Arc::new(Alone), gpt, moments, steps, skipped, config)
+    }
+
+    /// The same as one of several ranks, all of which have the same model; `moments` are those of this
+    /// rank's shard.
+    /// # Errors
+    /// As for [`Optimisation::new`].
+    /// # Panics
+    /// If they are those of something else.
+    #[track_caller]
+    pub fn among(
+        ranks: Arc<dyn Ranks>,
+        gpt: Gpt,
+        moments: Moments,
+        steps: u64,
+        skipped: u64,
+        config: &Config,
+    ) -> Result<Self, Error> {
         config.validate_optimiser()?;
         let decays = gpt.decays();
+        let shards = gpt.parameters().layout().shards(ranks.count());
+        assert_eq!(moments.first.held(), shards[ranks.rank()], "the moments of this rank's shard");
         Ok(Self {
+            ranks,
+            shards,
+            leaves: config.train.leaves,
             gpt,
             adamw: AdamW::new(&config.optimiser, moments, decays),
             steps,
@@ -97,9 +142,66 @@ impl Optimisation {
         &self.gpt
     }
 
-    /// The optimiser's moments.
+    /// The optimiser's moments: those of this rank's shard.
     pub fn moments(&self) -> &Moments {
         self.adamw.moments()
+    }
+
+    /// The moments of all ranks, on rank 0; nothing on the others, which give theirs. Hand them back to
+    /// [`Optimisation::recycle`]: they lie in buffers of the steps.
+    /// # Errors
+    /// If a rank is lost.
+    pub(crate) fn whole_moments(&mut self) -> Result<Option<Moments>, Error> {
+        let (rank, ranks) = (self.ranks.rank(), &*self.ranks);
+        let own = self.shards[rank].clone();
+        let Moments { first, second } = self.adamw.moments();
+        let mut whole = Vec::new();
+        for moment in [first, second] {
+            let mine = bytemuck::cast_slice(moment.range(own.clone()));
+            if rank > 0 {
+                ranks.exchange(0, mine, 0, &mut [])?;
+                continue;
+            }
+            let mut all: Flat = self.tree.zeros(self.gpt.parameters().layout());
+            all.whole_mut()[own.clone()].copy_from_slice(moment.range(own.clone()));
+            for (from, shard) in self.shards.iter().enumerate().skip(1) {
+                let into = bytemuck::cast_slice_mut(&mut all.whole_mut()[shard.clone()]);
+                ranks.exchange(from, &[], from, into)?;
+            }
+            whole.push(all);
+        }
+        let mut whole = whole.into_iter();
+        Ok(whole.next().zip(whole.next()).map(|(first, second)| Moments { first, second }))
+    }
+
+    /// Takes the buffers of [`Optimisation::whole_moments`] back; one that steps do not need is freed.
+    pub(crate) fn recycle(&mut self, moments: Moments) {
+        self.tree.recycle(moments.first);
+    }
+
+    /// The micro-batches of a step of so many that are this rank's to compute.
+    /// # Errors
+    /// If there are more ranks than leaves of the gradients' tree.
+    pub fn share(&self, micro_batches: usize) -> Result<Range<usize>, Error> {
+        let leaf = leaf(micro_batches, self.leaves);
+        let (leaves, count) = (micro_batches.div_ceil(leaf), self.ranks.count());
+        if count > leaves {
+            let fewer = format!("start at most {leaves} ranks");
+            let problem = match micro_batches < count {
+                true => format!(
+                    "a step has {micro_batches} micro-batches, too few for {count} ranks: {fewer}, or set a \
+                     smaller train.micro_batch or a larger train.batch"
+                ),
+                false => format!(
+                    "a step's {micro_batches} micro-batches are {leaves} leaves, too few for {count} ranks: \
+                     {fewer}, or set train.leaves={}",
+                    count.next_power_of_two()
+                ),
+            };
+            return Err(Error::setting("train.leaves", problem));
+        }
+        let Range { start, end } = share(leaves, count, self.ranks.rank());
+        Ok(start * leaf..micro_batches.min(end * leaf))
     }
 
     /// Where the time of steps goes: off until it is started.
@@ -134,12 +236,25 @@ impl Optimisation {
         micro_batches: &[TokenBatch],
         watch: &mut dyn Watch,
     ) -> Result<StepResult, Error> {
-        let gradients = self.gradients(micro_batches, watch);
+        self.step_of(micro_batches.len(), Ok(micro_batches), watch)
+    }
+
+    /// One step of `all` micro-batches, of which `mine` are this rank's [`share`](Optimisation::share), or
+    /// why they could not be had.
+    /// # Errors
+    /// As for [`Optimisation::step`]; every rank has an error if one has.
+    pub fn step_of(
+        &mut self,
+        all: usize,
+        mine: Result<&[TokenBatch], Error>,
+        watch: &mut dyn Watch,
+    ) -> Result<StepResult, Error> {
+        let gradients = self.gradients(all, mine, watch);
         let outcome = gradients.and_then(|(loss, gradients)| self.update(loss, gradients));
         outcome.map_err(|source| {
             self.tree = GradientTree::new();
             match source {
-                Error::Stopped => source,
+                Error::Stopped | Error::OtherRank { .. } | Error::Lost(_) => source,
                 source => {
                     let source = Box::new(self.explained(source));
                     Error::Step { step: self.steps as usize + 1, source }
@@ -154,27 +269,50 @@ impl Optimisation {
         self.skipped += 1;
     }
 
-    /// Clips and updates.
+    /// Clips and updates this rank's shard, and gets the weights of the others.
     fn update(&mut self, loss: LossSum, mut gradients: Gradients) -> Result<StepResult, Error> {
         // What is frozen takes no part in clipping.
         let frozen = gradients.iter_mut().zip(self.adamw.factors());
         frozen.filter(|(_, f)| *f == 0.0).for_each(|((_, g), _)| g.fill(0.0));
+        let (ranks, own) = (&*self.ranks, self.shards[self.ranks.rank()].clone());
         let clock = self.arena.profile.clock();
-        let grad_norm = global_norm(&gradients)?;
+        let sums = sums_of_squares(&gradients, own.clone());
         self.arena.profile.record(clock, "gradient norm", Pass::Update, || 0);
+        let clock = self.arena.profile.clock();
+        let sums = agree_numbers(ranks, Ok(sums))?;
+        self.arena.profile.record(clock, EXCHANGE, Pass::Update, || 0);
+        let grad_norm = norm(sums.iter().flatten());
+        if !grad_norm.is_finite() {
+            agree(ranks, check_finite_in("gradient", &gradients, own))?;
+            unreachable!("a norm that is not finite comes from such a gradient");
+        }
         let lr = self.learning_rate();
         let scale = clip_scale(grad_norm, self.clip_norm);
         let t = self.steps - self.skipped + 1;
+        let is_alone = ranks.count() == 1;
         let profile = &mut self.arena.profile;
         let (parameters, layers) = self.gpt.parameters_and_layers();
         let mut clock = profile.clock();
-        self.adamw.update(t, parameters, &gradients, lr, scale, |id, values| {
+        let updated = self.adamw.update(t, parameters, &gradients, lr, scale, |id, values| {
             profile.record(clock, "AdamW", Pass::Update, || 0);
             clock = profile.clock();
-            layers.refresh(id, values);
+            if is_alone {
+                layers.refresh(id, values);
+                profile.record(clock, "packing", Pass::Update, || 0);
+                clock = profile.clock();
+            }
+        });
+        if is_alone {
+            updated?;
+        } else {
+            let clock = profile.clock();
+            agree(ranks, updated)?;
+            gather_shards(ranks, &self.shards, parameters.whole_mut())?;
+            profile.record(clock, EXCHANGE, Pass::Update, || 0);
+            let clock = profile.clock();
+            parameters.iter().for_each(|(id, tensor)| layers.refresh(id, tensor.values));
             profile.record(clock, "packing", Pass::Update, || 0);
-            clock = profile.clock();
-        })?;
+        }
         self.steps += 1;
         self.tree.recycle(gradients);
         Ok(StepResult { loss, grad_norm, lr })
@@ -188,46 +326,82 @@ impl Optimisation {
         check_finite("weight", self.gpt.parameters()).err().unwrap_or(error)
     }
 
-    /// Loss and gradients of the mean over all targets.
+    /// Loss and gradients of the mean over all targets of a step of `all` micro-batches; of the gradients,
+    /// those of this rank's shard.
     fn gradients(
         &mut self,
-        micro_batches: &[TokenBatch],
+        all: usize,
+        mine: Result<&[TokenBatch], Error>,
         watch: &mut dyn Watch,
     ) -> Result<(LossSum, Gradients), Error> {
-        let weight: f64 = micro_batches.iter().map(TokenBatch::weight).sum();
+        let mine = mine.and_then(|mine| Ok((mine, self.share(all)?)));
+        let weights = mine
+            .as_ref()
+            .ok()
+            .map(|(mine, _)| mine.iter().map(TokenBatch::weight).collect::<Vec<_>>());
+        let (mine, problem) = match mine {
+            Ok(mine) => (Some(mine), None),
+            Err(error) => (None, Some(error)),
+        };
+        let weights =
+            agree_numbers(&*self.ranks, problem.map_or(Ok(weights.unwrap_or_default()), Err))?;
+        let (mine, share) = mine.expect("no problem, so micro-batches");
+        let weight: f64 = weights.iter().flatten().sum();
         if weight <= 0.0 {
             return Err(Error::input("batch", "no target token has a weight: nothing to learn"));
         }
-        let all = micro_batches.len();
-        let mut loss = LossSum::default();
-        let leaf = leaf(all);
-        for (first, batches) in micro_batches.chunks(leaf).enumerate() {
+        let losses = self.accumulate(all, share.start, mine, weight, watch);
+        let clock = self.arena.profile.clock();
+        let losses = agree_numbers(&*self.ranks, losses)?;
+        let losses = losses.iter().flat_map(|losses| losses.chunks_exact(2));
+        let loss = losses
+            .fold(LossSum::default(), |sum, part| sum + LossSum { sum: part[0], weight: part[1] });
+        let leaves = all.div_ceil(leaf(all, self.leaves));
+        let gradients = reduce(&*self.ranks, leaves, &self.shards, &mut self.tree)?;
+        let part = if self.ranks.count() == 1 { "gradient sums" } else { EXCHANGE };
+        self.arena.profile.record(clock, part, Pass::Update, || 0);
+        Ok((loss, gradients))
+    }
+
+    /// Pushes the leaves of micro-batches that begin with the one of index `first` to the tree, and returns
+    /// sum and weight of every micro-batch's loss.
+    fn accumulate(
+        &mut self,
+        all: usize,
+        first: usize,
+        micro_batches: &[TokenBatch],
+        weight: f64,
+        watch: &mut dyn Watch,
+    ) -> Result<Vec<f64>, Error> {
+        let mut losses = Vec::with_capacity(2 * micro_batches.len());
+        let leaf = leaf(all, self.leaves);
+        self.tree.start(first / leaf);
+        for batches in micro_batches.chunks(leaf) {
             let clock = self.arena.profile.clock();
             let mut gradients = self.tree.zeros(self.gpt.parameters().layout());
             self.arena.profile.record(clock, "gradient sums", Pass::Update, || 0);
-            for (index, batch) in batches.iter().enumerate() {
-                let done = first * leaf + index;
+            for batch in batches {
+                let done = losses.len() / 2;
                 if done > 0 {
-                    watch.tell(Progress::Accumulated { done, all })?;
+                    watch.tell(Progress::Accumulated { done, all: micro_batches.len() })?;
                 }
                 let part =
                     self.gpt.loss_and_gradients(batch, weight, &mut gradients, &mut self.arena)?;
                 if !part.sum.is_finite() {
                     return Err(Error::NonFinite {
                         what: "loss",
-                        name: format!("micro-batch {} of {all}", done + 1),
+                        name: format!("micro-batch {} of {all}", first + done + 1),
                         position: 0,
                         value: part.sum as f32,
                     });
                 }
-                loss = loss + part;
+                losses.extend([part.sum, part.weight]);
             }
             let clock = self.arena.profile.clock();
             self.tree.push(gradients);
             self.arena.profile.record(clock, "gradient sums", Pass::Update, || 0);
         }
-        let gradients = self.tree.finish().expect("a batch with weight has a micro-batch");
-        Ok((loss, gradients))
+        Ok(losses)
     }
 }
 
@@ -283,7 +457,8 @@ mod tests {
         for (name, value) in
             [("ln_final.bias", f32::NAN), ("blocks.1.mlp.up.weight", f32::INFINITY)]
         {
-            let (loss, mut gradients) = optimisation.gradients(&[batch(1)], &mut ()).unwrap();
+            let (loss, mut gradients) =
+                optimisation.gradients(1, Ok(&[batch(1)]), &mut ()).unwrap();
             let id = optimisation.gpt().parameters().find(name).unwrap();
             gradients[id][3] = value;
             let error = optimisation.update(loss, gradients).unwrap_err().to_string();
@@ -309,7 +484,7 @@ mod tests {
     fn an_update_that_is_not_finite_is_an_error_and_no_checkpoint() {
         let mut optimisation = optimisation();
         optimisation.step(&[batch(1)], &mut ()).unwrap();
-        let (loss, mut gradients) = optimisation.gradients(&[batch(1)], &mut ()).unwrap();
+        let (loss, mut gradients) = optimisation.gradients(1, Ok(&[batch(1)]), &mut ()).unwrap();
         // So large that its square is infinite, which clipping would prevent.
         optimisation.clip_norm = f64::INFINITY;
         let id = optimisation.gpt().parameters().find("ln_final.bias").unwrap();

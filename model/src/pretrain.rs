@@ -22,28 +22,29 @@ pub fn pretrain(session: &mut Session, watch: &mut dyn Watch) -> Result<Training
 }
 
 fn to_the_end(session: &mut Session, watch: &mut dyn Watch) -> Result<TrainingReport, Error> {
-    if let Some(resumed) = session.resumed() {
-        watch.tell(resumed)?;
-    }
-    session.notes().iter().try_for_each(|note| watch.tell(Progress::Noted(note)))?;
+    let resumed = session.resumed().map_or(Ok(()), |resumed| watch.tell(resumed));
+    let mut notes = session.notes().iter();
+    session.agree(
+        resumed.and_then(|()| notes.try_for_each(|note| watch.tell(Progress::Noted(note)))),
+    )?;
     loop {
         if session.is_evaluation_due() {
             let validation = session.evaluate(watch)?;
-            watch.tell(Progress::Evaluated(&validation))?;
+            session.agree(watch.tell(Progress::Evaluated(&validation)))?;
         }
         if session.is_save_due() {
             let checkpoint = session.save()?;
-            watch.tell(Progress::Saved { step: session.step(), checkpoint: &checkpoint })?;
+            let step = session.step();
+            session.agree(watch.tell(Progress::Saved { step, checkpoint: &checkpoint }))?;
         }
-        let metrics = match session.advance(watch)? {
-            Advance::Stepped(metrics) => metrics,
-            Advance::Skipped(metrics, problem) => {
-                watch.tell(Progress::Skipped(&problem))?;
-                metrics
-            }
+        let (metrics, problem) = match session.advance(watch)? {
+            Advance::Stepped(metrics) => (metrics, None),
+            Advance::Skipped(metrics, problem) => (metrics, Some(problem)),
             Advance::Stopped => return Err(Error::Stopped),
             Advance::Finished => return session.finish(),
         };
-        watch.tell(Progress::Stepped { metrics: &metrics, pace: session.pace() })?;
+        let told = problem.map_or(Ok(()), |problem| watch.tell(Progress::Skipped(&problem)));
+        let stepped = Progress::Stepped { metrics: &metrics, pace: session.pace() };
+        session.agree(told.and_then(|()| watch.tell(stepped)))?;
     }
 }

@@ -12,6 +12,7 @@ use safetensors::Dtype;
 use safetensors::tensor::TensorInfo;
 use std::collections::{HashMap, HashSet};
 use std::io::Read;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -142,9 +143,21 @@ impl Checkpoint {
     /// # Errors
     /// If the file is damaged or holds anything but finite moments of these parameters.
     pub fn moments(&self, parameters: &Parameters) -> Result<Option<Moments>, Error> {
+        self.moments_of(parameters, 0..parameters.layout().len())
+    }
+
+    /// Reads the moments of a range of the parameters' layout alone. The whole file is checked.
+    /// # Errors
+    /// As for [`Checkpoint::moments`].
+    pub fn moments_of(
+        &self,
+        parameters: &Parameters,
+        range: Range<usize>,
+    ) -> Result<Option<Moments>, Error> {
         let path = self.path.join(OPTIMIZER);
         let Some(summary) = self.manifest.files.get(OPTIMIZER) else { return Ok(None) };
-        let mut moments = Moments::zeros(parameters.layout());
+        let mut moments = Moments::shard(parameters.layout(), range.clone());
+        let mut buffer = Vec::new();
         let mut seen: HashSet<(ParamId, bool)> = HashSet::new();
         tensor_file::read(&path, summary, &mut |name, info, file| {
             let target = name.split_once('.').and_then(|(moment, parameter)| {
@@ -156,11 +169,18 @@ impl Checkpoint {
             };
             check_moment(name, info, parameters.get(id).shape)
                 .map_err(|problem| unusable(&path, problem))?;
-            let values = if is_first { &mut moments.first } else { &mut moments.second };
-            fill(&path, &mut values[id], file)?;
-            check_finite(&path, "moment", name, &values[id])?;
-            if !is_first && values[id].iter().any(|&v| v < 0.0) {
+            let store = if is_first { &mut moments.first } else { &mut moments.second };
+            let place = parameters.layout().place(id).range.clone();
+            buffer.resize(place.len(), 0.0);
+            fill(&path, &mut buffer, file)?;
+            check_finite(&path, "moment", name, &buffer)?;
+            if !is_first && buffer.iter().any(|&v| v < 0.0) {
                 return Err(unusable(&path, format!("'{name}' has a negative element")));
+            }
+            let (start, end) = (place.start.max(range.start), place.end.min(range.end));
+            if start < end {
+                let from = &buffer[start - place.start..end - place.start];
+                store.range_mut(start..end).copy_from_slice(from);
             }
             seen.insert((id, is_first));
             Ok(())

@@ -184,6 +184,10 @@ tables! {
         /// Sequences per forward and backward pass, at most: smaller takes less memory. A batch is
         /// accumulated over such passes, the last of which takes what is left.
         micro_batch: usize,
+        /// Parts of a step's micro-batches whose gradients are added up apart, at most; a power of two.
+        /// Ranks share them, so there cannot be more ranks; every doubling costs the memory of a
+        /// gradient, shared by the ranks.
+        leaves: usize,
         /// Keep only what passes between blocks, and compute their insides again in the backward
         /// pass: less memory, a third more work, the same bits. May differ when a run is resumed.
         recompute: bool,

@@ -1,5 +1,7 @@
 //! Whole runs: invariance, interruption, and what they refuse.
 
+mod ranks;
+#[path = "../support/mod.rs"]
 mod support;
 
 use mediswift_data::{Dataset, Split, sequential};

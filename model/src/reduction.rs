@@ -1,0 +1,153 @@
+//! The sum of gradients over ranks: every rank gets its shard of the sum that one process would have.
+//!
+//! Each rank has added the gradients of a contiguous share of a step's leaves, so what it holds are nodes of
+//! the tree of all leaves ([`crate::gradient_tree`]). Of each of them it sends every other rank the part
+//! that is that rank's shard, and adds what it gets for its own in the order of the tree. MPI's own sums
+//! promise no order.
+//!
+//! With n ranks that hold one node each, as they do if leaves and ranks are powers of two, a rank sends and
+//! receives (n − 1) / n of a gradient, which is the least there is; where shares are uneven, a rank may hold
+//! several nodes and sends each. Shards go in parts of [`PART`] elements, so that what is received needs
+//! little room.
+
+use crate::error::Error;
+use crate::gradient_tree::{GradientTree, Node, add, merges, nodes};
+use mediswift_engine::{BLOCK, Gradients};
+use mediswift_ranks::Ranks;
+use mediswift_ranks::collectives::partners;
+use rayon::prelude::*;
+use std::ops::Range;
+
+/// Elements of a shard that are sent at a time: 4 MiB.
+pub const PART: usize = 1 << 20;
+
+/// The leaves of one rank, as even as they can be.
+pub fn share(leaves: usize, count: usize, rank: usize) -> Range<usize> {
+    leaves * rank / count..leaves * (rank + 1) / count
+}
+
+/// Adds up what all ranks have pushed to their trees, a step of so many leaves; only this rank's shard of
+/// the result holds the sum.
+/// # Errors
+/// If a rank is lost.
+/// # Panics
+/// If a rank has not pushed the leaves of its [`share`], or that is empty.
+pub fn reduce(
+    ranks: &dyn Ranks,
+    leaves: usize,
+    shards: &[Range<usize>],
+    tree: &mut GradientTree,
+) -> Result<Gradients, Error> {
+    let (rank, count) = (ranks.rank(), ranks.count());
+    if count == 1 {
+        return Ok(tree.finish().expect("a step has a leaf"));
+    }
+    let of_ranks: Vec<Vec<Node>> =
+        (0..count).map(|rank| nodes(share(leaves, count, rank))).collect();
+    let (mine, mut sums): (Vec<Node>, Vec<Gradients>) = tree.take().into_iter().unzip();
+    assert_eq!(mine, of_ranks[rank], "the leaves of this rank's share");
+    let before = |rank: usize| of_ranks[..rank].iter().map(Vec::len).sum::<usize>();
+    let all = of_ranks.concat();
+    let merges = merges(&all);
+
+    let longest = shards.iter().map(Range::len).max().unwrap_or(0);
+    let mut parts: Vec<Vec<f32>> = all.iter().map(|_| vec![0.0; PART.min(longest)]).collect();
+    for first in (0..longest).step_by(PART) {
+        let part = |shard: &Range<usize>| {
+            let start = shard.end.min(shard.start + first);
+            start..shard.end.min(start + PART)
+        };
+        let own = part(&shards[rank]);
+        for (to, from) in partners(rank, count) {
+            let theirs = part(&shards[to]);
+            for at in 0..sums.len().max(of_ranks[from].len()) {
+                let message = sums.get(at).map_or(&[][..], |sum| sum.range(theirs.clone()));
+                let into = match at < of_ranks[from].len() {
+                    true => &mut parts[before(from) + at][..own.len()],
+                    false => &mut [],
+                };
+                let into = bytemuck::cast_slice_mut(into);
+                ranks.exchange(to, bytemuck::cast_slice(message), from, into)?;
+            }
+        }
+        for (sum, part) in sums.iter().zip(&mut parts[before(rank)..]) {
+            part[..own.len()].copy_from_slice(sum.range(own.clone()));
+        }
+        for &(to, from) in &merges {
+            let [to, from] = parts.get_disjoint_mut([to, from]).expect("two nodes");
+            let blocks = to[..own.len()].par_chunks_mut(BLOCK).zip(from.par_chunks(BLOCK));
+            blocks.for_each(|(to, from)| add(to, from));
+        }
+        // Of this node, these elements are not needed any more.
+        sums[0].whole_mut()[own.clone()].copy_from_slice(&parts[0][..own.len()]);
+    }
+    let mut sums = sums.into_iter();
+    let sum = sums.next().expect("a rank has leaves");
+    sums.for_each(|rest| tree.recycle(rest));
+    Ok(sum)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use mediswift_engine::{Layout, Shape};
+    use mediswift_ranks::Threads;
+    use std::sync::Arc;
+
+    fn layout() -> Arc<Layout> {
+        let tensors = [("a", 3 * BLOCK + 5), ("b", 3), ("c", PART + 2 * BLOCK), ("d", 70)];
+        Layout::new(tensors.map(|(name, len)| (name, Shape::Vector(len))))
+    }
+
+    /// Numbers whose sums round differently in other orders.
+    fn gradient(tree: &mut GradientTree, layout: &Arc<Layout>, leaf: usize) -> Gradients {
+        let mut gradients = tree.zeros(layout);
+        for (_, g) in gradients.iter_mut() {
+            for (i, x) in g.iter_mut().enumerate() {
+                let angle = (i * 31 + leaf * 17) as f32 * 0.618;
+                *x = angle.sin() * 10f32.powi((leaf * 5 % 7) as i32 - 3);
+            }
+        }
+        gradients
+    }
+
+    #[test]
+    fn any_number_of_ranks_gives_the_bits_of_one() {
+        let layout = layout();
+        for leaves in [1, 2, 3, 5, 8] {
+            let sum = |ranks: &dyn Ranks| {
+                let shards = layout.shards(ranks.count());
+                let mut tree = GradientTree::new();
+                let mut bits = Vec::new();
+                // Twice: the buffers of the first step serve the second.
+                for _ in 0..2 {
+                    let share = share(leaves, ranks.count(), ranks.rank());
+                    tree.start(share.start);
+                    for leaf in share {
+                        let gradient = gradient(&mut tree, &layout, leaf);
+                        tree.push(gradient);
+                    }
+                    let sum = reduce(ranks, leaves, &shards, &mut tree).unwrap();
+                    bits = sum
+                        .range(shards[ranks.rank()].clone())
+                        .iter()
+                        .map(|x| x.to_bits())
+                        .collect();
+                    tree.recycle(sum);
+                }
+                (bits, ranks.traffic().sent)
+            };
+            let (alone, _) = sum(&mediswift_ranks::Alone);
+            for count in 2..=leaves {
+                let shards = Threads::run(count, |ranks| sum(&*ranks));
+                let bits: Vec<u32> = shards.iter().flat_map(|(bits, _)| bits.clone()).collect();
+                assert!(bits == alone, "{leaves} leaves, {count} ranks");
+                if leaves.is_power_of_two() && count.is_power_of_two() {
+                    // Two steps, 4 bytes an element; a shard may be a block longer than an even one.
+                    let sent: u64 = shards.iter().map(|(_, sent)| sent).sum();
+                    assert_eq!(sent, (2 * 4 * layout.len() * (count - 1)) as u64);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,663 @@
+//! [`Session`]: a configuration and a dataset become a run folder with a trained model, one optimiser
+//! step at a time.
+//!
+//! A session is a run between two steps. Its parts keep their promises: [`Optimisation::step`] makes
+//! one update or none, [`crate::checkpoint`] saves whole states or none, and the order of the data is
+//! a function of seed and position. So a run that is interrupted and resumed has the bits of one that
+//! never was: weights, moments, data, learning rate and logs. [`mod@crate::pretrain`] is the loop.
+//!
+//! Of several ranks each has a session, and all do the same with theirs at the same time; what one is told
+//! or cannot do counts for all (`agreement.rs`). Rank 0 alone has the run folder's files open
+//! (`records.rs`); the others read the checkpoint that it has chosen, so they must see the same file system.
+//! A run has the same bits for any number of ranks, and may change it whenever it is resumed.
+
+mod records;
+mod together;
+
+use crate::adamw::Moments;
+use crate::agreement::agree;
+use crate::checkpoint::{self, Checkpoint, Choice, Chosen, DataState, Snapshot, weights_hash};
+use crate::config::{Config, OnNonFinite};
+use crate::error::Error;
+use crate::evaluate::{Windows, validation_loss, validation_tokens};
+use crate::gpt::{Gpt, TokenBatch};
+use crate::optimisation::Optimisation;
+use crate::run::{RunFolder, StepMetrics, TrainingReport, Validation, read_config};
+use crate::schedule::Schedule;
+use crate::watch::{Pace, Progress, Watch};
+use mediswift_data::{Batches, Dataset, Position, Split};
+use mediswift_engine::TokenLayout;
+use mediswift_ranks::{Alone, Ranks};
+use records::{Opened, Records};
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
+use together::{Origin, check_equal, check_weights, first_says};
+
+/// A run between two optimiser steps.
+///
+/// ```
+/// use std::ops::ControlFlow;
+/// use std::sync::Arc;
+///
+/// use mediswift_data::{Dataset, Preparation, prepare, synth};
+/// use mediswift_model::Config;
+/// use mediswift_model::session::{Advance, Session};
+///
+/// let folder = tempfile::tempdir()?;
+/// let corpus = folder.path().join("corpus.jsonl");
+/// synth::write(&corpus, 1, 150, &mut |_| ControlFlow::Continue(()))?;
+/// let preparation = Preparation::new(vec![corpus], folder.path().join("dataset"));
+/// prepare(&preparation, &mut |_| ControlFlow::Continue(()))?;
+///
+/// let mut config = Config::from_preset("micro")?;
+/// (config.train.steps, config.sparsity.sparsity) = (2, 0.75);
+/// let dataset = Arc::new(Dataset::open(&preparation.out)?);
+/// let mut session = Session::start(config, dataset, &folder.path().join("run"))?;
+/// while let Advance::Stepped(metrics) = session.advance(&mut ())? {
+///     println!("step {}: loss {:.3}", metrics.step, metrics.loss);
+/// }
+/// assert_eq!(session.step(), 2);
+/// session.save()?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct Session {
+    ranks: Arc<dyn Ranks>,
+    config: Config,
+    dataset: Arc<Dataset>,
+    batches: Batches,
+    optimisation: Optimisation,
+    /// What is written of the run: by rank 0.
+    records: Option<Records>,
+    /// Floating-point operations of an optimiser step: the exact work of every operator.
+    flops_per_step: f64,
+    /// Seconds of the last step of this session.
+    last_seconds: f64,
+    /// The last optimiser step, if there was one and its line is not lost.
+    last: Option<StepMetrics>,
+    /// Steps whose lines are there: all, unless some were lost.
+    logged: usize,
+    /// The last evaluation, if there was one.
+    validation: Option<Validation>,
+    /// The newest checkpoint and its step.
+    saved: Option<(usize, PathBuf)>,
+    /// Whether and how the run was taken up.
+    resumed: Option<Resumed>,
+    /// What whoever trains it should know of how it goes on.
+    notes: Vec<String>,
+}
+
+/// How a run was taken up.
+struct Resumed {
+    step: usize,
+    checkpoint: Option<PathBuf>,
+    skipped: Vec<String>,
+}
+
+/// What became of a step.
+#[derive(Debug)]
+pub enum Advance {
+    /// It updated the weights.
+    Stepped(StepMetrics),
+    /// It counts, but made no update because of this problem.
+    Skipped(StepMetrics, Error),
+    /// It was given up because the watch asked to stop: all is as before.
+    Stopped,
+    /// All steps of the run are done: there was none to make.
+    Finished,
+}
+
+impl Session {
+    /// Starts a run in the folder `out`, which must not exist or be empty.
+    /// # Errors
+    /// If the configuration is out of range or does not fit the data, or the folder is in use.
+    pub fn start(config: Config, dataset: Arc<Dataset>, out: &Path) -> Result<Self, Error> {
+        Self::start_among(Arc::new(Alone), config, dataset, out)
+    }
+
+    /// Starts a run as one of several ranks.
+    /// # Errors
+    /// As for [`Session::start`]; if ranks have other programs, settings or data, or are more than can
+    /// share a step.
+    pub fn start_among(
+        ranks: Arc<dyn Ranks>,
+        config: Config,
+        dataset: Arc<Dataset>,
+        out: &Path,
+    ) -> Result<Self, Error> {
+        let (mut config, batches) = agree(&*ranks, fit(config, &dataset))?;
+        check_equal(&*ranks, &config, &dataset)?;
+        // Rank 0 plans, for plans decide the last bits and may be measured.
+        let planned = first_says(&*ranks, || {
+            let gpt = Gpt::new(&config)?;
+            config.kernels.plans = gpt.plans();
+            Ok((gpt, Origin { config: config.to_toml(), checkpoint: None }))
+        })?;
+        let gpt = match planned {
+            (Some(gpt), _) => Ok(gpt),
+            (None, origin) => origin.config().and_then(|planned| {
+                config = planned;
+                Gpt::new(&config)
+            }),
+        };
+        let gpt = agree(&*ranks, gpt)?;
+        check_weights(&*ranks, gpt.parameters())?;
+        let moments = moments_of(&*ranks, &gpt);
+        let optimisation = Optimisation::among(Arc::clone(&ranks), gpt, moments, 0, 0, &config);
+        let optimisation = agree(&*ranks, optimisation)?;
+        agree(&*ranks, optimisation.share(config.micro_batches()))?;
+        let folder = match ranks.rank() {
+            0 => RunFolder::create(out, &config, &dataset).map(Some),
+            _ => Ok(None),
+        };
+        let folder = agree(&*ranks, folder)?;
+        Self::assemble(ranks, config, dataset, batches, folder, optimisation)
+    }
+
+    /// Takes up the run in the folder `out` at its newest whole checkpoint: [`Session::resume_at`].
+    /// # Errors
+    /// As for [`Session::resume_at`].
+    pub fn resume(config: Config, dataset: Arc<Dataset>, out: &Path) -> Result<Self, Error> {
+        Self::resume_at(config, dataset, out, Choice::default())
+    }
+
+    /// Takes up the run in the folder `out` at one of its checkpoints; a run that was stopped before its
+    /// first one starts again. A finished run may be given more steps: those that follow have the
+    /// learning rates that a run of so many steps has there.
+    /// # Errors
+    /// If there is no run, or one with other settings or other data; if there are checkpoints but
+    /// none can be used; if the folder is in use.
+    pub fn resume_at(
+        config: Config,
+        dataset: Arc<Dataset>,
+        out: &Path,
+        choice: Choice,
+    ) -> Result<Self, Error> {
+        Self::resume_among(Arc::new(Alone), config, dataset, out, choice)
+    }
+
+    /// Takes up a run as one of several ranks, which need not be as many as before.
+    /// # Errors
+    /// As for [`Session::resume_at`] and [`Session::start_among`].
+    pub fn resume_among(
+        ranks: Arc<dyn Ranks>,
+        config: Config,
+        dataset: Arc<Dataset>,
+        out: &Path,
+        choice: Choice,
+    ) -> Result<Self, Error> {
+        check_equal(&*ranks, &config, &dataset)?;
+        let taken = first_says(&*ranks, || {
+            let taken = Taken::up(&*ranks, config, &dataset, out, choice)?;
+            let checkpoint = taken.resumed.checkpoint.clone();
+            let origin = Origin { config: taken.config.to_toml(), checkpoint };
+            Ok((taken, origin))
+        })?;
+        let taken = match taken {
+            (Some(taken), _) => Ok(taken),
+            (None, origin) => Taken::after(&*ranks, &origin, &dataset),
+        };
+        let Taken { config, batches, folder, model, resumed, notes } = agree(&*ranks, taken)?;
+        let Model { gpt, moments, step, skipped } = model;
+        let optimisation =
+            Optimisation::among(Arc::clone(&ranks), gpt, moments, step, skipped, &config);
+        let optimisation = agree(&*ranks, optimisation)?;
+        check_weights(&*ranks, optimisation.gpt().parameters())?;
+        agree(&*ranks, optimisation.share(config.micro_batches()))?;
+        let mut session = Self::assemble(ranks, config, dataset, batches, folder, optimisation)?;
+        session.saved = resumed.checkpoint.clone().map(|path| (resumed.step, path));
+        session.resumed = Some(resumed);
+        session.notes.splice(0..0, notes);
+        Ok(session)
+    }
+
+    fn assemble(
+        ranks: Arc<dyn Ranks>,
+        config: Config,
+        dataset: Arc<Dataset>,
+        batches: Batches,
+        folder: Option<RunFolder>,
+        optimisation: Optimisation,
+    ) -> Result<Self, Error> {
+        let step = optimisation.steps() as usize;
+        let layers = optimisation.gpt().layer_sparsity(&config.sparsity);
+        let opened = folder.map(|folder| Records::open(folder, step, &layers)).transpose();
+        // Who knows the last evaluation knows whether another one is due.
+        let (records, validation) = first_says(&*ranks, || {
+            let opened = opened?.expect("rank 0 has the folder");
+            let validation = opened.validation.clone();
+            Ok((opened, validation))
+        })?;
+        let Opened { records, last, logged, notes, .. } = match records {
+            Some(Opened { records, last, logged, notes, .. }) => {
+                Opened { records: Some(records), last, logged, notes, validation: None }
+            }
+            None => {
+                Opened { records: None, last: None, logged: step, notes: vec![], validation: None }
+            }
+        };
+        let (sequences, context) = (config.train.batch, config.train.context);
+        let cost = optimisation.gpt().cost(TokenLayout { sequences, context });
+        Ok(Self {
+            ranks,
+            config,
+            dataset,
+            batches,
+            optimisation,
+            records,
+            flops_per_step: (cost.forward_flops + cost.backward_flops) as f64,
+            last_seconds: f64::NAN,
+            last,
+            logged,
+            validation,
+            saved: None,
+            resumed: None,
+            notes,
+        })
+    }
+
+    /// All ranks that train this run.
+    pub fn ranks(&self) -> &dyn Ranks {
+        &*self.ranks
+    }
+
+    /// What all ranks return if all succeeded; otherwise an error on every rank.
+    /// # Errors
+    /// If a rank failed or is lost.
+    pub(crate) fn agree<T>(&self, mine: Result<T, Error>) -> Result<T, Error> {
+        agree(&*self.ranks, mine)
+    }
+
+    /// Optimiser steps done.
+    pub fn step(&self) -> usize {
+        self.optimisation.steps() as usize
+    }
+
+    /// The model.
+    pub fn gpt(&self) -> &Gpt {
+        self.optimisation.gpt()
+    }
+
+    /// The optimiser's moments: those of this rank's shard.
+    pub fn moments(&self) -> &Moments {
+        self.optimisation.moments()
+    }
+
+    /// How the run was taken up, if it was.
+    pub fn resumed(&self) -> Option<Progress<'_>> {
+        let Resumed { step, checkpoint, skipped } = self.resumed.as_ref()?;
+        Some(Progress::Resumed { step: *step, checkpoint: checkpoint.as_deref(), skipped })
+    }
+
+    /// What whoever trains it should know of how it goes on: that it was given more steps, that parts of
+    /// its logs are lost.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
+    }
+
+    /// Makes an optimiser step, unless all are done.
+    /// # Errors
+    /// If a loss or a gradient is not finite and not to be skipped: then all is as before. If a weight
+    /// or a moment is not finite after the update: then the run can only be resumed, from its last
+    /// checkpoint. If data cannot be read or logs not be written.
+    pub fn advance(&mut self, watch: &mut dyn Watch) -> Result<Advance, Error> {
+        if self.step() >= self.config.train.steps {
+            return Ok(Advance::Finished);
+        }
+        let (started, position) = (Instant::now(), self.batches.position());
+        let (on_nonfinite, lr) =
+            (self.config.train.on_nonfinite, self.optimisation.learning_rate());
+        let all = self.config.micro_batches();
+        let mine = self.optimisation.share(all).and_then(|share| self.next_micro_batches(share));
+        let mine = match &mine {
+            Ok(mine) => Ok(&mine[..]),
+            Err(_) => Err(mine.expect_err("just seen")),
+        };
+        let (loss, grad_norm, problem) = match self.optimisation.step_of(all, mine, watch) {
+            Ok(done) => (done.loss.mean(), done.grad_norm, None),
+            Err(error) if on_nonfinite == OnNonFinite::Skip && may_be_skipped(&error) => {
+                self.optimisation.skip();
+                (f64::NAN, f64::NAN, Some(error))
+            }
+            Err(error) => {
+                self.batches.seek(position)?;
+                return if let Error::Stopped = error { Ok(Advance::Stopped) } else { Err(error) };
+            }
+        };
+        self.last_seconds = started.elapsed().as_secs_f64();
+        let before = self.last.as_ref().map_or(0.0, |last| last.seconds);
+        let train = &self.config.train;
+        let metrics = StepMetrics {
+            step: self.step(),
+            loss,
+            lr,
+            grad_norm,
+            tokens: (self.step() * train.batch * train.context) as u64,
+            seconds: before + self.last_seconds,
+            skipped: self.optimisation.skipped(),
+        };
+        let logged = self.records.as_mut().map_or(Ok(()), |records| records.step(&metrics));
+        self.agree(logged)?;
+        self.logged += 1;
+        self.last = Some(metrics.clone());
+        Ok(match problem {
+            None => Advance::Stepped(metrics),
+            Some(problem) => Advance::Skipped(metrics, problem),
+        })
+    }
+
+    /// The sequences of this rank's micro-batches of the next step; those of others are passed over.
+    fn next_micro_batches(&mut self, share: Range<usize>) -> Result<Vec<TokenBatch>, Error> {
+        let train = &self.config.train;
+        let (batch, most) = (train.batch, train.micro_batch);
+        let (first, end) = (share.start * most, batch.min(share.end * most));
+        self.pass_over(first)?;
+        let firsts = (first..end).step_by(most);
+        let micro_batches = firsts.map(|first| {
+            let sequences = (first..end.min(first + most)).map(|_| self.batches.next_sequence());
+            Ok(TokenBatch::new(sequences.collect::<Result<Vec<_>, _>>()?.into_iter()))
+        });
+        let micro_batches = micro_batches.collect::<Result<_, Error>>()?;
+        self.pass_over(batch - end)?;
+        Ok(micro_batches)
+    }
+
+    /// Goes on in the data as if so many sequences had been read.
+    fn pass_over(&mut self, sequences: usize) -> Result<(), Error> {
+        if sequences > 0 {
+            let Position { epoch, index } = self.batches.position();
+            let windows = self.batches.windows_per_epoch();
+            let all = epoch * windows + index + sequences as u64;
+            self.batches.seek(Position { epoch: all / windows, index: all % windows })?;
+        }
+        Ok(())
+    }
+
+    /// How fast the run is; not a number before a step.
+    pub fn pace(&self) -> Pace {
+        let (steps, step) = (self.config.train.steps, self.step());
+        let seconds = self.last.as_ref().map_or(0.0, |last| last.seconds);
+        Pace {
+            steps,
+            tokens_per_second: self.tokens_per_second(),
+            flops_per_second: self.flops_per_step / self.last_seconds,
+            seconds_left: (steps - step) as f64 * seconds / self.logged as f64,
+        }
+    }
+
+    /// Tokens per second of the steps whose times are known.
+    fn tokens_per_second(&self) -> f64 {
+        let train = &self.config.train;
+        let tokens = (self.logged * train.batch * train.context) as f64;
+        tokens / self.last.as_ref().map_or(0.0, |last| last.seconds)
+    }
+
+    /// Whether the configuration asks for an evaluation here that was not made yet.
+    pub fn is_evaluation_due(&self) -> bool {
+        let known = self.validation.as_ref().is_some_and(|last| last.step == self.step());
+        !known && self.is_due(self.config.eval.every)
+    }
+
+    /// Whether the configuration asks for a checkpoint here that was not saved yet.
+    pub fn is_save_due(&self) -> bool {
+        let known = self.saved.as_ref().is_some_and(|(step, _)| *step == self.step());
+        !known && self.is_due(self.config.checkpoint.every)
+    }
+
+    /// Whether something that happens every `every` steps, and after the last, is due now.
+    fn is_due(&self, every: usize) -> bool {
+        let step = self.step();
+        step >= self.config.train.steps || step > 0 && every > 0 && step.is_multiple_of(every)
+    }
+
+    /// Measures the validation loss, and writes it down.
+    /// # Errors
+    /// If it is not finite, `watch` asks to stop, data cannot be read or logs not be written.
+    pub fn evaluate(&mut self, watch: &mut dyn Watch) -> Result<Validation, Error> {
+        let windows = Windows::of(&self.config);
+        let found = validation_loss(self.gpt(), &self.dataset, windows, &*self.ranks, watch)?;
+        let validation = Validation { step: self.step(), val_loss: found.val_loss };
+        let logged =
+            self.records.as_mut().map_or(Ok(()), |records| records.evaluation(&validation));
+        self.agree(logged)?;
+        self.validation = Some(validation.clone());
+        Ok(validation)
+    }
+
+    /// Saves the state as a checkpoint, unless it is one already, and returns its folder.
+    /// # Errors
+    /// If a weight or a moment is not finite, or the system refuses; if ranks have come to hold other
+    /// weights.
+    pub fn save(&mut self) -> Result<PathBuf, Error> {
+        let now = self.step();
+        if let Some((step, path)) = &self.saved
+            && *step == now
+        {
+            return Ok(path.clone());
+        }
+        let path = match self.ranks.count() {
+            1 => self.write_checkpoint(None)?,
+            _ => {
+                check_weights(&*self.ranks, self.gpt().parameters())?;
+                let moments = self.optimisation.whole_moments()?;
+                let saved = match &moments {
+                    Some(whole) => self.write_checkpoint(Some(whole)),
+                    None => Ok(PathBuf::new()),
+                };
+                moments.into_iter().for_each(|whole| self.optimisation.recycle(whole));
+                let (_, path) = first_says(&*self.ranks, || saved.map(|path| ((), path)))?;
+                path
+            }
+        };
+        self.saved = Some((now, path.clone()));
+        Ok(path)
+    }
+
+    /// Writes a checkpoint with those moments, or with the optimiser's own, where the records are.
+    fn write_checkpoint(&mut self, moments: Option<&Moments>) -> Result<PathBuf, Error> {
+        let records = self.records.as_mut().expect("rank 0 writes");
+        records.sync()?;
+        let Position { epoch, index } = self.batches.position();
+        let snapshot = Snapshot {
+            config: &self.config,
+            step: self.optimisation.steps(),
+            skipped: self.optimisation.skipped(),
+            parameters: self.optimisation.gpt().parameters(),
+            moments: Some(moments.unwrap_or(self.optimisation.moments())),
+            data: DataState {
+                sequences: epoch * self.batches.windows_per_epoch() + index,
+                fingerprint: self.dataset.fingerprint(),
+                tokenizer: self.dataset.tokenizer_hash(),
+            },
+        };
+        let folder = records.folder().checkpoints();
+        let path = checkpoint::save(&folder, &snapshot)?;
+        checkpoint::prune(&folder, &self.config.checkpoint, self.optimisation.steps())?;
+        Ok(path)
+    }
+
+    /// Writes the final report into the folder.
+    /// # Errors
+    /// If the system refuses.
+    /// # Panics
+    /// If the model as it is was not evaluated.
+    pub fn finish(&self) -> Result<TrainingReport, Error> {
+        let last = self.last.as_ref().filter(|last| last.step == self.step());
+        let validation = self.validation.as_ref().filter(|last| last.step == self.step());
+        let gpt = self.gpt();
+        let layers = gpt.layer_sparsity(&self.config.sparsity);
+        let report = TrainingReport {
+            step: self.step(),
+            train_loss: last.map_or(f64::NAN, |last| last.loss),
+            val_loss: validation.expect("a model that was evaluated").val_loss,
+            tokens_per_second: self.tokens_per_second(),
+            flops: self.flops_per_step * self.step() as f64,
+            weights_hash: weights_hash(gpt.parameters()),
+            parameters: gpt.parameters().count(),
+            nnz: layers.iter().map(|layer| layer.nnz).sum(),
+            layers,
+        };
+        let written = self
+            .records
+            .as_ref()
+            .map_or(Ok(()), |records| records.folder().finish(&self.config, &report));
+        self.agree(written)?;
+        Ok(report)
+    }
+}
+
+/// A run that is taken up, on one rank.
+struct Taken {
+    config: Config,
+    batches: Batches,
+    folder: Option<RunFolder>,
+    model: Model,
+    resumed: Resumed,
+    notes: Vec<String>,
+}
+
+/// Where an optimisation goes on.
+struct Model {
+    gpt: Gpt,
+    moments: Moments,
+    step: u64,
+    skipped: u64,
+}
+
+impl Taken {
+    /// On the rank that has the folder.
+    fn up(
+        ranks: &dyn Ranks,
+        mut config: Config,
+        dataset: &Arc<Dataset>,
+        out: &Path,
+        choice: Choice,
+    ) -> Result<Self, Error> {
+        let before = read_config(out)?;
+        if config.kernels.plans.is_empty() {
+            // Other plans would give other bits.
+            config.kernels = before.kernels.clone();
+        }
+        let (config, mut batches) = fit(config, dataset)?;
+        let folder = RunFolder::resume(out, &config, dataset)?;
+        let fingerprint = dataset.fingerprint();
+        let read = |checkpoint: &Checkpoint| {
+            checkpoint.check_run(&config, &fingerprint)?;
+            Model::read(ranks, checkpoint, &config)
+        };
+        let chosen = checkpoint::choose(&folder.checkpoints(), choice, read)?;
+        let mut notes = Vec::new();
+        let (model, resumed) = match chosen {
+            Some(Chosen { checkpoint, content, skipped }) => {
+                seek(&mut batches, &checkpoint)?;
+                notes.extend(extension(&checkpoint.config, &config));
+                let step = content.step as usize;
+                (content, Resumed { step, checkpoint: Some(checkpoint.path), skipped })
+            }
+            None => {
+                let (mine, theirs) = (config.train.steps, before.train.steps);
+                if mine != theirs {
+                    let differences = config.differences(&before);
+                    return Err(Error::OtherSettings { path: out.to_path_buf(), differences });
+                }
+                (Model::new(ranks, &config)?, Resumed::anew())
+            }
+        };
+        if config.train.steps != before.train.steps {
+            folder.plan(&config)?;
+        }
+        // What an interrupted save or removal left.
+        checkpoint::prune(&folder.checkpoints(), &config.checkpoint, model.step)?;
+        Ok(Self { config, batches, folder: Some(folder), model, resumed, notes })
+    }
+
+    /// On the others: what rank 0 has taken up.
+    fn after(ranks: &dyn Ranks, origin: &Origin, dataset: &Arc<Dataset>) -> Result<Self, Error> {
+        let (config, mut batches) = fit(origin.config()?, dataset)?;
+        let (model, resumed) = match &origin.checkpoint {
+            Some(path) => {
+                let checkpoint = Checkpoint::open(path)?;
+                seek(&mut batches, &checkpoint)?;
+                let model = Model::read(ranks, &checkpoint, &config)?;
+                let (step, skipped) = (model.step as usize, vec![]);
+                (model, Resumed { step, checkpoint: Some(path.clone()), skipped })
+            }
+            None => (Model::new(ranks, &config)?, Resumed::anew()),
+        };
+        Ok(Self { config, batches, folder: None, model, resumed, notes: vec![] })
+    }
+}
+
+impl Resumed {
+    fn anew() -> Self {
+        Self { step: 0, checkpoint: None, skipped: vec![] }
+    }
+}
+
+impl Model {
+    fn new(ranks: &dyn Ranks, config: &Config) -> Result<Self, Error> {
+        let gpt = Gpt::new(config)?;
+        let moments = moments_of(ranks, &gpt);
+        Ok(Self { gpt, moments, step: 0, skipped: 0 })
+    }
+
+    /// The model of a checkpoint, and this rank's shard of its moments.
+    fn read(ranks: &dyn Ranks, checkpoint: &Checkpoint, config: &Config) -> Result<Self, Error> {
+        let gpt = checkpoint.model(config)?;
+        let zeros = moments_of(ranks, &gpt);
+        let moments = checkpoint.moments_of(gpt.parameters(), zeros.first.held())?;
+        let manifest = &checkpoint.manifest;
+        let (step, skipped) = (manifest.step, manifest.skipped);
+        Ok(Self { gpt, moments: moments.unwrap_or(zeros), step, skipped })
+    }
+}
+
+/// Moments before the first update, of this rank's shard.
+fn moments_of(ranks: &dyn Ranks, gpt: &Gpt) -> Moments {
+    let layout = gpt.parameters().layout();
+    Moments::shard(layout, layout.shards(ranks.count())[ranks.rank()].clone())
+}
+
+/// Goes on in the data where a checkpoint was made.
+fn seek(batches: &mut Batches, checkpoint: &Checkpoint) -> Result<(), Error> {
+    let (sequences, windows) = (checkpoint.manifest.data.sequences, batches.windows_per_epoch());
+    Ok(batches.seek(Position { epoch: sequences / windows, index: sequences % windows })?)
+}
+
+/// What becomes of the learning rate where a run that has done all of its `planned` steps gets more.
+fn extension(planned: &Config, now: &Config) -> Option<String> {
+    let (done, all) = (planned.train.steps, now.train.steps);
+    (done != all).then(|| {
+        let last = Schedule::new(planned).learning_rate(done.saturating_sub(1));
+        let next = Schedule::new(now).learning_rate(done);
+        format!(
+            "all {done} steps are done, and {all} are wanted now: the learning rate goes on as planned for \
+             {all} steps, from {last:.3e} to {next:.3e}"
+        )
+    })
+}
+
+/// Whether a step failed because of its data, so that the next one may succeed.
+fn may_be_skipped(error: &Error) -> bool {
+    let Error::Step { source, .. } = error else { return false };
+    matches!(**source, Error::NonFinite { what: "loss" | "gradient", .. })
+}
+
+/// The configuration with the vocabulary of the data, and the data that it asks for.
+fn fit(mut config: Config, dataset: &Arc<Dataset>) -> Result<(Config, Batches), Error> {
+    config.validate()?;
+    let needed = dataset.vocab_size();
+    if config.model.vocabulary == 0 {
+        config.model.vocabulary = needed;
+    }
+    if config.model.vocabulary < needed {
+        let found = config.model.vocabulary;
+        let problem = format!("is {found}, but the data have {needed} tokens: leave it at 0");
+        return Err(Error::setting("model.vocabulary", problem));
+    }
+    validation_tokens(dataset)?;
+    let (context, seed) = (config.train.context, config.train.seed);
+    let batches = Batches::new(Arc::clone(dataset), Split::Train, context, seed)?;
+    Ok((config, batches))
+}

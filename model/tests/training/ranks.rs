@@ -1,0 +1,268 @@
+//! Runs of several ranks: the bits of one process, whatever happens on the way.
+
+use crate::support::{config, dataset};
+use crate::{trace, train};
+use mediswift_data::Dataset;
+use mediswift_engine::BLOCK;
+use mediswift_model::checkpoint::Choice;
+use mediswift_model::pretrain::pretrain;
+use mediswift_model::run::TrainingReport;
+use mediswift_model::session::Session;
+use mediswift_model::watch::{Progress, Watch};
+use mediswift_model::{Config, Error};
+use mediswift_ranks::{Faults, Ranks, Threads};
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A run of 8 micro-batches a step, the last one shorter.
+fn of_eight(sparsity: f64) -> Config {
+    let mut config = config(sparsity);
+    for assignment in ["train.batch=15", "train.micro_batch=2", "eval.sequences=5"] {
+        config.set(assignment).unwrap();
+    }
+    config
+}
+
+/// Trains a new run or takes one up, as one of several ranks.
+fn join(
+    ranks: &Arc<dyn Ranks>,
+    config: &Config,
+    data: &Arc<Dataset>,
+    out: &Path,
+    watch: &mut dyn Watch,
+) -> Result<TrainingReport, Error> {
+    let (ranks, config, data) = (Arc::clone(ranks), config.clone(), Arc::clone(data));
+    let mut session = match out.join("config.toml").exists() {
+        false => Session::start_among(ranks, config, data, out)?,
+        true => Session::resume_among(ranks, config, data, out, Choice::default())?,
+    };
+    pretrain(&mut session, watch)
+}
+
+/// Stops a run on one rank once it has made so many steps, in the midst of the next one if that rank has
+/// several micro-batches.
+fn stop_on(rank: usize, after: usize, ranks: &Arc<dyn Ranks>) -> impl Watch + use<> {
+    let (is_it, mut steps) = (ranks.rank() == rank, 0);
+    move |progress: Progress<'_>| {
+        let stop = match progress {
+            Progress::Stepped { metrics, .. } => {
+                steps = metrics.step;
+                false
+            }
+            Progress::Accumulated { .. } | Progress::Judging { .. } => steps >= after,
+            _ => steps > after,
+        };
+        if stop && is_it { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    }
+}
+
+/// The message of an error and its causes.
+fn text(error: &Error) -> String {
+    match std::error::Error::source(error) {
+        None => error.to_string(),
+        Some(cause) => format!("{error}: {cause}"),
+    }
+}
+
+#[test]
+fn any_number_of_ranks_trains_the_run_of_one_process() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = dataset(folder.path(), 1);
+    for sparsity in [0.0, 0.5, 0.75] {
+        let config = of_eight(sparsity);
+        let alone = folder.path().join(format!("alone-{sparsity}"));
+        let report = train(&config, &data, &alone);
+        for count in [2, 3, 4, 8] {
+            let out = folder.path().join(format!("ranks-{sparsity}-{count}"));
+            let reports = Threads::run(count, |ranks| {
+                (join(&ranks, &config, &data, &out, &mut ()).unwrap(), ranks.traffic())
+            });
+            assert_eq!(trace(&out), trace(&alone), "{count} ranks, sparsity {sparsity}");
+            for (other, traffic) in reports {
+                assert_eq!(other.weights_hash, report.weights_hash);
+                assert_eq!(other.val_loss, report.val_loss);
+                assert!(traffic.sent > 0 && traffic.received > 0);
+            }
+        }
+    }
+}
+
+#[test]
+fn fewer_leaves_are_shared_unevenly_and_more_by_more_ranks() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = dataset(folder.path(), 1);
+    for (leaves, batch, count) in [(2, 15, 2), (4, 9, 3), (16, 20, 10), (8, 6, 3)] {
+        let mut config = of_eight(0.5);
+        (config.train.leaves, config.train.batch, config.train.steps) = (leaves, batch, 5);
+        let name = format!("{leaves}-{batch}");
+        let (alone, out) = (folder.path().join(format!("alone-{name}")), folder.path().join(name));
+        train(&config, &data, &alone);
+        Threads::run(count, |ranks| join(&ranks, &config, &data, &out, &mut ()).unwrap());
+        assert_eq!(trace(&out), trace(&alone), "{leaves} leaves, {count} ranks");
+    }
+}
+
+#[test]
+fn a_run_goes_on_with_another_number_of_ranks() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = dataset(folder.path(), 1);
+    let config = of_eight(0.75);
+    let alone = folder.path().join("alone");
+    train(&config, &data, &alone);
+    let expected = trace(&alone);
+    // Who trains, and on which rank the stop comes after how many steps.
+    for (number, turns) in [
+        [(4, 1, 5), (2, 0, 8), (1, 0, usize::MAX)],
+        [(1, 0, 3), (3, 2, 4), (4, 3, usize::MAX)],
+        [(2, 1, 0), (4, 2, 10), (3, 0, usize::MAX)],
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let out = folder.path().join(number.to_string());
+        for (count, stopping, after) in turns {
+            let ends = Threads::run(count, |ranks| {
+                let mut watch = stop_on(stopping, after, &ranks);
+                join(&ranks, &config, &data, &out, &mut watch)
+            });
+            for end in ends {
+                match after {
+                    usize::MAX => assert!(end.is_ok(), "{end:?}"),
+                    _ => assert!(matches!(end, Err(Error::Stopped)), "{end:?}"),
+                }
+            }
+        }
+        assert_eq!(trace(&out), expected, "{number}");
+    }
+}
+
+#[test]
+fn moments_are_shared_out() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = dataset(folder.path(), 1);
+    let mut config = of_eight(0.75);
+    (config.model.d_model, config.train.steps) = (256, 1);
+    for count in [2, 4] {
+        let out = folder.path().join(count.to_string());
+        let shards = Threads::run(count, |ranks| {
+            let (config, data) = (config.clone(), Arc::clone(&data));
+            let session = Session::start_among(ranks, config, data, &out).unwrap();
+            let held = session.moments().first.held();
+            (held, session.gpt().parameters().layout().len())
+        });
+        for (rank, (held, all)) in shards.iter().enumerate() {
+            assert_eq!(held.start, if rank == 0 { 0 } else { shards[rank - 1].0.end });
+            assert!(held.len() <= all / count + BLOCK, "{held:?} of {all}");
+        }
+        assert_eq!(shards[count - 1].0.end, shards[0].1);
+    }
+}
+
+#[test]
+fn late_messages_change_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = dataset(folder.path(), 1);
+    let mut config = of_eight(0.75);
+    config.train.steps = 3;
+    let (alone, out) = (folder.path().join("alone"), folder.path().join("late"));
+    train(&config, &data, &alone);
+    let faults = Faults { delay: Duration::from_millis(2), ..Faults::default() };
+    Threads::run_with(4, faults, |ranks| join(&ranks, &config, &data, &out, &mut ()).unwrap());
+    assert_eq!(trace(&out), trace(&alone));
+}
+
+#[test]
+fn a_rank_that_falls_silent_ends_the_job_and_the_run_goes_on_from_its_checkpoint() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = dataset(folder.path(), 1);
+    let config = of_eight(0.75);
+    let alone = folder.path().join("alone");
+    train(&config, &data, &alone);
+    for (silent, after) in [(0, 3), (1, 40), (2, 150), (1, 400)] {
+        let out = folder.path().join(format!("{silent}-{after}"));
+        let patience = Duration::from_secs(2);
+        let faults = Faults { silent: Some((silent, after)), patience, ..Faults::default() };
+        let ends =
+            Threads::run_with(3, faults, |ranks| join(&ranks, &config, &data, &out, &mut ()));
+        assert!(ends.iter().all(|end| matches!(end, Err(Error::Lost(_)))), "{ends:?}");
+        Threads::run(2, |ranks| join(&ranks, &config, &data, &out, &mut ()).unwrap());
+        assert_eq!(trace(&out), trace(&alone), "rank {silent} silent after {after} messages");
+    }
+}
+
+#[test]
+fn ranks_with_something_else_are_named_with_what_differs() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = [dataset(folder.path(), 1), dataset(folder.path(), 2)];
+    let config = of_eight(0.5);
+    let out = folder.path().join("run");
+    let refused = |start: &(dyn Fn(Arc<dyn Ranks>) -> Result<Session, Error> + Sync),
+                   expected: &str| {
+        let ends = Threads::run(3, |ranks| start(ranks).map(|_| ()).map_err(|error| text(&error)));
+        for end in &ends {
+            let error = end.as_ref().unwrap_err();
+            assert!(error.contains(expected), "{error}");
+        }
+        assert!(!out.exists(), "nothing is begun");
+    };
+    refused(
+        &|ranks| {
+            let data = Arc::clone(&data[usize::from(ranks.rank() == 2)]);
+            Session::start_among(ranks, config.clone(), data, &out)
+        },
+        "rank 2: has other data than rank 0",
+    );
+    refused(
+        &|ranks| {
+            let mut config = config.clone();
+            config.train.lr *= if ranks.rank() == 1 { 2.0 } else { 1.0 };
+            Session::start_among(ranks, config, Arc::clone(&data[0]), &out)
+        },
+        "rank 1: train.lr is 0.006 here, but 0.003 there",
+    );
+    refused(
+        &|ranks| {
+            let mut config = config.clone();
+            config.train.batch = 4;
+            Session::start_among(ranks, config, Arc::clone(&data[0]), &out)
+        },
+        "a step has 2 micro-batches, too few for 3 ranks",
+    );
+    refused(
+        &|ranks| {
+            let mut config = config.clone();
+            config.train.leaves = 2;
+            Session::start_among(ranks, config, Arc::clone(&data[0]), &out)
+        },
+        "a step's 8 micro-batches are 2 leaves, too few for 3 ranks: start at most 2 ranks, or set \
+         train.leaves=4",
+    );
+}
+
+#[test]
+fn what_one_rank_cannot_do_is_an_error_of_all() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = dataset(folder.path(), 1);
+    let config = of_eight(0.5);
+    // The folder is taken: only rank 0 sees it.
+    let out = folder.path().join("run");
+    train(&config, &data, &out);
+    let ends = Threads::run(3, |ranks| {
+        let session = Session::start_among(ranks, config.clone(), Arc::clone(&data), &out);
+        text(&session.map(|_| ()).unwrap_err())
+    });
+    assert!(!ends[0].starts_with("rank 0"), "{}", ends[0]);
+    assert!(ends[1..].iter().all(|end| *end == format!("rank 0: {}", ends[0])), "{ends:?}");
+    // A loss that is not finite, on whichever rank: the same error, and the same step made no update.
+    let mut config = config;
+    config.set("train.lr=1e30").unwrap();
+    config.set("optimiser.warmup_fraction=0").unwrap();
+    let ends = [1, 2, 4].map(|count| {
+        let out = folder.path().join(format!("diverging-{count}"));
+        Threads::run(count, |ranks| text(&join(&ranks, &config, &data, &out, &mut ()).unwrap_err()))
+    });
+    assert!(ends.iter().flatten().all(|end| *end == ends[0][0]), "{ends:?}");
+    assert!(ends[0][0].starts_with("step 2 made no update: "), "{ends:?}");
+}
