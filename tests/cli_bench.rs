@@ -214,9 +214,12 @@ fn one_process_is_told_how_to_start_several() {
     let folder = tempfile::tempdir().expect("temporary folder");
     let message = failure(&run(folder.path(), "bench comm"), 2);
     assert!(message.contains("mpirun -n 2 mediswift bench comm"), "{message}");
-    for options in ["--largest 0", "--seconds -1", "--seconds NaN"] {
+    for options in ["--largest 0", "--seconds=-1", "--seconds NaN"] {
         let message = failure(&run(folder.path(), &format!("bench comm {options}")), 2);
-        assert!(message.contains(options.split(' ').next().expect("an option")), "{message}");
+        assert!(
+            message.contains(options.split([' ', '=']).next().expect("an option")),
+            "{message}"
+        );
     }
 }
 
@@ -231,7 +234,7 @@ fn nonsense_predictions_are_refused_in_one_line() {
         ("--sparsity 2".to_string(), 2, "sparsity"),
         ("--nodes 0".to_string(), 2, "--nodes"),
         ("--gbit 0".to_string(), 2, "must be above 0"),
-        ("--alpha -1".to_string(), 2, "--alpha"),
+        ("--alpha=-1".to_string(), 2, "--alpha"),
         ("--alpha NaN".to_string(), 2, "from 0 to 1e9"),
         (format!("{given} med=3"), 2, "PRESET:SPARSITY=SECONDS"),
         (format!("{given} med:0.5=3"), 2, "says nothing of med:0"),
