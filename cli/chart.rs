@@ -14,7 +14,7 @@ use plotters::coord::Shift;
 use plotters::prelude::*;
 use plotters::style::{FontStyle, register_font};
 
-use crate::verb::Exit;
+use crate::verb::{Exit, refuse_to_overwrite};
 
 /// Pixels of the PNG per unit of the SVG: sharp in print.
 const SCALE: u32 = 2;
@@ -50,6 +50,12 @@ pub fn paths(path: &Path) -> anyhow::Result<[PathBuf; 2]> {
 }
 
 impl Files {
+    /// As [`Files::create`], but nothing that is there already is lost unless `force` says so.
+    pub fn fresh(path: &Path, force: bool) -> anyhow::Result<Self> {
+        paths(path)?.iter().try_for_each(|path| refuse_to_overwrite(path, force))?;
+        Self::create(path)
+    }
+
     /// Makes sure that both can be written.
     pub fn create(path: &Path) -> anyhow::Result<Self> {
         let [svg, png] = paths(path)?.map(|path| {

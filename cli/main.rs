@@ -96,7 +96,9 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return output::usage(&error),
     };
-    let mut job = match Job::find(launch, wishes, command.uses_ranks()) {
+    let found = signals::outlive_file_limits()
+        .and_then(|()| Job::find(launch, wishes, command.uses_ranks()));
+    let mut job = match found {
         Ok(job) => job,
         Err(error) => return output::finish(Err(error), json),
     };

@@ -13,8 +13,8 @@ use crate::chart::losses::{Axis, Losses};
 use crate::chart::sizes::Sizes;
 use crate::chart::speedup::Speedups;
 use crate::chart::{Files, Picture};
-use crate::verb::{Context, Exit, Outcome, Verb, refuse_to_overwrite};
-use crate::{chart, compare};
+use crate::compare;
+use crate::verb::{Context, Exit, Outcome, Verb};
 
 /// Draw results as SVG and PNG: loss curves of runs, or speedups of layers
 ///
@@ -133,10 +133,7 @@ impl Plot {
         mut json: Value,
         mut text: String,
     ) -> anyhow::Result<Outcome> {
-        for path in chart::paths(&self.out)? {
-            refuse_to_overwrite(&path, self.force)?;
-        }
-        let files = Files::create(&self.out)?.draw(picture)?;
+        let files = Files::fresh(&self.out, self.force)?.draw(picture)?;
         for path in &files {
             text += &format!("wrote {}\n", path.display());
         }

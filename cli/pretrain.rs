@@ -143,7 +143,7 @@ fn has_room(config: &Config, dataset: &Dataset, job: &Job) -> anyhow::Result<()>
         config.model.vocabulary = dataset.vocab_size();
     }
     let each = machine::free_memory().map(|free| free / job.ranks_here() as u64);
-    Ok(Memory::of_step(&config).require("training", each)?)
+    Ok(Memory::of_rank(&config, job.ranks.count()).require("training", each)?)
 }
 
 impl Pretrain {

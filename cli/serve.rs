@@ -18,7 +18,6 @@ mod service;
 mod stream;
 mod tokens;
 
-use std::io::Write as _;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -171,7 +170,7 @@ fn most_connections() -> anyhow::Result<usize> {
 }
 
 /// Says where the server listens, at once.
-fn announce(url: &str, service: &Service, as_json: bool) -> std::io::Result<()> {
+fn announce(url: &str, service: &Service, as_json: bool) -> anyhow::Result<()> {
     let line = if as_json {
         let positions = service.gpt.size().context;
         json!({ "url": url, "model": service.name, "context": positions, "notice": NOTICE })
@@ -179,7 +178,5 @@ fn announce(url: &str, service: &Service, as_json: bool) -> std::io::Result<()> 
     } else {
         format!("listening on {url}")
     };
-    let mut stdout = std::io::stdout().lock();
-    writeln!(stdout, "{line}")?;
-    stdout.flush()
+    output::print(&format!("{line}\n"))
 }

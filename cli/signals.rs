@@ -7,19 +7,27 @@
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::thread;
 
 use anyhow::Context;
 use mediswift_ranks::collectives::gather_numbers;
 use mediswift_ranks::{Lost, Ranks};
 use serde_json::{Value, json};
-use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
+use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1, SIGXFSZ};
 use signal_hook::iterator::Signals;
-use signal_hook::low_level;
+use signal_hook::{flag, low_level};
 
 use crate::outcome::{Exit, Outcome};
 use crate::output;
+
+/// Makes a file that may not grow further (`ulimit -f`) an error of whoever writes it, as a full disk is, where
+/// the system would end the program.
+pub fn outlive_file_limits() -> anyhow::Result<()> {
+    let nobody_asks = Arc::new(AtomicBool::new(false));
+    flag::register(SIGXFSZ, nobody_asks).context("cannot watch for signals")?;
+    Ok(())
+}
 
 /// Holds the first signal that came.
 pub struct StopSignal {

@@ -79,7 +79,7 @@ pub fn refuse_to_overwrite(path: &Path, force: bool) -> anyhow::Result<()> {
     let exists = path.symlink_metadata().is_ok();
     anyhow::ensure!(
         force || !exists,
-        "{}: it exists already; choose another --out, or replace it with --force",
+        "{}: it exists already; choose another name, or replace it with --force",
         path.display()
     );
     anyhow::ensure!(!path.is_dir(), "{}: a folder; name a file", path.display());

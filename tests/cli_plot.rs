@@ -74,16 +74,23 @@ fn losses_of_runs_are_drawn_against_tokens_operations_and_time() {
         assert!(svg.contains(part), "no '{part}' in the picture");
     }
 
-    // Neither of the two pictures is replaced unless that is asked for.
-    for (gone, left) in [("svg", "png"), ("png", "svg")] {
-        let path = |ending: &str| at.join("losses").with_extension(ending);
-        fs::remove_file(path(gone)).expect("remove");
-        fs::write(path(left), "mine").expect("write");
-        let message = failure(&run(at, "plot dense --out losses.svg"), 1);
-        assert!(message.contains(&format!("losses.{left}: it exists already")), "{message}");
-        assert!(!path(gone).exists());
-        json(&run(at, "--json plot dense --out losses.svg --force"));
-        drawn(at, "losses");
+    // Whatever draws, neither of the two pictures is replaced unless that is asked for.
+    for command in [
+        "plot dense --out",
+        "data stats dataset --plot",
+        "bench step --preset micro --batch 1 --ctx 16 --steps 1 --plot",
+        "bench layer --shape 64x96 --sparsity 0.5 --tokens 32 --rounds 2 --plot",
+    ] {
+        for (gone, left) in [("svg", "png"), ("png", "svg")] {
+            let path = |ending: &str| at.join("losses").with_extension(ending);
+            fs::remove_file(path(gone)).expect("remove");
+            fs::write(path(left), "mine").expect("write");
+            let message = failure(&run(at, &format!("{command} losses.svg")), 1);
+            assert!(message.contains(&format!("losses.{left}: it exists already")), "{message}");
+            assert!(!path(gone).exists());
+            json(&run(at, &format!("--json {command} losses.svg --force")));
+            drawn(at, "losses");
+        }
     }
 
     let alone = run(at, "plot sparse --x tokens --out alone.png");

@@ -116,11 +116,15 @@ fn the_server_answers_as_score_and_generate_do() {
     assert_eq!(texts[1], answer["choices"][1]["text"].as_str().expect("a text"));
     assert_eq!(events.last().expect("usage")["usage"], answer["usage"]);
     // A stop string ends text and tokens.
-    let stop = server.complete(&json!({
-        "prompt": "Effect of", "max_tokens": 30, "temperature": 0, "stop": ["e"], "logprobs": 0,
-    }));
+    let mut greedy =
+        json!({"prompt": "Effect of", "max_tokens": 30, "temperature": 0, "logprobs": 0});
+    let whole =
+        server.complete(&greedy)["choices"][0]["text"].as_str().expect("a text").to_string();
+    let last = whole.chars().rfind(char::is_ascii_alphabetic).expect("a letter");
+    greedy["stop"] = json!([last.to_string()]);
+    let stop = server.complete(&greedy);
     let text = stop["choices"][0]["text"].as_str().expect("a text");
-    assert!(!text.contains('e'));
+    assert_eq!(Some(text), whole.split(last).next());
     assert_eq!(stop["choices"][0]["finish_reason"], "stop");
     // The chat protocol's way to ask for the log-likelihoods of the tokens taken.
     let asked = |logprobs: Value| {
@@ -478,6 +482,12 @@ fn nobody_stops_the_server() {
     assert!(answer.starts_with("HTTP/1.1 503") && answer.contains("retry-after: 1"), "{answer}");
     assert_eq!(server.ask("/health", None).0, 200);
     drop(refused);
+    // As soon as the server has heard of it.
+    let (begun, body) = (Instant::now(), json!({"prompt": "Effect", "max_tokens": 1}).to_string());
+    while server.ask("/v1/completions", Some(&body)).0 == 503 {
+        assert!(begun.elapsed() < Duration::from_secs(10), "the queue is still full");
+        thread::sleep(Duration::from_millis(20));
+    }
     is_answered(&server);
 
     // Everything as large as it may be, or larger, several at once, and nobody reads the answers.

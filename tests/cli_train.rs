@@ -12,7 +12,7 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use common::{contents, failure, json, program, run};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 /// Settings of a run that takes a fraction of a second.
@@ -60,6 +60,11 @@ fn pretrain_evaluate_generate() {
     let layers = report["layers"].as_array().expect("a list");
     assert_eq!(layers.len(), 2 * 4);
     assert!(layers.iter().all(|layer| number(&layer["actual"]) == 0.75));
+    // A layer may lose its last weight.
+    let bare = "--json pretrain --preset micro --data dataset --sparsity 0.9999999 --out bare \
+                --set train.steps=1 --set train.batch=1";
+    let bare = json(&run(at, bare));
+    assert_eq!((&bare["nnz"], &bare["sparsity"]["actual"]), (&json!(0), &json!(1.0)));
 
     let evaluation = json(&run(at, "--json eval run --data dataset"));
     assert_eq!(number(&evaluation["val_loss"]), val_loss);

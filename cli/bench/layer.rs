@@ -16,12 +16,13 @@ use mediswift_kernels::sparse::files::{self, FileMatrix};
 use mediswift_kernels::sparse::mask::{Draw, MASKS};
 
 use self::report::{Report, Title};
+use crate::chart::Files;
 use crate::chart::speedup::Speedups;
 use crate::machine::{Load, Machine};
 use crate::output;
 use crate::progress;
 use crate::signals::StopSignal;
-use crate::verb::{Context, Exit, Outcome, Verb};
+use crate::verb::{Context, Exit, Outcome, Verb, refuse_to_overwrite};
 
 /// Measure the speedup of sparse layers, against dense ones and against theory
 ///
@@ -93,6 +94,10 @@ pub struct Layer {
     /// Draw measured against theoretical speedup, as SVG and as PNG beside it
     #[arg(long, value_name = "FILE")]
     plot: Option<PathBuf>,
+
+    /// Replace pictures and plans that are there already
+    #[arg(long)]
+    force: bool,
 }
 
 /// Outputs × inputs of MediSwift-Med's layers; then, of a full measurement alone, of a square one and
@@ -164,9 +169,10 @@ impl Verb for Layer {
             baselines.push(Baseline::Blas(Blas::load(path, context.threads)?));
         }
         // Better to fail now than after minutes of measuring.
-        let chart = self.plot.as_deref().map(crate::chart::Files::create).transpose()?;
+        let create = |path: &PathBuf| Files::fresh(path, self.force);
+        let chart = self.plot.as_ref().map(create).transpose()?;
         if let Some(path) = &self.save_plans {
-            crate::verb::refuse_to_overwrite(path, false)?;
+            refuse_to_overwrite(path, self.force)?;
         }
         let cases = self.cases(&source);
         let machine = Machine::look()?;

@@ -73,6 +73,10 @@ pub struct Step {
     #[arg(long, value_name = "FILE")]
     plot: Option<PathBuf>,
 
+    /// Replace pictures that are there already
+    #[arg(long)]
+    force: bool,
+
     /// Measure even what seems not to fit into memory
     #[arg(long)]
     anyway: bool,
@@ -87,7 +91,7 @@ impl Verb for Step {
             memory.require("a step of all models at once", machine::free_memory())?;
         }
         let needed = memory.total();
-        let chart = self.plot.as_deref().map(Files::create).transpose()?;
+        let chart = self.plot.as_deref().map(|path| Files::fresh(path, self.force)).transpose()?;
         let load = Load::now();
         let isa = IsaKind::active()?;
         let peak = probe::fma_peak(isa);

@@ -26,11 +26,15 @@ pub struct Stats {
     /// Draw the distribution of lengths, as SVG and PNG
     #[arg(long, value_name = "FILE")]
     plot: Option<PathBuf>,
+
+    /// Replace pictures that are there already
+    #[arg(long)]
+    force: bool,
 }
 
 impl Verb for Stats {
     fn run(self, _: &Context) -> anyhow::Result<Outcome> {
-        let files = self.plot.as_deref().map(Files::create).transpose()?;
+        let files = self.plot.as_deref().map(|path| Files::fresh(path, self.force)).transpose()?;
         let dataset = Dataset::open(&self.dataset)?;
         let splits = [dataset.statistics(Split::Train)?, dataset.statistics(Split::Validation)?];
         let drawn = match files {

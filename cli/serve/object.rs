@@ -3,43 +3,17 @@
 use std::fmt;
 use std::marker::PhantomData;
 
-use serde::de::value::MapAccessDeserializer;
+use mediswift_model::object::Object;
 use serde::de::{Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, de::DeserializeOwned};
 
 use super::problem::Problem;
 
-/// What comes as an object, and not as an array that fills its fields by their places.
-pub struct Object<T>(pub T);
-
-impl<T: DeserializeOwned> Object<T> {
-    /// The object that a body is.
-    pub fn read(body: &[u8]) -> Result<T, Problem> {
-        let Self(value) = serde_json::from_slice(body).map_err(|error| {
-            Problem::bad(None, format!("the body is not as it should be: {error}"))
-        })?;
-        Ok(value)
-    }
-}
-
-impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Fields<T>(PhantomData<T>);
-
-        impl<'de, T: Deserialize<'de>> Visitor<'de> for Fields<T> {
-            type Value = Object<T>;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a JSON object")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Object<T>, A::Error> {
-                T::deserialize(MapAccessDeserializer::new(map)).map(Object)
-            }
-        }
-
-        deserializer.deserialize_map(Fields(PhantomData))
-    }
+/// The object that a body is.
+pub fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
+    let Object(value) = serde_json::from_slice(body)
+        .map_err(|error| Problem::bad(None, format!("the body is not as it should be: {error}")))?;
+    Ok(value)
 }
 
 /// How many entries an object has; they are not kept.

@@ -1,9 +1,10 @@
 //! The body of a completion request, and the limits on it.
 
 use mediswift_model::generate::GenerateOptions;
+use mediswift_model::object::Object;
 use serde::Deserialize;
 
-use super::object::{Entries, Object};
+use super::object::Entries;
 use super::problem::Problem;
 use super::prompt::{Logprobs, MOST_CHOICES, Prompt, Stop};
 

@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 use super::answer::{self, Answer};
 use super::completions::Completion;
 use super::connections::Seat;
-use super::object::Object;
+use super::object;
 use super::problem::Problem;
 use super::queue::stopping;
 use super::service::Service;
@@ -81,16 +81,16 @@ impl Visit {
             "/tokenizer_info" => tokens::describe(service)?.to_string(),
             "/tokenize" => {
                 let answer =
-                    |service: &_, body: &[u8]| tokens::tokenize(service, Object::read(body)?);
+                    |service: &_, body: &[u8]| tokens::tokenize(service, object::read(body)?);
                 self.read(read(MOST_BYTES_OF_TOKENS).await?, answer).await?
             }
             "/detokenize" => {
                 let answer =
-                    |service: &_, body: &[u8]| tokens::detokenize(service, Object::read(body)?);
+                    |service: &_, body: &[u8]| tokens::detokenize(service, object::read(body)?);
                 self.read(read(MOST_BYTES_OF_TOKENS).await?, answer).await?.to_string()
             }
             "/v1/completions" => {
-                let make = |service: &_, body: &[u8]| Completion::new(service, Object::read(body)?);
+                let make = |service: &_, body: &[u8]| Completion::new(service, object::read(body)?);
                 let completion = self.read(read(MOST_BYTES).await?, make).await?;
                 return self.complete(completion).await;
             }

@@ -9,7 +9,7 @@ use std::path::Path;
 /// A lock, held until it is dropped or its process is gone, however that ends. The file stays.
 #[derive(Debug)]
 pub struct Lock {
-    _file: File,
+    file: File,
 }
 
 impl Lock {
@@ -39,7 +39,7 @@ impl Lock {
             let _ = set_length(path, &file, 0).and_then(|()| {
                 write_at(path, &file, 0, format!("{}\n", std::process::id()).as_bytes())
             });
-            return Ok(Some(Self { _file: file }));
+            return Ok(Some(Self { file }));
         }
     }
 
@@ -49,6 +49,15 @@ impl Lock {
         // Written by an earlier holder, if there is no such process.
         let is_there = Path::new("/proc").join(format!("{number}")).exists();
         is_there.then_some(number)
+    }
+}
+
+impl Drop for Lock {
+    /// Closing would not do: a child process of another thread has the file open too, until it becomes
+    /// another program.
+    fn drop(&mut self) {
+        // What cannot be unlocked is unlocked when all have closed it.
+        let _ = self.file.unlock();
     }
 }
 
@@ -65,6 +74,8 @@ mod tests {
         if cfg!(target_os = "linux") {
             assert_eq!(Lock::holder(&path), Some(std::process::id()));
         }
+        // As a child has it that was started meanwhile.
+        let _inherited = held.file.try_clone().unwrap();
         drop(held);
         assert!(path.exists() && Lock::take(&path).unwrap().is_some());
         // No process has this number.

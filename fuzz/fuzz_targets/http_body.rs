@@ -11,12 +11,11 @@ mod prompt;
 #[path = "../../cli/serve/request.rs"]
 mod request;
 
-use object::Object;
 use prompt::{MOST_CHOICES, MOST_STOPS, MOST_TOKENS, Prompt};
 use request::Body;
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
-    match Object::<Body>::read(bytes).and_then(Body::check) {
+    match object::read::<Body>(bytes).and_then(Body::check) {
         Ok(wanted) => {
             let first = bytes.iter().find(|byte| !byte.is_ascii_whitespace());
             assert_eq!(first, Some(&b'{'), "only an object is a request");

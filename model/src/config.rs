@@ -359,11 +359,11 @@ mod tests {
             ("train = 3\n[model]\npreset = 'tiny'", "train must be a table, but is the integer 3"),
             (
                 "[model]\npreset = 'tiny'\nlayers = 'x'",
-                "model.layers must be a whole number of at least 0, but is the string \"x\"",
+                "model.layers must be a whole number of at least 0 and below 2^63, but is the string \"x\"",
             ),
             (
                 "[model]\npreset = 'tiny'\nlayers = -1",
-                "model.layers must be a whole number of at least 0, but is the integer -1",
+                "model.layers must be a whole number of at least 0 and below 2^63, but is the integer -1",
             ),
             (
                 "[model]\npreset = 'tiny'\n[[sparsity.groups]]\nparam_filters = []",
@@ -394,7 +394,7 @@ mod tests {
             ("lr=1", "expected table.key=value"),
             (
                 "train.steps=1e3",
-                "train.steps must be a whole number of at least 0, but is the float 1000",
+                "train.steps must be a whole number of at least 0 and below 2^63, but is the float 1000",
             ),
             ("train.lr=fast", "train.lr must be a number, but is the string \"fast\""),
             ("train.rl=1", "--set train.rl=1: [train]: unknown key 'rl': did you mean 'lr'?"),

@@ -195,7 +195,10 @@ pub enum Error {
         expected: Vec<usize>,
     },
     /// A NaN or an infinity where a finite number must be.
-    #[error("{what} '{name}' is {value} at element {position}: every value must be finite")]
+    #[error(
+        "{what} '{name}' is {value} at element {position}: every value must be finite{}",
+        way_out(what)
+    )]
     NonFinite {
         /// Weight, gradient, loss, …
         what: &'static str,
@@ -274,6 +277,14 @@ fn gigabytes(bytes: u64) -> String {
     match bytes as f64 / 1e9 {
         some @ ..1e5 => format!("{some:.1} GB"),
         many => format!("{many:.1e} GB"),
+    }
+}
+
+/// What may help where training made a number that is none.
+fn way_out(what: &str) -> &'static str {
+    match what {
+        "loss" | "gradient" | "new weight" | "new moment" => "; a smaller learning rate may help",
+        _ => "",
     }
 }
 

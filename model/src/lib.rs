@@ -14,7 +14,8 @@
 //! * [`watch`]: who is told how long work gets on, and may stop it.
 //! * [`interchange`]: runs as Hugging Face folders and GGUF files, and back.
 //! * [`tasks`]: what to fine-tune for; [`finetune`]: dense fine-tuning and soft prompts.
-//! * [`named`]: things that are chosen by name; [`error`]: what can go wrong with what comes from outside.
+//! * [`named`]: things that are chosen by name; [`object`]: JSON objects and nothing else; [`error`]: what can go
+//!   wrong with what comes from outside.
 #![warn(missing_docs)]
 
 // The tests' support speaks of this crate by its name.
@@ -42,6 +43,7 @@ mod init;
 pub mod interchange;
 pub mod memory;
 pub mod named;
+pub mod object;
 pub mod optimisation;
 pub mod plans;
 pub mod presets;

@@ -17,7 +17,8 @@
 //! A block leaves 18 d values per token: two norms, 3 d of query, key and value, attention,
 //! projection and sum, 4 d twice in the MLP, its projection and sum; norms save two values and
 //! attention one per head. If blocks are recomputed in the backward pass, each keeps only its input
-//! of d, and one at a time has everything else.
+//! of d, and one at a time has everything else. Of several ranks each holds its share of moments, tokens and the
+//! gradient tree, and everything else whole ([`Memory::of_rank`]).
 //!
 //! Not counted: the program itself, the scratch memory of threads (a few megabytes each), pages of
 //! the data, which the system may drop, and plans that hold dense copies of sparse weights (layers
@@ -29,6 +30,7 @@ use crate::error::Error;
 use crate::finetune::settings::{Settings, Weights};
 use crate::gradient_tree::leaf;
 use crate::presets::PAPER_VOCABULARY;
+use crate::reduction::PART;
 use crate::rehearsal::Rehearsal;
 use mediswift_engine::TokenLayout;
 use mediswift_engine::ops::CHUNK_TILES;
@@ -74,6 +76,26 @@ impl Memory {
     /// Of a training step as `config` describes it. Without a vocabulary yet, the paper's is assumed.
     pub fn of_step(config: &Config) -> Self {
         Self::of(config, 0)
+    }
+
+    /// The same on each of so many ranks: moments are shared out, and of the gradients' tree a rank holds the
+    /// sums of its own leaves, and of all nodes the part that is being added up.
+    pub fn of_rank(config: &Config, ranks: usize) -> Self {
+        let step = Self::of_step(config);
+        if ranks < 2 {
+            return step;
+        }
+        let micro_batches = config.micro_batches();
+        let leaves = micro_batches.div_ceil(leaf(micro_batches, config.train.leaves.max(1)));
+        let levels = u64::from(leaves.div_ceil(ranks).max(1).ilog2()) + 1;
+        // Most ranks hold one or two nodes.
+        let parts = product(&[2, ranks, PART]).saturating_mul(VALUE).min(step.weights.saturating_mul(2));
+        Self {
+            moments: step.moments / ranks as u64,
+            gradients: step.weights.saturating_mul(levels).saturating_add(parts),
+            tokens: step.tokens / ranks as u64,
+            ..step
+        }
     }
 
     /// Of fine-tuning the model that `config` describes.
@@ -274,6 +296,22 @@ mod tests {
         assert!(5 * again.activations < whole.activations);
         assert_eq!(again.total() - again.activations, whole.total() - whole.activations);
         assert!(Memory { plans: 0, ..whole }.total() < whole.total());
+    }
+
+    #[test]
+    fn ranks_share_moments_and_gradients() {
+        let mut config = config(0.5);
+        (config.train.batch, config.train.micro_batch) = (8, 1);
+        let alone = Memory::of_step(&config);
+        assert_eq!(Memory::of_rank(&config, 1), alone);
+        for (ranks, levels) in [(2, 3), (4, 2), (8, 1)] {
+            let each = Memory::of_rank(&config, ranks);
+            assert_eq!(each.moments, alone.moments / ranks as u64);
+            assert_eq!(each.weights, alone.weights);
+            // The parts that are added up are small beside a large model, not beside this one.
+            assert!((levels..=levels + 2).contains(&(each.gradients / each.weights)), "{ranks}");
+            assert!(each.total() < alone.total());
+        }
     }
 
     #[test]

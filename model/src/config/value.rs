@@ -22,14 +22,18 @@ impl Setting for bool {
 impl Setting for usize {
     fn read(value: Value, key: &str, place: &Place) -> Result<Self, Error> {
         let whole = value.as_integer().and_then(|n| n.try_into().ok());
-        whole.ok_or_else(|| wrong_type(place, key, "whole number of at least 0", &value))
+        whole.ok_or_else(|| {
+            wrong_type(place, key, "whole number of at least 0 and below 2^63", &value)
+        })
     }
 }
 
 impl Setting for u64 {
     fn read(value: Value, key: &str, place: &Place) -> Result<Self, Error> {
         let whole = value.as_integer().and_then(|n| n.try_into().ok());
-        whole.ok_or_else(|| wrong_type(place, key, "whole number of at least 0", &value))
+        whole.ok_or_else(|| {
+            wrong_type(place, key, "whole number of at least 0 and below 2^63", &value)
+        })
     }
 }
 

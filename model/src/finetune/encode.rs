@@ -44,6 +44,30 @@ pub struct Fit {
     pub tokens_lost: usize,
     /// Examples that do not fit at all.
     pub unusable: usize,
+    /// Positions of a model that holds every example whole; 0 in the files of older runs.
+    #[serde(default)]
+    pub needed: usize,
+}
+
+impl Fit {
+    /// What the examples of that `part` lose in a model of so many positions, as one line; none if all fit.
+    pub(super) fn note(&self, part: &str, positions: usize) -> Option<String> {
+        let Fit { examples, cut, tokens_lost, unusable, needed } = self;
+        let mut losses = Vec::new();
+        if *cut > 0 {
+            losses.push(format!(
+                "{cut} of {examples} {part} examples lose the beginning of their passage \
+                 ({tokens_lost} tokens in all)"
+            ));
+        }
+        if *unusable > 0 {
+            losses.push(format!("{unusable} of {examples} {part} examples do not fit at all"));
+        }
+        let losses = losses.join(", ");
+        let room =
+            format!("the model has {positions} positions, a context of {needed} would hold all");
+        (!losses.is_empty()).then(|| format!("{losses}: {room}"))
+    }
 }
 
 impl<'a> ExampleEncoder<'a> {
@@ -92,20 +116,21 @@ impl<'a> ExampleEncoder<'a> {
         ids
     }
 
-    /// The tokens before the target, and how many of the passage are lost; none if what may not be
-    /// cut does not fit.
-    fn prefix(&self, example: &Example) -> Option<(Vec<u32>, usize)> {
+    /// How many positions an example takes when nothing is cut, and the tokens before the target, with how
+    /// many of the passage are lost; without these if what may not be cut does not fit.
+    fn prefix(&self, example: &Example) -> (usize, Option<(Vec<u32>, usize)>) {
         let head = self.tokenizer.encode(&example.head);
         let blank = if example.head.is_empty() { "" } else { " " };
         let passage = self.tokenizer.encode(&format!("{blank}{}", example.passage));
         let kept = head.len() + self.prompt.len() + self.longest_target;
-        let room = self.positions.checked_sub(kept)?;
+        let needed = kept + passage.len();
+        let Some(room) = self.positions.checked_sub(kept) else { return (needed, None) };
         let lost = passage.len().saturating_sub(room);
         let mut prefix = vec![self.tokenizer.end_of_text()];
         prefix.extend(head);
         prefix.extend(&passage[lost..]);
         prefix.extend(self.prompt.clone());
-        Some((prefix, lost))
+        (needed, Some((prefix, lost)))
     }
 
     /// All examples, those that do not fit as nothing.
@@ -120,7 +145,9 @@ impl<'a> ExampleEncoder<'a> {
         let mut encoded = Vec::with_capacity(examples.len());
         for example in examples {
             watch.tell(Progress::Encoding { done: encoded.len(), all: examples.len() })?;
-            encoded.push(match self.prefix(example) {
+            let (needed, prefix) = self.prefix(example);
+            fit.needed = fit.needed.max(needed);
+            encoded.push(match prefix {
                 None => {
                     fit.unusable += 1;
                     None

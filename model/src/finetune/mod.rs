@@ -117,6 +117,9 @@ impl Run<'_> {
         let tune = &self.settings.finetune;
         // Earlier stages train the prompt too; every seed of the last one starts from theirs.
         let mut start = base.clone().with_prompt(self.settings, &self.tokenizer, tune.seed)?;
+        let training = self.training(&data.train, &data.dev, tune.epochs);
+        let parts = [("training", &*data.train), ("dev", &data.dev), ("test", &data.test)];
+        let mut notes = self.losses(&training, &parts, &start, watch)?;
         for stage in &data.stages {
             let train = self.labelled(stage, &start, watch)?;
             let cell = Cell {
@@ -126,11 +129,12 @@ impl Run<'_> {
                 seed: tune.seed,
             };
             let training = self.training(&train, &stage.dev, tune.stage_epochs);
+            let part = format!("{} training", stage.name);
+            notes.extend(self.losses(&training, &[(&part, &train)], &start, watch)?);
             let report = self.cell(&training, &cell, (1, 1), &start, watch)?;
             (_, start.parameters) = self.weights(&training, &report, &start, watch)?;
         }
 
-        let training = self.training(&data.train, &data.dev, tune.epochs);
         let mut grid: Vec<Cell> = Vec::new();
         for &batch in &tune.batch {
             for &lr in &tune.lr {
@@ -141,8 +145,7 @@ impl Run<'_> {
                 }
             }
         }
-        let (mut best, mut notes): (Option<CellReport>, Vec<String>) = (None, Vec::new());
-        let mut problem = None;
+        let (mut best, mut problem): (Option<CellReport>, Option<Error>) = (None, None);
         for (cell, index) in grid.iter().zip(1..) {
             let report = match self.cell(&training, cell, (index, grid.len()), &start, watch) {
                 // One rate may be too large; the others are tried all the same.
@@ -178,6 +181,29 @@ impl Run<'_> {
             seeds.push(self.judge(data, &training, report, start, watch)?);
         }
         Ok((seeds, notes))
+    }
+
+    /// What the examples of some parts lose in this model, said before it is trained with them: only
+    /// another pre-training gives a model more positions.
+    fn losses(
+        &self,
+        training: &Training<'_>,
+        parts: &[(&str, &[Example])],
+        start: &Start,
+        watch: &mut dyn Watch,
+    ) -> Result<Vec<String>, Error> {
+        let gpt = Gpt::from_parameters(&start.config, start.parameters.clone())?;
+        let known = training.train.iter().chain(training.dev);
+        let encoder = ExampleEncoder::new(self.task, &self.tokenizer, &gpt, known);
+        let mut notes = Vec::new();
+        for (part, examples) in parts {
+            let (_, fit) = encoder.encode(examples, watch)?;
+            if let Some(note) = fit.note(part, gpt.size().context) {
+                watch.tell(Progress::Noted(&note))?;
+                notes.push(note);
+            }
+        }
+        Ok(notes)
     }
 
     fn training<'t>(

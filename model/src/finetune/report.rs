@@ -129,20 +129,7 @@ impl TuningReport {
         let generation = summaries(&seeds, |seed| &seed.generation);
         let likelihood = summaries(&seeds, |seed| &seed.likelihood);
         let main = if settings.by_likelihood() { &likelihood[0] } else { &generation[0] };
-        let mut notes = data.notes.clone();
-        let fits = [("training", seeds[0].cell.fit), ("test", seeds[0].fit)];
-        for (part, Fit { examples, cut, tokens_lost, unusable }) in fits {
-            if cut > 0 {
-                notes.push(format!(
-                    "{cut} of {examples} {part} examples lost the beginning of their passage \
-                     ({tokens_lost} tokens in all)"
-                ));
-            }
-            if unusable > 0 {
-                notes
-                    .push(format!("{unusable} of {examples} {part} examples do not fit the model"));
-            }
-        }
+        let notes = data.notes.clone();
         Self {
             task: task.name().into(),
             metric: main.name.clone(),

@@ -178,6 +178,7 @@ impl Gpt {
                 _ => 0.0,
             },
             nnz: weight.values.len(),
+            weights: weight.shape.extents().iter().product(),
         };
         self.linear_weights().map(layer).collect()
     }

@@ -29,12 +29,12 @@ pub struct TrainingReport {
 impl TrainingReport {
     /// Weights of the layers that sparsity applies to, zeros included.
     pub fn linear_weights(&self) -> f64 {
-        self.layers.iter().map(LayerSparsity::weights).sum()
+        self.layers.iter().map(|layer| layer.weights as f64).sum()
     }
 
     /// The fraction of these weights that the settings left out.
     pub fn target_sparsity(&self) -> f64 {
-        let wanted: f64 = self.layers.iter().map(|layer| layer.target * layer.weights()).sum();
+        let wanted: f64 = self.layers.iter().map(|layer| layer.target * layer.weights as f64).sum();
         wanted / self.linear_weights()
     }
 

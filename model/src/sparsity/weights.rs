@@ -59,13 +59,9 @@ pub struct LayerSparsity {
     pub actual: f64,
     /// Weights kept.
     pub nnz: usize,
-}
-
-impl LayerSparsity {
     /// Weights, zeros included.
-    pub fn weights(&self) -> f64 {
-        (self.nnz as f64 / (1.0 - self.actual)).round()
-    }
+    #[serde(skip)]
+    pub weights: usize,
 }
 
 impl SparsityConfig {

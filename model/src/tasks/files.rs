@@ -1,8 +1,8 @@
 //! Finding and reading task files, plain or gzip.
 
 use crate::error::Error;
+use crate::object::Object;
 use mediswift_data::source;
-use serde::de::value::MapAccessDeserializer;
 use serde::de::{DeserializeOwned, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use std::fmt;
@@ -69,29 +69,6 @@ pub fn json_lines<T: DeserializeOwned>(path: &Path) -> Result<Vec<(usize, T)>, E
     lines.map(parse).collect()
 }
 
-/// What is read from a JSON object alone: a list would fill the fields by their places.
-pub struct Object<T>(pub T);
-
-impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Fields<T>(PhantomData<T>);
-
-        impl<'de, T: Deserialize<'de>> Visitor<'de> for Fields<T> {
-            type Value = Object<T>;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
-                T::deserialize(MapAccessDeserializer::new(map)).map(Object)
-            }
-        }
-
-        deserializer.deserialize_map(Fields(PhantomData))
-    }
-}
-
 /// A JSON object as a list in its own order, in which no key appears twice.
 pub struct Entries<T>(pub Vec<(String, T)>);
 
@@ -154,13 +131,13 @@ mod tests {
         for text in ["[1, 2]", "[[1, 2]]", "1", "null", "\"a\""] {
             fs::write(&path, text).unwrap();
             let message = json::<Item>(&path).unwrap_err().to_string();
-            assert!(message.contains("expected an object"), "{message}");
+            assert!(message.contains("expected a JSON object"), "{message}");
             fs::write(&path, format!("{{\"a\": 1}}\n{text}\n")).unwrap();
             let message = json_lines::<Item>(&path).unwrap_err().to_string();
-            assert!(message.contains("line 2") && message.contains("an object"), "{message}");
+            assert!(message.contains("line 2") && message.contains("a JSON object"), "{message}");
             fs::write(&path, format!("{{\"x\": {text}}}")).unwrap();
             let message = json::<Entries<Object<Item>>>(&path).map(|_| ()).unwrap_err().to_string();
-            assert!(message.contains("item x: ") && message.contains("an object"), "{message}");
+            assert!(message.contains("item x: ") && message.contains("a JSON object"), "{message}");
         }
         fs::write(&path, "{\"x\": \"y\"}").unwrap();
         assert_eq!(json::<HashMap<String, String>>(&path).unwrap()["x"], "y");

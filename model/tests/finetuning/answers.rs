@@ -34,6 +34,7 @@ fn sources_are_cut_where_they_may_be() {
     let [Some(short), Some(long), None] = &encoded[..] else { panic!("{encoded:?}") };
     let text = |ids: &[u32]| tokenizer.decode(ids).unwrap();
     let end = tokenizer.end_of_text();
+    let short_positions = short.prefix.len() - 1 + encoder.longest_target();
     assert_eq!(text(&short.prefix[1..]), "question: Does alpha help? context: It improved.");
     assert_eq!((short.prefix[0], *short.target.last().unwrap()), (end, end));
     let cut = text(&long.prefix[1..]);
@@ -41,6 +42,12 @@ fn sources_are_cut_where_they_may_be() {
     assert!(cut.ends_with("came first. It improved."), "{cut}");
     assert_eq!(long.prefix.len() - 1 + encoder.longest_target(), gpt.size().context);
     assert!(fit.tokens_lost > 30);
+    // What nothing is cut from, were the model that long.
+    let lost = |examples: &[Example]| encoder.encode(examples, &mut ()).unwrap().1;
+    let whole = lost(&examples[1..2]);
+    assert_eq!(whole.needed, gpt.size().context + whole.tokens_lost);
+    assert_eq!(lost(&examples[..1]).needed, short_positions);
+    assert_eq!(fit.needed, lost(&examples[2..]).needed.max(whole.needed));
     let target = text(&long.target[..long.target.len() - 1]);
     assert_eq!(target, " the answer to the question given the context is maybe.");
     let message = encoder.encode_to_train(&examples[2..], &mut ()).unwrap_err().to_string();

@@ -215,6 +215,36 @@ fn stages_follow_each_other_and_predictions_are_official() {
 }
 
 #[test]
+fn what_examples_lose_is_said_before_anything_is_trained() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    let (from, task_folder) = (pretrained_for(at, 0.5, 2), twenty(at));
+    let file = task_folder.join("ori_pqal.json");
+    let mut questions: Value = serde_json::from_str(&fs::read_to_string(&file).unwrap()).unwrap();
+    questions["3"]["CONTEXTS"][0] = "Many words came first. ".repeat(30).into();
+    fs::write(&file, questions.to_string()).unwrap();
+    let (mut said, mut trained) = (Vec::new(), false);
+    let watch = &mut |progress: Progress<'_>| {
+        match progress {
+            Progress::Began { .. } => trained = true,
+            Progress::Noted(note) if !trained => said.push(note.to_string()),
+            _ => {}
+        }
+        ControlFlow::Continue(())
+    };
+    let settings = settings(&["finetune.epochs=1", "finetune.lr=1e-3"]);
+    let report = tune(&from, &task_folder, &at.join("out"), &settings, false, watch).unwrap();
+    said.retain(|note| !note.starts_with("stage"));
+    assert_eq!(said.len(), 3, "{said:?}");
+    for (note, part) in said.iter().zip(["training", "dev", "test"]) {
+        assert!(note.starts_with(&format!("1 of 20 {part} examples lose the beginning")), "{note}");
+        assert!(note.contains("the model has 64 positions, a context of "), "{note}");
+        assert!(report.notes.contains(note), "{:?}", report.notes);
+    }
+    assert_eq!(report.seeds[0].fit.needed, report.seeds[0].cell.fit.needed);
+}
+
+#[test]
 fn a_grid_has_every_value_once_and_survives_one_that_diverges() {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();

@@ -368,7 +368,8 @@ fn a_run_stops_at_what_is_not_finite_or_skips_it_when_told_to() {
     let session = Session::start(config.clone(), Arc::clone(&data), &stopped).unwrap();
     let error = end(session, &mut Count::default());
     assert!(
-        error.starts_with("step 2 made no update: loss 'micro-batch 1 of 3' is NaN"),
+        error.starts_with("step 2 made no update: loss 'micro-batch 1 of 3' is NaN")
+            && error.ends_with("a smaller learning rate may help"),
         "{error}"
     );
     assert_eq!(run::read_log::<StepMetrics>(&stopped).unwrap().len(), 1);

@@ -12,7 +12,7 @@
 //! Source (BioGPT's): `question: {question} context: {context}`; reasoning-free adds
 //! ` answer: {long answer}`. The official metrics are accuracy and macro-F1.
 
-use super::files::{self, Entries, Object};
+use super::files::{self, Entries};
 use super::metrics::{accuracy, macro_f1};
 use super::python_random::PythonRandom;
 use super::{
@@ -20,6 +20,7 @@ use super::{
     checks,
 };
 use crate::error::Error;
+use crate::object::Object;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 use std::collections::HashMap;
