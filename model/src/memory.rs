@@ -89,7 +89,8 @@ impl Memory {
         let leaves = micro_batches.div_ceil(leaf(micro_batches, config.train.leaves.max(1)));
         let levels = u64::from(leaves.div_ceil(ranks).max(1).ilog2()) + 1;
         // Most ranks hold one or two nodes.
-        let parts = product(&[2, ranks, PART]).saturating_mul(VALUE).min(step.weights.saturating_mul(2));
+        let parts =
+            product(&[2, ranks, PART]).saturating_mul(VALUE).min(step.weights.saturating_mul(2));
         Self {
             moments: step.moments / ranks as u64,
             gradients: step.weights.saturating_mul(levels).saturating_add(parts),
