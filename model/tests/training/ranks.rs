@@ -5,9 +5,10 @@ use crate::{trace, train};
 use mediswift_data::Dataset;
 use mediswift_engine::BLOCK;
 use mediswift_model::checkpoint::Choice;
+use mediswift_model::config::OnNonFinite;
 use mediswift_model::pretrain::pretrain;
 use mediswift_model::run::TrainingReport;
-use mediswift_model::session::Session;
+use mediswift_model::session::{Advance, Session};
 use mediswift_model::watch::{Progress, Watch};
 use mediswift_model::{Config, Error};
 use mediswift_ranks::{Faults, Ranks, Threads};
@@ -265,4 +266,35 @@ fn what_one_rank_cannot_do_is_an_error_of_all() {
     });
     assert!(ends.iter().flatten().all(|end| *end == ends[0][0]), "{ends:?}");
     assert!(ends[0][0].starts_with("step 2 made no update: "), "{ends:?}");
+}
+
+#[test]
+fn steps_are_skipped_by_all_ranks_or_by_none() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = dataset(folder.path(), 1);
+    let mut config = of_eight(0.5);
+    config.train.on_nonfinite = OnNonFinite::Skip;
+    // Each makes its weights too large in the first step; the evaluation is of no use then.
+    for assignment in ["train.lr=1e30", "optimiser.warmup_fraction=0", "eval.every=0"] {
+        config.set(assignment).unwrap();
+    }
+    let skipped = [1, 3].map(|count| {
+        let out = folder.path().join(count.to_string());
+        let ends = Threads::run(count, |ranks| {
+            let (config, data) = (config.clone(), Arc::clone(&data));
+            let mut session = Session::start_among(ranks, config, data, &out).unwrap();
+            let mut seen = Vec::new();
+            for _ in 0..4 {
+                seen.push(match session.advance(&mut ()).unwrap() {
+                    Advance::Skipped(metrics, _) => metrics.skipped,
+                    Advance::Stepped(metrics) => metrics.skipped,
+                    other => panic!("{other:?}"),
+                });
+            }
+            seen
+        });
+        assert!(ends.iter().all(|seen| *seen == ends[0]), "{ends:?}");
+        ends[0].clone()
+    });
+    assert_eq!(skipped, [[0, 1, 2, 3], [0, 1, 2, 3]]);
 }
