@@ -87,9 +87,8 @@ pub fn warning(message: &str) {
 }
 
 fn say(line: &str) {
-    // In one piece: other processes may write to the same place. With stderr gone there is nobody to
-    // tell.
-    let _ = io::stderr().write_all(format!("{line}\n").as_bytes());
+    // With stderr gone there is nobody to tell.
+    let _ = writeln!(io::stderr(), "{line}");
 }
 
 /// An error and what caused it, from the outside in.
