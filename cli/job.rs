@@ -227,3 +227,49 @@ fn end_at_panics(ranks: &Arc<dyn Ranks>) {
     let ranks = Arc::clone(ranks);
     panic::set_hook(Box::new(move |panic| ranks.end(&panic.to_string().replace('\n', " "))));
 }
+
+#[cfg(test)]
+mod tests {
+    use mediswift_ranks::{Lost, Threads};
+
+    use super::*;
+
+    fn job(ranks: Arc<dyn Ranks>) -> Job {
+        Job { ranks, ..Job::alone() }
+    }
+
+    #[test]
+    fn what_one_rank_fails_at_all_return() {
+        let ends = |fails: fn(usize) -> Option<&'static str>| {
+            let ends = Threads::run(3, |ranks| {
+                let mine = fails(ranks.rank()).map_or(Ok(7), |why| Err(Exit::usage(why).into()));
+                job(ranks).agree(mine).map_err(|error| {
+                    let exit = error.downcast_ref::<Exit>().expect("an exit");
+                    assert!(exit.is_agreed && exit.code == 2);
+                    error.to_string()
+                })
+            });
+            assert!(ends.windows(2).all(|pair| pair[0] == pair[1]), "{ends:?}");
+            ends[0].clone()
+        };
+        assert_eq!(ends(|_| None), Ok(7));
+        assert_eq!(ends(|_| Some("no")), Err("no".into()));
+        assert_eq!(ends(|rank| (rank > 0).then_some("no")), Err("rank 1: no".into()));
+    }
+
+    #[test]
+    fn a_panic_ends_the_job_with_what_it_says() {
+        let ends = Threads::run(2, |ranks| {
+            if ranks.rank() == 1 {
+                end_at_panics(&ranks);
+                assert!(panic::catch_unwind(|| panic!("it is broken")).is_err());
+                let _ = panic::take_hook();
+            }
+            gather(&*ranks, b"still there?").map(drop)
+        });
+        for end in ends {
+            let Err(Lost::Ended { rank: 1, reason }) = end else { panic!("{end:?}") };
+            assert!(reason.contains("job.rs") && reason.contains("it is broken"), "{reason}");
+        }
+    }
+}

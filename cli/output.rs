@@ -87,8 +87,9 @@ pub fn warning(message: &str) {
 }
 
 fn say(line: &str) {
-    // With stderr gone there is nobody to tell.
-    let _ = writeln!(io::stderr(), "{line}");
+    // In one piece: other processes may write to the same place. With stderr gone there is nobody to
+    // tell.
+    let _ = io::stderr().write_all(format!("{line}\n").as_bytes());
 }
 
 /// An error and what caused it, from the outside in.

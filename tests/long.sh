@@ -48,5 +48,15 @@ run lm_eval --model local-completions --tasks pubmedqa --model_args \
   model=run,base_url=http://127.0.0.1:8080/v1/completions,tokenizer_backend=remote,max_length=1024,batch_size=16
 kill "$server"
 
+# Several ranks, on as many cores as there are.
+export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_rmaps_base_oversubscribe=1
+cd "$repository"
+run cargo install --locked --path . --features mpi --root "$folder/mpi"
+export PATH="$folder/mpi/bin:$PATH"
+mkdir -p "$folder/ranks" && cd "$folder/ranks" && ln -sfn ../dataset dataset
+run mpirun -n 2 --bind-to none mediswift doctor
+for_a_while 60 "mpirun -n 4 --bind-to none mediswift pretrain --preset small --sparsity 0.75 --data dataset --out run"
+for_a_while 60 "mpirun -n 2 --bind-to none mediswift pretrain --resume --data dataset --out run"
+
 for failure in "${failed[@]:-}"; do [ -z "$failure" ] || echo "FAILED: $failure"; done
 [ ${#failed[@]} -eq 0 ]

@@ -68,7 +68,8 @@ fn what_works_in_one_process_refuses_to_be_many() {
         return;
     }
     let folder = tempfile::tempdir().expect("temporary folder");
-    let line = failure(&on_ranks(3, folder.path(), "data synth --out corpus.jsonl"), 2);
+    let line =
+        failure(&on_ranks(3, folder.path(), "data synth --documents 3 --out corpus.jsonl"), 2);
     assert!(line.contains("works in one process, but mpirun started 3"), "{line}");
     let line = failure(&on_ranks(2, folder.path(), "pretrain --no-such-option"), 2);
     assert!(line.contains("--no-such-option"), "{line}");
