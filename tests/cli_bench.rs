@@ -238,7 +238,7 @@ fn nonsense_predictions_are_refused_in_one_line() {
         ("--alpha NaN".to_string(), 2, "from 0 to 1e9"),
         (format!("{given} med=3"), 2, "PRESET:SPARSITY=SECONDS"),
         (format!("{given} med:0.5=3"), 2, "says nothing of med:0"),
-        ("--from missing.json".to_string(), 1, "missing.json: cannot be read"),
+        ("--from missing.json".to_string(), 1, "missing.json: cannot open"),
         ("--from other.json".to_string(), 1, "not the output of `bench scaling --json`"),
         (format!("{given} med:0=3 --plot chart.pdf"), 2, "name a chart .svg or .png"),
     ] {
