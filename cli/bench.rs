@@ -1,6 +1,8 @@
 //! `mediswift bench`: measurements.
 
+mod comm;
 mod layer;
+mod scaling;
 mod step;
 
 use crate::verb::{Context, Outcome, Verb, verbs};
@@ -9,10 +11,12 @@ verbs! {
     pub enum BenchVerb {
         Layer(layer::Layer),
         Step(step::Step),
+        Comm(comm::Comm),
+        Scaling(scaling::Scaling),
     }
 }
 
-/// Measure what this machine makes of sparsity
+/// Measure what this machine, or a job of several, makes of sparsity
 #[derive(clap::Args)]
 pub struct Bench {
     #[command(subcommand)]

@@ -2,6 +2,7 @@
 
 pub mod losses;
 pub mod parts;
+pub mod scaling;
 pub mod sizes;
 pub mod speedup;
 

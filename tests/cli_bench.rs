@@ -168,6 +168,86 @@ fn steps_are_measured_with_their_dense_twin_and_drawn_by_part() {
 }
 
 #[test]
+fn training_on_many_machines_is_predicted_from_this_one() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let at = folder.path();
+    let small = "--preset micro --sparsity 0,0.75 --gbit 10,100";
+    let command =
+        format!("--json bench scaling {small} --steps 1 --nodes 1,2,8,64 --plot scaling.svg");
+    let report = json(&run(at, &command));
+    assert!(report["source"].as_str().expect("a text").starts_with("measured: "), "{report}");
+    assert_eq!(report["computing"].as_array().map(Vec::len), Some(2));
+    // Of eight sequences a step, 64 machines have nothing.
+    assert_eq!(rows(&report).len(), 2 * 2 * 3);
+    for row in rows(&report) {
+        let nodes = number(&row["nodes"]);
+        let parts =
+            ["computing", "sums", "update", "packing", "reduce_scatter", "all_gather", "agreement"];
+        let sum: f64 = parts.iter().map(|part| number(&row[format!("{part}_seconds")])).sum();
+        assert!((sum - number(&row["step_seconds"])).abs() < 1e-9);
+        assert_eq!(number(&row["bytes_sent"]) == 0.0, nodes == 1.0, "{row}");
+        assert!((number(&row["efficiency"]) - 1.0).abs() < 1e-9 || nodes > 1.0, "{row}");
+        let tokens = 8.0 * 64.0 / number(&row["step_seconds"]);
+        assert!((number(&row["tokens_per_second"]) - tokens).abs() < 1e-6 * tokens);
+    }
+    let svg = fs::read_to_string(at.join("scaling.svg")).expect("the chart");
+    for part in ["micro", "75 % sparse", "dense", "100 Gbit/s", "tokens per second", "efficiency"] {
+        assert!(svg.contains(part), "no '{part}' in the chart");
+    }
+    assert!(fs::read(at.join("scaling.png")).expect("the chart").starts_with(b"\x89PNG"));
+
+    fs::write(at.join("node.json"), report.to_string()).expect("write");
+    let again =
+        json(&run(at, &format!("--json bench scaling {small} --nodes 1,2,8 --from node.json")));
+    assert_eq!(again["source"], report["source"]);
+    assert_eq!(rows(&again).len(), rows(&report).len());
+    let text = run(
+        at,
+        "bench scaling --preset med --sparsity 0.75 --nodes 512 --step-seconds med:0.75=3.3",
+    );
+    let text = String::from_utf8(text.stdout).expect("UTF-8");
+    assert!(text.contains("given") && text.contains("512 machines"), "{text}");
+}
+
+#[test]
+fn one_process_is_told_how_to_start_several() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let message = failure(&run(folder.path(), "bench comm"), 2);
+    assert!(message.contains("mpirun -n 2 mediswift bench comm"), "{message}");
+    for options in ["--largest 0", "--seconds=-1", "--seconds NaN"] {
+        let message = failure(&run(folder.path(), &format!("bench comm {options}")), 2);
+        assert!(
+            message.contains(options.split([' ', '=']).next().expect("an option")),
+            "{message}"
+        );
+    }
+}
+
+#[test]
+fn nonsense_predictions_are_refused_in_one_line() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let at = folder.path();
+    fs::write(at.join("other.json"), "{\"rows\":[]}").expect("write");
+    let given = "--preset med --sparsity 0 --step-seconds";
+    for (options, code, part) in [
+        ("--preset huge".to_string(), 2, "huge"),
+        ("--sparsity 2".to_string(), 2, "sparsity"),
+        ("--nodes 0".to_string(), 2, "--nodes"),
+        ("--gbit 0".to_string(), 2, "must be above 0"),
+        ("--alpha=-1".to_string(), 2, "--alpha"),
+        ("--alpha NaN".to_string(), 2, "from 0 to 1e9"),
+        (format!("{given} med=3"), 2, "PRESET:SPARSITY=SECONDS"),
+        (format!("{given} med:0.5=3"), 2, "says nothing of med:0"),
+        ("--from missing.json".to_string(), 1, "missing.json: cannot be read"),
+        ("--from other.json".to_string(), 1, "not the output of `bench scaling --json`"),
+        (format!("{given} med:0=3 --plot chart.pdf"), 2, "name a chart .svg or .png"),
+    ] {
+        let message = failure(&run(at, &format!("bench scaling {options}")), code);
+        assert!(message.contains(part), "{options}: {message}");
+    }
+}
+
+#[test]
 fn bad_options_are_one_clear_line() {
     let folder = tempfile::tempdir().expect("temporary folder");
     let at = folder.path();

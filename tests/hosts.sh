@@ -52,7 +52,7 @@ make() {
         ip -n "$host" link set eth0 gso_max_size 32768 up
         ip -n "$host" address add "10.77.0.$n/24" dev eth0
         [ "$rate" = 0 ] ||
-            tc -n "$host" qdisc add dev eth0 root handle 1: tbf rate "$rate" burst 40kb limit 8mb
+            tc -n "$host" qdisc add dev eth0 root handle 1: tbf rate "$rate" burst 40kb latency 2ms
         ip -n "$switch" link set "port$n" master bridge up
     done
 }

@@ -11,6 +11,7 @@
 //! | [`Lock`] | a file that one process holds | run folders, datasets under way |
 //! | [`ScratchFolder`] | a folder for what is not kept | |
 //! | [`open`], [`read`], [`read_text`] | regular files, bounded | all that is read |
+//! | [`brief`] | a short line | what was found, in errors |
 //!
 //! **A file or a folder is made aside**, under the name `.NAME.partial-PID` in the same folder,
 //! waited for until it is on the disk, and then given its name in one step; the name is waited for
@@ -26,6 +27,7 @@
 //! power cut would leave there.
 
 mod aside;
+mod brief;
 mod error;
 #[cfg(feature = "faults")]
 pub mod faults;
@@ -39,6 +41,7 @@ pub use aside::{
     Draft, ScratchFolder, clear, clear_beside, is_leftover, publish_all, put_folder, write,
     write_folder, write_with,
 };
+pub use brief::brief;
 pub use error::Error;
 pub use lock::Lock;
 pub use log::{Log, whole_lines};

@@ -1,6 +1,7 @@
 //! [`Error`]: everything that can go wrong with what comes from outside, in one line each; a cause
 //! below it is its `source`. [`Error::kind`] is for programs that decide what to do.
 
+use mediswift_files as files;
 use mediswift_kernels::PatternError;
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -179,7 +180,10 @@ pub enum Error {
         name: String,
     },
     /// A model has no place for a tensor.
-    #[error("tensor '{name}' has no place in this model: the weights belong to another one")]
+    #[error(
+        "tensor '{}' has no place in this model: the weights belong to another one",
+        files::brief(name)
+    )]
     ExtraTensor {
         /// Its name.
         name: String,
@@ -308,7 +312,7 @@ impl Place {
 
     /// A table or key in it.
     pub(crate) fn within(&self, part: &str) -> Self {
-        Self { text: format!("{}: {part}", self.text), ..*self }
+        Self { text: format!("{}: {}", self.text, files::brief(part)), ..*self }
     }
 
     /// Whether it is in a file.
@@ -423,7 +427,7 @@ impl Error {
         Self::Unknown {
             place: place.into(),
             what,
-            found: found.to_string(),
+            found: files::brief(found),
             nearest: nearest.to_string(),
             known: known.join(", "),
         }
@@ -431,7 +435,7 @@ impl Error {
 
     /// A value out of the `range` that it must be in.
     pub(crate) fn out_of_range(key: &str, value: impl fmt::Display, range: &'static str) -> Self {
-        Self::OutOfRange { key: key.into(), value: value.to_string(), range }
+        Self::OutOfRange { key: key.into(), value: files::brief(value), range }
     }
 
     /// Settings that make no sense.
@@ -460,8 +464,8 @@ impl Error {
     }
 
     /// A file from elsewhere that is not what it should be.
-    pub(crate) fn malformed(path: impl Into<PathBuf>, problem: impl Into<String>) -> Self {
-        Self::Malformed { path: path.into(), problem: problem.into() }
+    pub(crate) fn malformed(path: impl Into<PathBuf>, problem: impl fmt::Display) -> Self {
+        Self::Malformed { path: path.into(), problem: files::brief(problem) }
     }
 
     /// A file of our own that is not what was written.

@@ -2,7 +2,7 @@
 //!
 //! * [`config`]: a run as TOML; [`presets`]: model sizes with their defaults.
 //! * [`sparsity`]: which weights exist; [`flops`] and [`memory`]: the work and the memory they
-//!   cost; [`mod@bench`]: the time of optimiser steps.
+//!   cost; [`mod@bench`]: the time of optimiser steps; [`scaling`]: their time on many machines.
 //! * [`architecture`]: every tensor in one table; [`gpt`]: the network, with its first weights (`init`) and
 //!   forward passes alone (`inference`); [`score`]: log-likelihoods of texts; [`decode`] and
 //!   [`generate`]: text from it.
@@ -51,6 +51,7 @@ pub mod pretrain;
 mod reduction;
 mod rehearsal;
 pub mod run;
+pub mod scaling;
 pub mod schedule;
 pub mod score;
 pub mod session;

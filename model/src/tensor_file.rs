@@ -189,9 +189,8 @@ fn read_tensors(
     if let Some(name) = repeated_name(&header) {
         return Err(unusable(path, format!("its header is malformed ('{name}' comes twice)")));
     }
-    let metadata = parse_header(&header, data).map_err(|error| {
-        unusable(path, format!("its header is malformed ({})", one_line(&error.to_string())))
-    })?;
+    let metadata = parse_header(&header, data)
+        .map_err(|error| unusable(path, format_args!("its header is malformed ({error})")))?;
     for name in metadata.offset_keys() {
         let info = metadata.info(&name).expect("the name of a tensor");
         visit(&name, info, file)?;
@@ -236,12 +235,9 @@ fn repeated_name(header: &[u8]) -> Option<String> {
     header.deserialize_map(Names(None)).ok().flatten()
 }
 
-pub(crate) fn one_line(text: &str) -> String {
-    text.split_whitespace().collect::<Vec<_>>().join(" ")
-}
-
 /// Part of a checkpoint that is not what was written.
 pub(crate) fn unusable(path: &Path, problem: impl std::fmt::Display) -> Error {
+    let problem = files::brief(problem);
     Error::damaged(path, format!("{problem}: the checkpoint cannot be used, take another one"))
 }
 

@@ -6,6 +6,7 @@
 //! * [`Alone`]: one rank, nobody to talk to.
 //! * [`Threads`]: ranks that are threads of one process: the test bed, with delays and failures.
 //! * `Mpi` (feature `mpi`): ranks that are processes of an MPI job.
+//! * [`link`](mod@link): what messages cost, by a model; [`measure`](mod@measure): how long they take.
 //!
 //! A rank that does not answer must not be waited for for ever. Every wait has a bound, after which the
 //! job ends: nobody can go on without a rank.
@@ -14,6 +15,8 @@
 
 mod alone;
 pub mod collectives;
+pub mod link;
+pub mod measure;
 #[cfg(feature = "mpi")]
 mod mpi;
 mod threads;

@@ -1,6 +1,6 @@
 //! What may be wrong with a dataset folder, whole or half made.
 
-use super::brief::brief;
+use mediswift_files::brief;
 
 const AGAIN: &str = "make the dataset again with `mediswift data prepare`";
 

@@ -1,6 +1,6 @@
 //! What may be wrong with a file to read texts from.
 
-use super::brief::brief;
+use mediswift_files::brief;
 
 const ARCHIVE_ADVICE: &str = "fetch or pack the archive again";
 const JSONL_ADVICE: &str =

@@ -3,7 +3,6 @@
 //! Each variant says where the trouble is, and what it is as a value that a program can match; the
 //! message says what to do too, because who reads it has the file and not the source code.
 
-mod brief;
 mod dataset;
 mod input;
 mod request;
@@ -14,7 +13,6 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
-pub(crate) use brief::brief;
 pub use dataset::DatasetProblem;
 pub use input::InputProblem;
 pub use request::RequestProblem;

@@ -1,6 +1,6 @@
 //! What may be wrong with a tokenizer's files.
 
-use super::brief::brief;
+use mediswift_files::brief;
 
 const NAME_ANOTHER: &str =
     "name a tokenizer.json made by `mediswift tokenizer train` or `import`, or a GPT-2 one";

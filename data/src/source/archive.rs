@@ -7,13 +7,15 @@
 use std::io::{self, Read};
 use std::path::Path;
 
+use mediswift_files::brief;
+
 use super::format::{Compression, Format, RecordFormat, format_of};
 use super::parse;
 use super::passed_over::PassedOver;
 use super::record::{Event, MAX_RECORD, Sink};
 use super::stream::{Stream, explain};
 use crate::DataError;
-use crate::error::{InputPlace, InputProblem, brief};
+use crate::error::{InputPlace, InputProblem};
 
 /// Reads every member of a known format.
 pub(crate) fn read(stream: Stream, path: &Path, sink: Sink) -> Result<(), DataError> {

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::path::Path;
 
-use crate::error::{InputProblem, brief};
+use mediswift_files::brief;
+
+use crate::error::InputProblem;
 
 /// Counts of what is not read, by why.
 #[derive(Default)]

@@ -1,7 +1,7 @@
 //! [`CheckpointManifest`]: what a checkpoint says of itself.
 
 use crate::error::Error;
-use crate::tensor_file::{FileSummary, one_line, unusable};
+use crate::tensor_file::{FileSummary, unusable};
 use mediswift_files::{self as files, NewFile, SMALL};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -124,7 +124,7 @@ pub(super) fn read_manifest(folder: &Path) -> Result<CheckpointManifest, Error> 
         Ok(_) => {}
     }
     let bytes = files::read(&path, SMALL)?;
-    let invalid = |error: serde_json::Error| unusable(&path, one_line(&error.to_string()));
+    let invalid = |error: serde_json::Error| unusable(&path, error);
     // What it is comes first: other versions have other fields.
     let header: Header = serde_json::from_slice(&bytes).map_err(invalid)?;
     if header.format != FORMAT {

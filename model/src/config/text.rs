@@ -5,6 +5,7 @@
 
 use super::value::wrong_type;
 use crate::error::{Error, Place};
+use mediswift_files as files;
 use serde::Serialize;
 use std::collections::BTreeSet;
 use toml::{Table, Value};
@@ -142,7 +143,7 @@ pub(crate) fn parse(text: &str, place: &Place) -> Result<Table, Error> {
     text.parse().map_err(|error: toml::de::Error| {
         let before = error.span().map_or(0, |span| span.start);
         let line = 1 + text.bytes().take(before).filter(|&byte| byte == b'\n').count();
-        Error::setting(place.line(line), error.message().replace('\n', "; "))
+        Error::setting(place.line(line), files::brief(error.message().replace('\n', "; ")))
     })
 }
 
@@ -151,7 +152,7 @@ pub(crate) fn parse(text: &str, place: &Place) -> Result<Table, Error> {
 /// # Errors
 /// If the assignment is malformed.
 pub(crate) fn parse_assignment(assignment: &str) -> Result<(Table, Place), Error> {
-    let place = Place::from(format!("--set {assignment}"));
+    let place = Place::from(format!("--set {}", files::brief(assignment)));
     let malformed =
         || Error::setting(place.clone(), "expected table.key=value, as in train.lr=1e-3");
     let (key, value) = assignment.split_once('=').ok_or_else(malformed)?;

@@ -2,6 +2,7 @@
 
 use crate::error::{Error, Place};
 use crate::named::Named;
+use mediswift_files as files;
 use std::collections::BTreeMap;
 use toml::Value;
 
@@ -87,6 +88,7 @@ impl<T: Setting> Setting for BTreeMap<String, T> {
 
 /// The error of a value that has another type than its key.
 pub(crate) fn wrong_type(place: &Place, key: &str, expected: &'static str, found: &Value) -> Error {
-    let found = format!("{} {}", found.type_str(), found.to_string().replace('\n', " "));
-    Error::WrongType { place: place.clone(), key: key.into(), expected, found }
+    let value = found.to_string().replace('\n', " ");
+    let found = format!("{} {}", found.type_str(), files::brief(value));
+    Error::WrongType { place: place.clone(), key: files::brief(key), expected, found }
 }

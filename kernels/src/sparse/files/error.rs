@@ -1,6 +1,7 @@
 //! What is wrong with a sparse file.
 
 use crate::PatternError;
+use mediswift_files::brief;
 use std::path::PathBuf;
 
 /// A sparse file that cannot be used.
@@ -37,7 +38,7 @@ impl FileError {
 pub(super) enum Problem {
     #[error("cannot be read: {0}")]
     Io(#[from] std::io::Error),
-    #[error("{0}")]
+    #[error("{}", brief(.0))]
     Content(String),
     #[error("{0}")]
     Pattern(#[from] PatternError),

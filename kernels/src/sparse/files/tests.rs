@@ -220,6 +220,21 @@ fn no_damaged_byte_makes_a_reader_panic() {
 }
 
 #[test]
+fn what_is_wrong_is_said_in_a_short_line() {
+    let noise = "\u{fffd}\0\u{7f}\u{1b}[".repeat(10_000);
+    for (name, text) in [
+        ("a.smtx", noise.clone()),
+        ("a.smtx", format!("3, 4, 3\n0 2 {noise} 3\n1 3 0\n")),
+        ("a.mtx", noise.clone()),
+        ("a.mtx", format!("%%MatrixMarket matrix {noise} real general\n")),
+        ("a.mtx", format!("%%MatrixMarket matrix coordinate real general\n3 3 1\n1 1 {noise}\n")),
+    ] {
+        let message = read_text(name, &text).unwrap_err();
+        assert!(message.len() < 1000 && !message.contains(char::is_control), "{message:.2000}");
+    }
+}
+
+#[test]
 fn other_files_are_refused() {
     refused("a.txt", "", "files end in .smtx, .mtx or .npz");
     refused("a.npz", "no archive", "no usable .npz");
