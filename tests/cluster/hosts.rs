@@ -3,6 +3,7 @@
 
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde_json::Value;
 
@@ -10,9 +11,13 @@ use crate::common::{json, run};
 use crate::failures::disturb;
 use crate::job::{PROGRAM, datasets, has_mpirun, report, send};
 
+/// Networks are made one after the other: namespaces that appear while others do may be lost.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
 /// Some hosts.
 struct Hosts {
     name: String,
+    _alone: MutexGuard<'static, ()>,
 }
 
 impl Hosts {
@@ -21,7 +26,9 @@ impl Hosts {
         if !has_mpirun() {
             return None;
         }
-        let hosts = Self { name: format!("{name}{}", std::process::id()) };
+        // A test that failed has removed its own.
+        let alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+        let hosts = Self { name: format!("{name}{}", std::process::id()), _alone: alone };
         let probe = format!("{}-probe", hosts.name);
         let namespace = |verb: &str| Command::new("ip").args(["netns", verb, &probe]).output();
         let may = namespace("add").is_ok_and(|added| added.status.success());
