@@ -140,6 +140,10 @@ impl Ranks for Threads {
         }
         let until = Instant::now() + self.patience();
         loop {
+            // Also where the message has arrived: nobody goes on in a job that has ended.
+            if let Some(ended) = &boxes.ended {
+                return Err(ended.clone());
+            }
             if let Some(arrived) =
                 boxes.messages.get_mut(&(from, self.rank)).and_then(VecDeque::pop_front)
             {
@@ -147,9 +151,6 @@ impl Ranks for Threads {
                 into.copy_from_slice(&arrived);
                 self.received.fetch_add(into.len() as u64, Ordering::Relaxed);
                 return Ok(());
-            }
-            if let Some(ended) = &boxes.ended {
-                return Err(ended.clone());
             }
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
