@@ -102,6 +102,7 @@ fn write_png(file: &mut Draft, width: u32, height: u32, pixels: &[u8]) -> anyhow
     let mut encoder = png::Encoder::new(file, width, height);
     encoder.set_color(png::ColorType::Rgb);
     encoder.set_depth(png::BitDepth::Eight);
+    encoder.set_compression(png::Compression::Best);
     let mut writer = encoder.write_header()?;
     writer.write_image_data(pixels)?;
     Ok(writer.finish()?)
@@ -121,6 +122,39 @@ pub fn legend_dash(
         let from = Some(number * (dash + gap)).filter(|from| *from < LEGEND_LINE).unwrap_or(0);
         let to = (from + dash).min(LEGEND_LINE);
         PathElement::new([from, to].map(|x| ((x * scale) as i32, 0)), style)
+    }
+}
+
+/// Lengths and letters of a picture that is drawn so many times as large as its units.
+#[derive(Clone, Copy)]
+pub struct Pen(pub u32);
+
+impl Pen {
+    /// A length in pixels.
+    pub fn px(self, units: u32) -> i32 {
+        (units * self.0) as i32
+    }
+
+    /// Letters of that height.
+    pub fn text(self, units: u32) -> FontDesc<'static> {
+        (FONT, self.px(units)).into_font()
+    }
+}
+
+/// What went wrong while drawing.
+pub fn undrawn<E: std::error::Error + Send + Sync>(
+    error: DrawingAreaErrorKind<E>,
+) -> anyhow::Error {
+    anyhow!("cannot be drawn: {error}")
+}
+
+/// A large number in few letters.
+pub fn short(number: f64) -> String {
+    match number {
+        ..1e3 => format!("{number:.0}"),
+        1e3..1e6 => format!("{} K", trimmed(number / 1e3)),
+        1e6..1e9 => format!("{} M", trimmed(number / 1e6)),
+        _ => format!("{} B", trimmed(number / 1e9)),
     }
 }
 
@@ -148,4 +182,15 @@ pub trait Picture {
     ) -> anyhow::Result<()>
     where
         B::ErrorType: 'static;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn large_numbers_have_the_unit_that_suits_them() {
+        let shown = [168.4, 2e3, 786_432.0, 1.5e6, 1e9, 1.21e9].map(short);
+        assert_eq!(shown, ["168", "2 K", "786.43 K", "1.5 M", "1 B", "1.21 B"]);
+    }
 }

@@ -79,6 +79,7 @@ fn losses_of_runs_are_drawn_against_tokens_operations_and_time() {
         "plot dense --out",
         "data stats dataset --plot",
         "bench step --preset micro --batch 1 --ctx 16 --steps 1 --plot",
+        "bench scaling --preset micro --sparsity 0 --step-seconds micro:0=0.1 --plot",
         "bench layer --shape 64x96 --sparsity 0.5 --tokens 32 --rounds 2 --plot",
     ] {
         for (gone, left) in [("svg", "png"), ("png", "svg")] {

@@ -99,6 +99,10 @@ pub struct Scaling {
     /// Draw tokens per second and efficiency, as SVG and as PNG beside it
     #[arg(long, value_name = "FILE")]
     plot: Option<PathBuf>,
+
+    /// Replace pictures that are there already
+    #[arg(long)]
+    force: bool,
 }
 
 /// What one machine needs for one model.
@@ -163,7 +167,7 @@ struct Predicted {
 impl Verb for Scaling {
     fn run(self, context: &Context) -> anyhow::Result<Outcome> {
         let models = self.models()?;
-        let chart = self.plot.as_deref().map(Files::create).transpose()?;
+        let chart = self.plot.as_deref().map(|path| Files::fresh(path, self.force)).transpose()?;
         let (computing, source, others) = self.computing(&models, context)?;
         let predicted: Vec<Predicted> = models
             .iter()

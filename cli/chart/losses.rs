@@ -9,7 +9,7 @@ use plotters::coord::Shift;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
-use super::{COLOURS, FONT, Picture, trimmed};
+use super::{COLOURS, Pen, Picture, trimmed, undrawn};
 
 /// No line has more points: nobody sees them.
 const POINTS: usize = 800;
@@ -106,19 +106,18 @@ impl Picture for Losses {
     where
         B::ErrorType: 'static,
     {
-        let px = |units: u32| (units * scale) as i32;
-        let fail = |error: DrawingAreaErrorKind<B::ErrorType>| anyhow!("cannot be drawn: {error}");
-        area.fill(&WHITE).map_err(fail)?;
-        let area = area.margin(px(12), 0, 0, 0);
-        let area = area.titled(&self.title, (FONT, px(24)).into_font()).map_err(fail)?;
+        let pen = Pen(scale);
+        area.fill(&WHITE).map_err(undrawn)?;
+        let area = area.margin(pen.px(12), 0, 0, 0);
+        let area = area.titled(&self.title, pen.text(24)).map_err(undrawn)?;
         let legend = Legend::new(&area, self, scale)?;
         let height = area.dim_in_pixel().1 as i32;
-        let (panels, below) = area.split_vertically(height - legend.height() - px(14));
+        let (panels, below) = area.split_vertically(height - legend.height() - pen.px(14));
         for (index, panel) in panels.split_evenly((1, self.axes.len())).iter().enumerate() {
             self.panel(panel, self.axes[index], index == 0, scale)?;
         }
         legend.draw(&below, self)?;
-        area.present().map_err(fail)
+        area.present().map_err(undrawn)
     }
 }
 
@@ -133,9 +132,7 @@ impl Losses {
     where
         B::ErrorType: 'static,
     {
-        let px = |units: u32| (units * scale) as i32;
-        let text = |units: u32| (FONT, px(units)).into_font();
-        let fail = |error: DrawingAreaErrorKind<B::ErrorType>| anyhow!("cannot be drawn: {error}");
+        let pen = Pen(scale);
         let lasts = self.runs.iter().filter_map(|run| run.training.last());
         let most = lasts.map(|point| axis.of(point)).fold(f64::MIN_POSITIVE, f64::max);
         let (unit, what) = axis.unit(most);
@@ -143,39 +140,41 @@ impl Losses {
         let place = |point: &Point| (axis.of(point) / unit, point.loss);
 
         let mut chart = ChartBuilder::on(area)
-            .margin(px(14))
-            .margin_right(px(26))
-            .x_label_area_size(px(56))
-            .y_label_area_size(px(if named { 78 } else { 56 }))
+            .margin(pen.px(14))
+            .margin_right(pen.px(26))
+            .x_label_area_size(pen.px(56))
+            .y_label_area_size(pen.px(if named { 78 } else { 56 }))
             .build_cartesian_2d(0.0..1.02 * most / unit, low..high)
-            .map_err(fail)?;
+            .map_err(undrawn)?;
         let mut mesh = chart.configure_mesh();
         mesh.light_line_style(WHITE)
             .bold_line_style(BLACK.mix(0.12).stroke_width(scale))
             .axis_style(BLACK.stroke_width(scale))
-            .set_tick_mark_size(LabelAreaPosition::Bottom, px(6))
-            .set_tick_mark_size(LabelAreaPosition::Left, px(6))
+            .set_tick_mark_size(LabelAreaPosition::Bottom, pen.px(6))
+            .set_tick_mark_size(LabelAreaPosition::Left, pen.px(6))
             .x_labels(6)
             .y_labels(8)
             .x_desc(what)
             .x_label_formatter(&|x| trimmed(*x))
             .y_label_formatter(&|y| trimmed(*y))
-            .label_style(text(16))
-            .axis_desc_style(text(18));
+            .label_style(pen.text(16))
+            .axis_desc_style(pen.text(18));
         if named {
             mesh.y_desc("loss (nats per token)");
         }
-        mesh.draw().map_err(fail)?;
+        mesh.draw().map_err(undrawn)?;
 
         for (run, colour) in self.runs.iter().zip(COLOURS.iter().cycle()) {
             let training = visible(run.smoothed().iter().map(place), high);
             let thin = colour.mix(0.55).stroke_width(scale + scale / 2);
-            chart.draw_series(LineSeries::new(thinned(training), thin)).map_err(fail)?;
+            chart.draw_series(LineSeries::new(thinned(training), thin)).map_err(undrawn)?;
             let validation = visible(run.validation.iter().map(place), high);
             let thick = colour.stroke_width(2 * scale + scale / 2);
-            chart.draw_series(LineSeries::new(validation.iter().copied(), thick)).map_err(fail)?;
-            let marker = |&at: &(f64, f64)| Circle::new(at, px(4), colour.filled());
-            chart.draw_series(validation.iter().map(marker)).map_err(fail)?;
+            chart
+                .draw_series(LineSeries::new(validation.iter().copied(), thick))
+                .map_err(undrawn)?;
+            let marker = |&at: &(f64, f64)| Circle::new(at, pen.px(4), colour.filled());
+            chart.draw_series(validation.iter().map(marker)).map_err(undrawn)?;
         }
         Ok(())
     }
@@ -219,19 +218,19 @@ impl Legend {
     where
         B::ErrorType: 'static,
     {
-        let px = |units: u32| (units * scale) as i32;
-        let style = TextStyle::from((FONT, px(Self::SIZE)).into_font());
-        let right = area.dim_in_pixel().0 as i32 - px(Self::MARGIN);
-        let (mut x, mut line, mut places) = (px(Self::MARGIN), 0, Vec::new());
+        let pen = Pen(scale);
+        let style = TextStyle::from(pen.text(Self::SIZE));
+        let right = area.dim_in_pixel().0 as i32 - pen.px(Self::MARGIN);
+        let (mut x, mut line, mut places) = (pen.px(Self::MARGIN), 0, Vec::new());
         for run in &losses.runs {
             let size = area.estimate_text_size(&run.label, &style);
             let (width, _) = size.map_err(|error| anyhow!("cannot be drawn: {error}"))?;
-            let width = px(Self::MARK) + width as i32;
-            if x + width > right && x > px(Self::MARGIN) {
-                (x, line) = (px(Self::MARGIN), line + 1);
+            let width = pen.px(Self::MARK) + width as i32;
+            if x + width > right && x > pen.px(Self::MARGIN) {
+                (x, line) = (pen.px(Self::MARGIN), line + 1);
             }
             places.push((x, line));
-            x += width + px(Self::GAP);
+            x += width + pen.px(Self::GAP);
         }
         // The key has a line of its own.
         Ok(Self { places, lines: line + 2, scale })
@@ -249,26 +248,26 @@ impl Legend {
     where
         B::ErrorType: 'static,
     {
-        let px = |units: u32| (units * self.scale) as i32;
-        let fail = |error: DrawingAreaErrorKind<B::ErrorType>| anyhow!("cannot be drawn: {error}");
-        let style = TextStyle::from((FONT, px(Self::SIZE)).into_font())
-            .pos(Pos::new(HPos::Left, VPos::Center));
-        let middle = |line: i32| line * px(Self::LINE) + px(Self::LINE) / 2;
+        let pen = Pen(self.scale);
+        let style = TextStyle::from(pen.text(Self::SIZE)).pos(Pos::new(HPos::Left, VPos::Center));
+        let middle = |line: i32| line * pen.px(Self::LINE) + pen.px(Self::LINE) / 2;
         for ((run, colour), &(x, line)) in
             losses.runs.iter().zip(COLOURS.iter().cycle()).zip(&self.places)
         {
             // Letters stand a little above the middle of their line.
-            let (y, mark) = (middle(line), middle(line) - px(2));
+            let (y, mark) = (middle(line), middle(line) - pen.px(2));
             let stroke = colour.stroke_width(2 * self.scale + self.scale / 2);
-            area.draw(&PathElement::new([(x, mark), (x + px(24), mark)], stroke)).map_err(fail)?;
-            area.draw(&Circle::new((x + px(12), mark), px(4), colour.filled())).map_err(fail)?;
-            area.draw(&Text::new(run.label.clone(), (x + px(Self::MARK), y), style.clone()))
-                .map_err(fail)?;
+            area.draw(&PathElement::new([(x, mark), (x + pen.px(24), mark)], stroke))
+                .map_err(undrawn)?;
+            area.draw(&Circle::new((x + pen.px(12), mark), pen.px(4), colour.filled()))
+                .map_err(undrawn)?;
+            area.draw(&Text::new(run.label.clone(), (x + pen.px(Self::MARK), y), style.clone()))
+                .map_err(undrawn)?;
         }
         let grey = BLACK.mix(0.6);
         let style = style.color(&grey);
-        let key = Text::new(Self::KEY, (px(Self::MARGIN), middle(self.lines - 1)), style);
-        area.draw(&key).map_err(fail)
+        let key = Text::new(Self::KEY, (pen.px(Self::MARGIN), middle(self.lines - 1)), style);
+        area.draw(&key).map_err(undrawn)
     }
 }
 

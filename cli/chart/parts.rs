@@ -1,11 +1,10 @@
 //! Where the time of an optimiser step goes: a bar for each sparsity, part upon part.
 
-use anyhow::anyhow;
 use mediswift_model::bench::StepTimes;
 use plotters::coord::Shift;
 use plotters::prelude::*;
 
-use super::{COLOURS, FONT, Picture};
+use super::{COLOURS, Pen, Picture, undrawn};
 
 /// Measured steps.
 pub struct Parts<'a> {
@@ -51,24 +50,22 @@ impl Picture for Parts<'_> {
     where
         B::ErrorType: 'static,
     {
-        let px = |units: u32| (units * scale) as i32;
-        let text = |units: u32| (FONT, px(units)).into_font();
-        let fail = |error: DrawingAreaErrorKind<B::ErrorType>| anyhow!("cannot be drawn: {error}");
+        let pen = Pen(scale);
         let bars: Vec<[f64; GROUPS.len()]> = self.rows.iter().map(milliseconds).collect();
         let longest = bars.iter().map(|bar| bar.iter().sum()).fold(f64::MIN_POSITIVE, f64::max);
         let count = self.rows.len() as f64;
 
-        area.fill(&WHITE).map_err(fail)?;
-        let area = area.margin(px(12), 0, 0, px(8));
-        let area = area.titled(&self.title, text(24)).map_err(fail)?;
+        area.fill(&WHITE).map_err(undrawn)?;
+        let area = area.margin(pen.px(12), 0, 0, pen.px(8));
+        let area = area.titled(&self.title, pen.text(24)).map_err(undrawn)?;
         let height = area.dim_in_pixel().1 as i32;
-        let (picture, below) = area.split_vertically(height - px(4 * 28));
+        let (picture, below) = area.split_vertically(height - pen.px(4 * 28));
         let mut chart = ChartBuilder::on(&picture)
-            .margin(px(18))
-            .x_label_area_size(px(56))
-            .y_label_area_size(px(110))
+            .margin(pen.px(18))
+            .x_label_area_size(pen.px(56))
+            .y_label_area_size(pen.px(110))
             .build_cartesian_2d(0.0..1.25 * longest, count..0.0)
-            .map_err(fail)?;
+            .map_err(undrawn)?;
         chart
             .configure_mesh()
             .light_line_style(WHITE)
@@ -79,10 +76,10 @@ impl Picture for Parts<'_> {
             .x_labels(8)
             .x_desc("milliseconds of a mean step")
             .x_label_formatter(&|x| format!("{x:.0}"))
-            .label_style(text(16))
-            .axis_desc_style(text(18))
+            .label_style(pen.text(16))
+            .axis_desc_style(pen.text(18))
             .draw()
-            .map_err(fail)?;
+            .map_err(undrawn)?;
         for (row, (bar, times)) in bars.iter().zip(self.rows).enumerate() {
             let (top, bottom) = (row as f64 + 0.18, row as f64 + 0.82);
             let mut left = 0.0;
@@ -90,7 +87,7 @@ impl Picture for Parts<'_> {
                 let corners = [(left, top), (left + part, bottom)];
                 left += part;
                 let filled = Rectangle::new(corners, colour.filled());
-                chart.draw_series([filled]).map_err(fail)?;
+                chart.draw_series([filled]).map_err(undrawn)?;
             }
             let speedup = times.realised_speedup(&self.rows[0]);
             let total = match row {
@@ -103,22 +100,28 @@ impl Picture for Parts<'_> {
             };
             let at = (left, row as f64 + 0.5);
             chart
-                .draw_series([EmptyElement::at(at) + Text::new(total, (px(8), -px(9)), text(17))])
-                .map_err(fail)?;
+                .draw_series([
+                    EmptyElement::at(at) + Text::new(total, (pen.px(8), -pen.px(9)), pen.text(17))
+                ])
+                .map_err(undrawn)?;
             let at = (0.0, row as f64 + 0.5);
             chart
                 .plotting_area()
-                .draw(&(EmptyElement::at(at) + Text::new(label, (-px(110), -px(9)), text(17))))
-                .map_err(fail)?;
+                .draw(
+                    &(EmptyElement::at(at)
+                        + Text::new(label, (-pen.px(110), -pen.px(9)), pen.text(17))),
+                )
+                .map_err(undrawn)?;
         }
         // Two columns below the bars.
         for (index, ((name, _), colour)) in GROUPS.iter().zip(COLOURS).enumerate() {
-            let (x, y) = (px(40) + px(500) * (index % 2) as i32, px(28) * (index / 2) as i32);
-            let mark = Rectangle::new([(x, y), (x + px(24), y + px(14))], colour.filled());
-            below.draw(&mark).map_err(fail)?;
-            below.draw(&Text::new(*name, (x + px(34), y), text(17))).map_err(fail)?;
+            let (x, y) =
+                (pen.px(40) + pen.px(500) * (index % 2) as i32, pen.px(28) * (index / 2) as i32);
+            let mark = Rectangle::new([(x, y), (x + pen.px(24), y + pen.px(14))], colour.filled());
+            below.draw(&mark).map_err(undrawn)?;
+            below.draw(&Text::new(*name, (x + pen.px(34), y), pen.text(17))).map_err(undrawn)?;
         }
-        area.present().map_err(fail)
+        area.present().map_err(undrawn)
     }
 }
 

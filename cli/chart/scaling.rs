@@ -2,12 +2,11 @@
 //!
 //! Machines are on a logarithmic axis, and so are tokens, where perfect scaling is a straight line.
 
-use anyhow::anyhow;
 use plotters::coord::Shift;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
-use super::{COLOURS, FONT, Picture, trimmed};
+use super::{COLOURS, Pen, Picture, short, trimmed, undrawn};
 
 /// What is predicted.
 pub struct Scaling {
@@ -50,27 +49,25 @@ impl Picture for Scaling {
     where
         B::ErrorType: 'static,
     {
-        let px = |units: u32| (units * scale) as i32;
-        let text = |units: u32| (FONT, px(units)).into_font();
-        let fail = |error: DrawingAreaErrorKind<B::ErrorType>| anyhow!("cannot be drawn: {error}");
-        area.fill(&WHITE).map_err(fail)?;
-        let area = area.margin(px(12), 0, 0, px(8));
+        let pen = Pen(scale);
+        area.fill(&WHITE).map_err(undrawn)?;
+        let area = area.margin(pen.px(12), 0, 0, pen.px(8));
         let title = "One training over many machines: predicted";
-        let area = area.titled(title, text(24)).map_err(fail)?;
+        let area = area.titled(title, pen.text(24)).map_err(undrawn)?;
         let mut area = area;
         for line in broken(&self.subtitle, 65 * self.panels.len().max(2)) {
-            area = area.titled(&line, text(15)).map_err(fail)?;
+            area = area.titled(&line, pen.text(15)).map_err(undrawn)?;
         }
         let height = area.dim_in_pixel().1 as i32;
-        let (panels, below) = area.split_vertically(height - px(66));
+        let (panels, below) = area.split_vertically(height - pen.px(66));
         let (above, under) = panels.split_vertically(panels.dim_in_pixel().1 as i32 / 2);
         for (row, area) in [(Row::Tokens, above), (Row::Efficiency, under)] {
             for (at, panel) in area.split_evenly((1, self.panels.len())).iter().enumerate() {
                 self.panel(panel, at, row, scale)?;
             }
         }
-        self.legend(&below, scale).map_err(fail)?;
-        area.present().map_err(fail)
+        self.legend(&below, scale).map_err(undrawn)?;
+        area.present().map_err(undrawn)
     }
 }
 
@@ -85,9 +82,7 @@ impl Scaling {
     where
         B::ErrorType: 'static,
     {
-        let px = |units: u32| (units * scale) as i32;
-        let text = |units: u32| (FONT, px(units)).into_font();
-        let fail = |error: DrawingAreaErrorKind<B::ErrorType>| anyhow!("cannot be drawn: {error}");
+        let pen = Pen(scale);
         let (model, curves) = &self.panels[at];
         let points = || curves.iter().flat_map(|curve| &curve.points);
         let most = points().map(|p| p.0).fold(2.0, f64::max);
@@ -105,13 +100,13 @@ impl Scaling {
             Row::Efficiency => (machines.log2(), 100.0 * efficiency),
         };
         let mut chart = ChartBuilder::on(area)
-            .margin(px(12))
-            .margin_right(px(20))
-            .caption(if row == Row::Tokens { model } else { "" }, text(20))
-            .x_label_area_size(px(52))
-            .y_label_area_size(px(74))
+            .margin(pen.px(12))
+            .margin_right(pen.px(20))
+            .caption(if row == Row::Tokens { model } else { "" }, pen.text(20))
+            .x_label_area_size(pen.px(52))
+            .y_label_area_size(pen.px(74))
             .build_cartesian_2d(least.log2() - 0.1..most.log2() + 0.2, bottom..top)
-            .map_err(fail)?;
+            .map_err(undrawn)?;
         let marks = (most / least).log2().round() as usize + 1;
         let label = |y: &f64| match row {
             Row::Tokens => short(10f64.powf(*y)),
@@ -125,27 +120,27 @@ impl Scaling {
             .y_labels(if row == Row::Tokens { 5 } else { 6 })
             .x_label_formatter(&|x| format!("{:.0}", x.exp2()))
             .y_label_formatter(&label)
-            .label_style(text(15))
-            .axis_desc_style(text(17));
+            .label_style(pen.text(15))
+            .axis_desc_style(pen.text(17));
         if row == Row::Efficiency {
             mesh.x_desc("machines");
         }
         if at == 0 {
             mesh.y_desc(if row == Row::Tokens { "tokens per second" } else { "efficiency" });
         }
-        mesh.draw().map_err(fail)?;
+        mesh.draw().map_err(undrawn)?;
         for curve in curves {
             let colour = self.colour(curve.gbit);
             let line = curve.points.iter().map(place).collect::<Vec<_>>();
             if curve.is_dashed {
                 let style = colour.stroke_width(scale + scale / 2);
-                let dashes = DashedLineSeries::new(line, px(7) as u32, px(5) as u32, style);
-                chart.draw_series(dashes).map_err(fail)?;
+                let dashes = DashedLineSeries::new(line, pen.px(7) as u32, pen.px(5) as u32, style);
+                chart.draw_series(dashes).map_err(undrawn)?;
             } else {
-                let marker = |&at: &(f64, f64)| Circle::new(at, px(3), colour.filled());
-                chart.draw_series(line.iter().map(marker)).map_err(fail)?;
+                let marker = |&at: &(f64, f64)| Circle::new(at, pen.px(3), colour.filled());
+                chart.draw_series(line.iter().map(marker)).map_err(undrawn)?;
                 let style = colour.stroke_width(2 * scale);
-                chart.draw_series(LineSeries::new(line, style)).map_err(fail)?;
+                chart.draw_series(LineSeries::new(line, style)).map_err(undrawn)?;
             }
         }
         Ok(())
@@ -162,18 +157,17 @@ impl Scaling {
         area: &DrawingArea<B, Shift>,
         scale: u32,
     ) -> Result<(), DrawingAreaErrorKind<B::ErrorType>> {
-        let px = |units: u32| (units * scale) as i32;
-        let style =
-            TextStyle::from((FONT, px(17)).into_font()).pos(Pos::new(HPos::Left, VPos::Center));
+        let pen = Pen(scale);
+        let style = TextStyle::from(pen.text(17)).pos(Pos::new(HPos::Left, VPos::Center));
         let entry = |at: u32, line: u32, name: String, colour: RGBColor, is_dashed: bool| {
-            let (x, y) = (px(40 + 150 * at), px(14 + 26 * line));
+            let (x, y) = (pen.px(40 + 150 * at), pen.px(14 + 26 * line));
             let stroke = colour.stroke_width(2 * scale);
             let dashes: &[(u32, u32)] =
                 if is_dashed { &[(0, 7), (12, 19), (24, 31)] } else { &[(0, 31)] };
             for &(from, to) in dashes {
-                area.draw(&PathElement::new([(x + px(from), y), (x + px(to), y)], stroke))?;
+                area.draw(&PathElement::new([(x + pen.px(from), y), (x + pen.px(to), y)], stroke))?;
             }
-            area.draw(&Text::new(name, (x + px(38), y + px(2)), style.clone()))
+            area.draw(&Text::new(name, (x + pen.px(38), y + pen.px(2)), style.clone()))
         };
         for (at, gbit) in self.gbit.iter().enumerate() {
             entry(at as u32, 0, format!("{} Gbit/s", trimmed(*gbit)), self.colour(*gbit), false)?;
@@ -183,15 +177,6 @@ impl Scaling {
             true => Ok(()),
             false => entry(1, 1, self.dashed.clone(), BLACK, true),
         }
-    }
-}
-
-/// A number in few letters.
-fn short(number: f64) -> String {
-    match number {
-        ..1e3 => format!("{number:.0}"),
-        1e3..1e6 => format!("{} k", trimmed(number / 1e3)),
-        _ => format!("{} M", trimmed(number / 1e6)),
     }
 }
 
@@ -215,9 +200,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_are_short_and_lines_are_broken() {
-        let shorts = [168.4, 1234.0, 52_340.0, 2.5e6].map(short);
-        assert_eq!(shorts, ["168", "1.23 k", "52.34 k", "2.5 M"]);
+    fn lines_are_broken_between_words() {
         assert_eq!(broken("one two three", 8), ["one two", "three"]);
     }
 }

@@ -12,7 +12,7 @@ use plotters::coord::ranged1d::{DefaultFormatting, KeyPointHint};
 use plotters::prelude::*;
 use serde::Deserialize;
 
-use super::{COLOURS, FONT, LEGEND_LINE, Picture, legend_dash, trimmed};
+use super::{COLOURS, LEGEND_LINE, Pen, Picture, legend_dash, trimmed, undrawn};
 use crate::machine::DISTURBED;
 
 /// A measurement, as far as the picture needs it.
@@ -104,9 +104,7 @@ fn draw<B: DrawingBackend>(
 where
     B::ErrorType: 'static,
 {
-    let px = |units: u32| (units * scale) as i32;
-    let text = |units: u32| (FONT, px(units)).into_font();
-    let fail = |error: DrawingAreaErrorKind<B::ErrorType>| anyhow!("cannot be drawn: {error}");
+    let pen = Pen(scale);
 
     let product = measured.product()?;
     let point = |theory: f64, speedup: f64| (theory.log2(), speedup.log2());
@@ -128,27 +126,27 @@ where
     let top = all().map(|p| p.1).fold(right, f64::max) + 0.25;
     let bottom = all().map(|p| p.1).fold(0.0, f64::min).floor() - 0.25;
 
-    area.fill(&WHITE).map_err(fail)?;
+    area.fill(&WHITE).map_err(undrawn)?;
     let what = match product {
         "step" => "Sparse layer, whole step (forward + dx + dw + refresh)".to_string(),
         product => format!("Sparse layer, {product}"),
     };
-    let area = area.margin(px(12), 0, 0, px(8));
-    let area = area.titled(&what, text(26)).map_err(fail)?;
-    let area = area.titled(&measured.subtitle(), text(17)).map_err(fail)?;
-    let area = area.titled(&measured.remark(), text(15)).map_err(fail)?;
+    let area = area.margin(pen.px(12), 0, 0, pen.px(8));
+    let area = area.titled(&what, pen.text(26)).map_err(undrawn)?;
+    let area = area.titled(&measured.subtitle(), pen.text(17)).map_err(undrawn)?;
+    let area = area.titled(&measured.remark(), pen.text(15)).map_err(undrawn)?;
     let marks = [0.0, 0.25, 0.5, 0.75, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999];
     let x_marks: Vec<f64> = marks.iter().map(|s: &f64| -(1.0 - s).log2()).collect();
     let y_marks: Vec<f64> = (-4..12).map(f64::from).collect();
     let mut chart = ChartBuilder::on(&area)
-        .margin(px(18))
-        .x_label_area_size(px(58))
-        .y_label_area_size(px(76))
+        .margin(pen.px(18))
+        .x_label_area_size(pen.px(58))
+        .y_label_area_size(pen.px(76))
         .build_cartesian_2d(
             Marked { range: -0.12..right, marks: x_marks },
             Marked { range: bottom..top, marks: y_marks },
         )
-        .map_err(fail)?;
+        .map_err(undrawn)?;
     chart
         .configure_mesh()
         .light_line_style(WHITE)
@@ -158,24 +156,26 @@ where
         .y_desc("speedup over the best dense code (×)")
         .x_label_formatter(&|x| format!("{} %", trimmed(100.0 * (1.0 - (-x).exp2()))))
         .y_label_formatter(&|y| trimmed(y.exp2()))
-        .label_style(text(17))
-        .axis_desc_style(text(19))
+        .label_style(pen.text(17))
+        .axis_desc_style(pen.text(19))
         .draw()
-        .map_err(fail)?;
+        .map_err(undrawn)?;
 
     let legend = |style: ShapeStyle| {
-        move |(x, y): (i32, i32)| PathElement::new(vec![(x, y), (x + px(LEGEND_LINE), y)], style)
+        move |(x, y): (i32, i32)| {
+            PathElement::new(vec![(x, y), (x + pen.px(LEGEND_LINE), y)], style)
+        }
     };
     let theory = BLACK.stroke_width(2 * scale);
     let far = right.min(top);
     chart
         .draw_series(DashedLineSeries::new(
             [(0.0, 0.0), (far, far)],
-            px(9) as u32,
-            px(6) as u32,
+            pen.px(9) as u32,
+            pen.px(6) as u32,
             theory,
         ))
-        .map_err(fail)?
+        .map_err(undrawn)?
         .label("theory, 1 / (1 − sparsity)")
         .legend(move |(x, y)| {
             let dash = legend_dash((9, 6), scale, theory);
@@ -184,13 +184,13 @@ where
     let even = BLACK.mix(0.55).stroke_width(scale);
     chart
         .draw_series(LineSeries::new([(-0.12, 0.0), (right, 0.0)], even))
-        .map_err(fail)?
+        .map_err(undrawn)?
         .label("as fast as dense")
         .legend(legend(even));
     let limit = RGBColor(200, 30, 30).stroke_width(2 * scale);
     chart
-        .draw_series(DashedLineSeries::new(ceiling, px(3) as u32, px(4) as u32, limit))
-        .map_err(fail)?
+        .draw_series(DashedLineSeries::new(ceiling, pen.px(3) as u32, pen.px(4) as u32, limit))
+        .map_err(undrawn)?
         .label("physical ceiling: FMA ports and L1 loads")
         .legend(move |(x, y)| {
             let dash = legend_dash((3, 4), scale, limit);
@@ -198,37 +198,37 @@ where
         });
     for ((name, curve), colour) in shapes.iter().zip(COLOURS.iter().cycle()) {
         let style = colour.stroke_width(2 * scale);
-        let marker = move |at: (f64, f64)| Circle::new(at, px(4), colour.filled());
+        let marker = move |at: (f64, f64)| Circle::new(at, pen.px(4), colour.filled());
         chart
             .draw_series(LineSeries::new(curve.iter().copied(), style))
-            .map_err(fail)?
+            .map_err(undrawn)?
             .label(format!("{name} (out × in)"))
             .legend(move |(x, y)| {
                 EmptyElement::at((x, y))
-                    + PathElement::new(vec![(0, 0), (px(30), 0)], style)
-                    + Circle::new((px(15), 0), px(4), colour.filled())
+                    + PathElement::new(vec![(0, 0), (pen.px(30), 0)], style)
+                    + Circle::new((pen.px(15), 0), pen.px(4), colour.filled())
             });
-        chart.draw_series(curve.iter().map(|&at| marker(at))).map_err(fail)?;
+        chart.draw_series(curve.iter().map(|&at| marker(at))).map_err(undrawn)?;
     }
     if shapes.len() > 1 {
         let style = BLACK.stroke_width(3 * scale);
         chart
             .draw_series(LineSeries::new(mean, style))
-            .map_err(fail)?
+            .map_err(undrawn)?
             .label("geometric mean over the shapes")
             .legend(legend(style));
     }
     chart
         .configure_series_labels()
         .position(SeriesLabelPosition::UpperLeft)
-        .margin(px(14))
-        .legend_area_size(px(38))
+        .margin(pen.px(14))
+        .legend_area_size(pen.px(38))
         .background_style(WHITE.mix(0.9))
         .border_style(BLACK.mix(0.3))
-        .label_font(text(17))
+        .label_font(pen.text(17))
         .draw()
-        .map_err(fail)?;
-    area.present().map_err(fail)
+        .map_err(undrawn)?;
+    area.present().map_err(undrawn)
 }
 
 /// An axis with marks at given places.

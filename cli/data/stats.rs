@@ -2,13 +2,12 @@
 
 use std::path::PathBuf;
 
-use anyhow::anyhow;
 use mediswift_data::{Dataset, Split, SplitStatistics};
 use plotters::coord::Shift;
 use plotters::prelude::*;
 use serde_json::{Value, json};
 
-use crate::chart::{COLOURS, FONT, Files, Picture};
+use crate::chart::{COLOURS, Files, Pen, Picture, undrawn};
 use crate::verb::{Context, Outcome, Verb};
 
 /// Describe a dataset: documents, tokens, lengths, what was dropped
@@ -150,9 +149,7 @@ impl Picture for Lengths<'_> {
     where
         B::ErrorType: 'static,
     {
-        let px = |units: u32| (units * scale) as i32;
-        let text = |units: u32| (FONT, px(units)).into_font();
-        let fail = |error: DrawingAreaErrorKind<B::ErrorType>| anyhow!("cannot be drawn: {error}");
+        let pen = Pen(scale);
         let bin = |length: u64| ((length.max(1) as f64).log2() * BINS_PER_OCTAVE).floor() as usize;
         let lengths = || self.splits.iter().flat_map(|split| &split.lengths);
         let bins = lengths().max().map_or(0, |&longest| bin(longest)) + 1;
@@ -169,28 +166,28 @@ impl Picture for Lengths<'_> {
             })
             .collect();
         let top = shares.iter().flatten().copied().fold(1.0, f64::max) * 1.1;
-        area.fill(&WHITE).map_err(fail)?;
+        area.fill(&WHITE).map_err(undrawn)?;
         let mut chart = ChartBuilder::on(area)
-            .caption("Lengths of documents", text(26))
-            .margin(px(14))
-            .x_label_area_size(px(56))
-            .y_label_area_size(px(72))
+            .caption("Lengths of documents", pen.text(26))
+            .margin(pen.px(14))
+            .x_label_area_size(pen.px(56))
+            .y_label_area_size(pen.px(72))
             .build_cartesian_2d(
                 first as f64 / BINS_PER_OCTAVE..bins as f64 / BINS_PER_OCTAVE,
                 0.0..top,
             )
-            .map_err(fail)?;
+            .map_err(undrawn)?;
         chart
             .configure_mesh()
             .x_desc("tokens of a document (logarithmic)")
             .y_desc("documents of the split (%)")
             .x_label_formatter(&|octave| format!("{:.0}", octave.exp2()))
             .x_labels(12)
-            .label_style(text(16))
-            .axis_desc_style(text(18))
+            .label_style(pen.text(16))
+            .axis_desc_style(pen.text(18))
             .light_line_style(WHITE)
             .draw()
-            .map_err(fail)?;
+            .map_err(undrawn)?;
         for ((split, shares), colour) in self.splits.iter().zip(&shares).zip(COLOURS) {
             // Outlines of bars: both splits stay visible.
             let corners: Vec<(f64, f64)> = shares
@@ -205,19 +202,19 @@ impl Picture for Lengths<'_> {
             let style = ShapeStyle::from(&colour).stroke_width(2 * scale);
             chart
                 .draw_series(LineSeries::new(corners, style))
-                .map_err(fail)?
+                .map_err(undrawn)?
                 .label(format!("{} ({} documents)", split.split.name(), split.lengths.len()))
-                .legend(move |(x, y)| PathElement::new([(x, y), (x + px(24), y)], style));
+                .legend(move |(x, y)| PathElement::new([(x, y), (x + pen.px(24), y)], style));
         }
         chart
             .configure_series_labels()
             .position(SeriesLabelPosition::UpperRight)
             .background_style(WHITE)
             .border_style(BLACK.mix(0.3))
-            .label_font(text(16))
-            .legend_area_size(px(32))
+            .label_font(pen.text(16))
+            .legend_area_size(pen.px(32))
             .draw()
-            .map_err(fail)?;
-        area.present().map_err(fail)
+            .map_err(undrawn)?;
+        area.present().map_err(undrawn)
     }
 }

@@ -13,8 +13,8 @@ use mediswift_model::session::{Advance, Session};
 use mediswift_model::watch::Progress;
 use mediswift_model::{Config, Error};
 
-use crate::progress;
 use crate::signals::StopSignal;
+use crate::{output, progress};
 
 /// One of the runs.
 pub struct Twin {
@@ -88,7 +88,12 @@ impl<'a> Training<'a> {
             Advance::Finished => return Ok(()),
         };
         self.bar.set_position(metrics.step as u64);
-        self.bar.set_message(format!("{:<6} loss {:.3}", self.twin.name, metrics.loss));
+        let said = format!("{:<6} loss {:.3}", self.twin.name, metrics.loss);
+        let steps = self.twin.config.train.steps;
+        if self.bar.is_hidden() && metrics.step.is_multiple_of((steps / 5).max(1)) {
+            output::note(&format!("step {} of {steps}  {said}", metrics.step));
+        }
+        self.bar.set_message(said);
         if signals.flow().is_break() { Err(Error::Stopped) } else { Ok(()) }
     }
 

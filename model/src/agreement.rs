@@ -3,7 +3,7 @@
 
 use crate::error::Error;
 use mediswift_ranks::Ranks;
-use mediswift_ranks::collectives::gather;
+use mediswift_ranks::collectives::{gather, numbers};
 use serde::{Deserialize, Serialize};
 
 /// What of an [`Error`] matters to other ranks.
@@ -27,24 +27,31 @@ pub(crate) fn agree<T>(ranks: &dyn Ranks, mine: Result<T, Error>) -> Result<T, E
     Ok(value.expect("no problem, so a value"))
 }
 
-/// [`agree`], where ranks tell each other numbers: those of every rank, in the order of ranks.
+/// [`agree`], where ranks tell each other numbers besides: those of every rank, in the order of ranks.
+/// # Errors
+/// As for [`agree`].
+pub(crate) fn agree_telling<T>(
+    ranks: &dyn Ranks,
+    mine: Result<(T, Vec<f64>), Error>,
+) -> Result<(T, Vec<Vec<f64>>), Error> {
+    if ranks.count() == 1 {
+        return mine.map(|(value, numbers)| (value, vec![numbers]));
+    }
+    let (mine, problem) = split(mine);
+    let (value, told) = mine.unzip();
+    let all = agree_on(ranks, bytemuck::cast_slice(&told.unwrap_or_default()), problem)?;
+    let all = all.iter().map(|bytes| numbers(bytes)).collect();
+    Ok((value.expect("no problem, so a value"), all))
+}
+
+/// The same, with nothing to keep.
 /// # Errors
 /// As for [`agree`].
 pub(crate) fn agree_numbers(
     ranks: &dyn Ranks,
     mine: Result<Vec<f64>, Error>,
 ) -> Result<Vec<Vec<f64>>, Error> {
-    let (numbers, problem) = split(mine);
-    if ranks.count() == 1 {
-        return problem.map_or(Ok(numbers.into_iter().collect()), Err);
-    }
-    let numbers = numbers.unwrap_or_default();
-    let all = agree_on(ranks, bytemuck::cast_slice(&numbers), problem)?;
-    let eights = |bytes: Vec<u8>| {
-        let eights = bytes.chunks_exact(8);
-        eights.map(|eight| f64::from_ne_bytes(eight.try_into().expect("8 bytes"))).collect()
-    };
-    Ok(all.into_iter().map(eights).collect())
+    Ok(agree_telling(ranks, mine.map(|numbers| ((), numbers)))?.1)
 }
 
 fn split<T>(outcome: Result<T, Error>) -> (Option<T>, Option<Error>) {

@@ -148,25 +148,18 @@ impl GradientTree {
     /// The last of the sums, taken off, plus `right`.
     fn join_last(&mut self, node: Node, right: Gradients) -> (Node, Gradients) {
         let (before, mut left) = self.sums.pop().expect("a sum to join");
-        add_all(&mut left, &right);
+        add(left.whole_mut(), right.range(right.held()));
         self.spare.push(right);
         (before.with(node), left)
     }
 }
 
-/// left += right.
+/// left += right, block by block in parallel.
 pub fn add(left: &mut [f32], right: &[f32]) {
-    left.iter_mut().zip(right).for_each(|(left, right)| *left += right);
-}
-
-/// left += right.
-fn add_all(left: &mut Gradients, right: &Gradients) {
-    let blocks: Vec<_> = left
-        .iter_mut()
-        .zip(right.iter())
-        .flat_map(|((_, left), (_, right))| left.chunks_mut(BLOCK).zip(right.values.chunks(BLOCK)))
-        .collect();
-    blocks.into_par_iter().with_max_len(1).for_each(|(left, right)| add(left, right));
+    let blocks = left.par_chunks_mut(BLOCK).zip(right.par_chunks(BLOCK)).with_max_len(1);
+    blocks.for_each(|(left, right)| {
+        left.iter_mut().zip(right).for_each(|(left, right)| *left += right);
+    });
 }
 
 #[cfg(test)]
@@ -237,6 +230,10 @@ mod tests {
         left
     }
 
+    fn whole(gradients: &Gradients) -> &[f32] {
+        gradients.range(gradients.held())
+    }
+
     fn bits(gradients: &Gradients) -> Vec<u32> {
         gradients.iter().flat_map(|(_, g)| g.values.iter().map(|x| x.to_bits())).collect()
     }
@@ -250,7 +247,7 @@ mod tests {
             for leaf in 0..count {
                 let mut leaf_gradient = tree.zeros(&layout);
                 assert!(leaf_gradient.iter().all(|(_, g)| g.values.iter().all(|&x| x == 0.0)));
-                add_all(&mut leaf_gradient, &gradient(&layout, leaf));
+                add(leaf_gradient.whole_mut(), whole(&gradient(&layout, leaf)));
                 tree.push(leaf_gradient);
             }
             let total = tree.finish().unwrap();
@@ -266,7 +263,7 @@ mod tests {
     fn aligned_runs_are_nodes_of_the_whole_sum() {
         let layout = layout();
         let mut node = recursive(&layout, 0, 8);
-        add_all(&mut node, &recursive(&layout, 8, 8));
+        add(node.whole_mut(), whole(&recursive(&layout, 8, 8)));
         assert_eq!(bits(&node), bits(&recursive(&layout, 0, 16)));
     }
 }

@@ -30,11 +30,11 @@ use crate::error::Error;
 use crate::finetune::settings::{Settings, Weights};
 use crate::gradient_tree::leaf;
 use crate::presets::PAPER_VOCABULARY;
-use crate::reduction::PART;
 use crate::rehearsal::Rehearsal;
 use mediswift_engine::TokenLayout;
 use mediswift_engine::ops::CHUNK_TILES;
 use mediswift_kernels::LANES;
+use mediswift_ranks::collectives::LARGEST_PART;
 use std::iter::Sum;
 
 /// Bytes of an `f32`.
@@ -89,8 +89,7 @@ impl Memory {
         let leaves = micro_batches.div_ceil(leaf(micro_batches, config.train.leaves.max(1)));
         let levels = u64::from(leaves.div_ceil(ranks).max(1).ilog2()) + 1;
         // Most ranks hold one or two nodes.
-        let parts =
-            product(&[2, ranks, PART]).saturating_mul(VALUE).min(step.weights.saturating_mul(2));
+        let parts = product(&[2, ranks, LARGEST_PART]).min(step.weights.saturating_mul(2));
         Self {
             moments: step.moments / ranks as u64,
             gradients: step.weights.saturating_mul(levels).saturating_add(parts),

@@ -11,7 +11,7 @@
 pub use crate::adamw::Moments;
 
 use crate::adamw::{AdamW, clip_scale, norm, sums_of_squares};
-use crate::agreement::{agree, agree_numbers};
+use crate::agreement::{agree, agree_numbers, agree_telling};
 use crate::config::Config;
 use crate::error::Error;
 use crate::finite::{check_finite, check_finite_in};
@@ -246,7 +246,7 @@ impl Optimisation {
     pub fn step_of(
         &mut self,
         all: usize,
-        mine: Result<&[TokenBatch], Error>,
+        mine: Result<impl AsRef<[TokenBatch]>, Error>,
         watch: &mut dyn Watch,
     ) -> Result<StepResult, Error> {
         let gradients = self.gradients(all, mine, watch);
@@ -331,26 +331,19 @@ impl Optimisation {
     fn gradients(
         &mut self,
         all: usize,
-        mine: Result<&[TokenBatch], Error>,
+        mine: Result<impl AsRef<[TokenBatch]>, Error>,
         watch: &mut dyn Watch,
     ) -> Result<(LossSum, Gradients), Error> {
-        let mine = mine.and_then(|mine| Ok((mine, self.share(all)?)));
-        let weights = mine
-            .as_ref()
-            .ok()
-            .map(|(mine, _)| mine.iter().map(TokenBatch::weight).collect::<Vec<_>>());
-        let (mine, problem) = match mine {
-            Ok(mine) => (Some(mine), None),
-            Err(error) => (None, Some(error)),
-        };
-        let weights =
-            agree_numbers(&*self.ranks, problem.map_or(Ok(weights.unwrap_or_default()), Err))?;
-        let (mine, share) = mine.expect("no problem, so micro-batches");
+        let mine = mine.and_then(|mine| {
+            let weights = mine.as_ref().iter().map(TokenBatch::weight).collect();
+            Ok(((mine, self.share(all)?), weights))
+        });
+        let ((mine, share), weights) = agree_telling(&*self.ranks, mine)?;
         let weight: f64 = weights.iter().flatten().sum();
         if weight <= 0.0 {
             return Err(Error::input("batch", "no target token has a weight: nothing to learn"));
         }
-        let losses = self.accumulate(all, share.start, mine, weight, watch);
+        let losses = self.accumulate(all, share.start, mine.as_ref(), weight, watch);
         let clock = self.arena.profile.clock();
         let losses = agree_numbers(&*self.ranks, losses)?;
         let losses = losses.iter().flat_map(|losses| losses.chunks_exact(2));

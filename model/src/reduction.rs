@@ -1,25 +1,19 @@
 //! The sum of gradients over ranks: every rank gets its shard of the sum that one process would have.
 //!
 //! Each rank has added the gradients of a contiguous share of a step's leaves, so what it holds are nodes of
-//! the tree of all leaves ([`crate::gradient_tree`]). Of each of them it sends every other rank the part
-//! that is that rank's shard, and adds what it gets for its own in the order of the tree. MPI's own sums
+//! the tree of all leaves ([`crate::gradient_tree`]). Ranks exchange the parts of them that are each other's shards
+//! ([`mediswift_ranks::collectives::reduce_scatter`]), and add what they get in the order of the tree. MPI's own sums
 //! promise no order.
 //!
-//! With n ranks that hold one node each, as they do if leaves and ranks are powers of two, a rank sends and
-//! receives (n − 1) / n of a gradient, which is the least there is; where shares are uneven, a rank may hold
-//! several nodes and sends each. Shards go in parts of [`PART`] elements, so that what is received needs
-//! little room.
+//! Ranks hold one node each if leaves and ranks are powers of two; where shares are uneven, a rank may hold
+//! several nodes and sends each.
 
 use crate::error::Error;
 use crate::gradient_tree::{GradientTree, Node, add, merges, nodes};
-use mediswift_engine::{BLOCK, Gradients};
+use mediswift_engine::Gradients;
 use mediswift_ranks::Ranks;
-use mediswift_ranks::collectives::partners;
-use rayon::prelude::*;
+use mediswift_ranks::collectives::reduce_scatter;
 use std::ops::Range;
-
-/// Elements of a shard that are sent at a time: 4 MiB.
-pub const PART: usize = 1 << 20;
 
 /// The leaves of one rank, as even as they can be.
 pub fn share(leaves: usize, count: usize, rank: usize) -> Range<usize> {
@@ -46,41 +40,10 @@ pub fn reduce(
         (0..count).map(|rank| nodes(share(leaves, count, rank))).collect();
     let (mine, mut sums): (Vec<Node>, Vec<Gradients>) = tree.take().into_iter().unzip();
     assert_eq!(mine, of_ranks[rank], "the leaves of this rank's share");
-    let before = |rank: usize| of_ranks[..rank].iter().map(Vec::len).sum::<usize>();
-    let all = of_ranks.concat();
-    let merges = merges(&all);
-
-    let longest = shards.iter().map(Range::len).max().unwrap_or(0);
-    let mut parts: Vec<Vec<f32>> = all.iter().map(|_| vec![0.0; PART.min(longest)]).collect();
-    for first in (0..longest).step_by(PART) {
-        let part = |shard: &Range<usize>| {
-            let start = shard.end.min(shard.start + first);
-            start..shard.end.min(start + PART)
-        };
-        let own = part(&shards[rank]);
-        for (to, from) in partners(rank, count) {
-            let theirs = part(&shards[to]);
-            for at in 0..sums.len().max(of_ranks[from].len()) {
-                let message = sums.get(at).map_or(&[][..], |sum| sum.range(theirs.clone()));
-                let into = match at < of_ranks[from].len() {
-                    true => &mut parts[before(from) + at][..own.len()],
-                    false => &mut [],
-                };
-                let into = bytemuck::cast_slice_mut(into);
-                ranks.exchange(to, bytemuck::cast_slice(message), from, into)?;
-            }
-        }
-        for (sum, part) in sums.iter().zip(&mut parts[before(rank)..]) {
-            part[..own.len()].copy_from_slice(sum.range(own.clone()));
-        }
-        for &(to, from) in &merges {
-            let [to, from] = parts.get_disjoint_mut([to, from]).expect("two nodes");
-            let blocks = to[..own.len()].par_chunks_mut(BLOCK).zip(from.par_chunks(BLOCK));
-            blocks.for_each(|(to, from)| add(to, from));
-        }
-        // Of this node, these elements are not needed any more.
-        sums[0].whole_mut()[own.clone()].copy_from_slice(&parts[0][..own.len()]);
-    }
+    let counts: Vec<usize> = of_ranks.iter().map(Vec::len).collect();
+    let mut buffers: Vec<&mut [f32]> = sums.iter_mut().map(Gradients::whole_mut).collect();
+    let merges = merges(&of_ranks.concat());
+    reduce_scatter(ranks, shards, &counts, &mut buffers, &merges, add)?;
     let mut sums = sums.into_iter();
     let sum = sums.next().expect("a rank has leaves");
     sums.for_each(|rest| tree.recycle(rest));
@@ -90,12 +53,14 @@ pub fn reduce(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use mediswift_engine::{Layout, Shape};
+    use mediswift_engine::{BLOCK, Layout, Shape};
     use mediswift_ranks::Threads;
+    use mediswift_ranks::collectives::LARGEST_PART;
     use std::sync::Arc;
 
     fn layout() -> Arc<Layout> {
-        let tensors = [("a", 3 * BLOCK + 5), ("b", 3), ("c", PART + 2 * BLOCK), ("d", 70)];
+        let tensors =
+            [("a", 3 * BLOCK + 5), ("b", 3), ("c", LARGEST_PART / 4 + 2 * BLOCK), ("d", 70)];
         Layout::new(tensors.map(|(name, len)| (name, Shape::Vector(len))))
     }
 

@@ -21,12 +21,11 @@ use crate::architecture::slots;
 use crate::bench::StepBench;
 use crate::config::{Config, ModelConfig};
 use crate::error::Error;
-use crate::gradient_tree::{leaf, nodes};
+use crate::gradient_tree::{add, leaf, nodes};
 use crate::presets::PAPER_VOCABULARY;
 use crate::reduction::share;
 use mediswift_engine::{Layout, Shape};
 use mediswift_ranks::link::{Cost, Link};
-use rayon::prelude::*;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
@@ -278,14 +277,11 @@ impl Computing {
 /// Seconds per value of adding one gradient to another: the median of a few tries with values that no cache holds.
 fn seconds_per_sum() -> f64 {
     const VALUES: usize = 1 << 24;
-    const BLOCK: usize = 1 << 14;
     let (mut left, right) = (vec![0f32; VALUES], vec![1f32; VALUES]);
     let mut times: Vec<f64> = (0..7)
         .map(|_| {
             let started = Instant::now();
-            left.par_chunks_mut(BLOCK).zip(right.par_chunks(BLOCK)).for_each(|(left, right)| {
-                left.iter_mut().zip(right).for_each(|(left, right)| *left += right);
-            });
+            add(&mut left, &right);
             started.elapsed().as_secs_f64()
         })
         .collect();

@@ -19,6 +19,7 @@ pub mod link;
 pub mod measure;
 #[cfg(feature = "mpi")]
 mod mpi;
+mod tally;
 mod threads;
 
 pub use alone::Alone;

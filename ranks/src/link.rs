@@ -9,14 +9,12 @@
 //! | [`Cost::all_gather`] of shards | N − 1 | (N − 1) · the largest shard |
 //! | [`Cost::gather`] of b bytes in all | 2 ⌈log₂ N⌉ | (N − 1) / N · b, and 8 for the length of each |
 
+use crate::collectives::LARGEST_PART;
 use std::iter::Sum;
 use std::ops::{Add, Range};
 
 /// Bytes of a value in a store.
 const VALUE: u64 = size_of::<f32>() as u64;
-
-/// Most bytes of a message of a reduce-scatter: what has arrived is added while it is in the caches.
-pub const LARGEST_PART: usize = 4 << 20;
 
 /// What one rank sends.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -3,8 +3,8 @@
 //! Everybody waits for everybody before a repetition begins. It takes as long as on the slowest
 //! rank, and the result of one size is the median of its repetitions. Whatever arrives is compared with what it should be.
 
-use crate::collectives::{gather, gather_numbers, gather_shards, partners};
-use crate::link::{Cost, LARGEST_PART};
+use crate::collectives::{gather, gather_numbers, gather_shards, reduce_scatter};
+use crate::link::Cost;
 use crate::{Lost, Ranks};
 use std::ops::Range;
 use std::time::Instant;
@@ -127,33 +127,21 @@ struct Trial<'a> {
     ranks: &'a dyn Ranks,
     operation: Operation,
     shards: Vec<Range<usize>>,
-    /// What this rank has to say.
+    /// What this rank has to say, and where sums and what is gathered end up.
     values: Vec<f32>,
-    /// What it hears: a whole message, its own shard of sums, or nothing, where `values` is filled.
+    /// Its own shard as it was before sums.
+    own: Vec<f32>,
+    /// The message that it hears.
     heard: Vec<f32>,
-    /// A part of a message.
-    part: Vec<f32>,
 }
 
 impl<'a> Trial<'a> {
     fn new(ranks: &'a dyn Ranks, operation: Operation, len: usize) -> Self {
         let (rank, shards) = (ranks.rank(), shards(len, ranks.count()));
-        let (heard, part) = match operation {
-            Operation::Exchange => (len, 0),
-            Operation::ReduceScatter => {
-                let mine = shards[rank].len();
-                (mine, mine.min(LARGEST_PART / size_of::<f32>()))
-            }
-            Operation::AllGather => (0, 0),
-        };
-        Self {
-            ranks,
-            operation,
-            shards,
-            values: (0..len).map(|at| value(rank, at)).collect(),
-            heard: vec![0.0; heard],
-            part: vec![0.0; part],
-        }
+        let heard = if operation == Operation::Exchange { len } else { 0 };
+        let values: Vec<f32> = (0..len).map(|at| value(rank, at)).collect();
+        let own = values[shards[rank].clone()].to_vec();
+        Self { ranks, operation, shards, values, own, heard: vec![0.0; heard] }
     }
 
     /// Seconds of one of `times` operations in a row on the slowest rank.
@@ -198,36 +186,28 @@ impl<'a> Trial<'a> {
     }
 
     fn reduce_scatter(&mut self) -> Result<(), Lost> {
-        let (rank, count) = (self.ranks.rank(), self.ranks.count());
-        let largest = LARGEST_PART / size_of::<f32>();
-        self.heard.copy_from_slice(&self.values[self.shards[rank].clone()]);
-        for (to, from) in partners(rank, count) {
-            let (mut theirs, mut mine) =
-                (&self.values[self.shards[to].clone()], &mut self.heard[..]);
-            while !theirs.is_empty() || !mine.is_empty() {
-                let sent = theirs.split_off(..theirs.len().min(largest)).expect("a part");
-                let sums = mine.split_off_mut(..mine.len().min(largest)).expect("a part");
-                let part = &mut self.part[..sums.len()];
-                let into = bytemuck::cast_slice_mut(part);
-                self.ranks.exchange(to, bytemuck::cast_slice(sent), from, into)?;
-                sums.iter_mut().zip(part).for_each(|(sum, part)| *sum += *part);
-            }
-        }
-        Ok(())
+        let count = self.ranks.count();
+        let own = self.shards[self.ranks.rank()].clone();
+        self.values[own].copy_from_slice(&self.own);
+        let merges: Vec<(usize, usize)> = (1..count).map(|from| (0, from)).collect();
+        let add = |to: &mut [f32], from: &[f32]| {
+            to.iter_mut().zip(from).for_each(|(to, from)| *to += from);
+        };
+        let (ones, mine) = (vec![1; count], &mut [&mut self.values[..]]);
+        reduce_scatter(self.ranks, &self.shards, &ones, mine, &merges, add)
     }
 
     /// Whether this rank has what it should.
     fn is_right(&self) -> bool {
         let (rank, count) = (self.ranks.rank(), self.ranks.count());
-        let first = self.shards[rank].start;
         match self.operation {
             Operation::Exchange => {
                 let before = (rank + count - 1) % count;
                 self.heard.iter().enumerate().all(|(at, heard)| *heard == value(before, at))
             }
-            Operation::ReduceScatter => self.heard.iter().enumerate().all(|(at, sum)| {
-                *sum == (0..count).map(|rank| value(rank, first + at)).sum::<f32>()
-            }),
+            Operation::ReduceScatter => self.shards[rank]
+                .clone()
+                .all(|at| self.values[at] == (0..count).map(|rank| value(rank, at)).sum::<f32>()),
             Operation::AllGather => self
                 .shards
                 .iter()
@@ -240,6 +220,7 @@ impl<'a> Trial<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::collectives::LARGEST_PART;
     use crate::{Threads, Traffic};
     use std::sync::Arc;
 

@@ -5,6 +5,7 @@
 //! nothing in the background. Between two questions the thread sleeps a little once an answer is long in
 //! coming, so that ranks that wait leave the cores to those that compute.
 
+use crate::tally::Tally;
 use crate::{Lost, Ranks, Traffic};
 use mpi::environment::{Universe, library_version};
 use mpi::request::Request;
@@ -12,7 +13,6 @@ use mpi::topology::{Communicator, SimpleCommunicator};
 use mpi::traits::{Destination, Source};
 use mpi::{Threading, request};
 use std::mem::ManuallyDrop;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, mpsc};
 use std::time::{Duration, Instant};
 
@@ -37,9 +37,7 @@ pub struct Mpi {
     patience: Duration,
     threading: Threading,
     universe: Mutex<Option<ManuallyDrop<Universe>>>,
-    sent: AtomicU64,
-    received: AtomicU64,
-    messages: AtomicU64,
+    tally: Tally,
 }
 
 /// Why there are no ranks.
@@ -69,7 +67,6 @@ impl Mpi {
             return Err(StartError::Threads(threading));
         }
         let world = universe.world();
-        let zero = AtomicU64::default;
         Ok(Self {
             rank: world.rank() as usize,
             count: world.size() as usize,
@@ -77,9 +74,7 @@ impl Mpi {
             patience,
             threading,
             universe: Mutex::new(Some(ManuallyDrop::new(universe))),
-            sent: zero(),
-            received: zero(),
-            messages: zero(),
+            tally: Tally::default(),
         })
     }
 
@@ -155,17 +150,18 @@ impl Ranks for Mpi {
         let world = SimpleCommunicator::world();
         let (target, source) =
             (world.process_at_rank(to as i32), world.process_at_rank(from as i32));
-        self.sent.fetch_add(message.len() as u64, Ordering::Relaxed);
-        self.received.fetch_add(into.len() as u64, Ordering::Relaxed);
         let (mut message, mut into) = (message, into);
         while !message.is_empty() || !into.is_empty() {
             let part = message.split_off(..message.len().min(LARGEST)).expect("a part");
             let into_part = into.split_off_mut(..into.len().min(LARGEST)).expect("a part");
-            self.messages.fetch_add(u64::from(!part.is_empty()), Ordering::Relaxed);
+            self.tally.received(into_part.len());
             request::scope(|scope| {
                 let receive = (!into_part.is_empty())
                     .then(|| source.immediate_receive_into(scope, into_part));
-                let send = (!part.is_empty()).then(|| target.immediate_send(scope, part));
+                let send = (!part.is_empty()).then(|| {
+                    self.tally.sent(part.len());
+                    target.immediate_send(scope, part)
+                });
                 self.wait(send, receive, to, from);
             });
         }
@@ -183,11 +179,7 @@ impl Ranks for Mpi {
     }
 
     fn traffic(&self) -> Traffic {
-        Traffic {
-            sent: self.sent.load(Ordering::Relaxed),
-            received: self.received.load(Ordering::Relaxed),
-            messages: self.messages.load(Ordering::Relaxed),
-        }
+        self.tally.traffic()
     }
 
     fn transport(&self) -> String {

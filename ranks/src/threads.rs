@@ -1,5 +1,6 @@
 //! [`Threads`]: ranks that are threads of one process.
 
+use crate::tally::Tally;
 use crate::{Lost, Ranks, Traffic};
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -26,9 +27,9 @@ pub struct Threads {
     rank: usize,
     count: usize,
     post: Arc<Post>,
-    sent: AtomicU64,
-    received: AtomicU64,
-    messages: AtomicU64,
+    /// Exchanges begun.
+    exchanges: AtomicU64,
+    tally: Tally,
 }
 
 /// What is under way.
@@ -67,9 +68,8 @@ impl Threads {
             let start = |rank| {
                 let (post, work) = (Arc::clone(&post), &work);
                 scope.spawn(move || {
-                    let zero = AtomicU64::default;
-                    let (sent, received, messages) = (zero(), zero(), zero());
-                    let me = Self { rank, count, post, sent, received, messages };
+                    let (exchanges, tally) = Default::default();
+                    let me = Self { rank, count, post, exchanges, tally };
                     work(Arc::new(me))
                 })
             };
@@ -119,7 +119,7 @@ impl Ranks for Threads {
         let others = 0..self.count;
         assert!(others.contains(&to) && to != self.rank, "rank {to} is none of the others");
         assert!(others.contains(&from) && from != self.rank, "rank {from} is none of the others");
-        let number = self.messages.fetch_add(1, Ordering::Relaxed);
+        let number = self.exchanges.fetch_add(1, Ordering::Relaxed);
         let Faults { delay, silent, .. } = self.post.faults;
         if silent.is_some_and(|(rank, after)| rank == self.rank && number >= after) {
             std::thread::sleep(2 * self.patience());
@@ -132,7 +132,7 @@ impl Ranks for Threads {
         let mut boxes = self.boxes();
         if !message.is_empty() {
             boxes.messages.entry((self.rank, to)).or_default().push_back(message.to_vec());
-            self.sent.fetch_add(message.len() as u64, Ordering::Relaxed);
+            self.tally.sent(message.len());
             self.post.arrived.notify_all();
         }
         if into.is_empty() {
@@ -149,7 +149,7 @@ impl Ranks for Threads {
             {
                 assert_eq!(arrived.len(), into.len(), "rank {from} sent another message");
                 into.copy_from_slice(&arrived);
-                self.received.fetch_add(into.len() as u64, Ordering::Relaxed);
+                self.tally.received(into.len());
                 return Ok(());
             }
             let left = until.saturating_duration_since(Instant::now());
@@ -171,11 +171,7 @@ impl Ranks for Threads {
     }
 
     fn traffic(&self) -> Traffic {
-        Traffic {
-            sent: self.sent.load(Ordering::Relaxed),
-            received: self.received.load(Ordering::Relaxed),
-            messages: self.messages.load(Ordering::Relaxed),
-        }
+        self.tally.traffic()
     }
 
     fn transport(&self) -> String {

@@ -310,10 +310,6 @@ impl Session {
             (self.config.train.on_nonfinite, self.optimisation.learning_rate());
         let all = self.config.micro_batches();
         let mine = self.optimisation.share(all).and_then(|share| self.next_micro_batches(share));
-        let mine = match &mine {
-            Ok(mine) => Ok(&mine[..]),
-            Err(_) => Err(mine.expect_err("just seen")),
-        };
         let (loss, grad_norm, problem) = match self.optimisation.step_of(all, mine, watch) {
             Ok(done) => (done.loss.mean(), done.grad_norm, None),
             Err(error) if on_nonfinite == OnNonFinite::Skip && may_be_skipped(&error) => {
