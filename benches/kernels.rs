@@ -7,9 +7,9 @@
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use mediswift_kernels::baseline::{Baseline, Matrix};
 use mediswift_kernels::isa::IsaKind;
-use mediswift_kernels::ops::{Product, kernels};
+use mediswift_kernels::ops::{KernelSpec, Product, kernels};
 use mediswift_kernels::sparse::mask::MASKS;
-use mediswift_kernels::{AlignedBuffer, CsrMatrix, LANES};
+use mediswift_kernels::{AlignedBuffer, CsrMatrix, InPrecision, LANES, Precision};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -32,10 +32,17 @@ fn dense_flops(product: Product, rows: usize, columns: usize) -> u64 {
 
 fn products(criterion: &mut Criterion) {
     let isa = IsaKind::active().unwrap_or_else(|error| panic!("{error}"));
-    let list = kernels(isa.registers());
+    // Emulated pairs would take for ever.
+    let is_fast = |name: &str| isa.multiplies_pairs() || !name.contains("pairs");
+    let list: Vec<KernelSpec> =
+        kernels(isa.registers()).into_iter().filter(|kernel| is_fast(&kernel.name)).collect();
     let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build().expect("one thread");
     for (rows, columns) in SHAPES {
         let (x, dy) = (ramp(columns * TOKENS), ramp(rows * TOKENS));
+        let operands = Precision::ALL.map(|precision| {
+            let x = InPrecision::new(precision, &x, columns);
+            (precision, x, InPrecision::new(precision, &dy, rows))
+        });
         for product in Product::ALL {
             let mut group =
                 criterion.benchmark_group(format!("{}/{rows}x{columns}", product.name()));
@@ -72,11 +79,19 @@ fn products(criterion: &mut Criterion) {
                         CsrMatrix::new(Arc::new(pattern), values).expect("a value per non-zero");
                     let mut out = AlignedBuffer::zeros(product.output_len(&w, TOKENS / LANES));
                     for kernel in list.iter().filter(|kernel| kernel.product == product) {
+                        let mut all = operands.iter();
+                        let of = all.find(|(precision, ..)| *precision == kernel.precision);
+                        let (precision, x, dy) = of.expect("every precision");
                         let prepared = kernel.prepare(isa, &w);
-                        let name =
-                            BenchmarkId::new(kernel.name.as_str(), format!("{mask} {sparsity}"));
+                        let name = match precision {
+                            Precision::F32 => kernel.name.clone(),
+                            _ => format!("{precision} {}", kernel.name),
+                        };
+                        let name = BenchmarkId::new(name, format!("{mask} {sparsity}"));
                         group.bench_function(name, |bench| {
-                            bench.iter(|| pool.install(|| prepared(&x, &dy, &mut out)));
+                            bench.iter(|| {
+                                pool.install(|| prepared(x.lines(), dy.lines(), &mut out));
+                            });
                         });
                     }
                 }

@@ -5,7 +5,7 @@
 use mediswift::kernels::isa::IsaKind;
 use mediswift::kernels::ops::{Initial, LayerPlan};
 use mediswift::kernels::sparse::mask::uniform_random;
-use mediswift::{CsrMatrix, LANES, LinearLayer};
+use mediswift::{CsrMatrix, LANES, LinearLayer, Precision};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let (rows, columns, tiles) = (512, 256, 8);
@@ -13,7 +13,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let pattern = std::sync::Arc::new(uniform_random(rows, columns, 0.75, 1)?);
     let values = (0..pattern.nnz()).map(|at| (at % 7) as f32 - 3.0).collect();
     let w = CsrMatrix::new(pattern.clone(), values)?;
-    let mut layer = LinearLayer::sparse(isa, pattern, LayerPlan::of(0.25, isa));
+    let mut layer = LinearLayer::sparse(isa, pattern, LayerPlan::of(Precision::F32, 0.25, isa));
     layer.refresh(w.values());
     // Activations are tiles of sixteen tokens, `[tile][feature][token]`.
     let x: Vec<f32> = (0..tiles * columns * LANES).map(|at| (at % 5) as f32).collect();

@@ -19,12 +19,12 @@
 //! use mediswift::kernels::isa::IsaKind;
 //! use mediswift::kernels::ops::{Initial, LayerPlan};
 //! use mediswift::kernels::sparse::mask;
-//! use mediswift::{LANES, LinearLayer};
+//! use mediswift::{LANES, LinearLayer, Precision};
 //!
 //! let (rows, columns) = (64, 128);
 //! let pattern = Arc::new(mask::uniform_random(rows, columns, 0.75, 1)?);
 //! let isa = IsaKind::active()?;
-//! let plan = LayerPlan::of(pattern.density(), isa);
+//! let plan = LayerPlan::of(Precision::F32, pattern.density(), isa);
 //! let mut layer = LinearLayer::sparse(isa, pattern.clone(), plan);
 //!
 //! let weights = vec![0.1; pattern.nnz()];
@@ -54,7 +54,7 @@ pub use mediswift_ranks as ranks;
 
 pub use mediswift_data::{Batches, Dataset, Split, Tokenizer};
 pub use mediswift_engine::{Gradients, Op, Parameters, Tape, Tiles, TokenLayout};
-pub use mediswift_kernels::{CsrMatrix, LANES, LinearLayer, SparsePattern};
+pub use mediswift_kernels::{CsrMatrix, LANES, LinearLayer, Precision, SparsePattern};
 pub use mediswift_model::session::Session;
 pub use mediswift_model::watch::{Progress, Watch};
 pub use mediswift_model::{Config, Gpt, Optimisation, TokenBatch};

@@ -6,7 +6,6 @@ use std::ops::{ControlFlow, Range};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use mediswift_kernels::SparsePattern;
 use mediswift_kernels::baseline::{Baseline, Blas};
 use mediswift_kernels::bench::{LayerBench, Measured, PRODUCTS, Planning};
 use mediswift_kernels::isa::IsaKind;
@@ -14,6 +13,7 @@ use mediswift_kernels::ops::{LayerPlan, Strategy};
 use mediswift_kernels::probe;
 use mediswift_kernels::sparse::files::{self, FileMatrix};
 use mediswift_kernels::sparse::mask::{Draw, MASKS};
+use mediswift_kernels::{Precision, SparsePattern};
 
 use self::report::{Report, Title};
 use crate::chart::Files;
@@ -75,6 +75,11 @@ pub struct Layer {
     /// Write the plans that were used to a TOML file, for `pretrain --plans`
     #[arg(long, value_name = "FILE")]
     save_plans: Option<PathBuf>,
+
+    /// What activations and weights are rounded to: f32, bf16 or f16. Of 16 bits, the dense code is of the
+    /// same precision, and f32 runs beside
+    #[arg(long, value_name = "P", default_value = "f32")]
+    precision: Precision,
 
     #[arg(long, value_name = "I", help = isa_help())]
     isa: Option<String>,
@@ -177,14 +182,21 @@ impl Verb for Layer {
         let cases = self.cases(&source);
         let machine = Machine::look()?;
         let signals = StopSignal::watch()?;
-        let mut bench =
-            LayerBench::new(isa, self.tokens as usize, &self.product, baselines, self.rounds);
+        let mut bench = LayerBench::new(
+            isa,
+            self.precision,
+            self.tokens as usize,
+            &self.product,
+            baselines,
+            self.rounds,
+        );
         let effort = |out: usize, inputs: usize| (out as u64 * inputs as u64).max(LARGE);
         let all = cases.iter().map(|((out, inputs), _)| effort(*out, *inputs)).sum();
         let bar = progress::effort(all, "measuring");
         let title = Title {
             cpu: &machine.cpu.model,
             isa,
+            precision: self.precision,
             threads: context.threads,
             tokens: self.tokens,
             mask: &self.mask,
@@ -261,7 +273,14 @@ impl Layer {
             "estimate" => Planning::Estimate,
             "tuned" => Planning::Tuned,
             name => {
-                Planning::Fixed(name.parse::<LayerPlan>().map_err(|e| Exit::usage(e.to_string()))?)
+                let plan = name.parse::<LayerPlan>().map_err(|e| Exit::usage(e.to_string()))?;
+                if plan.precision() != self.precision {
+                    let (has, asked) = (plan.precision(), self.precision);
+                    return Err(
+                        Exit::usage(format!("plan '{name}' is of {has}, not of {asked}")).into()
+                    );
+                }
+                Planning::Fixed(plan)
             }
         })
     }

@@ -2,7 +2,8 @@
 //!
 //! Every product is timed in turns with the best dense code there is: the [baselines](crate::baseline)
 //! asked for and this crate's own dense product. Packing, zeroing and the refresh after an optimiser
-//! step are part of the times. A step is forward + dx + dw + refresh.
+//! step are part of the times. A step is forward + dx + dw + refresh. At 16 bits, the dense product is one of
+//! the same precision, rounding X and dY is part of forward and dx, and `f32` runs beside.
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -13,7 +14,7 @@ use crate::isa::IsaKind;
 use crate::ops::gemm::{Left, Out, gemm_on, transpose_tiles};
 use crate::ops::{Initial, LayerPlan, LinearLayer, Product};
 use crate::probe::{self, Limits};
-use crate::{AlignedBuffer, LANES, SparsePattern};
+use crate::{AlignedBuffer, HalfTiles, LANES, Lines, Precision, SparsePattern};
 
 /// What can be measured, by the names of reports and in their order.
 pub const PRODUCTS: [&str; 5] = {
@@ -47,6 +48,7 @@ const SECONDS: f64 = 4.0;
 /// What is measured, on what.
 pub struct LayerBench {
     isa: IsaKind,
+    precision: Precision,
     tokens: usize,
     products: Vec<&'static str>,
     baselines: Vec<Baseline>,
@@ -92,6 +94,19 @@ pub struct Measured {
     pub flops: f64,
     /// What it asks of the machine at least; of a step, product by product.
     pub demands: Vec<Demand>,
+    /// The same in `f32`, if this is of 16 bits.
+    pub f32: Option<Beside>,
+}
+
+/// What `f32` took in the same turns.
+#[derive(Clone, Debug)]
+pub struct Beside {
+    /// Times of the best dense code.
+    pub dense: Times,
+    /// What that code is.
+    pub dense_kernel: String,
+    /// Times of the sparse layer.
+    pub sparse: Times,
 }
 
 /// What a product asks of the ports of a machine at least.
@@ -122,6 +137,16 @@ impl Measured {
     /// Realised speedup, by medians.
     pub fn speedup(&self) -> f64 {
         self.dense.median / self.sparse.median
+    }
+
+    /// Realised speedup over the best dense `f32` code, by medians.
+    pub fn speedup_over_f32(&self) -> f64 {
+        self.f32.as_ref().map_or(self.speedup(), |f32| f32.dense.median / self.sparse.median)
+    }
+
+    /// How much faster than the sparse layer in `f32`, by medians; none if this is `f32`.
+    pub fn gain(&self) -> Option<f64> {
+        Some(self.f32.as_ref()?.sparse.median / self.sparse.median)
     }
 
     /// Executed FLOPs over the time of the sparse product and the FMA peak.
@@ -156,6 +181,7 @@ impl LayerBench {
     /// If the machine lacks `isa`.
     pub fn new(
         isa: IsaKind,
+        precision: Precision,
         tokens: usize,
         products: &[&'static str],
         baselines: Vec<Baseline>,
@@ -163,7 +189,7 @@ impl LayerBench {
     ) -> Self {
         let tokens = tokens.next_multiple_of(LANES);
         let limits = probe::measure(isa);
-        Self { isa, tokens, products: products.to_vec(), baselines, rounds, limits }
+        Self { isa, precision, tokens, products: products.to_vec(), baselines, rounds, limits }
     }
 
     /// What the machine can do at best, as far as it has shown.
@@ -197,8 +223,10 @@ impl LayerBench {
             return ControlFlow::Continue(Vec::new());
         }
         let plan = match planning {
-            Planning::Estimate => LayerPlan::of(pattern.density(), self.isa),
-            Planning::Tuned => LayerPlan::measured(self.isa, pattern, TUNING_TOKENS),
+            Planning::Estimate => LayerPlan::of(self.precision, pattern.density(), self.isa),
+            Planning::Tuned => {
+                LayerPlan::measured(self.precision, self.isa, pattern, TUNING_TOKENS)
+            }
             Planning::Fixed(plan) => plan,
         };
         let mut rows = Vec::new();
@@ -223,61 +251,37 @@ impl LayerBench {
         flow: &mut dyn FnMut() -> ControlFlow<()>,
     ) -> ControlFlow<(), Vec<Measured>> {
         let (rows, columns, tokens) = (pattern.rows(), pattern.columns(), self.tokens);
-        let mut layer = LinearLayer::sparse(self.isa, pattern.clone(), plan.clone());
-        let values = numbers(pattern.nnz());
-        let w = numbers(rows * columns);
-        // As tiles and as row-major matrices: what the numbers are does not matter to either.
-        let (x, dy) = (numbers(columns * tokens), numbers(rows * tokens));
-        let mut y = AlignedBuffer::zeros(rows * tokens);
-        let mut dx = AlignedBuffer::zeros(columns * tokens);
-        let mut dw = AlignedBuffer::zeros(pattern.nnz());
-        let mut dense_dw = AlignedBuffer::zeros(rows * columns.next_multiple_of(LANES));
-        let dense_kernels = 1 + self.baselines.len();
-        // [contestant][forward, dx, dw] turns; the sparse ones last, with the refresh fourth.
-        let mut times = vec![vec![Vec::new(); 4]; dense_kernels + 1];
+        let (isa, half) = (self.isa, self.precision != Precision::F32);
+        let mut contestants: Vec<Contestant<'_>> =
+            self.baselines.iter().map(Contestant::Library).chain([Contestant::Own]).collect();
+        let dense_f32 = 0..contestants.len();
+        if half {
+            contestants.push(Contestant::Layer(LinearLayer::dense(
+                isa,
+                self.precision,
+                rows,
+                columns,
+            )));
+            let plan = LayerPlan::of(Precision::F32, pattern.density(), isa);
+            contestants.push(Contestant::Layer(LinearLayer::sparse(isa, pattern.clone(), plan)));
+        }
+        contestants.push(Contestant::Layer(LinearLayer::sparse(
+            isa,
+            pattern.clone(),
+            plan.clone(),
+        )));
+        let mut data = Data::new(self.precision, rows, columns, tokens);
+        // [contestant][forward, dx, dw, refresh] turns.
+        let mut times = vec![vec![Vec::new(); 4]; contestants.len()];
         let (mut turn, mut turns) = (0, 1);
         while turn <= turns {
             let start = Instant::now();
-            for (at, times) in times.iter_mut().enumerate() {
+            for (contestant, times) in contestants.iter_mut().zip(&mut times) {
                 flow()?;
-                let parts = match self.baselines.get(at) {
-                    Some(baseline) => {
-                        let w = Matrix::new(&w, rows, columns);
-                        let x = Matrix::new(&x, columns, tokens);
-                        let dy = Matrix::new(&dy, rows, tokens);
-                        let dense_dw = &mut dense_dw[..rows * columns];
-                        let isa = self.isa;
-                        [
-                            time(|| baseline.multiply(isa, w, x, &mut y)),
-                            time(|| baseline.multiply(isa, w.transposed(), dy, &mut dx)),
-                            time(|| baseline.multiply(isa, dy, x.transposed(), dense_dw)),
-                            0.0,
-                        ]
-                    }
-                    None if at < dense_kernels => [
-                        time(|| self.own(Left::row_major(&w, rows, columns), &x, &mut y)),
-                        time(|| {
-                            self.own(Left::transposed(&w, columns, rows), &dy, &mut dx);
-                        }),
-                        time(|| {
-                            let xt = transpose_tiles(&x, columns);
-                            let left = Left::tiles(&dy, rows);
-                            gemm_on(self.isa, left, &xt, &mut dense_dw, Out::Rows, false);
-                        }),
-                        0.0,
-                    ],
-                    None => {
-                        let refresh = time(|| layer.refresh(&values));
-                        [
-                            time(|| layer.forward(&values, &x, &mut y, Initial::Zero)),
-                            time(|| layer.input_gradient(&values, &dy, &mut dx, Initial::Zero)),
-                            time(|| {
-                                dw.fill(0.0);
-                                layer.weight_gradient(&dy, &x, &mut dw);
-                            }),
-                            refresh,
-                        ]
-                    }
+                let parts = match contestant {
+                    Contestant::Library(baseline) => data.library(isa, baseline),
+                    Contestant::Own => data.own(isa),
+                    Contestant::Layer(layer) => data.layer(layer),
                 };
                 // The first turn warms up, and says how many more there is time for.
                 if turn > 0 {
@@ -289,11 +293,20 @@ impl LayerBench {
             }
             turn += 1;
         }
-        ControlFlow::Continue(self.rows(pattern, plan, times))
-    }
-
-    fn own(&self, w: Left<'_>, x: &[f32], y: &mut [f32]) {
-        gemm_on(self.isa, w, x, y, Out::Tiles, false);
+        let names: Vec<String> =
+            self.baselines.iter().map(Baseline::name).chain([OWN.to_string()]).collect();
+        let sparse = times.pop().expect("the sparse times");
+        let sparse_f32 = half.then(|| times.pop().expect("those of f32"));
+        let dense_half = half.then(|| times.pop().expect("those of the dense layer"));
+        let best_f32 = Best::of(&times[dense_f32], &names);
+        let (best, f32) = match (dense_half, sparse_f32) {
+            (Some(dense), Some(sparse)) => {
+                let name = format!("own {} {}", self.precision, "gemm");
+                (Best::of(&[dense], &[name]), Some((best_f32, sparse)))
+            }
+            _ => (best_f32, None),
+        };
+        ControlFlow::Continue(self.rows(pattern, plan, best, sparse, f32))
     }
 
     /// The report of [`Self::layer`]'s times.
@@ -301,24 +314,10 @@ impl LayerBench {
         &self,
         pattern: &SparsePattern,
         plan: LayerPlan,
-        mut times: Vec<Vec<Vec<f64>>>,
+        best: Best,
+        sparse: Vec<Vec<f64>>,
+        f32: Option<(Best, Vec<Vec<f64>>)>,
     ) -> Vec<Measured> {
-        let sparse = times.pop().expect("the sparse times");
-        let names: Vec<String> =
-            self.baselines.iter().map(Baseline::name).chain([OWN.to_string()]).collect();
-        // The best dense code of each product on its own.
-        let best: Vec<(usize, Times)> = (0..3)
-            .map(|product| {
-                let of = |at: usize| (at, Times::of(times[at][product].clone()));
-                let all = (0..times.len()).map(of);
-                all.min_by(|a, b| a.1.median.total_cmp(&b.1.median)).expect("a dense product")
-            })
-            .collect();
-        let sum = |parts: &[Vec<f64>]| -> Vec<f64> {
-            (0..parts[0].len()).map(|turn| parts.iter().map(|part| part[turn]).sum()).collect()
-        };
-        let dense_step: Vec<Vec<f64>> =
-            (0..3).map(|product| times[best[product].0][product].clone()).collect();
         let weights = (pattern.rows() * pattern.columns()) as f64;
         let work = |dense: bool| if dense { weights } else { pattern.nnz() as f64 };
         let flops = 2.0 * self.tokens as f64;
@@ -331,54 +330,40 @@ impl LayerBench {
             .iter()
             .map(|part| demand(part.0, pattern.density(), pattern.nnz(), self.tokens))
             .collect();
-        let row =
-            |product, dense, dense_kernel, sparse, kernel, fallback, flops, demands| Measured {
+        // Of product `at`, or of the step.
+        let row = |at: Option<usize>, product, kernel, fallback, flops, demands| {
+            let (dense, dense_kernel) = best.times(at);
+            Measured {
                 rows: pattern.rows(),
                 columns: pattern.columns(),
                 nnz: pattern.nnz(),
                 product,
                 dense,
                 dense_kernel,
-                sparse,
+                sparse: times_of(&sparse, at),
                 kernel,
                 plan: plan.clone(),
                 fallback,
                 flops,
                 demands,
-            };
+                f32: f32.as_ref().map(|(best, sparse)| {
+                    let (dense, dense_kernel) = best.times(at);
+                    Beside { dense, dense_kernel, sparse: times_of(sparse, at) }
+                }),
+            }
+        };
         let mut rows: Vec<Measured> = parts
             .iter()
             .enumerate()
             .map(|(at, (product, kernel, fallback))| {
-                let (which, dense) = best[at];
-                let sparse = Times::of(sparse[at].clone());
                 let executed = flops * work(*fallback);
-                let name = names[which].clone();
-                row(
-                    product.name(),
-                    dense,
-                    name,
-                    sparse,
-                    kernel.clone(),
-                    *fallback,
-                    executed,
-                    vec![demands[at]],
-                )
+                let demands = vec![demands[at]];
+                row(Some(at), product.name(), kernel.clone(), *fallback, executed, demands)
             })
             .collect();
         let executed = parts.iter().map(|part| flops * work(part.2)).sum();
-        let mut kernels: Vec<String> = best.iter().map(|(at, _)| names[*at].clone()).collect();
-        kernels.dedup();
-        rows.push(row(
-            STEP,
-            Times::of(sum(&dense_step)),
-            kernels.join(" + "),
-            Times::of(sum(&sparse)),
-            plan.to_string(),
-            parts.iter().any(|part| part.2),
-            executed,
-            demands,
-        ));
+        let fallback = parts.iter().any(|part| part.2);
+        rows.push(row(None, STEP, plan.to_string(), fallback, executed, demands));
         rows.retain(|row| self.products.contains(&row.product));
         rows
     }
@@ -388,7 +373,7 @@ impl LayerBench {
         let (rows, columns) = (pattern.rows(), pattern.columns());
         let (w, values, x) = (numbers(rows * columns), numbers(pattern.nnz()), numbers(columns));
         let sparse_layer = LinearLayer::sparse(self.isa, pattern.clone(), plan.clone());
-        let dense_layer = LinearLayer::dense(self.isa, rows, columns);
+        let dense_layer = LinearLayer::dense(self.isa, Precision::F32, rows, columns);
         let mut y = AlignedBuffer::zeros(rows);
         let (mut dense, mut sparse) = (Vec::new(), Vec::new());
         let mut turns = self.rounds.map_or(101, |rounds| rounds as usize);
@@ -418,8 +403,176 @@ impl LayerBench {
             fallback: false,
             flops: 2.0 * pattern.nnz() as f64,
             demands: vec![Demand { dram: bytes, ..Demand::default() }],
+            f32: None,
         }
     }
+}
+
+/// Who takes turns.
+enum Contestant<'a> {
+    Library(&'a Baseline),
+    Own,
+    Layer(LinearLayer),
+}
+
+/// What all of them work on, and where their results go.
+struct Data {
+    rows: usize,
+    columns: usize,
+    tokens: usize,
+    /// Weights, from which sparse layers take as many as they have.
+    w: AlignedBuffer,
+    /// As tiles and as row-major matrices: what the numbers are does not matter to either.
+    x: AlignedBuffer,
+    dy: AlignedBuffer,
+    y: AlignedBuffer,
+    dx: AlignedBuffer,
+    dw: AlignedBuffer,
+    /// X and dY of 16 bits.
+    rounded: Option<[HalfTiles; 2]>,
+}
+
+/// Seconds of forward, dx, dw and refresh.
+type Parts = [f64; 4];
+
+impl Data {
+    fn new(precision: Precision, rows: usize, columns: usize, tokens: usize) -> Self {
+        let (x, dy) = (numbers(columns * tokens), numbers(rows * tokens));
+        let rounded = (precision != Precision::F32).then(|| {
+            [(&x, columns), (&dy, rows)].map(|(x, n)| HalfTiles::rounded(precision, x, n))
+        });
+        Self {
+            rows,
+            columns,
+            tokens,
+            w: numbers(rows * columns),
+            x,
+            dy,
+            rounded,
+            y: AlignedBuffer::zeros(rows * tokens),
+            dx: AlignedBuffer::zeros(columns * tokens),
+            dw: AlignedBuffer::zeros(rows * columns.next_multiple_of(LANES)),
+        }
+    }
+
+    fn library(&mut self, isa: IsaKind, baseline: &Baseline) -> Parts {
+        let (rows, columns, tokens) = (self.rows, self.columns, self.tokens);
+        let w = Matrix::new(&self.w, rows, columns);
+        let x = Matrix::new(&self.x, columns, tokens);
+        let dy = Matrix::new(&self.dy, rows, tokens);
+        let dw = &mut self.dw[..rows * columns];
+        [
+            time(|| baseline.multiply(isa, w, x, &mut self.y)),
+            time(|| baseline.multiply(isa, w.transposed(), dy, &mut self.dx)),
+            time(|| baseline.multiply(isa, dy, x.transposed(), dw)),
+            0.0,
+        ]
+    }
+
+    fn own(&mut self, isa: IsaKind) -> Parts {
+        let (rows, columns) = (self.rows, self.columns);
+        [
+            time(|| {
+                let w = Left::row_major(&self.w, rows, columns);
+                gemm_on(isa, w, &self.x, &mut self.y, Out::Tiles, false);
+            }),
+            time(|| {
+                let wt = Left::transposed(&self.w, columns, rows);
+                gemm_on(isa, wt, &self.dy, &mut self.dx, Out::Tiles, false);
+            }),
+            time(|| {
+                let xt = transpose_tiles(&self.x, columns);
+                let left = Left::tiles(&self.dy, rows);
+                gemm_on(isa, left, &xt, &mut self.dw, Out::Rows, false);
+            }),
+            0.0,
+        ]
+    }
+
+    fn layer(&mut self, layer: &mut LinearLayer) -> Parts {
+        let values = &self.w[..layer.nnz()];
+        let dw = &mut self.dw[..layer.nnz()];
+        let (x, dy) = (&self.x, &self.dy);
+        let rounded = self.rounded.as_mut().filter(|_| layer.plan().precision() != Precision::F32);
+        let [mut half_x, mut half_dy] = match rounded {
+            Some(rounded) => rounded.each_mut().map(Some),
+            None => [None, None],
+        };
+        let refresh = time(|| layer.refresh(values));
+        [
+            time(|| {
+                let x = rounded_over(&mut half_x, x, self.columns);
+                layer.forward(values, x, &mut self.y, Initial::Zero);
+            }),
+            time(|| {
+                let dy = rounded_over(&mut half_dy, dy, self.rows);
+                layer.input_gradient(values, dy, &mut self.dx, Initial::Zero);
+            }),
+            time(|| {
+                dw.fill(0.0);
+                let half =
+                    [half_dy.as_deref(), half_x.as_deref()].map(|half| half.map(Lines::from));
+                let [half_dy, half_x] = half;
+                let (dy, x) = (half_dy.unwrap_or(dy.into()), half_x.unwrap_or(x.into()));
+                layer.weight_gradient(dy, x, dw);
+            }),
+            refresh,
+        ]
+    }
+}
+
+/// Tiles as a product takes them: rounded over others, or as they are.
+fn rounded_over<'a>(
+    half: &'a mut Option<&mut HalfTiles>,
+    tiles: &'a [f32],
+    features: usize,
+) -> Lines<'a> {
+    match half {
+        Some(half) => {
+            half.round(tiles, features);
+            half.lines()
+        }
+        None => Lines::F32(tiles),
+    }
+}
+
+/// The best dense code of each product on its own, and the refresh: its name, and its turns.
+struct Best([(String, Vec<f64>); 4]);
+
+impl Best {
+    /// Of `[contestant][part]` turns.
+    fn of(times: &[Vec<Vec<f64>>], names: &[String]) -> Self {
+        Self(std::array::from_fn(|product| {
+            let median = |at: usize| Times::of(times[at][product].clone()).median;
+            let all = 0..times.len();
+            let best = all.min_by(|&a, &b| median(a).total_cmp(&median(b)));
+            let best = best.expect("a dense product");
+            (names[best].clone(), times[best][product].clone())
+        }))
+    }
+
+    /// Times of a product, or of a step, and what took them.
+    fn times(&self, product: Option<usize>) -> (Times, String) {
+        if let Some(product) = product {
+            let (name, times) = &self.0[product];
+            return (Times::of(times.clone()), name.clone());
+        }
+        let mut names: Vec<String> = self.0[..3].iter().map(|(name, _)| name.clone()).collect();
+        names.dedup();
+        let parts = self.0.each_ref().map(|(_, times)| times.clone());
+        (times_of(&parts, None), names.join(" + "))
+    }
+}
+
+/// Times of one part, or of the sum of all.
+fn times_of(parts: &[Vec<f64>], part: Option<usize>) -> Times {
+    Times::of(match part {
+        Some(part) => parts[part].clone(),
+        None => {
+            let turns = 0..parts[0].len();
+            turns.map(|turn| parts.iter().map(|part| part[turn]).sum()).collect()
+        }
+    })
 }
 
 /// Speedups of one product at one sparsity, over the shapes.
@@ -437,6 +590,17 @@ pub struct Mean {
     pub theoretical: f64,
     /// Geometric mean of what ports and L1 would allow.
     pub ceiling: f64,
+    /// Those over `f32` code, if this is of 16 bits.
+    pub over_f32: Option<OverF32>,
+}
+
+/// Geometric means of speedups over `f32` code.
+#[derive(Clone, Copy, Debug)]
+pub struct OverF32 {
+    /// Over the best dense one.
+    pub dense: f64,
+    /// Over the sparse layer's.
+    pub sparse: f64,
 }
 
 /// Geometric means over shapes, in the order of products and sparsities, on a machine with these
@@ -459,6 +623,10 @@ pub fn means(measured: &[Measured], limits: &Limits) -> Vec<Mean> {
                 realised: mean(&Measured::speedup),
                 theoretical: mean(&Measured::theory),
                 ceiling: mean(&|row| row.ceiling(limits)),
+                over_f32: rows.iter().all(|row| row.f32.is_some()).then(|| OverF32 {
+                    dense: mean(&Measured::speedup_over_f32),
+                    sparse: mean(&|row| row.gain().unwrap_or(1.0)),
+                }),
             });
         }
     }

@@ -122,6 +122,18 @@ impl Scratch {
     }
 }
 
+impl Scratch {
+    /// A buffer of `len` zeros.
+    /// # Panics
+    /// If there is no memory for them.
+    #[track_caller]
+    pub fn zeros(len: usize) -> Self {
+        let mut scratch = Self::take(len);
+        scratch.fill(0.0);
+        scratch
+    }
+}
+
 impl Drop for Scratch {
     fn drop(&mut self) {
         let buffer = std::mem::take(&mut self.buffer);

@@ -10,6 +10,7 @@
 //! * [`ops`]: the products of a linear layer, one file each, with the naive reference beside it.
 //! * [`probe`]: the limits of the machine, measured; `baseline` and `bench` (with the cargo feature
 //!   `baseline`): dense libraries to compare with, and whole layers in turns with them.
+//! * [`precision`]: numbers of 16 bits, and the lines that they come in.
 //! * [`parallel`]: loops over blocks whose results do not depend on the thread count.
 #![warn(missing_docs)]
 
@@ -21,11 +22,13 @@ mod buffer;
 pub mod isa;
 pub mod ops;
 pub mod parallel;
+pub mod precision;
 pub mod probe;
 pub mod sparse;
 
 pub use buffer::{AlignedBuffer, Scratch};
 pub use ops::LinearLayer;
+pub use precision::{HalfTiles, InPrecision, Lines, Precision, UnknownPrecision};
 pub use sparse::{CsrMatrix, PatternError, SparsePattern};
 
 /// Tokens in a tile: the SIMD lanes of every kernel, and one cache line of `f32`.

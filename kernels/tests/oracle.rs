@@ -1,12 +1,16 @@
-//! Every kernel of the list against its naive reference: instruction sets × shapes × densities,
+//! Every kernel of the list against its naive reference: precisions × instruction sets × shapes × densities,
 //! bit for bit the same on every instruction set and for every thread count.
+//!
+//! The reference multiplies what a kernel multiplies: operands rounded to the precision, exactly. Products of two
+//! numbers of 16 bits are exact in `f32`, so what is left is the rounding of sums, in all precisions alike; where
+//! a machine lacks an instruction for pairs, an emulation of it runs, whose bits are the instruction's.
 
 use mediswift_kernels::isa::IsaKind;
 use mediswift_kernels::ops::{
     Initial, KernelSpec, LayerPlan, LinearLayer, Product, Strategy, kernels,
 };
 use mediswift_kernels::sparse::mask::uniform_random;
-use mediswift_kernels::{CsrMatrix, LANES, SparsePattern};
+use mediswift_kernels::{CsrMatrix, InPrecision, LANES, Precision, SparsePattern};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -67,25 +71,44 @@ fn assert_close(found: &[f32], want: &[f64], what: &str) {
 
 /// The kernels that are of use on few registers or on many.
 fn all_kernels() -> Vec<KernelSpec> {
+    let key = |kernel: &KernelSpec| (kernel.name.clone(), kernel.product, kernel.precision);
     let mut all = kernels(8);
-    let more = kernels(32).into_iter();
-    let known: Vec<(String, Product)> = all.iter().map(|k| (k.name.clone(), k.product)).collect();
-    all.extend(more.filter(|kernel| !known.contains(&(kernel.name.clone(), kernel.product))));
+    let known: Vec<_> = all.iter().map(key).collect();
+    all.extend(kernels(32).into_iter().filter(|kernel| !known.contains(&key(kernel))));
     all
 }
 
+/// Numbers rounded to a precision.
+fn rounded(precision: Precision, numbers: &[f32]) -> Vec<f32> {
+    numbers.iter().map(|&x| precision.round(x)).collect()
+}
+
+/// A matrix whose values are rounded to a precision.
+fn rounded_matrix(precision: Precision, w: &CsrMatrix) -> CsrMatrix {
+    CsrMatrix::new(w.pattern().clone(), rounded(precision, w.values())).unwrap()
+}
+
 /// Runs every kernel on every instruction set.
-fn check(w: &CsrMatrix, tiles: usize, what: &str) {
-    let x = numbers(w.pattern().columns() * tiles * LANES, 2);
-    let dy = numbers(w.pattern().rows() * tiles * LANES, 3);
-    for product in Product::ALL {
-        let want = product.reference(w, &x, &dy, tiles);
-        for kernel in all_kernels().iter().filter(|kernel| kernel.product == product) {
+fn check(w: &CsrMatrix, precisions: &[Precision], tiles: usize, what: &str) {
+    let (rows, columns) = (w.pattern().rows(), w.pattern().columns());
+    let x = numbers(columns * tiles * LANES, 2);
+    let dy = numbers(rows * tiles * LANES, 3);
+    let of = |&product| precisions.iter().map(move |&precision| (product, precision));
+    for (product, precision) in Product::ALL.iter().flat_map(of) {
+        let (exact_x, exact_dy) = (rounded(precision, &x), rounded(precision, &dy));
+        let exact_w = rounded_matrix(precision, w);
+        let want = product.reference(&exact_w, &exact_x, &exact_dy, tiles);
+        let (x, dy) =
+            (InPrecision::new(precision, &x, columns), InPrecision::new(precision, &dy, rows));
+        let ours =
+            |kernel: &&KernelSpec| kernel.product == product && kernel.precision == precision;
+        for kernel in all_kernels().iter().filter(ours) {
             let mut first: Option<Vec<u32>> = None;
             for isa in IsaKind::available() {
-                let what = format!("{} {} on {isa}, {what}", product.name(), kernel.name);
+                let what =
+                    format!("{} {precision} {} on {isa}, {what}", product.name(), kernel.name);
                 let mut found = vec![f32::NAN; product.output_len(w, tiles)];
-                kernel.prepare(isa, w)(&x, &dy, &mut found);
+                kernel.prepare(isa, w)(x.lines(), dy.lines(), &mut found);
                 assert_close(&found, &want, &what);
                 let first = first.get_or_insert_with(|| bits(&found));
                 assert!(*first == bits(&found), "{what}: bits differ");
@@ -101,12 +124,15 @@ fn every_strategy_and_product_is_in_the_list() {
         *counts.entry(kernel.product.name()).or_insert(0) += 1;
     }
     assert!(Product::ALL.iter().all(|product| counts[product.name()] >= 2), "{counts:?}");
-    for strategy in Strategy::candidates(IsaKind::active().unwrap().registers()) {
-        let name = strategy.to_string();
-        let listed = all_kernels().into_iter().filter(|kernel| kernel.name == name);
-        let products: Vec<Product> = listed.map(|kernel| kernel.product).collect();
-        let able = Product::TRAINING.into_iter().filter(|&product| strategy.can(product));
-        assert!(able.eq(products), "{name}");
+    for precision in Precision::ALL {
+        for strategy in Strategy::candidates(precision, IsaKind::active().unwrap().registers()) {
+            let name = strategy.to_string();
+            let all = all_kernels().into_iter();
+            let listed = all.filter(|kernel| kernel.name == name && kernel.precision == precision);
+            let products: Vec<Product> = listed.map(|kernel| kernel.product).collect();
+            let able = Product::TRAINING.into_iter().filter(|&product| strategy.can(product));
+            assert!(able.eq(products), "{name}");
+        }
     }
 }
 
@@ -115,36 +141,50 @@ fn every_kernel_equals_its_reference_on_every_isa() {
     for (rows, columns, tiles) in SHAPES {
         for sparsity in SPARSITIES {
             let what = format!("{rows}×{columns}, sparsity {sparsity}, {tiles} tiles");
-            check(&random(rows, columns, sparsity), tiles, &what);
+            // Emulations are slow: of the largest shape, 16 bits take a part of the densities.
+            let of_half = [0.5, 0.95].contains(&sparsity) || rows * columns < 1 << 16;
+            let precisions = if of_half { &Precision::ALL[..] } else { &Precision::ALL[..1] };
+            check(&random(rows, columns, sparsity), precisions, tiles, &what);
         }
     }
 }
 
 #[test]
 fn uneven_and_empty_rows() {
-    check(&uneven(), 6, "uneven rows");
+    check(&uneven(), &Precision::ALL, 6, "uneven rows");
 }
 
 /// The three products of a layer: biased forward, accumulating backward.
 fn layer_products(layer: &LinearLayer, values: &[f32], tiles: usize) -> Vec<f32> {
     let (rows, columns) = (layer.rows(), layer.columns());
-    let x = numbers(columns * tiles * LANES, 2);
-    let dy = numbers(rows * tiles * LANES, 3);
+    let (x, dy) = (numbers(columns * tiles * LANES, 2), numbers(rows * tiles * LANES, 3));
+    let precision = layer.plan().precision();
+    let x = InPrecision::new(precision, &x, columns);
+    let dy = InPrecision::new(precision, &dy, rows);
     let mut y = vec![f32::NAN; rows * tiles * LANES];
-    layer.forward(values, &x, &mut y, Initial::Bias(&numbers(rows, 4)));
+    layer.forward(values, x.lines(), &mut y, Initial::Bias(&numbers(rows, 4)));
     let mut dx = vec![1.0; columns * tiles * LANES];
-    layer.input_gradient(values, &dy, &mut dx, Initial::Held);
+    layer.input_gradient(values, dy.lines(), &mut dx, Initial::Held);
     let mut dw = vec![1.0; layer.nnz()];
-    layer.weight_gradient(&dy, &x, &mut dw);
+    layer.weight_gradient(dy.lines(), x.lines(), &mut dw);
     [y, dx, dw].concat()
 }
 
-/// Plans that run one strategy wherever it can, and `csr` for the other products.
-fn plans_of_each(strategies: Vec<Strategy>) -> impl Iterator<Item = LayerPlan> {
-    let csr: Strategy = "csr".parse().unwrap();
-    strategies.into_iter().map(move |strategy| {
-        let able = |product| if strategy.can(product) { strategy.clone() } else { csr.clone() };
-        LayerPlan::new(Product::TRAINING.map(able)).unwrap()
+/// The strategies of a precision for few registers and for many.
+fn strategies(precision: Precision) -> Vec<Strategy> {
+    [8, 32].map(|registers| Strategy::candidates(precision, registers)).concat()
+}
+
+/// Plans that run one strategy wherever it can, and `dense` for the other products.
+fn plans_of_each() -> impl Iterator<Item = LayerPlan> {
+    let all = Precision::ALL.into_iter();
+    all.flat_map(|precision| {
+        strategies(precision).into_iter().map(move |strategy| {
+            let dense: Strategy = "dense".parse().unwrap();
+            let able =
+                |product| if strategy.can(product) { strategy.clone() } else { dense.clone() };
+            LayerPlan::new(precision, Product::TRAINING.map(able)).unwrap()
+        })
     })
 }
 
@@ -155,15 +195,19 @@ fn layers_start_from_bias_and_accumulate_for_all_tile_sizes() {
     let x = numbers(300 * tiles * LANES, 2);
     let dy = numbers(130 * tiles * LANES, 3);
     let bias = numbers(130, 4);
-    let mut want = Product::Forward.reference(&w, &x, &dy, tiles);
-    for (i, want) in want.iter_mut().enumerate() {
-        *want += f64::from(bias[i / LANES % 130]);
-    }
-    for product in [Product::InputGradient, Product::WeightGradient] {
-        want.extend(product.reference(&w, &x, &dy, tiles).iter().map(|x| x + 1.0));
-    }
-    let candidates = [Strategy::candidates(8), Strategy::candidates(32)].concat();
-    let mut plans: Vec<LayerPlan> = plans_of_each(candidates).collect();
+    let want = Precision::ALL.map(|precision| {
+        let (x, dy) = (rounded(precision, &x), rounded(precision, &dy));
+        let w = rounded_matrix(precision, &w);
+        let mut want = Product::Forward.reference(&w, &x, &dy, tiles);
+        for (i, want) in want.iter_mut().enumerate() {
+            *want += f64::from(bias[i / LANES % 130]);
+        }
+        for product in [Product::InputGradient, Product::WeightGradient] {
+            want.extend(product.reference(&w, &x, &dy, tiles).iter().map(|x| x + 1.0));
+        }
+        want
+    });
+    let mut plans: Vec<LayerPlan> = plans_of_each().collect();
     for panel_rows in [1, 2, 4] {
         for vectors in [1, 2, 4, 8].into_iter().filter(|v| panel_rows < 4 || *v < 8) {
             for k_pass in [1, 3] {
@@ -174,7 +218,16 @@ fn layers_start_from_bias_and_accumulate_for_all_tile_sizes() {
                 let (forward, dx) = (panels(unroll, 64), panels(1, 64));
                 // Once the plan of the forward product, once its own.
                 let dw = if k_pass == 1 { forward.clone() } else { panels(unroll, 50) };
-                plans.push(format!("{forward}/{dx}/{dw}").parse().unwrap());
+                for precision in ["", "bf16:", "f16:"] {
+                    plans.push(format!("{precision}{forward}/{dx}/{dw}").parse().unwrap());
+                }
+                if vectors > 1 {
+                    let pairs = |k_block: usize| {
+                        format!("pairs-r{panel_rows}-v{vectors}-k{k_block}-m48-p{k_pass}")
+                    };
+                    let plan = format!("bf16:{}/{}/{}", pairs(64), pairs(63), pairs(50));
+                    plans.push(plan.parse().unwrap());
+                }
             }
         }
     }
@@ -184,7 +237,8 @@ fn layers_start_from_bias_and_accumulate_for_all_tile_sizes() {
             let mut layer = LinearLayer::sparse(isa, w.pattern().clone(), plan.clone());
             layer.refresh(w.values());
             let found = layer_products(&layer, w.values(), tiles);
-            assert_close(&found, &want, &format!("{isa} {plan}"));
+            let want = &want[plan.precision() as usize];
+            assert_close(&found, want, &format!("{isa} {plan}"));
             let first = first.get_or_insert_with(|| bits(&found));
             assert!(*first == bits(&found), "{isa} {plan}: bits differ");
         }
@@ -196,10 +250,14 @@ fn layers_start_from_bias_and_accumulate_for_all_tile_sizes() {
 fn dense_layers_equal_full_sparse_ones_and_follow_their_values() {
     for (rows, columns) in [(1, 1), (13, 37), (48, 64), (130, 300)] {
         let pattern = Arc::new(SparsePattern::full(rows, columns).unwrap());
-        for isa in IsaKind::available() {
-            let plan = "csr/csr/csr".parse().unwrap();
+        let all = IsaKind::available().into_iter();
+        for (isa, precision) in all.flat_map(|isa| Precision::ALL.map(|precision| (isa, precision)))
+        {
+            let panels = "panels-r2-v2-u1-k64-m32-p2".parse::<Strategy>().unwrap();
+            let plan =
+                LayerPlan::new(precision, Product::TRAINING.map(|_| panels.clone())).unwrap();
             let mut layers = [
-                LinearLayer::dense(isa, rows, columns),
+                LinearLayer::dense(isa, precision, rows, columns),
                 LinearLayer::sparse(isa, pattern.clone(), plan),
             ];
             for seed in [5, 6] {
@@ -213,7 +271,7 @@ fn dense_layers_equal_full_sparse_ones_and_follow_their_values() {
                     all
                 });
                 let sparse: Vec<f64> = sparse.iter().map(|&x| f64::from(x)).collect();
-                assert_close(&dense, &sparse, &format!("{rows}×{columns} on {isa}"));
+                assert_close(&dense, &sparse, &format!("{rows}×{columns} {precision} on {isa}"));
             }
         }
     }
@@ -239,13 +297,17 @@ fn check_threads(what: &str, layer: impl Fn() -> (LinearLayer, Vec<f32>) + Sync)
 fn thread_counts_do_not_change_a_bit() {
     let isa = IsaKind::active().unwrap();
     for w in [&random(300, 500, 0.75), &uneven()] {
-        for plan in plans_of_each(Strategy::candidates(isa.registers())) {
+        for plan in plans_of_each() {
             check_threads(&plan.to_string(), || {
                 let layer = LinearLayer::sparse(isa, w.pattern().clone(), plan.clone());
                 (layer, w.values().to_vec())
             });
         }
         let (rows, columns) = (w.pattern().rows(), w.pattern().columns());
-        check_threads("dense", || (LinearLayer::dense(isa, rows, columns), w.to_dense()));
+        for precision in Precision::ALL {
+            check_threads(&format!("dense {precision}"), || {
+                (LinearLayer::dense(isa, precision, rows, columns), w.to_dense())
+            });
+        }
     }
 }

@@ -20,6 +20,7 @@ use crate::presets::{PRESETS, Preset};
 use crate::sparsity::UniformRandom;
 use checks::{require_fit, require_some};
 use mediswift_files::{self as files, SMALL};
+use mediswift_kernels::Precision;
 use mediswift_kernels::ops::LayerPlan;
 use serde::Serialize;
 use std::path::Path;
@@ -83,6 +84,7 @@ impl Config {
                 micro_batch: preset.micro_batch,
                 leaves: 8,
                 recompute: false,
+                precision: Precision::F32,
                 context: preset.context,
                 seed: 1,
                 lr: preset.lr,

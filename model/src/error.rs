@@ -213,6 +213,12 @@ pub enum Error {
         /// Its value.
         value: f32,
     },
+    /// Gradients of f16 are not finite even where the loss is not scaled.
+    #[error(
+        "gradients are not finite in f16, although the scale of the loss has been lowered to 1: a smaller \
+         train.lr or train.precision=bf16 may help"
+    )]
+    LossScale,
     /// A model with finite weights computes no finite numbers.
     #[error(
         "the model computes {value} where a number must be: its weights have grown too large, as they do \
@@ -399,7 +405,9 @@ impl Error {
             | Self::TensorShape { .. } => ErrorKind::Incompatible,
             Self::Malformed { .. } => ErrorKind::Malformed,
             Self::Damaged { .. } => ErrorKind::Damaged,
-            Self::NonFinite { .. } | Self::Overflow { .. } => ErrorKind::NonFinite,
+            Self::NonFinite { .. } | Self::Overflow { .. } | Self::LossScale => {
+                ErrorKind::NonFinite
+            }
             Self::Step { source, .. } => source.kind(),
             Self::Stopped => ErrorKind::Stopped,
             Self::OtherRank { .. } | Self::Lost(_) => ErrorKind::Ranks,

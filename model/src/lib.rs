@@ -41,6 +41,7 @@ mod gradient_tree;
 mod inference;
 mod init;
 pub mod interchange;
+pub mod loss_scale;
 pub mod memory;
 pub mod named;
 pub mod object;

@@ -1,6 +1,7 @@
 //! [`Named`]: things that are chosen by name, in settings and on the command line.
 
 use crate::error::{Error, Place};
+use mediswift_kernels::Precision;
 
 /// One of a list of things that have names.
 pub trait Named: Copy + 'static {
@@ -31,6 +32,18 @@ pub trait Named: Copy + 'static {
         Self::all().find(|one| one.name() == name).ok_or_else(|| {
             Error::unknown(place, Self::WHAT, name, Self::all().map(|one| one.name()))
         })
+    }
+}
+
+impl Named for Precision {
+    const WHAT: &'static str = "precision";
+
+    fn all() -> impl Iterator<Item = Self> {
+        Self::ALL.into_iter()
+    }
+
+    fn name(&self) -> &'static str {
+        Precision::name(*self)
     }
 }
 

@@ -17,6 +17,7 @@ use crate::error::Error;
 use crate::finite::{check_finite, check_finite_in};
 use crate::gpt::{Gpt, TokenBatch};
 use crate::gradient_tree::{GradientTree, leaf};
+use crate::loss_scale::LossScale;
 use crate::reduction::{reduce, share};
 use crate::schedule::Schedule;
 use crate::watch::{Progress, Watch};
@@ -40,6 +41,8 @@ pub struct Optimisation {
     /// Steps without an update, of those done.
     skipped: u64,
     schedule: Schedule,
+    /// What the loss of a step is multiplied with, if its gradients need it.
+    loss_scale: Option<LossScale>,
     clip_norm: f64,
     tree: GradientTree,
     arena: Arena,
@@ -53,7 +56,7 @@ const EXCHANGE: &str = "exchange";
 pub struct StepResult {
     /// Loss over all targets of the step, before the update.
     pub loss: LossSum,
-    /// Norm of all gradients before clipping.
+    /// Norm of all gradients before clipping; NaN if they were too large for f16, and no update was made.
     pub grad_norm: f64,
     /// Learning rate of the update.
     pub lr: f64,
@@ -126,10 +129,28 @@ impl Optimisation {
             steps,
             skipped,
             schedule: Schedule::new(config),
+            loss_scale: LossScale::of(config.train.precision),
             clip_norm: config.optimiser.clip_norm,
             tree: GradientTree::new(),
             arena: Arena::default(),
         })
+    }
+
+    /// Goes on with the scale of an earlier run's loss.
+    pub(crate) fn with_loss_scale(mut self, scale: Option<LossScale>) -> Self {
+        if let (Some(own), Some(scale)) = (&mut self.loss_scale, scale) {
+            *own = scale;
+        }
+        self
+    }
+
+    /// What the next step scales its loss with; none but in f16.
+    pub fn loss_scale(&self) -> Option<LossScale> {
+        self.loss_scale
+    }
+
+    fn scale(&self) -> f64 {
+        self.loss_scale.map_or(1.0, |loss_scale| loss_scale.scale)
     }
 
     /// Multiplies the learning rate of each tensor, in order; tensors with 0 are frozen.
@@ -281,13 +302,17 @@ impl Optimisation {
         let clock = self.arena.profile.clock();
         let sums = agree_numbers(ranks, Ok(sums))?;
         self.arena.profile.record(clock, EXCHANGE, Pass::Update, || 0);
-        let grad_norm = norm(sums.iter().flatten());
+        let loss_scale = self.scale();
+        let grad_norm = norm(sums.iter().flatten()) / loss_scale;
+        if !grad_norm.is_finite() && self.loss_scale.is_some() {
+            return self.overflowed(loss, gradients);
+        }
         if !grad_norm.is_finite() {
             agree(ranks, check_finite_in("gradient", &gradients, own))?;
             unreachable!("a norm that is not finite comes from such a gradient");
         }
         let lr = self.learning_rate();
-        let scale = clip_scale(grad_norm, self.clip_norm);
+        let scale = clip_scale(grad_norm, self.clip_norm) / loss_scale;
         let t = self.steps - self.skipped + 1;
         let is_alone = ranks.count() == 1;
         let profile = &mut self.arena.profile;
@@ -314,8 +339,22 @@ impl Optimisation {
             profile.record(clock, "packing", Pass::Update, || 0);
         }
         self.steps += 1;
+        if let Some(scale) = &mut self.loss_scale {
+            scale.succeeded();
+        }
         self.tree.recycle(gradients);
         Ok(StepResult { loss, grad_norm, lr })
+    }
+
+    /// A step whose gradients are too large for f16: no update, and the next one scales its loss less. All
+    /// ranks find the same.
+    fn overflowed(&mut self, loss: LossSum, gradients: Gradients) -> Result<StepResult, Error> {
+        check_finite("weight", self.gpt.parameters())?;
+        self.loss_scale.as_mut().expect("f16 scales its loss").overflowed()?;
+        let lr = self.learning_rate();
+        self.skip();
+        self.tree.recycle(gradients);
+        Ok(StepResult { loss, grad_norm: f64::NAN, lr })
     }
 
     /// A weight that is not finite is why nothing that comes of it is.
@@ -343,7 +382,7 @@ impl Optimisation {
         if weight <= 0.0 {
             return Err(Error::input("batch", "no target token has a weight: nothing to learn"));
         }
-        let losses = self.accumulate(all, share.start, mine.as_ref(), weight, watch);
+        let losses = self.accumulate(all, share.start, mine.as_ref(), weight / self.scale(), watch);
         let clock = self.arena.profile.clock();
         let losses = agree_numbers(&*self.ranks, losses)?;
         let losses = losses.iter().flat_map(|losses| losses.chunks_exact(2));
@@ -356,8 +395,8 @@ impl Optimisation {
         Ok((loss, gradients))
     }
 
-    /// Pushes the leaves of micro-batches that begin with the one of index `first` to the tree, and returns
-    /// sum and weight of every micro-batch's loss.
+    /// Pushes the leaves of micro-batches that begin with the one of index `first` to the tree, of the loss
+    /// divided by `weight`, and returns sum and weight of every micro-batch's loss.
     fn accumulate(
         &mut self,
         all: usize,
@@ -489,6 +528,7 @@ mod tests {
         let snapshot = crate::checkpoint::Snapshot {
             config: &Config::from_preset("micro").unwrap(),
             step: 1,
+            loss_scale: None,
             skipped: 0,
             parameters: optimisation.gpt().parameters(),
             moments: Some(optimisation.moments()),

@@ -5,9 +5,9 @@ use crate::config::KernelsConfig;
 use crate::error::Error;
 use mediswift_engine::Shape;
 use mediswift_files::{self as files, SMALL};
-use mediswift_kernels::LinearLayer;
 use mediswift_kernels::isa::{ISA_VARIABLE, IsaKind};
 use mediswift_kernels::ops::{LayerPlan, StrategyError};
+use mediswift_kernels::{LinearLayer, Precision};
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -35,6 +35,7 @@ pub fn read(path: &Path) -> Result<Plans, Error> {
 pub(crate) struct Planner<'a> {
     config: &'a KernelsConfig,
     isa: IsaKind,
+    precision: Precision,
     found: BTreeMap<String, LayerPlan>,
 }
 
@@ -42,9 +43,9 @@ impl<'a> Planner<'a> {
     /// Plans as `[kernels]` says.
     /// # Errors
     /// If the instruction set that is forced is unknown or missing.
-    pub fn new(config: &'a KernelsConfig) -> Result<Self, Error> {
+    pub fn new(config: &'a KernelsConfig, precision: Precision) -> Result<Self, Error> {
         let isa = IsaKind::active().map_err(|e| Error::setting(ISA_VARIABLE, e.to_string()))?;
-        Ok(Self { config, isa, found: BTreeMap::new() })
+        Ok(Self { config, isa, precision, found: BTreeMap::new() })
     }
 
     /// The layer of a weight of that shape, yet without values. Dense weights have nothing to choose.
@@ -57,23 +58,34 @@ impl<'a> Planner<'a> {
         let pattern = match weight {
             Shape::Sparse(pattern) => pattern,
             Shape::Matrix(rows, columns) => {
-                return Ok(LinearLayer::dense(self.isa, *rows, *columns));
+                return Ok(LinearLayer::dense(self.isa, self.precision, *rows, *columns));
             }
             Shape::Vector(_) => panic!("a linear layer has a matrix"),
         };
         let key = LayerPlan::key(pattern.rows(), pattern.columns(), pattern.nnz());
         let plan = match (self.found.get(&key), self.config.plans.get(&key)) {
             (Some(plan), _) => plan.clone(),
-            (None, Some(name)) => name.parse().map_err(|e: StrategyError| {
-                Error::setting(format!("kernels.plans.\"{key}\""), e.to_string())
-            })?,
+            (None, Some(name)) => self.named(&key, name)?,
             (None, None) if self.config.tune => {
-                LayerPlan::measured(self.isa, pattern, TUNING_TOKENS)
+                LayerPlan::measured(self.precision, self.isa, pattern, TUNING_TOKENS)
             }
-            (None, None) => LayerPlan::of(pattern.density(), self.isa),
+            (None, None) => LayerPlan::of(self.precision, pattern.density(), self.isa),
         };
         self.found.insert(key, plan.clone());
         Ok(LinearLayer::sparse(self.isa, pattern.clone(), plan))
+    }
+
+    /// A plan that the configuration lists.
+    fn named(&self, key: &str, name: &str) -> Result<LayerPlan, Error> {
+        let setting = || format!("kernels.plans.\"{key}\"");
+        let plan: LayerPlan =
+            name.parse().map_err(|e: StrategyError| Error::setting(setting(), e.to_string()))?;
+        if plan.precision() != self.precision {
+            let (has, run) = (plan.precision(), self.precision);
+            let what = format!("'{name}' is of {has}, and train.precision is {run}");
+            return Err(Error::setting(setting(), what));
+        }
+        Ok(plan)
     }
 }
 
@@ -92,17 +104,21 @@ mod tests {
         let name = "csr/dense/panels-r1-v4-u2-k16-m8-p1";
         let mut config = KernelsConfig::default();
         config.plans.insert("20x30@300".into(), name.into());
-        let layer = Planner::new(&config).unwrap().layer(&sparse(1)).unwrap();
+        let layer = Planner::new(&config, Precision::F32).unwrap().layer(&sparse(1)).unwrap();
         assert_eq!(layer.plan().to_string(), name);
         config.plans.insert("20x30@300".into(), "fast".into());
-        let error = Planner::new(&config).unwrap().layer(&sparse(1)).unwrap_err().to_string();
+        let error = Planner::new(&config, Precision::F32)
+            .unwrap()
+            .layer(&sparse(1))
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("20x30@300") && error.contains("'fast'"), "{error}");
     }
 
     #[test]
     fn tuning_happens_once_for_equal_layers() {
         let config = KernelsConfig { tune: true, ..KernelsConfig::default() };
-        let mut planner = Planner::new(&config).unwrap();
+        let mut planner = Planner::new(&config, Precision::F32).unwrap();
         let plans: Vec<LayerPlan> =
             (1..4).map(|seed| planner.layer(&sparse(seed)).unwrap().plan().clone()).collect();
         assert!(plans.iter().all(|plan| *plan == plans[0]));

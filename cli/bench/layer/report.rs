@@ -1,5 +1,6 @@
 //! What `bench layer` says: JSON, a table, and the lines of its chart.
 
+use mediswift_kernels::Precision;
 use mediswift_kernels::bench::{self, Mean, Measured, Times};
 use mediswift_kernels::isa::IsaKind;
 use mediswift_kernels::probe::Limits;
@@ -11,6 +12,7 @@ use crate::machine::DISTURBED;
 pub struct Title<'a> {
     pub cpu: &'a str,
     pub isa: IsaKind,
+    pub precision: Precision,
     pub threads: usize,
     pub tokens: u32,
     pub mask: &'a str,
@@ -30,17 +32,18 @@ pub struct Report<'a> {
 impl Report<'_> {
     /// One line about machine and work.
     fn subtitle(&self) -> String {
-        let Title { cpu, isa, threads, tokens, mask } = &self.title;
+        let Title { cpu, isa, precision, threads, tokens, mask } = &self.title;
         let threads = match threads {
             1 => "1 thread".into(),
             n => format!("{n} threads"),
         };
         let isa = isa.name().to_uppercase();
-        format!("{cpu}, {isa}, {threads}, {tokens} tokens, {mask} mask")
+        let precision = precision.name();
+        format!("{cpu}, {isa}, {precision}, {threads}, {tokens} tokens, {mask} mask")
     }
 
     pub fn json(&self) -> Value {
-        let Title { cpu, isa, threads, tokens, mask } = &self.title;
+        let Title { cpu, isa, precision, threads, tokens, mask } = &self.title;
         let means = self.means();
         let break_even = bench::break_even(&means);
         let spread = |times: &Times| json!({ "least": times.least, "most": times.most });
@@ -64,6 +67,15 @@ impl Report<'_> {
                     "theoretical_speedup": row.theory(),
                     "ceiling_speedup": row.ceiling(&self.limits),
                     "fraction_of_peak": row.fraction_of_peak(&self.limits),
+                    "f32": row.f32.as_ref().map(|f32| json!({
+                        "dense_seconds": f32.dense.median,
+                        "dense_spread": spread(&f32.dense),
+                        "dense_kernel": f32.dense_kernel,
+                        "sparse_seconds": f32.sparse.median,
+                        "sparse_spread": spread(&f32.sparse),
+                        "speedup_over_dense": row.speedup_over_f32(),
+                        "speedup_over_sparse": row.gain(),
+                    })),
                     "load": load,
                 })
             })
@@ -78,12 +90,15 @@ impl Report<'_> {
                     "realised_speedup": mean.realised,
                     "theoretical_speedup": mean.theoretical,
                     "ceiling_speedup": mean.ceiling,
+                    "speedup_over_f32_dense": mean.over_f32.map(|over| over.dense),
+                    "speedup_over_f32_sparse": mean.over_f32.map(|over| over.sparse),
                 })
             })
             .collect();
         json!({
             "cpu": cpu,
             "isa": isa.name(),
+            "precision": precision.name(),
             "threads": threads,
             "tokens": tokens,
             "mask": mask,
@@ -101,6 +116,11 @@ impl Report<'_> {
         })
     }
 
+    /// Whether `f32` ran beside.
+    fn is_half(&self) -> bool {
+        self.title.precision != Precision::F32
+    }
+
     fn means(&self) -> Vec<Mean> {
         bench::means(&self.rows, &self.limits)
     }
@@ -113,11 +133,11 @@ impl Report<'_> {
     /// What stands above the rows.
     pub fn head(&self) -> String {
         format!(
-            "{}\n{}\n\n{}",
+            "{}\n{}\n\nshape        sparsity product      dense ms  sparse ms    spread  speedup  theory  \
+             peak  others  {}kernel\n",
             self.subtitle(),
             limits(&self.limits),
-            "shape        sparsity product      dense ms  sparse ms    spread  speedup  theory  \
-             peak  others  kernel\n"
+            if self.is_half() { OVER_F32 } else { "" },
         )
     }
 
@@ -129,7 +149,7 @@ impl Report<'_> {
             let peak = row.fraction_of_peak(&self.limits);
             let is_disturbed = load.is_some_and(|load| load > DISTURBED);
             text.push_str(&format!(
-                "{:<12} {:>7.1}% {:<10} {:>10.3} {:>10.3} {:>8.0}% {:>7.2}x {:>6.2}x {:>4.0}% {:>6}{} {}{}\n",
+                "{:<12} {:>7.1}% {:<10} {:>10.3} {:>10.3} {:>8.0}% {:>7.2}x {:>6.2}x {:>4.0}% {:>6}{} {}{}{}\n",
                 format!("{}x{}", row.rows, row.columns),
                 100.0 * row.sparsity(),
                 row.product,
@@ -141,6 +161,7 @@ impl Report<'_> {
                 100.0 * peak,
                 load.map_or("–".into(), |load| format!("{:.0}%", 100.0 * load)),
                 if is_disturbed { "!" } else { " " },
+                row.gain().map_or(String::new(), |gain| over_f32(row.speedup_over_f32(), gain)),
                 row.kernel,
                 if row.fallback { " (dense fallback)" } else { "" },
             ));
@@ -151,17 +172,23 @@ impl Report<'_> {
     /// What stands below the rows.
     pub fn summary(&self) -> String {
         let mut text = "\ngeometric mean over shapes\n".to_string();
-        text.push_str("sparsity product    shapes  speedup  theory  ceiling\n");
+        text.push_str("sparsity product    shapes  speedup  theory  ceiling");
+        text.push_str(if self.is_half() { "  " } else { "" });
+        text.push_str(if self.is_half() { OVER_F32.trim_end() } else { "" });
+        text.push('\n');
         let means = self.means();
         for mean in &means {
             text.push_str(&format!(
-                "{:>7.1}% {:<10} {:>6} {:>7.2}x {:>6.2}x {:>7.2}x\n",
+                "{:>7.1}% {:<10} {:>6} {:>7.2}x {:>6.2}x {:>7.2}x  {}\n",
                 100.0 * mean.sparsity,
                 mean.product,
                 mean.shapes,
                 mean.realised,
                 mean.theoretical,
-                mean.ceiling
+                mean.ceiling,
+                mean.over_f32
+                    .map_or(String::new(), |over| over_f32(over.dense, over.sparse))
+                    .trim_end(),
             ));
         }
         if let Some(sparsity) = bench::break_even(&means) {
@@ -191,6 +218,14 @@ impl Report<'_> {
         }
         text
     }
+}
+
+/// How a table of 16 bits goes on.
+const OVER_F32: &str = "÷ f32 dense  ÷ f32 sparse  ";
+
+/// What stands below it: speedups over dense and sparse `f32` code.
+fn over_f32(dense: f64, sparse: f64) -> String {
+    format!("{dense:>10.2}x {sparse:>12.2}x  ")
 }
 
 fn limits(Limits { fma_peak, l1, l2, dram }: &Limits) -> String {

@@ -4,7 +4,7 @@ use super::{Isa, Kernel};
 use crate::LANES;
 use std::arch::x86_64::*;
 
-/// Proof that the CPU has AVX2 and FMA.
+/// Proof that the CPU has AVX2, FMA and F16C.
 #[derive(Clone, Copy, Debug)]
 pub struct Avx2(());
 
@@ -12,7 +12,9 @@ impl Avx2 {
     /// The instruction set, if this CPU has it.
     #[inline]
     pub fn detect() -> Option<Self> {
-        let found = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
+        let found = is_x86_feature_detected!("avx2")
+            && is_x86_feature_detected!("fma")
+            && is_x86_feature_detected!("f16c");
         found.then_some(Self(()))
     }
 }
@@ -27,6 +29,18 @@ macro_rules! op {
 
 /// Lanes 0–7 and 8–15.
 type Pair = [__m256; 2];
+
+/// The bits of sixteen lanes.
+#[inline(always)]
+fn bits(v: Pair) -> [__m256i; 2] {
+    bytemuck::cast(v)
+}
+
+/// Sixteen lanes of these bits.
+#[inline(always)]
+fn floats(v: [__m256i; 2]) -> Pair {
+    bytemuck::cast(v)
+}
 
 impl Isa for Avx2 {
     type V = Pair;
@@ -88,7 +102,7 @@ impl Isa for Avx2 {
     }
     #[inline(always)]
     fn round(self, a: Pair) -> Pair {
-        const NEAREST: i32 = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
+        const NEAREST: i32 = _MM_FROUND_TO_NEAREST_INT;
         op!([_mm256_round_ps::<NEAREST>(a[0]), _mm256_round_ps::<NEAREST>(a[1])])
     }
     #[inline(always)]
@@ -173,8 +187,50 @@ impl Isa for Avx2 {
         [self.sum_each8(halves[0]), self.sum_each8(halves[1])]
     }
     #[inline(always)]
+    fn interleave(self, a: Pair, b: Pair) -> (Pair, Pair) {
+        let (a, b) = (bits(a), bits(b));
+        op!({
+            let low = [_mm256_unpacklo_epi16(a[0], b[0]), _mm256_unpacklo_epi16(a[1], b[1])];
+            let high = [_mm256_unpackhi_epi16(a[0], b[0]), _mm256_unpackhi_epi16(a[1], b[1])];
+            (floats(low), floats(high))
+        })
+    }
+    #[inline(always)]
+    fn narrow_bf16(self, a: Pair, b: Pair) -> Pair {
+        op!(floats([
+            _mm256_packus_epi32(self.upper_words(a[0]), self.upper_words(b[0])),
+            _mm256_packus_epi32(self.upper_words(a[1]), self.upper_words(b[1])),
+        ]))
+    }
+    #[inline(always)]
+    fn widen_f16(self, line: Pair) -> (Pair, Pair) {
+        let [first, second] = bits(line);
+        op!({
+            let first = _mm256_permute4x64_epi64::<0b11_01_10_00>(first);
+            let second = _mm256_permute4x64_epi64::<0b11_01_10_00>(second);
+            let low = [_mm256_castsi256_si128(first), _mm256_castsi256_si128(second)];
+            let high =
+                [_mm256_extracti128_si256::<1>(first), _mm256_extracti128_si256::<1>(second)];
+            (
+                [_mm256_cvtph_ps(low[0]), _mm256_cvtph_ps(low[1])],
+                [_mm256_cvtph_ps(high[0]), _mm256_cvtph_ps(high[1])],
+            )
+        })
+    }
+    #[inline(always)]
+    fn narrow_f16(self, a: Pair, b: Pair) -> Pair {
+        const NEAREST: i32 = _MM_FROUND_TO_NEAREST_INT;
+        let words = |a: __m256, b: __m256| {
+            op!({
+                let (a, b) = (_mm256_cvtps_ph::<NEAREST>(a), _mm256_cvtps_ph::<NEAREST>(b));
+                _mm256_set_m128i(_mm_unpackhi_epi64(a, b), _mm_unpacklo_epi64(a, b))
+            })
+        };
+        floats([words(a[0], b[0]), words(a[1], b[1])])
+    }
+    #[inline(always)]
     fn run<K: Kernel>(self, kernel: K) -> K::Output {
-        #[target_feature(enable = "avx2,fma")]
+        #[target_feature(enable = "avx2,fma,f16c")]
         fn compiled<K: Kernel>(isa: Avx2, kernel: K) -> K::Output {
             kernel.run(isa)
         }
@@ -184,6 +240,20 @@ impl Isa for Avx2 {
 }
 
 impl Avx2 {
+    /// The bf16 nearest to each lane, ties to even, in its lower half.
+    #[inline(always)]
+    fn upper_words(self, v: __m256) -> __m256i {
+        op!({
+            let bits = _mm256_castps_si256(v);
+            let odd = _mm256_and_si256(_mm256_srli_epi32::<16>(bits), _mm256_set1_epi32(1));
+            let half = _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff));
+            let quiet = _mm256_or_si256(bits, _mm256_set1_epi32(0x0040_0000));
+            let nan = _mm256_castps_si256(_mm256_cmp_ps::<_CMP_UNORD_Q>(v, v));
+            let sum = _mm256_blendv_epi8(_mm256_add_epi32(bits, half), quiet, nan);
+            _mm256_srli_epi32::<16>(sum)
+        })
+    }
+
     /// Transposes an 8 × 8 block.
     #[inline(always)]
     fn transpose8(self, r: [__m256; 8]) -> [__m256; 8] {

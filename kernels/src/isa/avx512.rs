@@ -4,11 +4,17 @@ use super::{Isa, Kernel};
 use crate::LANES;
 use std::arch::x86_64::*;
 
-/// Proof that the CPU has AVX-512 F, VL, BW and DQ (and AVX2 and FMA).
+/// Proof that the CPU has AVX-512 F, VL, BW and DQ (and AVX2, FMA and F16C), and BF16 where `BF16`.
 #[derive(Clone, Copy, Debug)]
-pub struct Avx512(());
+pub struct WithBf16<const BF16: bool>(());
 
-impl Avx512 {
+/// AVX-512 F, VL, BW and DQ.
+pub type Avx512 = WithBf16<false>;
+
+/// And BF16, which multiplies pairs of bf16.
+pub type Avx512Bf16 = WithBf16<true>;
+
+impl<const BF16: bool> WithBf16<BF16> {
     /// The instruction set, if this CPU has it.
     #[inline]
     pub fn detect() -> Option<Self> {
@@ -17,8 +23,27 @@ impl Avx512 {
             && is_x86_feature_detected!("avx512bw")
             && is_x86_feature_detected!("avx512dq")
             && is_x86_feature_detected!("avx2")
-            && is_x86_feature_detected!("fma");
+            && is_x86_feature_detected!("fma")
+            && is_x86_feature_detected!("f16c")
+            && (!BF16 || is_x86_feature_detected!("avx512bf16"));
         found.then_some(Self(()))
+    }
+}
+
+impl<const BF16: bool> WithBf16<BF16> {
+    /// The bf16 nearest to each lane, ties to even, in its lower half.
+    #[inline(always)]
+    fn upper_words(self, v: __m512) -> __m512i {
+        // SAFETY: `self` proves that the CPU has the features.
+        unsafe {
+            let bits = _mm512_castps_si512(v);
+            let odd = _mm512_and_si512(_mm512_srli_epi32::<16>(bits), _mm512_set1_epi32(1));
+            let half = _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff));
+            let quiet = _mm512_or_si512(bits, _mm512_set1_epi32(0x0040_0000));
+            let nan = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(v, v);
+            let sum = _mm512_mask_mov_epi32(_mm512_add_epi32(bits, half), nan, quiet);
+            _mm512_srli_epi32::<16>(sum)
+        }
     }
 }
 
@@ -30,7 +55,7 @@ macro_rules! op {
     };
 }
 
-impl Isa for Avx512 {
+impl<const BF16: bool> Isa for WithBf16<BF16> {
     type V = __m512;
     const REGISTERS: usize = 32;
 
@@ -200,13 +225,85 @@ impl Isa for Avx512 {
         })
     }
     #[inline(always)]
+    fn interleave(self, a: __m512, b: __m512) -> (__m512, __m512) {
+        op!({
+            let (a, b) = (_mm512_castps_si512(a), _mm512_castps_si512(b));
+            let low = _mm512_castsi512_ps(_mm512_unpacklo_epi16(a, b));
+            (low, _mm512_castsi512_ps(_mm512_unpackhi_epi16(a, b)))
+        })
+    }
+    #[inline(always)]
+    fn narrow_bf16(self, a: __m512, b: __m512) -> __m512 {
+        let (a, b) = (self.upper_words(a), self.upper_words(b));
+        op!(_mm512_castsi512_ps(_mm512_packus_epi32(a, b)))
+    }
+    #[inline(always)]
+    fn widen_f16(self, line: __m512) -> (__m512, __m512) {
+        op!({
+            let runs = _mm512_set_epi64(7, 5, 3, 1, 6, 4, 2, 0);
+            let tiles = _mm512_permutexvar_epi64(runs, _mm512_castps_si512(line));
+            let a = _mm512_cvtph_ps(_mm512_castsi512_si256(tiles));
+            (a, _mm512_cvtph_ps(_mm512_extracti64x4_epi64::<1>(tiles)))
+        })
+    }
+    #[inline(always)]
+    fn narrow_f16(self, a: __m512, b: __m512) -> __m512 {
+        op!({
+            const NEAREST: i32 = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
+            let (a, b) = (_mm512_cvtps_ph::<NEAREST>(a), _mm512_cvtps_ph::<NEAREST>(b));
+            let tiles = _mm512_inserti64x4::<1>(_mm512_castsi256_si512(a), b);
+            let runs = _mm512_set_epi64(7, 3, 6, 2, 5, 1, 4, 0);
+            _mm512_castsi512_ps(_mm512_permutexvar_epi64(runs, tiles))
+        })
+    }
+    #[inline(always)]
+    fn dot(self, a: __m512, b: __m512, c: __m512) -> __m512 {
+        if BF16 {
+            // SAFETY: both types are 512 bits of anything; `self` proves that the CPU has the feature.
+            return unsafe {
+                let words = |v| std::mem::transmute::<__m512, __m512bh>(v);
+                _mm512_dpbf16_ps(c, words(a), words(b))
+            };
+        }
+        op!({
+            // Subnormal numbers have an exponent of zero.
+            let flush = |x: __m512| {
+                let normal =
+                    _mm512_test_epi32_mask(_mm512_castps_si512(x), _mm512_set1_epi32(0x7f80_0000));
+                let sign = _mm512_and_ps(x, _mm512_set1_ps(-0.0));
+                _mm512_mask_blend_ps(normal, sign, x)
+            };
+            let upper = |x| {
+                let bits = _mm512_and_si512(_mm512_castps_si512(x), _mm512_set1_epi32(!0xffff));
+                flush(_mm512_castsi512_ps(bits))
+            };
+            let lower =
+                |x| flush(_mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_castps_si512(x))));
+            let odd = flush(_mm512_fmadd_ps(upper(a), upper(b), flush(c)));
+            flush(_mm512_fmadd_ps(lower(a), lower(b), odd))
+        })
+    }
+    #[inline(always)]
     fn run<K: Kernel>(self, kernel: K) -> K::Output {
-        #[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,avx2,fma")]
+        #[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,avx2,fma,f16c")]
         fn compiled<K: Kernel>(isa: Avx512, kernel: K) -> K::Output {
             kernel.run(isa)
         }
+        // Only kernels of pairs differ, so all others are compiled once.
         // SAFETY: `self` proves that the CPU has the features.
-        unsafe { compiled(self, kernel) }
+        unsafe { compiled(WithBf16(()), kernel) }
+    }
+    #[inline(always)]
+    fn run_pairs<K: Kernel>(self, kernel: K) -> K::Output {
+        #[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,avx512bf16,avx2,fma,f16c")]
+        fn compiled<K: Kernel>(isa: Avx512Bf16, kernel: K) -> K::Output {
+            kernel.run(isa)
+        }
+        if !BF16 {
+            return self.run(kernel);
+        }
+        // SAFETY: `self` proves that the CPU has the features.
+        unsafe { compiled(WithBf16(()), kernel) }
     }
 }
 

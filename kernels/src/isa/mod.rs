@@ -9,6 +9,7 @@
 //! [`dispatch`] chooses one at run time; `MEDISWIFT_ISA` forces one, and it is an error to force
 //! what the machine lacks.
 
+mod half_words;
 pub mod math;
 mod vector;
 
@@ -19,16 +20,27 @@ pub use vector::{Isa, Kernel};
 /// The environment variable that forces an instruction set.
 pub const ISA_VARIABLE: &str = "MEDISWIFT_ISA";
 
-/// Declares instruction sets, best first: a module each, with the type of that name, and the
-/// architecture that it is compiled for. The kinds are known on every machine.
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+#[cfg(target_arch = "aarch64")]
+mod neon;
+mod scalar;
+
+#[cfg(target_arch = "x86_64")]
+pub use self::{
+    avx2::Avx2,
+    avx512::{Avx512, Avx512Bf16},
+};
+#[cfg(target_arch = "aarch64")]
+pub use neon::Neon;
+pub use scalar::Scalar;
+
+/// Declares instruction sets, best first: the type, its name, and the architecture that it is compiled
+/// for. The kinds are known on every machine.
 macro_rules! instruction_sets {
-    ($(#[doc = $about:literal] $name:ident: $module:ident $(on $arch:literal)?, registers $registers:literal;)+) => {
-        $(
-            $(#[cfg(target_arch = $arch)])?
-            mod $module;
-            $(#[cfg(target_arch = $arch)])?
-            pub use $module::$name;
-        )+
+    ($(#[doc = $about:literal] $name:ident: $label:literal $(on $arch:literal)?, registers $registers:literal;)+) => {
 
         /// The instruction sets this crate knows, best first.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -43,7 +55,7 @@ macro_rules! instruction_sets {
             /// The name used on the command line and in `MEDISWIFT_ISA`.
             pub fn name(self) -> &'static str {
                 match self {
-                    $(IsaKind::$name => stringify!($module),)+
+                    $(IsaKind::$name => $label,)+
                 }
             }
 
@@ -83,19 +95,39 @@ macro_rules! instruction_sets {
                     _ => panic!("{self} is missing on this architecture"),
                 }
             }
+
+            /// Runs a kernel of [pairs](Isa::dot) on this instruction set.
+            /// # Panics
+            /// If the machine lacks it.
+            #[track_caller]
+            pub fn run_pairs<K: Kernel>(self, kernel: K) -> K::Output {
+                match self {
+                    $(
+                        $(#[cfg(target_arch = $arch)])?
+                        IsaKind::$name => match $name::detect() {
+                            Some(isa) => isa.run_pairs(kernel),
+                            None => panic!("this CPU lacks {self}"),
+                        },
+                    )+
+                    #[allow(unreachable_patterns)]
+                    _ => panic!("{self} is missing on this architecture"),
+                }
+            }
         }
     };
 }
 
 instruction_sets! {
+    /// AVX-512 F, VL, BW, DQ and BF16, which multiplies pairs of bf16.
+    Avx512Bf16: "avx512bf16" on "x86_64", registers 32;
     /// AVX-512 F, VL, BW, DQ.
-    Avx512: avx512 on "x86_64", registers 32;
-    /// AVX2 with FMA.
-    Avx2: avx2 on "x86_64", registers 8;
+    Avx512: "avx512" on "x86_64", registers 32;
+    /// AVX2 with FMA and F16C.
+    Avx2: "avx2" on "x86_64", registers 8;
     /// 64-bit Arm NEON.
-    Neon: neon on "aarch64", registers 8;
+    Neon: "neon" on "aarch64", registers 8;
     /// Portable code.
-    Scalar: scalar, registers 8;
+    Scalar: "scalar", registers 8;
 }
 
 /// An instruction set was asked for that is unknown or that this machine lacks.
@@ -118,6 +150,11 @@ impl IsaKind {
         let names: Vec<_> = Self::ALL.iter().map(|kind| kind.name()).collect();
         let (last, others) = names.split_last().expect("there are kinds");
         format!("{} or {last}", others.join(", "))
+    }
+
+    /// Whether it multiplies pairs of bf16 by one instruction ([`Isa::dot`]).
+    pub fn multiplies_pairs(self) -> bool {
+        self == IsaKind::Avx512Bf16
     }
 
     /// The kinds this machine has, best first.

@@ -129,6 +129,23 @@ impl Isa for Neon {
         })
     }
     #[inline(always)]
+    fn interleave(self, a: Quad, b: Quad) -> (Quad, Quad) {
+        let low = each!(|I| {
+            let (a, b) = (vreinterpretq_u16_f32(a[I]), vreinterpretq_u16_f32(b[I]));
+            vreinterpretq_f32_u16(vzip1q_u16(a, b))
+        });
+        let high = each!(|I| {
+            let (a, b) = (vreinterpretq_u16_f32(a[I]), vreinterpretq_u16_f32(b[I]));
+            vreinterpretq_f32_u16(vzip2q_u16(a, b))
+        });
+        (low, high)
+    }
+    #[inline(always)]
+    fn narrow_bf16(self, a: Quad, b: Quad) -> Quad {
+        let (a, b) = (self.rounded(a), self.rounded(b));
+        each!(|I| vreinterpretq_f32_u16(vuzp2q_u16(a[I], b[I])))
+    }
+    #[inline(always)]
     fn run<K: Kernel>(self, kernel: K) -> K::Output {
         #[target_feature(enable = "neon")]
         fn compiled<K: Kernel>(isa: Neon, kernel: K) -> K::Output {
@@ -136,5 +153,19 @@ impl Isa for Neon {
         }
         // SAFETY: `self` proves that the CPU has NEON.
         unsafe { compiled(self, kernel) }
+    }
+}
+
+impl Neon {
+    /// The bf16 nearest to each lane, ties to even, in its upper half.
+    #[inline(always)]
+    fn rounded(self, v: Quad) -> [uint16x8_t; 4] {
+        each!(|I| {
+            let bits = vreinterpretq_u32_f32(v[I]);
+            let odd = vandq_u32(vshrq_n_u32::<16>(bits), vdupq_n_u32(1));
+            let sum = vaddq_u32(bits, vaddq_u32(odd, vdupq_n_u32(0x7fff)));
+            let quiet = vorrq_u32(bits, vdupq_n_u32(0x0040_0000));
+            vreinterpretq_u16_u32(vbslq_u32(vceqq_f32(v[I], v[I]), sum, quiet))
+        })
     }
 }

@@ -1,5 +1,6 @@
 //! What an instruction set can do with a vector, and what a kernel is.
 
+use super::half_words;
 use crate::LANES;
 
 /// An instruction set, with vectors of [`LANES`] `f32` lanes.
@@ -135,8 +136,58 @@ pub trait Isa: Copy + Send + Sync + 'static {
         }
         lanes[0]
     }
+    /// Takes the 32 words of 16 bits of two vectors in turn: lane `i` of the results holds word `j` of
+    /// `a` below word `j` of `b`, with the words `j` that belong to lane `i` of the first tile, and of the
+    /// second, of a [16-bit line](crate::precision).
+    #[inline(always)]
+    fn interleave(self, a: Self::V, b: Self::V) -> (Self::V, Self::V) {
+        let (a, b) = (half_words::split(self.to_array(a)), half_words::split(self.to_array(b)));
+        let lanes = |tile: usize| -> [f32; LANES] {
+            std::array::from_fn(|i| half_words::join(a[tile][i], b[tile][i]))
+        };
+        (self.load_line(&lanes(0)), self.load_line(&lanes(1)))
+    }
+    /// The two tiles of a [line](crate::precision) of bf16.
+    #[inline(always)]
+    fn widen_bf16(self, line: Self::V) -> (Self::V, Self::V) {
+        self.interleave(self.splat(0.0), line)
+    }
+    /// The [line](crate::precision) of bf16 nearest to two tiles, ties to even.
+    #[inline(always)]
+    fn narrow_bf16(self, a: Self::V, b: Self::V) -> Self::V {
+        let words = |v| self.to_array(v).map(|x| half::bf16::from_f32(x).to_bits());
+        self.load_line(&half_words::merge(words(a), words(b)))
+    }
+    /// The two tiles of a [line](crate::precision) of f16.
+    #[inline(always)]
+    fn widen_f16(self, line: Self::V) -> (Self::V, Self::V) {
+        let tiles = half_words::split(self.to_array(line));
+        let [a, b] = tiles.map(|words| words.map(|x| half::f16::from_bits(x).to_f32_const()));
+        (self.load_line(&a), self.load_line(&b))
+    }
+    /// The [line](crate::precision) of f16 nearest to two tiles, ties to even.
+    #[inline(always)]
+    fn narrow_f16(self, a: Self::V, b: Self::V) -> Self::V {
+        let words = |v| self.to_array(v).map(|x| half::f16::from_f32_const(x).to_bits());
+        self.load_line(&half_words::merge(words(a), words(b)))
+    }
+    /// `c` and the products of two bf16 in each lane, upper halves first, as VDPBF16PS adds them: subnormal
+    /// operands and results are zeros, and every sum is rounded to the nearest, ties to even.
+    #[inline(always)]
+    fn dot(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V {
+        let (a, b, mut c) = (self.to_array(a), self.to_array(b), self.to_array(c));
+        for (c, (a, b)) in c.iter_mut().zip(a.into_iter().zip(b)) {
+            *c = half_words::dot(a, b, *c);
+        }
+        self.load_line(&c)
+    }
     /// Runs `kernel` compiled for this instruction set.
     fn run<K: Kernel>(self, kernel: K) -> K::Output;
+    /// Runs a kernel that calls [`Isa::dot`] compiled for this instruction set.
+    #[inline(always)]
+    fn run_pairs<K: Kernel>(self, kernel: K) -> K::Output {
+        self.run(kernel)
+    }
 }
 
 /// A piece of single-threaded vector code, generic over the instruction set.

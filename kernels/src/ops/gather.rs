@@ -1,19 +1,43 @@
 //! Copies in another order: values in that of a product, and lines of several tiles side by side.
 
-use crate::LANES;
 use crate::isa::Isa;
 use crate::parallel::for_each_chunk;
+use crate::{LANES, Lines, Precision};
 use std::ops::Range;
 
 /// Values packed per parallel task.
 const PACK_BLOCK: usize = 1 << 15;
 
-/// packed[i] = values[source[i]], or 0 where `source` names no value.
-pub(super) fn gather_values(values: &[f32], source: &[u32], packed: &mut [f32]) {
+/// packed[i] = values[source[i]], rounded, or 0 where `source` names no value.
+pub(super) fn gather_values(
+    values: &[f32],
+    source: &[u32],
+    precision: Precision,
+    packed: &mut [f32],
+) {
     assert_eq!(packed.len(), source.len(), "one source per value is needed");
+    let value = |at: u32| values.get(at as usize).copied().unwrap_or(0.0);
     for_each_chunk(packed, PACK_BLOCK, |block, packed| {
-        for (packed, &at) in packed.iter_mut().zip(&source[block * PACK_BLOCK..]) {
-            *packed = values.get(at as usize).copied().unwrap_or(0.0);
+        let source = &source[block * PACK_BLOCK..];
+        match precision {
+            Precision::F32 => packed.iter_mut().zip(source).for_each(|(to, &at)| *to = value(at)),
+            _ => {
+                let rounded = |at| precision.round(value(at));
+                packed.iter_mut().zip(source).for_each(|(to, &at)| *to = rounded(at));
+            }
+        }
+    });
+}
+
+/// The same as pairs of bf16, a word each.
+pub(super) fn gather_pairs(values: &[f32], source: &[u32], packed: &mut [f32]) {
+    assert_eq!(2 * packed.len(), source.len(), "two sources per pair are needed");
+    let value = |at: u32| half::bf16::from_f32(values.get(at as usize).copied().unwrap_or(0.0));
+    for_each_chunk(packed, PACK_BLOCK, |block, packed| {
+        let (source, _) = source[2 * block * PACK_BLOCK..].as_chunks::<2>();
+        for (to, source) in packed.iter_mut().zip(source) {
+            let [low, high] = source.map(|at| u32::from(value(at).to_bits()));
+            *to = f32::from_bits(high << 16 | low);
         }
     });
 }
@@ -42,6 +66,82 @@ pub(super) fn gather_tiles<'a, I: Isa, const V: usize>(
         for (from, to) in of(v).chunks_exact(LANES).zip(lines.chunks_exact_mut(V * LANES)) {
             // SAFETY: `from` holds one line and `to` V of them, v < V.
             unsafe { isa.store(to.as_mut_ptr().add(v * LANES), isa.load(from.as_ptr())) };
+        }
+    }
+    lines
+}
+
+/// [`gather_tiles`] of tiles in any precision, as `f32`.
+#[inline(always)]
+pub(super) fn gather_lines<'a, I: Isa, const V: usize>(
+    isa: I,
+    x: Lines<'a>,
+    features: usize,
+    tile: usize,
+    columns: Range<usize>,
+    lines: &'a mut [f32],
+) -> &'a [f32] {
+    if let Lines::F32(x) = x {
+        return gather_tiles::<I, V>(isa, x, features, tile, columns, lines);
+    }
+    let lines = &mut lines[..columns.len() * V * LANES];
+    let mut v = 0;
+    while v < V {
+        let (pair, second) = ((tile + v) / 2, (tile + v) % 2 == 1);
+        let from = (pair * features + columns.start) * LANES;
+        let words = x.words()[from..from + columns.len() * LANES].as_chunks::<LANES>().0;
+        for (words, to) in words.iter().zip(lines.chunks_exact_mut(V * LANES)) {
+            let (a, b) = widen(isa, x.precision(), isa.load_line(words));
+            let to = to[v * LANES..].as_chunks_mut::<LANES>().0;
+            isa.store_line(&mut to[0], if second { b } else { a });
+            if let (false, Some(to)) = (second, to.get_mut(1)) {
+                isa.store_line(to, b);
+            }
+        }
+        v += if second { 1 } else { 2 };
+    }
+    lines
+}
+
+/// The two tiles of a line of 16-bit numbers.
+#[inline(always)]
+pub(super) fn widen<I: Isa>(isa: I, precision: Precision, line: I::V) -> (I::V, I::V) {
+    match precision {
+        Precision::F16 => isa.widen_f16(line),
+        _ => isa.widen_bf16(line),
+    }
+}
+
+/// The words of pairs of neighbouring features of lines of bf16 in `V` tiles from `tile`, as
+/// `[pair][tile][LANES]`; zeros beside a last feature.
+#[inline(always)]
+pub(super) fn gather_pairs_of_lines<'a, I: Isa, const V: usize>(
+    isa: I,
+    x: &[f32],
+    features: usize,
+    tile: usize,
+    pairs: Range<usize>,
+    lines: &'a mut [f32],
+) -> &'a [f32] {
+    let lines = &mut lines[..pairs.len() * V * LANES];
+    let (from, to) = (2 * pairs.start, (2 * pairs.end).min(features));
+    for v in 0..V {
+        let second = (tile + v) % 2 == 1;
+        if second && v > 0 {
+            // Written with the tile before.
+            continue;
+        }
+        let of_pair = (tile + v) / 2 * features;
+        let words = &x[(of_pair + from) * LANES..(of_pair + to) * LANES];
+        let columns = words.as_chunks::<LANES>().0.chunks(2);
+        for (columns, to) in columns.zip(lines.chunks_exact_mut(V * LANES)) {
+            let beside = columns.get(1).map_or(isa.splat(0.0), |line| isa.load_line(line));
+            let (a, b) = isa.interleave(isa.load_line(&columns[0]), beside);
+            let to = to[v * LANES..].as_chunks_mut::<LANES>().0;
+            isa.store_line(&mut to[0], if second { b } else { a });
+            if let (false, Some(to)) = (second, to.get_mut(1)) {
+                isa.store_line(to, b);
+            }
         }
     }
     lines

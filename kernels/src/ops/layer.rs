@@ -1,12 +1,12 @@
 //! [`LinearLayer`]: everything that the products of one linear layer need, dense or sparse.
 
-use super::extent::{check_tiles, size, tiles};
+use super::extent::{check_lines, check_whole, size, tiles};
 use super::plan::LayerPlan;
 use super::product::{Initial, Product};
 use super::spmv::{gemv_on, spmv_on};
 use super::strategy::{Planned, dense};
-use crate::SparsePattern;
 use crate::isa::IsaKind;
+use crate::{Lines, Precision, SparsePattern};
 use std::sync::Arc;
 
 /// A weight W `[rows, columns]` that a linear layer multiplies with, planned for its products.
@@ -18,12 +18,12 @@ use std::sync::Arc;
 /// ```
 /// use mediswift_kernels::isa::IsaKind;
 /// use mediswift_kernels::ops::{Initial, LayerPlan};
-/// use mediswift_kernels::{LANES, LinearLayer, SparsePattern};
+/// use mediswift_kernels::{LANES, LinearLayer, Precision, SparsePattern};
 ///
 /// // Rows (0 2 0) and (0 0 3) times sixteen tokens of features 1, 10 and 100.
 /// let pattern = SparsePattern::new(2, 3, vec![0, 1, 2], vec![1, 2])?;
 /// let isa = IsaKind::active()?;
-/// let plan = LayerPlan::of(pattern.density(), isa);
+/// let plan = LayerPlan::of(Precision::F32, pattern.density(), isa);
 /// let mut layer = LinearLayer::sparse(isa, pattern.into(), plan);
 /// let values = [2.0, 3.0];
 /// layer.refresh(&values);
@@ -54,11 +54,12 @@ impl LinearLayer {
     /// # Panics
     /// If no machine can address so many weights.
     #[track_caller]
-    pub fn dense(isa: IsaKind, rows: usize, columns: usize) -> Self {
+    pub fn dense(isa: IsaKind, precision: Precision, rows: usize, columns: usize) -> Self {
         size(&[rows, columns]);
-        let planned = vec![dense::planned(isa, rows, columns)];
+        let plan = LayerPlan::dense(precision, isa);
+        let planned = vec![dense::planned(isa, precision, rows, columns)];
         let weight = Weight::Dense { rows, columns };
-        Self { isa, weight, plan: LayerPlan::dense(), planned, by_product: [0; 3] }
+        Self { isa, weight, plan, planned, by_product: [0; 3] }
     }
 
     /// Plans the products with a sparse weight on an instruction set. Packed copies are zeros until the
@@ -77,7 +78,7 @@ impl LinearLayer {
                     products.push(product);
                 }
             }
-            planned.push(strategy.plan(isa, &pattern, &products));
+            planned.push(strategy.plan(isa, &pattern, &products, plan.precision()));
         }
         Self { isa, weight: Weight::Sparse(pattern), plan, planned, by_product }
     }
@@ -137,39 +138,60 @@ impl LinearLayer {
         self.planned.iter_mut().for_each(|planned| planned.refresh(values));
     }
 
-    /// Y = initial + W · X: X `[tiles][columns][LANES]`, Y `[tiles][rows][LANES]`.
+    /// Y = initial + W · X: X `[tiles][columns]` in the plan's precision, Y `[tiles][rows][LANES]`.
     /// 2 · nnz · tiles · LANES FLOPs.
     /// # Panics
-    /// If the shapes disagree.
+    /// If the shapes disagree, or X has another precision.
     #[track_caller]
-    pub fn forward(&self, values: &[f32], x: &[f32], y: &mut [f32], initial: Initial<'_>) {
+    pub fn forward<'a>(
+        &self,
+        values: &[f32],
+        x: impl Into<Lines<'a>>,
+        y: &mut [f32],
+        initial: Initial<'_>,
+    ) {
+        let x = x.into();
         self.check_values(values);
-        check_operands(x, self.columns(), y, self.rows(), initial);
+        self.check_operands(x, self.columns(), y, self.rows(), initial);
         self.of(0).forward(values, x, y, initial);
     }
 
-    /// dX = initial + Wᵀ · dY: dY `[tiles][rows][LANES]`, dX `[tiles][columns][LANES]`.
+    /// dX = initial + Wᵀ · dY: dY `[tiles][rows]` in the plan's precision, dX `[tiles][columns][LANES]`.
     /// 2 · nnz · tiles · LANES FLOPs.
     /// # Panics
-    /// If the shapes disagree.
+    /// If the shapes disagree, or dY has another precision.
     #[track_caller]
-    pub fn input_gradient(&self, values: &[f32], dy: &[f32], dx: &mut [f32], initial: Initial<'_>) {
+    pub fn input_gradient<'a>(
+        &self,
+        values: &[f32],
+        dy: impl Into<Lines<'a>>,
+        dx: &mut [f32],
+        initial: Initial<'_>,
+    ) {
+        let dy = dy.into();
         self.check_values(values);
-        check_operands(dy, self.rows(), dx, self.columns(), initial);
+        self.check_operands(dy, self.rows(), dx, self.columns(), initial);
         self.of(1).input_gradient(values, dy, dx, initial);
     }
 
-    /// dw += dY · Xᵀ at the stored weights: dY `[tiles][rows][LANES]`, X `[tiles][columns][LANES]`.
-    /// 2 · nnz · tiles · LANES FLOPs.
+    /// dw += dY · Xᵀ at the stored weights: dY `[tiles][rows]`, X `[tiles][columns]`, both in the plan's
+    /// precision. 2 · nnz · tiles · LANES FLOPs.
     /// # Panics
-    /// If the shapes disagree.
+    /// If the shapes disagree, or dY or X has another precision.
     #[track_caller]
-    pub fn weight_gradient(&self, dy: &[f32], x: &[f32], dw: &mut [f32]) {
+    pub fn weight_gradient<'a, 'b>(
+        &self,
+        dy: impl Into<Lines<'a>>,
+        x: impl Into<Lines<'b>>,
+        dw: &mut [f32],
+    ) {
+        let (dy, x) = (dy.into(), x.into());
         self.check_values(dw);
         if dw.is_empty() {
             return;
         }
-        check_tiles("X", x, tiles("dY", dy, self.rows()), self.columns());
+        self.check_precision(dy);
+        check_whole(dy, self.rows(), x, self.columns());
         self.of(2).weight_gradient(dy, x, dw);
     }
 
@@ -195,24 +217,38 @@ impl LinearLayer {
     fn check_values(&self, values: &[f32]) {
         assert_eq!(values.len(), self.nnz(), "one value per stored weight is needed");
     }
+
+    #[track_caller]
+    fn check_precision(&self, operand: Lines<'_>) {
+        let (found, needed) = (operand.precision(), self.plan.precision());
+        assert_eq!(found, needed, "the operand has another precision than the plan");
+    }
+
+    /// Checks operand and result of a product that writes tiles.
+    #[track_caller]
+    fn check_operands(
+        &self,
+        x: Lines<'_>,
+        inputs: usize,
+        y: &[f32],
+        outputs: usize,
+        initial: Initial<'_>,
+    ) {
+        self.check_precision(x);
+        // A side without features has no tiles to count.
+        if outputs > 0 {
+            check_lines("the operand", x, tiles("the result", y, outputs), inputs);
+        }
+        assert!(outputs > 0 || y.is_empty(), "the result of no features is empty");
+        if let Initial::Bias(bias) = initial {
+            assert_eq!(bias.len(), outputs, "bias and outputs disagree");
+        }
+    }
 }
 
 impl std::fmt::Debug for LinearLayer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let (rows, columns, nnz) = (self.rows(), self.columns(), self.nnz());
         write!(f, "LinearLayer({rows} × {columns}, {nnz} weights, {})", self.plan)
-    }
-}
-
-/// Checks operand and result of a product that writes tiles.
-#[track_caller]
-fn check_operands(x: &[f32], inputs: usize, y: &[f32], outputs: usize, initial: Initial<'_>) {
-    // A side without features has no tiles to count.
-    if outputs > 0 {
-        check_tiles("the operand", x, tiles("the result", y, outputs), inputs);
-    }
-    assert!(outputs > 0 || y.is_empty(), "the result of no features is empty");
-    if let Initial::Bias(bias) = initial {
-        assert_eq!(bias.len(), outputs, "bias and outputs disagree");
     }
 }

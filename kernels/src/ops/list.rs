@@ -6,7 +6,7 @@ use super::plan::LayerPlan;
 use super::product::{Initial, Product};
 use super::strategy::Strategy;
 use crate::isa::IsaKind;
-use crate::{CsrMatrix, LANES, SparsePattern};
+use crate::{CsrMatrix, LANES, Lines, Precision, SparsePattern};
 
 impl Product {
     /// Elements of the result for `tiles` tiles of tokens.
@@ -42,36 +42,43 @@ impl Product {
     }
 }
 
-/// A product bound to one matrix and instruction set: (X, dY, result); the result is overwritten.
-pub type Prepared = Box<dyn Fn(&[f32], &[f32], &mut [f32]) + Send + Sync>;
+/// A product bound to one matrix and instruction set: (X, dY, result), both in the kernel's precision; the
+/// result is overwritten.
+pub type Prepared = Box<dyn Fn(Lines<'_>, Lines<'_>, &mut [f32]) + Send + Sync>;
 
 /// A way to compute a product.
 pub struct KernelSpec {
-    /// Unique among the kernels of the product; a strategy's name, but for one token.
+    /// Unique among the kernels of the product and precision; a strategy's name, but for one token.
     pub name: String,
     /// What it computes.
     pub product: Product,
+    /// What its operands are rounded to.
+    pub precision: Precision,
     strategy: Option<Strategy>,
 }
 
 /// Every kernel that is of use on a machine with so many [registers](crate::isa::Isa::REGISTERS); all of
 /// them run on every machine.
 pub fn kernels(registers: usize) -> Vec<KernelSpec> {
-    let of_strategy = |strategy: Strategy| {
-        let able = Product::TRAINING.into_iter().filter(|&product| strategy.can(product));
-        let specs = able.map(|product| KernelSpec {
-            name: strategy.to_string(),
-            product,
-            strategy: Some(strategy.clone()),
-        });
-        specs.collect::<Vec<_>>()
-    };
-    let one_token = ["spmv", "gemv"].map(|name| KernelSpec {
+    let mut all = Vec::new();
+    for precision in Precision::ALL {
+        for strategy in Strategy::candidates(precision, registers) {
+            let able = Product::TRAINING.into_iter().filter(|&product| strategy.can(product));
+            all.extend(able.map(|product| KernelSpec {
+                name: strategy.to_string(),
+                product,
+                precision,
+                strategy: Some(strategy.clone()),
+            }));
+        }
+    }
+    all.extend(["spmv", "gemv"].map(|name| KernelSpec {
         name: name.into(),
         product: Product::OneToken,
+        precision: Precision::F32,
         strategy: None,
-    });
-    Strategy::candidates(registers).into_iter().flat_map(of_strategy).chain(one_token).collect()
+    }));
+    all
 }
 
 impl KernelSpec {
@@ -79,26 +86,28 @@ impl KernelSpec {
     pub fn prepare(&self, isa: IsaKind, w: &CsrMatrix) -> Prepared {
         let (pattern, columns) = (w.pattern(), w.pattern().columns());
         if let Some(strategy) = &self.strategy {
-            return prepare(isa, w, strategy, self.product);
+            return prepare(isa, self.precision, w, strategy, self.product);
         }
         let (layer, values) = if self.name == "gemv" {
-            (LinearLayer::dense(isa, pattern.rows(), columns), w.to_dense())
+            (LinearLayer::dense(isa, Precision::F32, pattern.rows(), columns), w.to_dense())
         } else {
-            let plan = LayerPlan::of(pattern.density(), isa);
+            let plan = LayerPlan::of(Precision::F32, pattern.density(), isa);
             (LinearLayer::sparse(isa, pattern.clone(), plan), w.values().to_vec())
         };
-        Box::new(move |x, _, y| layer.one_token(&values, &x[..columns], y))
+        Box::new(move |x, _, y| layer.one_token(&values, &x.f32()[..columns], y))
     }
 }
 
 /// One product by a strategy that can compute it, ready to run.
 pub(super) fn prepare(
     isa: IsaKind,
+    precision: Precision,
     w: &CsrMatrix,
     strategy: &Strategy,
     product: Product,
 ) -> Prepared {
-    let (mut planned, values) = (strategy.plan(isa, w.pattern(), &[product]), w.values().to_vec());
+    let mut planned = strategy.plan(isa, w.pattern(), &[product], precision);
+    let values = w.values().to_vec();
     planned.refresh(&values);
     Box::new(move |x, dy, out| match product {
         Product::InputGradient => planned.input_gradient(&values, dy, out, Initial::Zero),

@@ -1,47 +1,68 @@
 //! [`LayerPlan`]: the strategies of a layer's products, and the cost model that picks them.
 
 use super::product::Product;
-use super::strategy::{Strategy, StrategyError, dense, panels::panels};
+use super::strategy::{
+    Strategy, StrategyError, dense,
+    panels::{pairs, panels},
+};
+use crate::Precision;
 use crate::isa::IsaKind;
 use crate::probe;
 use std::fmt;
 use std::str::FromStr;
 
-/// The strategies of one layer: one for each of [`Product::TRAINING`], which it can compute.
+/// The strategies of one layer: one for each of [`Product::TRAINING`], which it can compute in the plan's
+/// precision.
 #[derive(Clone, Debug, PartialEq)]
-pub struct LayerPlan([Strategy; 3]);
+pub struct LayerPlan {
+    precision: Precision,
+    strategies: [Strategy; 3],
+}
 
 impl LayerPlan {
     /// A plan of the strategies of [`Product::TRAINING`].
     /// # Errors
-    /// If one cannot compute its product.
-    pub fn new(strategies: [Strategy; 3]) -> Result<Self, StrategyError> {
+    /// If one cannot compute its product, or not in that precision.
+    pub fn new(precision: Precision, strategies: [Strategy; 3]) -> Result<Self, StrategyError> {
         for (strategy, product) in strategies.iter().zip(Product::TRAINING) {
+            let name = || strategy.to_string();
             if !strategy.can(product) {
-                return Err(StrategyError::Declined { name: strategy.to_string(), product });
+                return Err(StrategyError::Declined { name: name(), product });
+            }
+            if !strategy.multiplies(precision) {
+                return Err(StrategyError::Unable { name: name(), precision });
             }
         }
-        Ok(Self(strategies))
+        Ok(Self { precision, strategies })
     }
 
     /// One strategy, which can compute all of them.
-    fn all(strategy: Strategy) -> Self {
-        Self([strategy.clone(), strategy.clone(), strategy])
+    fn all(precision: Precision, strategy: Strategy) -> Self {
+        Self { precision, strategies: [strategy.clone(), strategy.clone(), strategy] }
     }
 
     /// The plan of a dense weight.
-    pub(super) fn dense() -> Self {
-        Self::all(dense::strategy())
+    pub(super) fn dense(precision: Precision, isa: IsaKind) -> Self {
+        Self::all(precision, dense::strategy(precision, isa.multiplies_pairs()))
+    }
+
+    /// What activations and weights are rounded to.
+    pub fn precision(&self) -> Precision {
+        self.precision
     }
 
     /// The strategies, in the order of [`Product::TRAINING`].
     pub fn strategies(&self) -> &[Strategy; 3] {
-        &self.0
+        &self.strategies
     }
 
     /// The default of the cost model for a density in [0, 1] on this machine's caches.
-    pub fn of(density: f64, isa: IsaKind) -> Self {
-        Self::estimate(density, isa.registers(), probe::l1_bytes())
+    pub fn of(precision: Precision, density: f64, isa: IsaKind) -> Self {
+        let l1 = probe::l1_bytes();
+        if precision == Precision::Bf16 && isa.multiplies_pairs() {
+            return Self::estimate_pairs(density, l1);
+        }
+        Self { precision, ..Self::estimate(density, isa.registers(), l1) }
     }
 
     /// The default of the cost model for a density in [0, 1],
@@ -56,19 +77,40 @@ impl LayerPlan {
     /// * The weight gradient reads the plan of the forward product.
     pub fn estimate(density: f64, registers: usize, l1: usize) -> Self {
         let lines = if l1 >= 48 << 10 { 640 } else { 512 };
-        let all = |shape| Self::all(panels(registers, shape));
+        let precision = Precision::F32;
+        let all = |shape| Self::all(precision, panels(registers, shape));
         match (density, registers) {
-            (0.87.., _) => Self::dense(),
+            (0.87.., _) => Self::all(precision, dense::strategy(precision, false)),
             (0.35.., 32..) => all((4, 4, lines / 4, 1024, 2)),
             (0.2.., 32..) => all((2, 4, lines / 4, 1024, 4)),
             (0.07.., 32..) => all((2, 4, lines / 4, 2048, 8)),
             (0.35.., _) => {
-                let Self([forward, input_gradient, _]) = all((2, 2, 256, 1024, 4));
-                Self([forward, input_gradient, panels(registers, (1, 4, 128, 1024, 4))])
+                let [forward, input_gradient, _] = all((2, 2, 256, 1024, 4)).strategies;
+                let weight_gradient = panels(registers, (1, 4, 128, 1024, 4));
+                Self { precision, strategies: [forward, input_gradient, weight_gradient] }
             }
             (0.07.., _) => all((2, 2, 256, 1024, 4)),
             (0.02.., _) => all((2, 2, 512, 2048, 8)),
             _ => all((2, 2, 1024, 2048, 8)),
+        }
+    }
+
+    /// The default for bf16 where pairs are multiplied at once. A line holds two tiles, so K blocks are
+    /// twice as wide as those of `f32`; the weight gradient takes as many lines as that, which are twice as
+    /// many tokens, and half the columns.
+    fn estimate_pairs(density: f64, l1: usize) -> Self {
+        let lines = if l1 >= 48 << 10 { 640 } else { 512 };
+        let precision = Precision::Bf16;
+        let plan = |rows, row_block, k_pass| {
+            let product = pairs((rows, 4, lines / 2, row_block, k_pass));
+            let weight_gradient = pairs((rows, 4, lines / 4, row_block, k_pass));
+            Self { precision, strategies: [product.clone(), product, weight_gradient] }
+        };
+        match density {
+            0.87.. => Self::all(precision, dense::strategy(precision, true)),
+            0.35.. => plan(4, 1024, 2),
+            0.2.. => plan(2, 1024, 4),
+            _ => plan(2, 2048, 8),
         }
     }
 
@@ -78,10 +120,13 @@ impl LayerPlan {
     }
 }
 
-/// The three names, `forward/dx/dw`.
+/// The three names, `forward/dx/dw`; of 16 bits, `precision:forward/dx/dw`.
 impl fmt::Display for LayerPlan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let [forward, input_gradient, weight_gradient] = &self.0;
+        if self.precision != Precision::F32 {
+            write!(f, "{}:", self.precision)?;
+        }
+        let [forward, input_gradient, weight_gradient] = &self.strategies;
         write!(f, "{forward}/{input_gradient}/{weight_gradient}")
     }
 }
@@ -90,11 +135,16 @@ impl FromStr for LayerPlan {
     type Err = StrategyError;
 
     fn from_str(name: &str) -> Result<Self, StrategyError> {
-        let parts: Vec<&str> = name.split('/').collect();
+        let (precision, strategies) = match name.split_once(':') {
+            Some((precision, strategies)) => (precision.parse()?, strategies),
+            None => (Precision::F32, name),
+        };
+        let parts: Vec<&str> = strategies.split('/').collect();
         let [forward, input_gradient, weight_gradient] = parts[..] else {
             return Err(StrategyError::Parts { name: name.into() });
         };
-        Self::new([forward.parse()?, input_gradient.parse()?, weight_gradient.parse()?])
+        let strategies = [forward.parse()?, input_gradient.parse()?, weight_gradient.parse()?];
+        Self::new(precision, strategies)
     }
 }
 
@@ -107,15 +157,29 @@ mod tests {
         for registers in [8, 32] {
             for density in [1.0, 0.8, 0.5, 0.25, 0.05, 0.001] {
                 let plan = LayerPlan::estimate(density, registers, 32 << 10);
-                assert_eq!(plan.to_string().parse(), Ok(plan.clone()));
-                assert_eq!(LayerPlan::new(plan.strategies().clone()), Ok(plan));
+                let pairs = LayerPlan::estimate_pairs(density, 32 << 10);
+                let widened = LayerPlan { precision: Precision::F16, ..plan.clone() };
+                for plan in [plan, pairs, widened] {
+                    assert_eq!(plan.to_string().parse(), Ok(plan.clone()));
+                    let strategies = plan.strategies().clone();
+                    assert_eq!(LayerPlan::new(plan.precision(), strategies), Ok(plan));
+                }
             }
         }
     }
 
     #[test]
     fn other_names_are_refused() {
-        for name in ["", "csr", "csr/csr", "csr/csr/csr/csr", "csr/csr/panels-r4-v4-u2-k1-m1-p1"] {
+        for name in [
+            "",
+            "csr",
+            "csr/csr",
+            "csr/csr/csr/csr",
+            "csr/csr/panels-r4-v4-u2-k1-m1-p1",
+            "bf16:csr/csr/csr",
+            "f16:dense-pairs/dense-pairs/dense-pairs",
+            "f64:dense/dense/dense",
+        ] {
             assert!(name.parse::<LayerPlan>().is_err(), "{name}");
         }
     }

@@ -10,7 +10,7 @@ use super::plan::LayerPlan;
 use super::product::Product;
 use super::strategy::Strategy;
 use crate::isa::IsaKind;
-use crate::{AlignedBuffer, CsrMatrix, LANES, SparsePattern};
+use crate::{AlignedBuffer, CsrMatrix, InPrecision, LANES, Precision, SparsePattern};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -25,9 +25,14 @@ impl LayerPlan {
     /// # Panics
     /// If the machine lacks `isa`.
     #[track_caller]
-    pub fn measured(isa: IsaKind, pattern: &Arc<SparsePattern>, tokens: usize) -> Self {
-        let best = races(isa, pattern, tokens).map(|race| fastest(&race).clone());
-        Self::new(best).expect("every candidate can compute its product")
+    pub fn measured(
+        precision: Precision,
+        isa: IsaKind,
+        pattern: &Arc<SparsePattern>,
+        tokens: usize,
+    ) -> Self {
+        let best = races(precision, isa, pattern, tokens).map(|race| fastest(&race).clone());
+        Self::new(precision, best).expect("every candidate can compute its product")
     }
 }
 
@@ -36,7 +41,12 @@ type Race = Vec<(Strategy, Duration)>;
 
 /// Times the candidates of each of [`Product::TRAINING`].
 #[track_caller]
-fn races(isa: IsaKind, pattern: &Arc<SparsePattern>, tokens: usize) -> [Race; 3] {
+fn races(
+    precision: Precision,
+    isa: IsaKind,
+    pattern: &Arc<SparsePattern>,
+    tokens: usize,
+) -> [Race; 3] {
     let tiles = tokens.div_ceil(LANES).max(1);
     let numbers = |len: usize| -> AlignedBuffer {
         (0..len).map(|i| (i % 127) as f32 / 127.0 - 0.5).collect()
@@ -45,15 +55,23 @@ fn races(isa: IsaKind, pattern: &Arc<SparsePattern>, tokens: usize) -> [Race; 3]
     let w = CsrMatrix::new(pattern.clone(), values).expect("a value per non-zero");
     let x = numbers(size(&[pattern.columns(), tiles, LANES]));
     let dy = numbers(size(&[pattern.rows(), tiles, LANES]));
+    let x = InPrecision::new(precision, &x, pattern.columns());
+    let dy = InPrecision::new(precision, &dy, pattern.rows());
     Product::TRAINING.map(|product| {
-        let candidates = Strategy::candidates(isa.registers());
+        let candidates = candidates(precision, isa);
         let able: Vec<Strategy> = candidates.into_iter().filter(|s| s.can(product)).collect();
         let prepared: Vec<Prepared> =
-            able.iter().map(|strategy| prepare(isa, &w, strategy, product)).collect();
+            able.iter().map(|strategy| prepare(isa, precision, &w, strategy, product)).collect();
         let mut out = AlignedBuffer::zeros(product.output_len(&w, tiles));
-        let medians = race(&prepared, |run| run(&x, &dy, &mut out));
+        let medians = race(&prepared, |run| run(x.lines(), dy.lines(), &mut out));
         able.into_iter().zip(medians).collect()
     })
+}
+
+/// Who races: pairs only where they are an instruction.
+fn candidates(precision: Precision, isa: IsaKind) -> Vec<Strategy> {
+    let all = Strategy::candidates(precision, isa.registers()).into_iter();
+    all.filter(|strategy| isa.multiplies_pairs() || strategy.multiplies(Precision::F32)).collect()
 }
 
 /// The winner; the first of equals.
@@ -89,16 +107,19 @@ mod tests {
     fn all_candidates_race_and_the_fastest_win() {
         let pattern = Arc::new(uniform_random(40, 70, 0.6, 1).unwrap());
         for isa in IsaKind::available() {
-            let candidates = Strategy::candidates(isa.registers());
-            for (product, race) in Product::TRAINING.into_iter().zip(races(isa, &pattern, 20)) {
-                let able = candidates.iter().filter(|strategy| strategy.can(product));
-                assert!(race.iter().map(|(strategy, _)| strategy).eq(able));
-                let best = fastest(&race);
-                let median = race.iter().find(|(strategy, _)| strategy == best).unwrap().1;
-                assert!(race.iter().all(|(_, other)| median <= *other));
+            for precision in Precision::ALL {
+                let candidates = candidates(precision, isa);
+                let races = races(precision, isa, &pattern, 20);
+                for (product, race) in Product::TRAINING.into_iter().zip(races) {
+                    let able = candidates.iter().filter(|strategy| strategy.can(product));
+                    assert!(race.iter().map(|(strategy, _)| strategy).eq(able));
+                    let best = fastest(&race);
+                    let median = race.iter().find(|(strategy, _)| strategy == best).unwrap().1;
+                    assert!(race.iter().all(|(_, other)| median <= *other));
+                }
+                let plan = LayerPlan::measured(precision, isa, &pattern, 20);
+                assert!(plan.strategies().iter().all(|strategy| candidates.contains(strategy)));
             }
-            let plan = LayerPlan::measured(isa, &pattern, 20);
-            assert!(plan.strategies().iter().all(|strategy| candidates.contains(strategy)));
         }
     }
 }

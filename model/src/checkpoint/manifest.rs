@@ -1,6 +1,7 @@
 //! [`CheckpointManifest`]: what a checkpoint says of itself.
 
 use crate::error::Error;
+use crate::loss_scale::LossScale;
 use crate::tensor_file::{FileSummary, unusable};
 use mediswift_files::{self as files, NewFile, SMALL};
 use serde::{Deserialize, Serialize};
@@ -48,6 +49,9 @@ pub struct CheckpointManifest {
     /// How many of them made no update.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub skipped: u64,
+    /// What the next step scales its loss with, if it is of f16.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub loss_scale: Option<LossScale>,
     /// Position in the data.
     pub data: DataState,
     /// Where randomness comes from.

@@ -46,6 +46,9 @@ impl Checkpoint {
         if manifest.skipped > manifest.step {
             return Err(unusable(&file, "it skipped more steps than it made"));
         }
+        if manifest.loss_scale.is_some_and(|scale| !scale.is_valid()) {
+            return Err(unusable(&file, "it scales the loss by no power of two from 1 to 2^24"));
+        }
         Ok(Self { path: path.to_path_buf(), manifest, config })
     }
 

@@ -68,7 +68,7 @@ impl State {
             tokenizer: "words".into(),
         };
         let moments = Some(moments);
-        Snapshot { config, step: *step, skipped: 0, parameters, moments, data }
+        Snapshot { config, step: *step, skipped: 0, loss_scale: None, parameters, moments, data }
     }
 
     fn save(&self, run: &Path) -> PathBuf {

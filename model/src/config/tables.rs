@@ -7,6 +7,7 @@ use crate::error::{Error, Place};
 use crate::named::named;
 use crate::presets::Preset;
 use crate::sparsity::MaskPolicy;
+use mediswift_kernels::Precision;
 use serde::{Deserialize, Deserializer, Serialize, de};
 use std::collections::BTreeMap;
 use toml::Value;
@@ -191,6 +192,9 @@ tables! {
         /// Keep only what passes between blocks, and compute their insides again in the backward
         /// pass: less memory, a third more work, the same bits. May differ when a run is resumed.
         recompute: bool,
+        /// What activations and weights are rounded to before they are multiplied: f32, bf16, or f16.
+        /// Sums, weights, their gradients and moments stay f32.
+        precision: Precision,
         /// Tokens per sequence, at most model.context.
         context: usize,
         /// Seed of initial weights and of the order of the data.

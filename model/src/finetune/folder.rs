@@ -168,7 +168,15 @@ impl Folder {
             tokenizer: self.tokenizer.clone(),
         };
         let step = steps as u64;
-        let snapshot = Snapshot { config, step, skipped: 0, parameters, moments: None, data };
+        let snapshot = Snapshot {
+            config,
+            step,
+            skipped: 0,
+            loss_scale: None,
+            parameters,
+            moments: None,
+            data,
+        };
         checkpoint::save(path, &snapshot)?;
         Ok(())
     }

@@ -5,7 +5,7 @@ use crate::config::KernelsConfig;
 use crate::error::Error;
 use crate::plans::{Planner, Plans};
 use mediswift_engine::{ParamId, Parameters, ops};
-use mediswift_kernels::LinearLayer;
+use mediswift_kernels::{LinearLayer, Precision};
 use std::collections::HashMap;
 
 /// The linear layers of a model, with copies of their weights in the orders of their products.
@@ -14,13 +14,14 @@ pub(crate) struct Layers(HashMap<ParamId, LinearLayer>);
 impl Layers {
     /// Plans a layer for each of these weights, with up-to-date copies.
     /// # Errors
-    /// If a plan in the configuration is none.
+    /// If a plan in the configuration is none, or of another precision.
     pub(super) fn new(
         config: &KernelsConfig,
+        precision: Precision,
         parameters: &Parameters,
         weights: impl Iterator<Item = ParamId>,
     ) -> Result<Self, Error> {
-        let mut planner = Planner::new(config)?;
+        let mut planner = Planner::new(config, precision)?;
         let plan = |weight| Ok((weight, planner.layer(parameters.get(weight).shape)?));
         let mut layers = Self(weights.map(plan).collect::<Result<_, Error>>()?);
         layers.refresh_all(parameters);
@@ -42,6 +43,11 @@ impl Layers {
     pub(super) fn plans(&self) -> Plans {
         let plan = |layer: &LinearLayer| Some((layer.plan_key()?, layer.plan().to_string()));
         self.0.values().filter_map(plan).collect()
+    }
+
+    /// The layer of a weight, if it has one.
+    pub(super) fn get(&self, weight: ParamId) -> Option<&LinearLayer> {
+        self.0.get(&weight)
     }
 
     /// The operator of a linear layer.

@@ -33,6 +33,7 @@ use mediswift_engine::{
     Arena, Cost, Gradients, Layout, Loss, LossSum, Op, Parameters, Shape, Tape, Tensor,
     TokenLayout, Var,
 };
+use mediswift_kernels::Precision;
 use std::ops::Range;
 
 /// A GPT: its parameters and the execution plans of its linear layers.
@@ -116,8 +117,11 @@ impl Gpt {
     /// If a plan in the configuration is none.
     fn assemble(config: &Config, parameters: Parameters) -> Result<Self, Error> {
         let network = Network::new(&config.model, parameters.layout());
+        let precision = config.train.precision;
         let weights = network.linears().map(|linear| linear.weight);
-        let layers = Layers::new(&config.kernels, &parameters, weights)?;
+        // A head of 16 bits has copies of its table too.
+        let table = (precision != Precision::F32).then_some(network.tok_embed);
+        let layers = Layers::new(&config.kernels, precision, &parameters, weights.chain(table))?;
         let (size, recompute) = (config.model.clone(), config.train.recompute);
         Ok(Self { size, parameters, network, layers, recompute })
     }
@@ -204,12 +208,12 @@ impl Gpt {
     }
 
     /// The output head, with nothing to predict.
-    pub(crate) fn head(&self) -> CrossEntropy<'static> {
-        self.network.head()
+    pub(crate) fn head(&self) -> CrossEntropy<'_> {
+        CrossEntropy { half: self.layers.get(self.network.tok_embed), ..self.network.head() }
     }
 
     /// The output head with the loss of `batch`; gradients are scaled by `scale`.
-    pub(crate) fn loss<'a>(&self, batch: &'a TokenBatch, scale: f32) -> CrossEntropy<'a> {
+    pub(crate) fn loss<'a>(&'a self, batch: &'a TokenBatch, scale: f32) -> CrossEntropy<'a> {
         let (targets, weights) = (&*batch.targets, batch.weights.as_deref());
         CrossEntropy { targets, weights, scale, ..self.head() }
     }

@@ -10,7 +10,7 @@ pub(crate) struct Network {
     width: usize,
     heads: usize,
     vocabulary: usize,
-    tok_embed: ParamId,
+    pub(crate) tok_embed: ParamId,
     pos_embed: ParamId,
     /// Vectors of virtual tokens, if the model has a soft prompt.
     pub(crate) prompt: Option<ParamId>,
@@ -115,7 +115,8 @@ impl Network {
     /// The output head, with nothing to predict.
     pub(crate) fn head(&self) -> CrossEntropy<'static> {
         let (weight, vocabulary, features) = (self.tok_embed, self.vocabulary, self.width);
-        CrossEntropy { weight, vocabulary, features, targets: &[], weights: None, scale: 1.0 }
+        let (half, targets, weights, scale) = (None, &[][..], None, 1.0);
+        CrossEntropy { weight, half, vocabulary, features, targets, weights, scale }
     }
 }
 

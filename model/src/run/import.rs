@@ -37,7 +37,15 @@ pub(crate) fn import_run(
         json::write(&folder.join(ORIGIN), &origin)?;
         let card = model_card(config, Some(&origin), NOT_TRAINED_ON);
         files::write(&folder.join(CARD), card.as_bytes())?;
-        let snapshot = Snapshot { config, step: 0, skipped: 0, parameters, moments: None, data };
+        let snapshot = Snapshot {
+            config,
+            step: 0,
+            skipped: 0,
+            loss_scale: None,
+            parameters,
+            moments: None,
+            data,
+        };
         checkpoint::save(&checkpoints(folder), &snapshot)?;
         Ok(origin)
     })

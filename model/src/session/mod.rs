@@ -21,6 +21,7 @@ use crate::config::{Config, OnNonFinite};
 use crate::error::Error;
 use crate::evaluate::{Windows, validation_loss, validation_tokens};
 use crate::gpt::{Gpt, TokenBatch};
+use crate::loss_scale::LossScale;
 use crate::optimisation::Optimisation;
 use crate::run::{RunFolder, StepMetrics, TrainingReport, Validation, read_config};
 use crate::schedule::Schedule;
@@ -199,10 +200,10 @@ impl Session {
             (None, origin) => Taken::after(&*ranks, &origin, &dataset),
         };
         let Taken { config, batches, folder, model, resumed, notes } = agree(&*ranks, taken)?;
-        let Model { gpt, moments, step, skipped } = model;
+        let Model { gpt, moments, step, skipped, loss_scale } = model;
         let optimisation =
             Optimisation::among(Arc::clone(&ranks), gpt, moments, step, skipped, &config);
-        let optimisation = agree(&*ranks, optimisation)?;
+        let optimisation = agree(&*ranks, optimisation)?.with_loss_scale(loss_scale);
         check_weights(&*ranks, optimisation.gpt().parameters())?;
         agree(&*ranks, optimisation.share(config.micro_batches()))?;
         let mut session = Self::assemble(ranks, config, dataset, batches, folder, optimisation)?;
@@ -459,6 +460,7 @@ impl Session {
             config: &self.config,
             step: self.optimisation.steps(),
             skipped: self.optimisation.skipped(),
+            loss_scale: self.optimisation.loss_scale(),
             parameters: self.optimisation.gpt().parameters(),
             moments: Some(moments.unwrap_or(self.optimisation.moments())),
             data: DataState {
@@ -519,6 +521,7 @@ struct Model {
     moments: Moments,
     step: u64,
     skipped: u64,
+    loss_scale: Option<LossScale>,
 }
 
 impl Taken {
@@ -595,7 +598,7 @@ impl Model {
     fn new(ranks: &dyn Ranks, config: &Config) -> Result<Self, Error> {
         let gpt = Gpt::new(config)?;
         let moments = moments_of(ranks, &gpt);
-        Ok(Self { gpt, moments, step: 0, skipped: 0 })
+        Ok(Self { gpt, moments, step: 0, skipped: 0, loss_scale: None })
     }
 
     /// The model of a checkpoint, and this rank's shard of its moments.
@@ -604,8 +607,8 @@ impl Model {
         let zeros = moments_of(ranks, &gpt);
         let moments = checkpoint.moments_of(gpt.parameters(), zeros.first.held())?;
         let manifest = &checkpoint.manifest;
-        let (step, skipped) = (manifest.step, manifest.skipped);
-        Ok(Self { gpt, moments: moments.unwrap_or(zeros), step, skipped })
+        let (step, skipped, loss_scale) = (manifest.step, manifest.skipped, manifest.loss_scale);
+        Ok(Self { gpt, moments: moments.unwrap_or(zeros), step, skipped, loss_scale })
     }
 }
 

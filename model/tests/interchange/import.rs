@@ -189,6 +189,7 @@ fn an_imported_run_is_trained_on() {
     let snapshot = Snapshot {
         config: &older.config,
         step: 0,
+        loss_scale: None,
         skipped: 0,
         parameters: &parameters,
         moments: Some(&zeros),

@@ -45,6 +45,7 @@ const fn case<const V: usize, const D: usize, const N: usize, const EVERY: usize
         with_loss: |parameters, check| {
             check(&CrossEntropy {
                 weight: parameters.find("tokens").expect("a parameter of this case"),
+                half: None,
                 vocabulary: V,
                 features: D,
                 targets: &std::array::from_fn::<u32, N, _>(case_target::<V>),

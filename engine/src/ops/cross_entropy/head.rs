@@ -4,8 +4,9 @@ use super::super::lines::{Line, lines};
 use super::softmax::MaxAndSum;
 use crate::{ParamId, Parameters, Tiles, TokenLayout};
 use mediswift_kernels::isa::dispatch;
+use mediswift_kernels::ops::Initial;
 use mediswift_kernels::ops::gemm::{Left, Out, gemm};
-use mediswift_kernels::{LANES, Scratch};
+use mediswift_kernels::{InPrecision, LANES, LinearLayer, Precision, Scratch};
 use rayon::prelude::*;
 use std::ops::Range;
 
@@ -19,6 +20,8 @@ pub(super) const WORDS: usize = 1 << 10;
 pub struct CrossEntropy<'a> {
     /// Token table `[vocabulary, features]`.
     pub weight: ParamId,
+    /// The table planned as a layer of 16 bits; without it, `f32` is multiplied as it lies.
+    pub half: Option<&'a LinearLayer>,
     /// Words.
     pub vocabulary: usize,
     /// Features of the hidden states.
@@ -60,6 +63,23 @@ pub(super) fn tokens_of(layout: TokenLayout, tile: usize) -> Range<usize> {
 }
 
 impl CrossEntropy<'_> {
+    /// What hidden states and gradients of logits are rounded to.
+    pub(super) fn precision(&self) -> Precision {
+        self.half.map_or(Precision::F32, |layer| layer.plan().precision())
+    }
+
+    /// The logits of tiles of hidden states.
+    #[track_caller]
+    pub(super) fn multiply(&self, x: &[f32], parameters: &Parameters, logits: &mut [f32]) {
+        match self.half {
+            None => gemm(self.table(parameters), x, logits, Out::Tiles, false),
+            Some(layer) => {
+                let x = InPrecision::new(self.precision(), x, self.features);
+                layer.forward(&parameters[self.weight], x.lines(), logits, Initial::Zero);
+            }
+        }
+    }
+
     #[track_caller]
     pub(super) fn table<'p>(&self, parameters: &'p Parameters) -> Left<'p> {
         Left::row_major(&parameters[self.weight], self.vocabulary, self.features)
@@ -92,7 +112,6 @@ impl CrossEntropy<'_> {
         if let Some(weights) = self.weights {
             assert_eq!(weights.len(), layout.tokens(), "one weight per token is needed");
         }
-        let table = self.table(parameters);
         let all = self.tiles(layout);
         let chunk_tiles = CHUNK_TILES.min(all.len());
         let mut buffer = Scratch::take(chunk_tiles * self.vocabulary * LANES);
@@ -108,7 +127,7 @@ impl CrossEntropy<'_> {
                 }
             };
             let logits = &mut buffer[..tiles.len() * self.vocabulary * LANES];
-            gemm(table, x, logits, Out::Tiles, false);
+            self.multiply(x, parameters, logits);
             let tokens = self.log_sum_exp(layout, tiles, logits);
             for (&tile, tokens) in tiles.iter().zip(&tokens) {
                 let losses = &mut losses[tokens_of(layout, tile)];

@@ -5,8 +5,9 @@ use super::head::{CHUNK_TILES, Chunk, CrossEntropy, TileTokens, WORDS, together,
 use super::softmax::Softmax;
 use crate::{Cost, Gradients, Loss, LossSum, Parameters, Pass, Profile, Tiles, TokenLayout};
 use mediswift_kernels::isa::dispatch;
+use mediswift_kernels::ops::Initial;
 use mediswift_kernels::ops::gemm::{Left, Out, gemm, transpose_tiles};
-use mediswift_kernels::{AlignedBuffer, LANES, Scratch};
+use mediswift_kernels::{AlignedBuffer, InPrecision, LANES, Scratch};
 use rayon::prelude::*;
 
 impl CrossEntropy<'_> {
@@ -65,12 +66,13 @@ impl Loss for CrossEntropy<'_> {
         let clock = profile.clock();
         let (vocabulary, features, tile_len) = (self.vocabulary, self.features, x.tile_len());
         // Packed once for all chunks.
-        let transposed =
-            Left::transposed(&parameters[self.weight], features, vocabulary).pack_scratch();
+        let transposed = self.half.is_none().then(|| {
+            Left::transposed(&parameters[self.weight], features, vocabulary).pack_scratch()
+        });
         let gradient = &mut gradients[self.weight];
         // The product dW writes whole lines; rows that are not made of lines get padded ones.
         let columns = features.next_multiple_of(LANES);
-        let mut padded = match columns == features {
+        let mut padded = match columns == features || self.half.is_some() {
             true => AlignedBuffer::default(),
             false => AlignedBuffer::zeros(vocabulary * columns),
         };
@@ -86,22 +88,33 @@ impl Loss for CrossEntropy<'_> {
             profile.record(between, name, Pass::Forward, || 0);
             let clock = profile.clock();
             self.to_gradient(logits, tokens);
-            match together(tiles, tile_len) {
-                Some(place) => {
-                    let dx = &mut dx.data_mut()[place];
-                    transposed.multiply(logits, dx, Out::Tiles, false);
+            // Of 16 bits, the gradient of the logits is rounded once for both products.
+            let g = InPrecision::new(self.precision(), logits, vocabulary);
+            let to_hidden = |dx: &mut [f32]| match (&transposed, self.half) {
+                (Some(transposed), _) => transposed.multiply(logits, dx, Out::Tiles, false),
+                (None, Some(layer)) => {
+                    layer.input_gradient(&parameters[self.weight], g.lines(), dx, Initial::Zero);
                 }
+                (None, None) => unreachable!("a table of 32 bits is packed"),
+            };
+            match together(tiles, tile_len) {
+                Some(place) => to_hidden(&mut dx.data_mut()[place]),
                 None => {
                     let found = &mut scattered[..x.len()];
-                    transposed.multiply(logits, found, Out::Tiles, false);
+                    to_hidden(found);
                     for (found, &tile) in found.chunks_exact(tile_len).zip(tiles) {
                         dx.data_mut()[tile * tile_len..][..tile_len].copy_from_slice(found);
                     }
                 }
             }
-            let xt = transpose_tiles(x, features);
-            let dw = if padded.is_empty() { &mut *gradient } else { &mut *padded };
-            gemm(Left::tiles(logits, vocabulary), &xt, dw, Out::Rows, true);
+            if let Some(layer) = self.half {
+                let x = InPrecision::new(self.precision(), x, features);
+                layer.weight_gradient(g.lines(), x.lines(), gradient);
+            } else {
+                let xt = transpose_tiles(x, features);
+                let dw = if padded.is_empty() { &mut *gradient } else { &mut *padded };
+                gemm(Left::tiles(logits, vocabulary), &xt, dw, Out::Rows, true);
+            }
             profile.record(clock, name, Pass::Backward, || 0);
             between = profile.clock();
         });

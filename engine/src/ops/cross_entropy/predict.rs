@@ -4,7 +4,6 @@ use super::super::lines::{Line, lines};
 use super::head::{Chunk, CrossEntropy, TileTokens, tokens_of};
 use crate::{Parameters, Tiles};
 use mediswift_kernels::LANES;
-use mediswift_kernels::ops::gemm::{Out, gemm};
 use mediswift_kernels::ops::gemv;
 use rayon::prelude::*;
 
@@ -54,7 +53,7 @@ impl CrossEntropy<'_> {
     #[track_caller]
     pub fn logits(&self, x: &Tiles, parameters: &Parameters) -> Vec<f32> {
         let mut logits = Tiles::zeros(x.layout(), self.vocabulary);
-        gemm(self.table(parameters), x.data(), logits.data_mut(), Out::Tiles, false);
+        self.multiply(x.data(), parameters, logits.data_mut());
         logits.to_rows()
     }
 

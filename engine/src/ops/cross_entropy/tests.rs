@@ -12,7 +12,8 @@ fn hidden_states_and_parameters() -> (Tiles, Parameters) {
 
 fn loss<'a>(parameters: &Parameters, targets: &'a [u32]) -> CrossEntropy<'a> {
     let weight = parameters.find("tokens").unwrap();
-    CrossEntropy { weight, vocabulary: 7, features: 3, targets, weights: None, scale: 1.0 }
+    let (half, weights, scale) = (None, None, 1.0);
+    CrossEntropy { weight, half, vocabulary: 7, features: 3, targets, weights, scale }
 }
 
 #[test]

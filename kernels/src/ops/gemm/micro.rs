@@ -152,7 +152,9 @@ impl Micro {
             for row in (0..self.rows).step_by(PANEL) {
                 let (rows, tiles) = (PANEL.min(self.rows - row), group.min(self.tiles - tile));
                 // SAFETY: a sub-block of what the caller vouches for.
-                unsafe { Micro { rows, tiles, ..self.at(row, tile) }.panel::<I, STRIDED>(isa) };
+                unsafe {
+                    Micro { rows, tiles, ..self.at(row, tile) }.panel::<I, false, STRIDED>(isa)
+                };
             }
         }
     }
@@ -175,7 +177,7 @@ impl Micro {
 
     /// At most `PANEL` rows by at most four tiles, in pieces that have a micro-kernel.
     #[inline(always)]
-    pub(super) unsafe fn panel<I: Isa, const A: u8>(self, isa: I) {
+    pub(super) unsafe fn panel<I: Isa, const PAIRS: bool, const A: u8>(self, isa: I) {
         let mut tile = 0;
         while tile < self.tiles {
             let tiles = floor_power_of_two(self.tiles - tile);
@@ -185,18 +187,18 @@ impl Micro {
                 unsafe {
                     let part = self.at(row, tile);
                     row += match (self.rows - row, tiles) {
-                        (6, 4) => part.micro::<I, A, 6, 4>(isa),
-                        (6, 2) => part.micro::<I, A, 6, 2>(isa),
-                        (6, _) => part.micro::<I, A, 6, 1>(isa),
-                        (4..6, 4) => part.micro::<I, A, 4, 4>(isa),
-                        (4..6, 2) => part.micro::<I, A, 4, 2>(isa),
-                        (4..6, _) => part.micro::<I, A, 4, 1>(isa),
-                        (2..4, 4) => part.micro::<I, A, 2, 4>(isa),
-                        (2..4, 2) => part.micro::<I, A, 2, 2>(isa),
-                        (2..4, _) => part.micro::<I, A, 2, 1>(isa),
-                        (_, 4) => part.micro::<I, A, 1, 4>(isa),
-                        (_, 2) => part.micro::<I, A, 1, 2>(isa),
-                        (_, _) => part.micro::<I, A, 1, 1>(isa),
+                        (6, 4) => part.micro::<I, PAIRS, A, 6, 4>(isa),
+                        (6, 2) => part.micro::<I, PAIRS, A, 6, 2>(isa),
+                        (6, _) => part.micro::<I, PAIRS, A, 6, 1>(isa),
+                        (4..6, 4) => part.micro::<I, PAIRS, A, 4, 4>(isa),
+                        (4..6, 2) => part.micro::<I, PAIRS, A, 4, 2>(isa),
+                        (4..6, _) => part.micro::<I, PAIRS, A, 4, 1>(isa),
+                        (2..4, 4) => part.micro::<I, PAIRS, A, 2, 4>(isa),
+                        (2..4, 2) => part.micro::<I, PAIRS, A, 2, 2>(isa),
+                        (2..4, _) => part.micro::<I, PAIRS, A, 2, 1>(isa),
+                        (_, 4) => part.micro::<I, PAIRS, A, 1, 4>(isa),
+                        (_, 2) => part.micro::<I, PAIRS, A, 1, 2>(isa),
+                        (_, _) => part.micro::<I, PAIRS, A, 1, 1>(isa),
                     };
                 }
             }
@@ -204,9 +206,12 @@ impl Micro {
         }
     }
 
-    /// `M × V` accumulators; returns M.
+    /// `M × V` accumulators; returns M. With `PAIRS`, an element of A and B is two bf16.
     #[inline(always)]
-    unsafe fn micro<I: Isa, const A: u8, const M: usize, const V: usize>(self, isa: I) -> usize {
+    unsafe fn micro<I: Isa, const PAIRS: bool, const A: u8, const M: usize, const V: usize>(
+        self,
+        isa: I,
+    ) -> usize {
         // Constant strides become immediate offsets.
         let (a_row, a_col) = match A {
             PACKED if M == PANEL => (1, M),
@@ -240,7 +245,7 @@ impl Micro {
                     for (row, acc) in acc.iter_mut().enumerate() {
                         let w = isa.splat(*column.add(row * a_row));
                         for (acc, x) in acc.iter_mut().zip(x) {
-                            *acc = isa.fma(w, x, *acc);
+                            *acc = if PAIRS { isa.dot(w, x, *acc) } else { isa.fma(w, x, *acc) };
                         }
                     }
                     column = column.wrapping_add(a_col);

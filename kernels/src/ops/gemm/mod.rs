@@ -18,11 +18,12 @@ mod transpose;
 pub use self::left::Left;
 pub use self::micro::TileProduct;
 pub use self::pack::Packed;
+pub(crate) use self::pack::PackedPairs;
 pub use self::product::Out;
 pub use self::transpose::transpose_tiles;
 
 use self::left::Form;
-use self::product::{Source, run};
+use self::product::{Right, Source, run};
 use crate::isa::IsaKind;
 
 /// C (+)= A · B: A `[m, k]`, B as tiles `[tiles][k][LANES]`, C as `out` says. Overwrites C, or adds to
@@ -51,7 +52,23 @@ pub(crate) fn gemm_on(
         Form::Columns => return a.pack_scratch().multiply_on(isa, b, c, out, accumulate),
         Form::Tiles => Source::Tiles(a),
     };
-    run(isa, source, b, c, out, accumulate);
+    run(isa, source, Right::Numbers(b), c, out, accumulate);
+}
+
+/// C (+)= A · B of words that each hold two bf16: A the [lines](crate::precision) of one activation, B the
+/// [transposed](transpose_tiles()) ones of another, so that the sums run over tokens.
+/// # Panics
+/// If the shapes disagree or the machine lacks `isa`.
+#[track_caller]
+pub(crate) fn gemm_words_on(
+    isa: IsaKind,
+    a: Left<'_>,
+    b: &[f32],
+    c: &mut [f32],
+    out: Out,
+    accumulate: bool,
+) {
+    run(isa, Source::Tiles(a), Right::Words(b), c, out, accumulate);
 }
 
 #[cfg(test)]

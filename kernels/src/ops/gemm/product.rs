@@ -4,7 +4,7 @@ use super::left::Left;
 use super::micro::{Micro, PACKED, PANEL, ROWS, TILED};
 use crate::isa::{Isa, IsaKind, Kernel};
 use crate::ops::extent::{size, tiles};
-use crate::ops::gather::gather_tiles;
+use crate::ops::gather::{gather_pairs_of_lines, gather_tiles};
 use crate::parallel::{SharedMut, for_each_block};
 use crate::{LANES, Scratch};
 use std::ops::Range;
@@ -33,6 +33,18 @@ pub(super) enum Source<'a> {
     Tiles(Left<'a>),
 }
 
+/// The right operand B.
+#[derive(Clone, Copy)]
+pub(super) enum Right<'a> {
+    /// Numbers, as tiles `[tiles][k][LANES]`.
+    Numbers(&'a [f32]),
+    /// The same of words, each two bf16 that meet the two of a word of A.
+    Words(&'a [f32]),
+    /// [Lines](crate::precision) of bf16, as words, with so many features, of which two neighbours meet the
+    /// two numbers of a word of A.
+    Features(&'a [f32], usize),
+}
+
 /// C (+)= A · B.
 /// # Panics
 /// If the shapes disagree or the machine lacks `isa`.
@@ -40,7 +52,7 @@ pub(super) enum Source<'a> {
 pub(super) fn run(
     isa: IsaKind,
     a: Source<'_>,
-    b: &[f32],
+    b: Right<'_>,
     c: &mut [f32],
     out: Out,
     accumulate: bool,
@@ -49,14 +61,25 @@ pub(super) fn run(
         Source::Packed { rows, cols, .. } => (rows, cols),
         Source::Rows(a) | Source::Tiles(a) => (a.rows, a.cols),
     };
+    let words = match b {
+        Right::Numbers(b) | Right::Words(b) | Right::Features(b, _) => b,
+    };
     if k == 0 {
-        assert!(b.is_empty(), "A has no columns, B has lines");
+        assert!(words.is_empty(), "A has no columns, B has lines");
         if !accumulate {
             c.fill(0.0);
         }
         return;
     }
-    let tiles = tiles("B", b, k);
+    let tiles = match b {
+        Right::Numbers(b) | Right::Words(b) => tiles("B", b, k),
+        Right::Features(b, features) => {
+            assert_eq!(k, features.div_ceil(2), "A and B disagree on their features");
+            let count = tiles("C", c, m);
+            assert_eq!(b.len(), size(&[count.div_ceil(2), features, LANES]), "B and C disagree");
+            count
+        }
+    };
     // Exactly, so that no two elements of C share a place.
     let (found, needed) = (c.len(), size(&[m, tiles, LANES]));
     assert_eq!(found, needed, "C holds {found} elements, the product has {needed}");
@@ -73,7 +96,11 @@ pub(super) fn run(
     for_each_block(row_blocks * tile_blocks, |task| {
         let rows = range(task / tile_blocks, ROW_BLOCK, m);
         let tiles = range(task % tile_blocks, TILE_BLOCK, tiles);
-        isa.run(Task { a, m, k, b, c: shared, row_stride, tile_stride, rows, tiles, accumulate });
+        let task = Task { a, m, k, b, c: shared, row_stride, tile_stride, rows, tiles, accumulate };
+        match b {
+            Right::Numbers(_) => isa.run(Numbers(task)),
+            _ => isa.run_pairs(Pairs(task)),
+        }
     });
 }
 
@@ -86,7 +113,7 @@ struct Task<'a> {
     a: Source<'a>,
     m: usize,
     k: usize,
-    b: &'a [f32],
+    b: Right<'a>,
     c: SharedMut<'a>,
     row_stride: usize,
     tile_stride: usize,
@@ -95,11 +122,33 @@ struct Task<'a> {
     accumulate: bool,
 }
 
-impl Kernel for Task<'_> {
+/// A task that multiplies numbers.
+struct Numbers<'a>(Task<'a>);
+
+/// A task that multiplies pairs of bf16.
+struct Pairs<'a>(Task<'a>);
+
+impl Kernel for Numbers<'_> {
     type Output = ();
 
     #[inline(always)]
     fn run<I: Isa>(self, isa: I) {
+        self.0.run::<I, false>(isa);
+    }
+}
+
+impl Kernel for Pairs<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<I: Isa>(self, isa: I) {
+        self.0.run::<I, true>(isa);
+    }
+}
+
+impl Task<'_> {
+    #[inline(always)]
+    fn run<I: Isa, const PAIRS: bool>(self, isa: I) {
         let mut lines = Scratch::take(K_BLOCK * 4 * LANES);
         for k0 in (0..self.k).step_by(K_BLOCK) {
             let ks = k0..(k0 + K_BLOCK).min(self.k);
@@ -107,26 +156,31 @@ impl Kernel for Task<'_> {
             while tile < self.tiles.end {
                 let left = self.tiles.end - tile;
                 tile += match if I::REGISTERS >= 32 { left } else { 1 } {
-                    4.. => self.group::<I, 4>(isa, ks.clone(), tile, &mut lines),
-                    2..4 => self.group::<I, 2>(isa, ks.clone(), tile, &mut lines),
-                    _ => self.group::<I, 1>(isa, ks.clone(), tile, &mut lines),
+                    4.. => self.group::<I, PAIRS, 4>(isa, ks.clone(), tile, &mut lines),
+                    2..4 => self.group::<I, PAIRS, 2>(isa, ks.clone(), tile, &mut lines),
+                    _ => self.group::<I, PAIRS, 1>(isa, ks.clone(), tile, &mut lines),
                 };
             }
         }
     }
-}
 
-impl Task<'_> {
     /// The K block `ks` of `V` tiles from `tile`, all rows of this task; returns V.
     #[inline(always)]
-    fn group<I: Isa, const V: usize>(
+    fn group<I: Isa, const PAIRS: bool, const V: usize>(
         &self,
         isa: I,
         ks: Range<usize>,
         tile: usize,
         lines: &mut [f32],
     ) -> usize {
-        let b = gather_tiles::<I, V>(isa, self.b, self.k, tile, ks.clone(), lines);
+        let b = match self.b {
+            Right::Numbers(b) | Right::Words(b) => {
+                gather_tiles::<I, V>(isa, b, self.k, tile, ks.clone(), lines)
+            }
+            Right::Features(b, features) => {
+                gather_pairs_of_lines::<I, V>(isa, b, features, tile, ks.clone(), lines)
+            }
+        };
         for row in self.rows.clone().step_by(PANEL) {
             let rows = PANEL.min(self.rows.end - row);
             let common = Micro {
@@ -153,14 +207,14 @@ impl Task<'_> {
                     let product = Micro { a, a_row: 1, a_col: rows, ..common };
                     // SAFETY: A is one packed panel, B the gathered lines, both inside their
                     // slices; C as above.
-                    unsafe { product.panel::<I, PACKED>(isa) };
+                    unsafe { product.panel::<I, PAIRS, PACKED>(isa) };
                 }
                 Source::Rows(a) => {
                     let a_row = a.row_stride;
                     let a = a.data[row * a_row + ks.start..].as_ptr();
                     let product = Micro { a, a_row, a_col: 1, ..common };
                     // SAFETY: A is a part of each of `rows` rows; B and C as above.
-                    unsafe { product.panel::<I, ROWS>(isa) };
+                    unsafe { product.panel::<I, PAIRS, ROWS>(isa) };
                 }
                 Source::Tiles(a) => {
                     let at = a.column_offset(ks.start) + row * LANES;
@@ -169,7 +223,7 @@ impl Task<'_> {
                         Micro { a, a_row: LANES, a_col: 1, a_block_stride: stride, ..common };
                     // SAFETY: A is `rows` lines of each of the whole tiles that `ks` spans; B and C
                     // as above.
-                    unsafe { product.panel::<I, TILED>(isa) };
+                    unsafe { product.panel::<I, PAIRS, TILED>(isa) };
                 }
             }
         }

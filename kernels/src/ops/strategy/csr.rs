@@ -9,7 +9,7 @@ use crate::isa::{Isa, IsaKind, Kernel};
 use crate::ops::extent::{check_tiles, tiles};
 use crate::ops::gather::gather_values;
 use crate::parallel::{SharedMut, for_each_block};
-use crate::{AlignedBuffer, LANES, SparsePattern};
+use crate::{AlignedBuffer, LANES, Lines, Precision, SparsePattern};
 use std::sync::Arc;
 
 pub(super) const FAMILY: Family = Family {
@@ -25,11 +25,16 @@ impl Method for Csr {
         "csr".into()
     }
 
+    fn precisions(&self) -> &[Precision] {
+        &[Precision::F32]
+    }
+
     fn plan(
         &self,
         isa: IsaKind,
         pattern: &Arc<SparsePattern>,
         products: &[Product],
+        _: Precision,
     ) -> Box<dyn Planned> {
         let twin = products.contains(&Product::InputGradient).then(|| {
             let (pattern, source) = pattern.transpose();
@@ -57,21 +62,21 @@ struct Twin {
 impl Planned for PlannedCsr {
     fn refresh(&mut self, values: &[f32]) {
         if let Some(twin) = &mut self.twin {
-            gather_values(values, &twin.source, &mut twin.values);
+            gather_values(values, &twin.source, Precision::F32, &mut twin.values);
         }
     }
 
-    fn forward(&self, values: &[f32], x: &[f32], y: &mut [f32], initial: Initial<'_>) {
-        spmm(self.isa, &self.pattern, values, x, y, initial);
+    fn forward(&self, values: &[f32], x: Lines<'_>, y: &mut [f32], initial: Initial<'_>) {
+        spmm(self.isa, &self.pattern, values, x.f32(), y, initial);
     }
 
-    fn input_gradient(&self, _: &[f32], dy: &[f32], dx: &mut [f32], initial: Initial<'_>) {
+    fn input_gradient(&self, _: &[f32], dy: Lines<'_>, dx: &mut [f32], initial: Initial<'_>) {
         let twin = self.twin.as_ref().expect("a product that was planned");
-        spmm(self.isa, &twin.pattern, &twin.values, dy, dx, initial);
+        spmm(self.isa, &twin.pattern, &twin.values, dy.f32(), dx, initial);
     }
 
-    fn weight_gradient(&self, dy: &[f32], x: &[f32], dw: &mut [f32]) {
-        sddmm(self.isa, &self.pattern, dy, x, dw);
+    fn weight_gradient(&self, dy: Lines<'_>, x: Lines<'_>, dw: &mut [f32]) {
+        sddmm(self.isa, &self.pattern, dy.f32(), x.f32(), dw);
     }
 }
 

@@ -1,8 +1,8 @@
 //! What a strategy does, and what it is to the others.
 
-use crate::SparsePattern;
 use crate::isa::IsaKind;
 use crate::ops::product::{Initial, Product};
+use crate::{Lines, Precision, SparsePattern};
 use std::fmt;
 use std::sync::Arc;
 
@@ -26,40 +26,46 @@ pub(in crate::ops) trait Method: Send + Sync {
         &Product::TRAINING
     }
 
+    /// The precisions that it multiplies.
+    fn precisions(&self) -> &[Precision] {
+        &Precision::ALL
+    }
+
     /// Whether the zeros of W are multiplied too: the fallback below the break-even sparsity.
     fn is_dense(&self) -> bool {
         false
     }
 
-    /// Does for some of its `products` what the pattern alone decides.
+    /// Does for some of its `products` in one of its `precisions` what the pattern alone decides.
     fn plan(
         &self,
         isa: IsaKind,
         pattern: &Arc<SparsePattern>,
         products: &[Product],
+        precision: Precision,
     ) -> Box<dyn Planned>;
 }
 
 /// Products of one matrix, planned. The caller has checked the extents of W's values and of the
-/// result's tiles, and asks for no product that was not planned.
+/// result's tiles and the precision of the operands, and asks for no product that was not planned.
 pub(in crate::ops) trait Planned: Send + Sync {
     /// Brings packed copies up to date with W's values, in CSR order (row-major for a dense matrix).
     fn refresh(&mut self, values: &[f32]);
 
     /// Y = initial + W · X.
-    fn forward(&self, values: &[f32], x: &[f32], y: &mut [f32], initial: Initial<'_>) {
+    fn forward(&self, values: &[f32], x: Lines<'_>, y: &mut [f32], initial: Initial<'_>) {
         let _ = (values, x, y, initial);
         unreachable!("a declined product is never planned");
     }
 
     /// dX = initial + Wᵀ · dY.
-    fn input_gradient(&self, values: &[f32], dy: &[f32], dx: &mut [f32], initial: Initial<'_>) {
+    fn input_gradient(&self, values: &[f32], dy: Lines<'_>, dx: &mut [f32], initial: Initial<'_>) {
         let _ = (values, dy, dx, initial);
         unreachable!("a declined product is never planned");
     }
 
     /// dw += dY · Xᵀ, at the non-zeros of a sparse matrix.
-    fn weight_gradient(&self, dy: &[f32], x: &[f32], dw: &mut [f32]) {
+    fn weight_gradient(&self, dy: Lines<'_>, x: Lines<'_>, dw: &mut [f32]) {
         let _ = (dy, x, dw);
         unreachable!("a declined product is never planned");
     }
@@ -79,6 +85,11 @@ impl Strategy {
         self.0.products().contains(&product)
     }
 
+    /// Whether it multiplies numbers of a precision.
+    pub fn multiplies(&self, precision: Precision) -> bool {
+        self.0.precisions().contains(&precision)
+    }
+
     /// Whether the zeros of W are multiplied too: the fallback below the break-even sparsity.
     pub fn is_dense(&self) -> bool {
         self.0.is_dense()
@@ -89,8 +100,9 @@ impl Strategy {
         isa: IsaKind,
         pattern: &Arc<SparsePattern>,
         products: &[Product],
+        precision: Precision,
     ) -> Box<dyn Planned> {
-        self.0.plan(isa, pattern, products)
+        self.0.plan(isa, pattern, products, precision)
     }
 }
 

@@ -16,15 +16,18 @@ pub use method::Strategy;
 pub(super) use method::{Family, Method, Planned};
 
 use super::product::{Initial, Product};
+use crate::{Precision, UnknownPrecision};
 use std::str::FromStr;
 
 /// Every family of strategies.
-const FAMILIES: &[Family] = &[panels::FAMILY, csr::FAMILY, dense::FAMILY];
+const FAMILIES: &[Family] =
+    &[panels::PANELS, panels::PAIRS, csr::FAMILY, dense::FAMILY, dense::PAIRS];
 
 impl Strategy {
     /// What the autotuner tries on a machine with so many [registers](crate::isa::Isa::REGISTERS).
-    pub fn candidates(registers: usize) -> Vec<Self> {
-        FAMILIES.iter().flat_map(|family| (family.candidates)(registers)).collect()
+    pub fn candidates(precision: Precision, registers: usize) -> Vec<Self> {
+        let all = FAMILIES.iter().flat_map(|family| (family.candidates)(registers));
+        all.filter(|strategy| strategy.multiplies(precision)).collect()
     }
 
     /// The forms of all names, apart by "; ".
@@ -47,6 +50,17 @@ pub enum StrategyError {
     Parts {
         /// The plan's name.
         name: String,
+    },
+    /// The plan's precision has another name.
+    #[error(transparent)]
+    Precision(#[from] UnknownPrecision),
+    /// The strategy cannot multiply numbers of the precision.
+    #[error("strategy '{name}' does not multiply {precision}")]
+    Unable {
+        /// The strategy's name.
+        name: String,
+        /// The precision.
+        precision: Precision,
     },
     /// The strategy cannot compute the product.
     #[error("strategy '{name}' cannot compute the product {}", product.name())]
@@ -73,8 +87,9 @@ mod tests {
 
     #[test]
     fn names_come_back_as_the_same_strategy() {
-        for registers in [8, 32] {
-            let candidates = Strategy::candidates(registers);
+        let all = Precision::ALL.iter().flat_map(|&precision| [(precision, 8), (precision, 32)]);
+        for (precision, registers) in all {
+            let candidates = Strategy::candidates(precision, registers);
             for (at, strategy) in candidates.iter().enumerate() {
                 assert_eq!(strategy.to_string().parse().as_ref(), Ok(strategy));
                 assert!(!candidates[..at].contains(strategy), "{strategy} is a candidate twice");
@@ -85,7 +100,7 @@ mod tests {
 
     #[test]
     fn other_names_are_refused() {
-        for name in ["", "panels", "Csr", "dense-", "panels-r3-v4-u1-k128-m1024-p2"] {
+        for name in ["", "panels", "pairs", "Csr", "dense-", "panels-r3-v4-u1-k128-m1024-p2"] {
             let error = name.parse::<Strategy>().unwrap_err().to_string();
             assert!(error.contains(&format!("'{name}'")), "{error}");
             for family in FAMILIES {

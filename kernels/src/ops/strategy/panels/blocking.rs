@@ -18,6 +18,8 @@ pub(crate) struct Blocking {
     /// K blocks that one group of tiles meets before the next group does: many keep Y in L2, few
     /// keep W there.
     pub k_pass: usize,
+    /// Whether the non-zeros of a row come in pairs, which are multiplied by [`Isa::dot`](crate::isa::Isa::dot).
+    pub pairs: bool,
 }
 
 impl Blocking {
@@ -26,6 +28,7 @@ impl Blocking {
         matches!(self.panel_rows, 1 | 2 | 4)
             && (matches!(self.vectors, 1 | 2 | 4) || self.vectors == 8 && self.panel_rows <= 2)
             && (self.unroll == 1 || self.unroll == 2 && self.panel_rows * self.vectors <= 4)
+            && (!self.pairs || self.unroll == 1 && self.vectors >= 2)
             && (1..=1 << 16).contains(&self.k_block)
             && self.row_block > 0
             && self.k_pass > 0
@@ -40,6 +43,23 @@ impl Blocking {
             _ => &[15, 7, 11, 13, 14, 3, 12, 5, 10, 9, 6],
         }
     }
+}
+
+impl Blocking {
+    /// Columns of a row set that come together: whole groups of values, and whole pairs.
+    pub(super) fn whole(&self, set: usize) -> usize {
+        whole_groups(set).max(if self.pairs { 2 } else { 1 })
+    }
+
+    /// Columns of a round of single rows: as many of each row, in whole groups and whole pairs.
+    pub(super) fn round(&self) -> usize {
+        round(self.panel_rows, self.pairs)
+    }
+}
+
+/// [`Blocking::round`].
+pub(super) const fn round(panel_rows: usize, pairs: bool) -> usize {
+    if pairs && panel_rows == 4 { 2 * GROUP } else { GROUP }
 }
 
 /// Packed values come in groups of so many: the weight gradient reduces as many sums together.

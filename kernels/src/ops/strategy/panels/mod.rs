@@ -1,5 +1,8 @@
 //! Panels: blocks of rows and columns, rows side by side that share columns, predictable loops.
 //!
+//! Two families: `panels` multiplies numbers one by one, those of 16 bits widened; `pairs` multiplies two
+//! non-zeros of a row at once, or two tokens, where there is an instruction for bf16 ([`crate::isa::Isa::dot`]).
+//!
 //! [`spmm`] computes the products with W and Wᵀ, [`sddmm`] the weight gradient, each with its loop nest;
 //! [`order`] has what both walk, [`panel`] how rows come together.
 
@@ -13,29 +16,62 @@ use self::blocking::Blocking;
 use self::order::PanelPlan;
 use super::{Family, Initial, Method, Planned, Product, Strategy};
 use crate::isa::IsaKind;
-use crate::ops::gather::gather_values;
-use crate::{AlignedBuffer, SparsePattern};
+use crate::ops::gather::{gather_pairs, gather_values};
+use crate::{AlignedBuffer, Lines, Precision, SparsePattern};
 use std::sync::Arc;
 
-pub(super) const FAMILY: Family = Family {
+pub(super) const PANELS: Family = Family {
     grammar: "panels-rR-vV-uU-kK-mM-pP with R of 1, 2, 4, V of 1, 2, 4 (8 where R is 1 or 2), U of 1, \
               or of 2 where R × V ≤ 4, K up to 65536, M and P above 0",
-    parse,
+    parse: |name| {
+        let numbers = numbers(name.strip_prefix("panels-")?, ["r", "v", "u", "k", "m", "p"])?;
+        let [panel_rows, vectors, unroll, k_block, row_block, k_pass] = numbers;
+        let pairs = false;
+        named(Blocking { panel_rows, vectors, unroll, k_block, row_block, k_pass, pairs })
+    },
     candidates,
 };
 
-/// The letters of a name, in its order.
-const LETTERS: [&str; 6] = ["r", "v", "u", "k", "m", "p"];
+pub(super) const PAIRS: Family = Family {
+    grammar: "pairs-rR-vV-kK-mM-pP, of bf16 alone, with R of 1, 2, 4, V of 2, 4 (8 where R is 1 or 2), K up to \
+              65536, M and P above 0",
+    parse: |name| {
+        let numbers = numbers(name.strip_prefix("pairs-")?, ["r", "v", "k", "m", "p"])?;
+        let [panel_rows, vectors, k_block, row_block, k_pass] = numbers;
+        let (unroll, pairs) = (1, true);
+        named(Blocking { panel_rows, vectors, unroll, k_block, row_block, k_pass, pairs })
+    },
+    candidates: |registers| {
+        let shapes: &[Shape] = &[
+            (4, 4, 128, 1024, 2),
+            (4, 4, 256, 1024, 2),
+            (2, 4, 128, 1024, 4),
+            (2, 4, 256, 1024, 4),
+            (2, 4, 384, 2048, 8),
+            (2, 2, 512, 2048, 8),
+            (2, 2, 1024, 2048, 8),
+        ];
+        if registers >= 32 {
+            shapes.iter().map(|&shape| pairs(shape)).collect()
+        } else {
+            Vec::new()
+        }
+    },
+};
 
-fn parse(name: &str) -> Option<Strategy> {
-    let mut parts = name.strip_prefix("panels-")?.split('-');
-    let mut numbers = [0; LETTERS.len()];
-    for (number, letter) in numbers.iter_mut().zip(LETTERS) {
+/// The numbers of a name, behind their letters.
+fn numbers<const N: usize>(name: &str, letters: [&str; N]) -> Option<[usize; N]> {
+    let mut parts = name.split('-');
+    let mut numbers = [0; N];
+    for (number, letter) in numbers.iter_mut().zip(letters) {
         *number = parts.next()?.strip_prefix(letter)?.parse().ok()?;
     }
-    let [panel_rows, vectors, unroll, k_block, row_block, k_pass] = numbers;
-    let blocking = Blocking { panel_rows, vectors, unroll, k_block, row_block, k_pass };
-    (parts.next().is_none() && blocking.is_valid()).then(|| Strategy::new(Panels(blocking)))
+    parts.next().is_none().then_some(numbers)
+}
+
+/// The strategy of those sizes, if the kernels can run it.
+fn named(blocking: Blocking) -> Option<Strategy> {
+    blocking.is_valid().then(|| Strategy::new(Panels(blocking)))
 }
 
 fn candidates(registers: usize) -> Vec<Strategy> {
@@ -72,15 +108,46 @@ pub(in crate::ops) fn panels(registers: usize, shape: Shape) -> Strategy {
     let (panel_rows, vectors, k_block, row_block, k_pass) = shape;
     // Two FMAs a cycle of four cycles each: eight independent sums, if there are registers for them.
     let unroll = if registers >= 32 && panel_rows * vectors <= 4 { 2 } else { 1 };
-    Strategy::new(Panels(Blocking { panel_rows, vectors, unroll, k_block, row_block, k_pass }))
+    let pairs = false;
+    Strategy::new(Panels(Blocking {
+        panel_rows,
+        vectors,
+        unroll,
+        k_block,
+        row_block,
+        k_pass,
+        pairs,
+    }))
+}
+
+/// The same with non-zeros in pairs.
+pub(in crate::ops) fn pairs(shape: Shape) -> Strategy {
+    let (panel_rows, vectors, k_block, row_block, k_pass) = shape;
+    let (unroll, pairs) = (1, true);
+    Strategy::new(Panels(Blocking {
+        panel_rows,
+        vectors,
+        unroll,
+        k_block,
+        row_block,
+        k_pass,
+        pairs,
+    }))
 }
 
 struct Panels(Blocking);
 
 impl Method for Panels {
     fn name(&self) -> String {
-        let Blocking { panel_rows, vectors, unroll, k_block, row_block, k_pass } = self.0;
+        let Blocking { panel_rows, vectors, unroll, k_block, row_block, k_pass, pairs } = self.0;
+        if pairs {
+            return format!("pairs-r{panel_rows}-v{vectors}-k{k_block}-m{row_block}-p{k_pass}");
+        }
         format!("panels-r{panel_rows}-v{vectors}-u{unroll}-k{k_block}-m{row_block}-p{k_pass}")
+    }
+
+    fn precisions(&self) -> &[Precision] {
+        if self.0.pairs { &[Precision::Bf16] } else { &Precision::ALL }
     }
 
     fn plan(
@@ -88,6 +155,7 @@ impl Method for Panels {
         isa: IsaKind,
         pattern: &Arc<SparsePattern>,
         products: &[Product],
+        precision: Precision,
     ) -> Box<dyn Planned> {
         let forward = products.contains(&Product::Forward);
         // The weight gradient walks the plan of the forward product.
@@ -99,13 +167,15 @@ impl Method for Panels {
             AlignedBuffer::zeros(plan.as_ref().map_or(0, PanelPlan::packed_len))
         };
         let own_values = if forward { packed(&own) } else { AlignedBuffer::default() };
-        Box::new(PlannedPanels { isa, own_values, own, twin_values: packed(&twin), twin })
+        let twin_values = packed(&twin);
+        Box::new(PlannedPanels { isa, precision, own, own_values, twin, twin_values })
     }
 }
 
 /// Plans and, in their order, the values of W and Wᵀ.
 struct PlannedPanels {
     isa: IsaKind,
+    precision: Precision,
     own: Option<PanelPlan>,
     /// Empty unless the forward product is planned.
     own_values: AlignedBuffer,
@@ -118,22 +188,26 @@ impl Planned for PlannedPanels {
         let copies = [(&self.own, &mut self.own_values), (&self.twin, &mut self.twin_values)];
         for (plan, packed) in copies {
             if let (Some(plan), false) = (plan, packed.is_empty()) {
-                gather_values(values, plan.source(), packed);
+                if plan.blocking().pairs {
+                    gather_pairs(values, plan.source(), packed);
+                } else {
+                    gather_values(values, plan.source(), self.precision, packed);
+                }
             }
         }
     }
 
-    fn forward(&self, _: &[f32], x: &[f32], y: &mut [f32], initial: Initial<'_>) {
+    fn forward(&self, _: &[f32], x: Lines<'_>, y: &mut [f32], initial: Initial<'_>) {
         let plan = self.own.as_ref().expect("a product that was planned");
         spmm::spmm(self.isa, plan, &self.own_values, x, y, initial);
     }
 
-    fn input_gradient(&self, _: &[f32], dy: &[f32], dx: &mut [f32], initial: Initial<'_>) {
+    fn input_gradient(&self, _: &[f32], dy: Lines<'_>, dx: &mut [f32], initial: Initial<'_>) {
         let plan = self.twin.as_ref().expect("a product that was planned");
         spmm::spmm(self.isa, plan, &self.twin_values, dy, dx, initial);
     }
 
-    fn weight_gradient(&self, dy: &[f32], x: &[f32], dw: &mut [f32]) {
+    fn weight_gradient(&self, dy: Lines<'_>, x: Lines<'_>, dw: &mut [f32]) {
         let plan = self.own.as_ref().expect("a product that was planned");
         sddmm::sddmm(self.isa, plan, dy, x, dw);
     }
@@ -145,7 +219,12 @@ mod tests {
 
     #[test]
     fn only_tile_sizes_that_the_kernels_can_run_have_names() {
-        for name in ["panels-r4-v4-u1-k128-m1024-p2", "panels-r2-v2-u2-k65536-m1-p1"] {
+        let parse = |name| (PANELS.parse)(name).or_else(|| (PAIRS.parse)(name));
+        for name in [
+            "panels-r4-v4-u1-k128-m1024-p2",
+            "panels-r2-v2-u2-k65536-m1-p1",
+            "pairs-r4-v4-k256-m1024-p2",
+        ] {
             assert_eq!(parse(name).unwrap().to_string(), name);
         }
         for name in [
@@ -157,6 +236,9 @@ mod tests {
             "panels-r4-v4-u1-k65537-m1024-p2",
             "panels-r4-v4-u1-k128-m0-p2",
             "panels-r4-v4-u1-k128-m1024-p2-x",
+            "pairs-r4-v4-u1-k128-m1024-p2",
+            "pairs-r4-v1-k128-m1024-p2",
+            "pairs-r4-v8-k128-m1024-p2",
         ] {
             assert!(parse(name).is_none(), "{name}");
         }

@@ -1,7 +1,7 @@
 //! Execution plans for [`spmm`](super::spmm) and [`sddmm`](super::sddmm): the non-zeros of a matrix in
 //! the order in which the kernels meet them.
 
-use super::blocking::{Blocking, GROUP, ZERO};
+use super::blocking::{Blocking, ZERO};
 use super::panel::{Panel, panels};
 use crate::SparsePattern;
 use rayon::prelude::*;
@@ -23,7 +23,7 @@ pub(super) struct PanelPlan {
     /// Row of every panel slot, [`NO_ROW`] where the last panel of a block is short.
     panel_rows: Vec<u32>,
     /// For every panel the number of columns of each set of several rows in their order, whole groups
-    /// each, then the number of rounds: groups of columns of single rows, as many of each row.
+    /// each, then the number of [rounds](Blocking::round) of columns of single rows.
     counts: Vec<u16>,
     /// Place inside the K block of every column of every panel.
     places: Vec<u16>,
@@ -130,22 +130,25 @@ impl PanelPlan {
 
     fn add_panel(&mut self, panel: &Panel) {
         let panel_rows = self.blocking.panel_rows;
+        // The non-zeros of a row that lie together.
+        let together = if self.blocking.pairs { 2 } else { 1 };
         let row = |slot| panel.rows.get(slot).map_or(NO_ROW, |&row| row as u32);
         self.panel_rows.extend((0..panel_rows).map(row));
         for &set in self.blocking.shared() {
             self.counts.push(count(panel.columns[set].len()));
-            for column in &panel.columns[set] {
-                self.places.push(column.place);
-                let rows = (0..panel_rows).filter(|row| set >> row & 1 == 1);
-                self.source.extend(rows.map(|row| column.source[row]));
+            for columns in panel.columns[set].chunks(together) {
+                self.places.extend(columns.iter().map(|column| column.place));
+                for row in (0..panel_rows).filter(|row| set >> row & 1 == 1) {
+                    self.source.extend(columns.iter().map(|column| column.source[row]));
+                }
             }
         }
-        self.counts.push(count(panel.columns[1].len() * panel_rows / GROUP));
-        for at in 0..panel.columns[1].len() {
+        self.counts.push(count(panel.columns[1].len() * panel_rows / self.blocking.round()));
+        for at in (0..panel.columns[1].len()).step_by(together) {
             for row in 0..panel_rows {
-                let column = &panel.columns[1 << row][at];
-                self.places.push(column.place);
-                self.source.push(column.source[row]);
+                let columns = &panel.columns[1 << row][at..at + together];
+                self.places.extend(columns.iter().map(|column| column.place));
+                self.source.extend(columns.iter().map(|column| column.source[row]));
             }
         }
     }
@@ -178,9 +181,10 @@ impl PanelPlan {
         self.nnz
     }
 
-    /// Packed values: the non-zeros of the matrix and the zeros that pad row sets.
+    /// Words of packed values, the non-zeros of the matrix and the zeros that pad row sets: one each, or
+    /// one for a pair.
     pub(super) fn packed_len(&self) -> usize {
-        self.source.len()
+        self.source.len() / if self.blocking.pairs { 2 } else { 1 }
     }
 
     /// Tile sizes of the plan.

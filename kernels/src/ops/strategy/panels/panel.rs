@@ -8,7 +8,7 @@
 //! are foreseeable: surplus columns of a set of several rows are *demoted* to two smaller sets, missing
 //! ones *promoted* from a smaller one, with a zero in the place of the value that is not there.
 
-use super::blocking::{Blocking, GROUP, ZERO, whole_groups};
+use super::blocking::{Blocking, ZERO};
 use crate::SparsePattern;
 use std::ops::Range;
 
@@ -43,11 +43,10 @@ pub(super) fn panels(
             .map(|rows| Panel::new(pattern, rows, first_column))
             .collect(),
     };
-    let shared = blocking.shared();
-    let targets = targets(&panels, shared);
+    let targets = targets(&panels, blocking);
     for panel in &mut panels {
-        panel.share(shared, &targets);
-        panel.level_singles(blocking.panel_rows);
+        panel.share(blocking.shared(), &targets);
+        panel.level_singles(blocking);
     }
     panels
 }
@@ -173,10 +172,11 @@ impl Panel {
         }
     }
 
-    /// Pads the columns of single rows to the same number of columns, in whole groups.
-    fn level_singles(&mut self, panel_rows: usize) {
+    /// Pads the columns of single rows to the same number of columns, in whole rounds.
+    fn level_singles(&mut self, blocking: Blocking) {
+        let panel_rows = blocking.panel_rows;
         let singles = (0..panel_rows).map(|row| self.columns[1 << row].len());
-        let most = singles.max().unwrap_or(0).next_multiple_of(GROUP / panel_rows);
+        let most = singles.max().unwrap_or(0).next_multiple_of(blocking.round() / panel_rows);
         for row in 0..panel_rows {
             self.columns[1 << row].resize(most, PanelColumn::PADDING);
         }
@@ -185,15 +185,15 @@ impl Panel {
 
 /// How many columns each set of several rows gets: what half of the panels have, after the demotions from
 /// above, in whole groups.
-fn targets(panels: &[Panel], shared: &[usize]) -> [usize; 16] {
+fn targets(panels: &[Panel], blocking: Blocking) -> [usize; 16] {
     let mut targets = [0; 16];
     let mut counts: Vec<[usize; 16]> =
         panels.iter().map(|p| std::array::from_fn(|set| p.columns[set].len())).collect();
-    for &set in shared {
+    for &set in blocking.shared() {
         let mut sorted: Vec<usize> = counts.iter().map(|c| c[set]).collect();
         sorted.sort_unstable();
         let median = sorted.get(sorted.len() / 2).copied().unwrap_or(0);
-        let whole = whole_groups(set);
+        let whole = blocking.whole(set);
         // A loop of one round costs more than what it saves.
         targets[set] = if median < 2 { 0 } else { median / whole * whole };
         let (a, b) = split(set);
@@ -241,10 +241,19 @@ mod tests {
             panel(&[0, 1, 2, 3, 5, 6, 8], &[0, 2, 3, 5, 6, 7, 8]),
             panel(&[0, 1, 2, 3, 4, 6], &[0, 2, 3, 7]),
         ];
-        let targets = targets(&panels, &[3]);
+        let blocking = Blocking {
+            panel_rows: 2,
+            vectors: 1,
+            unroll: 1,
+            k_block: 9,
+            row_block: 2,
+            k_pass: 1,
+            pairs: false,
+        };
+        let targets = targets(&panels, blocking);
         for panel in &mut panels {
-            panel.share(&[3], &targets);
-            panel.level_singles(2);
+            panel.share(blocking.shared(), &targets);
+            panel.level_singles(blocking);
         }
         // Place and sources of each column; padding has place 0.
         let places = |panel: &Panel, set: usize| -> Vec<u16> {

@@ -8,16 +8,19 @@
 //! a block stay in L2 until all tiles are done; then they are completed, four together
 //! ([`Isa::sum_over_quarters`]).
 //!
+//! Of 16-bit numbers, a line holds 32 tokens in pairs of neighbours, which is what [`Isa::dot`] multiplies: the
+//! same loops on words, with half as many lines. Where plans have no pairs, lines are widened to tiles.
+//!
 //! Loop nest, outside in: row blocks × K blocks (parallel) · groups of V tiles · panels · row sets ·
 //! columns.
 
-use super::blocking::{Blocking, GROUP, ZERO, whole_groups};
+use super::blocking::{Blocking, GROUP, ZERO, round, whole_groups};
 use super::order::{Block, NO_ROW, PanelPlan};
 use crate::isa::{Isa, IsaKind, Kernel};
-use crate::ops::extent::{check_tiles, tiles};
-use crate::ops::gather::gather_tiles;
+use crate::ops::extent::{check_whole, lines_of};
+use crate::ops::gather::{gather_lines, widen};
 use crate::parallel::{SharedMut, for_each_block};
-use crate::{LANES, Scratch};
+use crate::{LANES, Lines, Scratch};
 
 /// Panels ahead of the running one whose lines of dY are fetched.
 const PREFETCH: usize = 4;
@@ -25,23 +28,28 @@ const PREFETCH: usize = 4;
 /// Groups that are completed together: a line of sums.
 const PER_LINE: usize = LANES / GROUP;
 
-/// dw += (dY · Xᵀ) at the plan's non-zeros, in CSR order: dY `[tiles][rows][LANES]`,
-/// X `[tiles][columns][LANES]`. 2 · nnz · tiles · LANES FLOPs.
+/// dw += (dY · Xᵀ) at the plan's non-zeros, in CSR order: dY `[tiles][rows]`, X `[tiles][columns]`.
+/// 2 · nnz · tokens FLOPs.
 /// # Panics
-/// If the shapes disagree or the machine lacks `isa`.
+/// If the shapes or precisions disagree or the machine lacks `isa`.
 #[track_caller]
-pub(super) fn sddmm(isa: IsaKind, plan: &PanelPlan, dy: &[f32], x: &[f32], dw: &mut [f32]) {
+pub(super) fn sddmm(isa: IsaKind, plan: &PanelPlan, dy: Lines<'_>, x: Lines<'_>, dw: &mut [f32]) {
     assert_eq!(dw.len(), plan.nnz(), "gradient and pattern disagree");
     if plan.nnz() == 0 {
         return;
     }
-    let (rows, columns) = (plan.rows(), plan.columns());
-    let tiles = tiles("dY", dy, rows);
-    check_tiles("X", x, tiles, columns);
+    let lines = check_whole(dy, plan.rows(), x, plan.columns());
     let shared = SharedMut::new(dw);
     for_each_block(plan.row_blocks() * plan.k_blocks(), |task| {
         let block = plan.block(task / plan.k_blocks(), task % plan.k_blocks());
-        isa.run(Task { plan, block, dy, x, tiles, dw: shared });
+        if plan.blocking().pairs {
+            // Words of pairs are summed like numbers.
+            let (dy, x) = (Lines::F32(dy.words()), Lines::F32(x.words()));
+            isa.run_pairs(Pairs(Task { plan, block, dy, x, tiles: lines, dw: shared }));
+        } else {
+            let tiles = lines * lines_of(x);
+            isa.run(Single(Task { plan, block, dy, x, tiles, dw: shared }));
+        }
     });
 }
 
@@ -49,17 +57,39 @@ pub(super) fn sddmm(isa: IsaKind, plan: &PanelPlan, dy: &[f32], x: &[f32], dw: &
 struct Task<'a> {
     plan: &'a PanelPlan,
     block: Block<'a>,
-    dy: &'a [f32],
-    x: &'a [f32],
+    dy: Lines<'a>,
+    x: Lines<'a>,
     tiles: usize,
     dw: SharedMut<'a>,
 }
 
-impl Kernel for Task<'_> {
+/// Numbers of a lane one by one.
+struct Single<'a>(Task<'a>);
+
+/// Two tokens in a lane.
+struct Pairs<'a>(Task<'a>);
+
+impl Kernel for Single<'_> {
     type Output = ();
 
     #[inline(always)]
     fn run<I: Isa>(self, isa: I) {
+        self.0.run::<I, false>(isa);
+    }
+}
+
+impl Kernel for Pairs<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<I: Isa>(self, isa: I) {
+        self.0.run::<I, true>(isa);
+    }
+}
+
+impl Task<'_> {
+    #[inline(always)]
+    fn run<I: Isa, const PAIRS: bool>(self, isa: I) {
         let Blocking { panel_rows, vectors, k_block, .. } = self.plan.blocking();
         let source = &self.plan.source()[self.block.values.clone()];
         let groups = (source.len() / GROUP).next_multiple_of(PER_LINE);
@@ -68,18 +98,19 @@ impl Kernel for Task<'_> {
         let mut lines = Scratch::take(k_block * vectors * LANES);
         let mut tile = 0;
         while tile < self.tiles {
+            let (lines, partial) = (&mut *lines, &mut *partial);
             tile += match (panel_rows, vectors.min(self.tiles - tile)) {
-                (1, 8..) => self.strip::<I, 1, 8>(isa, tile, &mut lines, &mut partial),
-                (1, 4..8) => self.strip::<I, 1, 4>(isa, tile, &mut lines, &mut partial),
-                (1, 2..4) => self.strip::<I, 1, 2>(isa, tile, &mut lines, &mut partial),
-                (1, _) => self.strip::<I, 1, 1>(isa, tile, &mut lines, &mut partial),
-                (2, 8..) => self.strip::<I, 2, 8>(isa, tile, &mut lines, &mut partial),
-                (2, 4..8) => self.strip::<I, 2, 4>(isa, tile, &mut lines, &mut partial),
-                (2, 2..4) => self.strip::<I, 2, 2>(isa, tile, &mut lines, &mut partial),
-                (2, _) => self.strip::<I, 2, 1>(isa, tile, &mut lines, &mut partial),
-                (_, 4..) => self.strip::<I, 4, 4>(isa, tile, &mut lines, &mut partial),
-                (_, 2..4) => self.strip::<I, 4, 2>(isa, tile, &mut lines, &mut partial),
-                (_, _) => self.strip::<I, 4, 1>(isa, tile, &mut lines, &mut partial),
+                (1, 8..) => self.strip::<I, PAIRS, 1, 8>(isa, tile, lines, partial),
+                (1, 4..8) => self.strip::<I, PAIRS, 1, 4>(isa, tile, lines, partial),
+                (1, 2..4) => self.strip::<I, PAIRS, 1, 2>(isa, tile, lines, partial),
+                (1, _) => self.strip::<I, PAIRS, 1, 1>(isa, tile, lines, partial),
+                (2, 8..) => self.strip::<I, PAIRS, 2, 8>(isa, tile, lines, partial),
+                (2, 4..8) => self.strip::<I, PAIRS, 2, 4>(isa, tile, lines, partial),
+                (2, 2..4) => self.strip::<I, PAIRS, 2, 2>(isa, tile, lines, partial),
+                (2, _) => self.strip::<I, PAIRS, 2, 1>(isa, tile, lines, partial),
+                (_, 4..) => self.strip::<I, PAIRS, 4, 4>(isa, tile, lines, partial),
+                (_, 2..4) => self.strip::<I, PAIRS, 4, 2>(isa, tile, lines, partial),
+                (_, _) => self.strip::<I, PAIRS, 4, 1>(isa, tile, lines, partial),
             };
         }
         let mut from = partial.as_ptr();
@@ -98,12 +129,10 @@ impl Kernel for Task<'_> {
             }
         }
     }
-}
 
-impl Task<'_> {
     /// Adds the products over `V` tiles from `tile`; returns V.
     #[inline(always)]
-    fn strip<I: Isa, const R: usize, const V: usize>(
+    fn strip<I: Isa, const PAIRS: bool, const R: usize, const V: usize>(
         &self,
         isa: I,
         tile: usize,
@@ -112,8 +141,11 @@ impl Task<'_> {
     ) -> usize {
         let (plan, block) = (self.plan, &self.block);
         let dy_tile = plan.rows() * LANES;
-        let dy = self.dy[tile * dy_tile..(tile + V) * dy_tile].as_ptr();
-        let x = gather_tiles::<I, V>(isa, self.x, plan.columns(), tile, block.columns(), lines);
+        // Of 16-bit numbers, a line holds two tiles.
+        let per_line = lines_of(self.dy);
+        let first = tile / per_line * dy_tile;
+        let dy = self.dy.words()[first..(tile + V).div_ceil(per_line) * dy_tile].as_ptr();
+        let x = gather_lines::<I, V>(isa, self.x, plan.columns(), tile, block.columns(), lines);
         let mut walk =
             Walk { x: x.as_ptr(), columns: block.places.as_ptr(), to: partial.as_mut_ptr() };
         let row_sets = block.row_sets();
@@ -125,7 +157,10 @@ impl Task<'_> {
             // columns and values as the counts say; tiles tile..tile + V exist, `sddmm` has checked
             // the extents of dY and X, and `partial` has a line per group.
             unsafe {
-                let line = |row: u32, v| dy.wrapping_add(v * dy_tile + row as usize * LANES);
+                let line = |row: u32, v: usize| {
+                    let at = (tile + v) / per_line - tile / per_line;
+                    dy.wrapping_add(at * dy_tile + row as usize * LANES)
+                };
                 // Rows come in the order of their counts, which no hardware prefetcher foresees.
                 let ahead = block.rows.iter().skip((panel + PREFETCH) * R).take(R);
                 for &row in ahead.filter(|&&row| row != NO_ROW) {
@@ -137,27 +172,31 @@ impl Task<'_> {
                     if row != NO_ROW {
                         for (v, g) in g.iter_mut().enumerate() {
                             *g = isa.load(line(row, v));
+                            if per_line == 2 {
+                                let (a, b) = widen(isa, self.dy.precision(), *g);
+                                *g = if (tile + v).is_multiple_of(2) { a } else { b };
+                            }
                         }
                     }
                 }
                 match R {
                     1 => {}
-                    2 => walk.run::<I, R, V, 3>(isa, counts, 0, &g),
+                    2 => walk.run::<I, PAIRS, R, V, 3>(isa, counts, 0, &g),
                     _ => {
-                        walk.run::<I, R, V, 15>(isa, counts, 0, &g);
-                        walk.run::<I, R, V, 7>(isa, counts, 1, &g);
-                        walk.run::<I, R, V, 11>(isa, counts, 2, &g);
-                        walk.run::<I, R, V, 13>(isa, counts, 3, &g);
-                        walk.run::<I, R, V, 14>(isa, counts, 4, &g);
-                        walk.run::<I, R, V, 3>(isa, counts, 5, &g);
-                        walk.run::<I, R, V, 12>(isa, counts, 6, &g);
-                        walk.run::<I, R, V, 5>(isa, counts, 7, &g);
-                        walk.run::<I, R, V, 10>(isa, counts, 8, &g);
-                        walk.run::<I, R, V, 9>(isa, counts, 9, &g);
-                        walk.run::<I, R, V, 6>(isa, counts, 10, &g);
+                        walk.run::<I, PAIRS, R, V, 15>(isa, counts, 0, &g);
+                        walk.run::<I, PAIRS, R, V, 7>(isa, counts, 1, &g);
+                        walk.run::<I, PAIRS, R, V, 11>(isa, counts, 2, &g);
+                        walk.run::<I, PAIRS, R, V, 13>(isa, counts, 3, &g);
+                        walk.run::<I, PAIRS, R, V, 14>(isa, counts, 4, &g);
+                        walk.run::<I, PAIRS, R, V, 3>(isa, counts, 5, &g);
+                        walk.run::<I, PAIRS, R, V, 12>(isa, counts, 6, &g);
+                        walk.run::<I, PAIRS, R, V, 5>(isa, counts, 7, &g);
+                        walk.run::<I, PAIRS, R, V, 10>(isa, counts, 8, &g);
+                        walk.run::<I, PAIRS, R, V, 9>(isa, counts, 9, &g);
+                        walk.run::<I, PAIRS, R, V, 6>(isa, counts, 10, &g);
                     }
                 }
-                walk.run_singles(isa, counts[row_sets - 1], &g);
+                walk.run_singles::<I, PAIRS, R, V>(isa, counts[row_sets - 1], &g);
             }
         }
         V
@@ -175,7 +214,7 @@ struct Walk {
 impl Walk {
     /// The columns whose non-zeros are in the rows of the bits of `SET`.
     #[inline(always)]
-    unsafe fn run<I: Isa, const R: usize, const V: usize, const SET: usize>(
+    unsafe fn run<I: Isa, const PAIRS: bool, const R: usize, const V: usize, const SET: usize>(
         &mut self,
         isa: I,
         counts: &[u16],
@@ -187,33 +226,41 @@ impl Walk {
         }
         // SAFETY: the caller vouches for counts, columns, sums and X.
         unsafe {
-            for _ in 0..usize::from(*counts.get_unchecked(which)) / whole_groups(SET) {
+            let whole =
+                const { if PAIRS && whole_groups(SET) == 1 { 2 } else { whole_groups(SET) } };
+            let together = if PAIRS { 2 } else { 1 };
+            for _ in 0..usize::from(*counts.get_unchecked(which)) / whole {
                 let mut products = [g[0][0]; GROUP];
                 let mut filled = 0;
-                for at in 0..whole_groups(SET) {
-                    let lines = self.x.add(usize::from(*self.columns.add(at)) * V * LANES);
-                    let mut x = [g[0][0]; V];
-                    for (v, x) in x.iter_mut().enumerate() {
-                        *x = isa.load(lines.add(v * LANES));
+                for at in (0..whole).step_by(together) {
+                    let mut x = [[g[0][0]; V]; 2];
+                    for (beside, x) in x[..together].iter_mut().enumerate() {
+                        let column = *self.columns.add(at + beside);
+                        let lines = self.x.add(usize::from(column) * V * LANES);
+                        for (v, x) in x.iter_mut().enumerate() {
+                            *x = isa.load(lines.add(v * LANES));
+                        }
                     }
                     for (row, g) in g.iter().enumerate() {
                         if SET >> row & 1 == 1 {
-                            products[filled % GROUP] = dot(isa, g, &x);
-                            filled += 1;
-                            if filled % GROUP == 0 {
-                                self.add(isa, products);
+                            for x in &x[..together] {
+                                products[filled % GROUP] = dot::<I, PAIRS, V>(isa, g, x);
+                                filled += 1;
+                                if filled % GROUP == 0 {
+                                    self.add(isa, products);
+                                }
                             }
                         }
                     }
                 }
-                self.columns = self.columns.add(whole_groups(SET));
+                self.columns = self.columns.add(whole);
             }
         }
     }
 
-    /// Every round is a group of columns of single rows, in turn.
+    /// Every round is some columns of each single row, in groups.
     #[inline(always)]
-    unsafe fn run_singles<I: Isa, const R: usize, const V: usize>(
+    unsafe fn run_singles<I: Isa, const PAIRS: bool, const R: usize, const V: usize>(
         &mut self,
         isa: I,
         rounds: u16,
@@ -222,23 +269,29 @@ impl Walk {
         // SAFETY: the caller vouches for rounds, columns, sums and X.
         unsafe {
             for _ in 0..rounds {
-                // One load for the columns of a round, for loads are what this loop waits for.
-                let columns = self.columns.cast::<u64>().read_unaligned().to_le();
-                self.columns = self.columns.add(GROUP);
-                let line = |at| self.x.add(usize::from((columns >> (16 * at)) as u16) * V * LANES);
-                let mut products = [g[0][0]; GROUP];
-                for (at, product) in products.iter_mut().enumerate() {
-                    *product = isa.mul(g[at % R][0], isa.load(line(at)));
-                }
-                // Neighbouring FMAs belong to different products: none waits for the one before.
-                #[expect(clippy::needless_range_loop, reason = "unrolled, g stays in registers")]
-                for v in 1..V {
+                for group in 0..round(R, PAIRS) / GROUP {
+                    // One load for the columns of a group, for loads are what this loop waits for.
+                    let columns = self.columns.cast::<u64>().read_unaligned().to_le();
+                    self.columns = self.columns.add(GROUP);
+                    let line =
+                        |at| self.x.add(usize::from((columns >> (16 * at)) as u16) * V * LANES);
+                    let g = |at: usize| match PAIRS {
+                        true => &g[(group * GROUP + at) / 2 % R],
+                        false => &g[at % R],
+                    };
+                    let mut products = [isa.splat(0.0); GROUP];
                     for (at, product) in products.iter_mut().enumerate() {
-                        let x = isa.load(line(at).add(v * LANES));
-                        *product = isa.fma(g[at % R][v], x, *product);
+                        *product = first::<I, PAIRS>(isa, g(at)[0], isa.load(line(at)));
                     }
+                    // Neighbouring FMAs belong to different products: none waits for the one before.
+                    for v in 1..V {
+                        for (at, product) in products.iter_mut().enumerate() {
+                            let x = isa.load(line(at).add(v * LANES));
+                            *product = next::<I, PAIRS>(isa, g(at)[v], x, *product);
+                        }
+                    }
+                    self.add(isa, products);
                 }
-                self.add(isa, products);
             }
         }
     }
@@ -258,10 +311,22 @@ impl Walk {
 
 /// Σ g · x, lane by lane.
 #[inline(always)]
-fn dot<I: Isa, const V: usize>(isa: I, g: &[I::V; V], x: &[I::V; V]) -> I::V {
-    let mut sum = isa.mul(g[0], x[0]);
+fn dot<I: Isa, const PAIRS: bool, const V: usize>(isa: I, g: &[I::V; V], x: &[I::V; V]) -> I::V {
+    let mut sum = first::<I, PAIRS>(isa, g[0], x[0]);
     for v in 1..V {
-        sum = isa.fma(g[v], x[v], sum);
+        sum = next::<I, PAIRS>(isa, g[v], x[v], sum);
     }
     sum
+}
+
+/// The first product of a sum.
+#[inline(always)]
+fn first<I: Isa, const PAIRS: bool>(isa: I, g: I::V, x: I::V) -> I::V {
+    if PAIRS { isa.dot(g, x, isa.splat(0.0)) } else { isa.mul(g, x) }
+}
+
+/// `sum` and a product.
+#[inline(always)]
+fn next<I: Isa, const PAIRS: bool>(isa: I, g: I::V, x: I::V, sum: I::V) -> I::V {
+    if PAIRS { isa.dot(g, x, sum) } else { isa.fma(g, x, sum) }
 }

@@ -14,14 +14,14 @@
 //! of tiles, and a group's lines of Y stay in L2 from one K block of the pass to the next. The sum of
 //! one element of Y always runs in the plan's order, on one thread.
 
-use super::blocking::{Blocking, GROUP};
+use super::blocking::{Blocking, GROUP, round};
 use super::order::{NO_ROW, PanelPlan};
 use crate::isa::{Isa, IsaKind, Kernel};
 use crate::ops::Initial;
-use crate::ops::extent::{check_tiles, tiles};
-use crate::ops::gather::gather_tiles;
+use crate::ops::extent::{check_lines, tiles};
+use crate::ops::gather::{gather_lines, gather_tiles};
 use crate::parallel::{SharedMut, for_each_block};
-use crate::{LANES, Scratch};
+use crate::{LANES, Lines, Scratch};
 use std::ops::Range;
 
 /// Tiles per parallel task, unless that makes too few tasks for the threads: 256 tokens.
@@ -33,7 +33,7 @@ const TASKS_PER_THREAD: usize = 4;
 /// Panels ahead of the running one whose lines of Y are fetched.
 const PREFETCH: usize = 4;
 
-/// Y = initial + W · X with W given by a plan and its packed values: X `[tiles][columns][LANES]`,
+/// Y = initial + W · X with W given by a plan and its packed values: X `[tiles][columns]`,
 /// Y `[tiles][rows][LANES]`. 2 · nnz · tiles · LANES FLOPs.
 /// # Panics
 /// If the shapes disagree or the machine lacks `isa`.
@@ -42,7 +42,7 @@ pub(super) fn spmm(
     isa: IsaKind,
     plan: &PanelPlan,
     values: &[f32],
-    x: &[f32],
+    x: Lines<'_>,
     y: &mut [f32],
     initial: Initial<'_>,
 ) {
@@ -52,7 +52,7 @@ pub(super) fn spmm(
         return;
     }
     let tiles = tiles("the result", y, rows);
-    check_tiles("the operand", x, tiles, columns);
+    check_lines("the operand", x, tiles, columns);
     if let Initial::Bias(bias) = initial {
         assert_eq!(bias.len(), rows, "bias and rows disagree");
     }
@@ -66,25 +66,53 @@ pub(super) fn spmm(
     for_each_block(plan.row_blocks() * tile_blocks, |task| {
         let first = task % tile_blocks * block;
         let tiles = first..(first + block).min(tiles);
-        isa.run(Task { plan, values, x, y: shared, initial, row_block: task / tile_blocks, tiles });
+        let task =
+            Task { plan, values, x, y: shared, initial, row_block: task / tile_blocks, tiles };
+        if plan.blocking().pairs {
+            isa.run_pairs(Pairs(task));
+        } else {
+            isa.run(Single(task));
+        }
     });
 }
+
+/// Non-zeros one by one.
+struct Single<'a>(Task<'a>);
+
+/// Non-zeros in pairs.
+struct Pairs<'a>(Task<'a>);
 
 struct Task<'a> {
     plan: &'a PanelPlan,
     values: &'a [f32],
-    x: &'a [f32],
+    x: Lines<'a>,
     y: SharedMut<'a>,
     initial: Initial<'a>,
     row_block: usize,
     tiles: Range<usize>,
 }
 
-impl Kernel for Task<'_> {
+impl Kernel for Single<'_> {
     type Output = ();
 
     #[inline(always)]
     fn run<I: Isa>(self, isa: I) {
+        self.0.run::<I, false>(isa);
+    }
+}
+
+impl Kernel for Pairs<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<I: Isa>(self, isa: I) {
+        self.0.run::<I, true>(isa);
+    }
+}
+
+impl Task<'_> {
+    #[inline(always)]
+    fn run<I: Isa, const PAIRS: bool>(self, isa: I) {
         let blocking = self.plan.blocking();
         let mut lines = Scratch::take(blocking.k_block * blocking.vectors * LANES);
         let pass = blocking.k_pass;
@@ -94,15 +122,17 @@ impl Kernel for Task<'_> {
                 let left = self.tiles.end - tile;
                 let mut step = 0;
                 for k_block in first..(first + pass).min(self.plan.k_blocks()) {
-                    step = self.sized(isa, k_block, tile, left, &mut lines);
+                    step = if PAIRS {
+                        self.sized_pairs(isa, k_block, tile, left, &mut lines)
+                    } else {
+                        self.sized(isa, k_block, tile, left, &mut lines)
+                    };
                 }
                 tile += step;
             }
         }
     }
-}
 
-impl Task<'_> {
     /// One K block on as many tiles of `left` as the plan takes at once; returns how many.
     #[inline(always)]
     fn sized<I: Isa>(
@@ -115,29 +145,55 @@ impl Task<'_> {
     ) -> usize {
         let Blocking { panel_rows, vectors, unroll, .. } = self.plan.blocking();
         match (panel_rows, vectors.min(left), unroll) {
-            (1, 8.., _) => self.group::<I, 1, 8, 1>(isa, k_block, tile, lines),
-            (2, 8.., _) => self.group::<I, 2, 8, 1>(isa, k_block, tile, lines),
-            (1, 4.., 2) => self.group::<I, 1, 4, 2>(isa, k_block, tile, lines),
-            (1, 2..4, 2) => self.group::<I, 1, 2, 2>(isa, k_block, tile, lines),
-            (1, _, 2) => self.group::<I, 1, 1, 2>(isa, k_block, tile, lines),
-            (1, 4.., _) => self.group::<I, 1, 4, 1>(isa, k_block, tile, lines),
-            (1, 2..4, _) => self.group::<I, 1, 2, 1>(isa, k_block, tile, lines),
-            (1, _, _) => self.group::<I, 1, 1, 1>(isa, k_block, tile, lines),
-            (2, 2..4, 2) => self.group::<I, 2, 2, 2>(isa, k_block, tile, lines),
-            (2, ..2, 2) => self.group::<I, 2, 1, 2>(isa, k_block, tile, lines),
-            (2, 4.., _) => self.group::<I, 2, 4, 1>(isa, k_block, tile, lines),
-            (2, 2..4, _) => self.group::<I, 2, 2, 1>(isa, k_block, tile, lines),
-            (2, _, _) => self.group::<I, 2, 1, 1>(isa, k_block, tile, lines),
-            (_, ..2, 2) => self.group::<I, 4, 1, 2>(isa, k_block, tile, lines),
-            (_, 4.., _) => self.group::<I, 4, 4, 1>(isa, k_block, tile, lines),
-            (_, 2..4, _) => self.group::<I, 4, 2, 1>(isa, k_block, tile, lines),
-            (_, _, _) => self.group::<I, 4, 1, 1>(isa, k_block, tile, lines),
+            (1, 8.., _) => self.group::<I, false, 1, 8, 1>(isa, k_block, tile, lines),
+            (2, 8.., _) => self.group::<I, false, 2, 8, 1>(isa, k_block, tile, lines),
+            (1, 4.., 2) => self.group::<I, false, 1, 4, 2>(isa, k_block, tile, lines),
+            (1, 2..4, 2) => self.group::<I, false, 1, 2, 2>(isa, k_block, tile, lines),
+            (1, _, 2) => self.group::<I, false, 1, 1, 2>(isa, k_block, tile, lines),
+            (1, 4.., _) => self.group::<I, false, 1, 4, 1>(isa, k_block, tile, lines),
+            (1, 2..4, _) => self.group::<I, false, 1, 2, 1>(isa, k_block, tile, lines),
+            (1, _, _) => self.group::<I, false, 1, 1, 1>(isa, k_block, tile, lines),
+            (2, 2..4, 2) => self.group::<I, false, 2, 2, 2>(isa, k_block, tile, lines),
+            (2, ..2, 2) => self.group::<I, false, 2, 1, 2>(isa, k_block, tile, lines),
+            (2, 4.., _) => self.group::<I, false, 2, 4, 1>(isa, k_block, tile, lines),
+            (2, 2..4, _) => self.group::<I, false, 2, 2, 1>(isa, k_block, tile, lines),
+            (2, _, _) => self.group::<I, false, 2, 1, 1>(isa, k_block, tile, lines),
+            (_, ..2, 2) => self.group::<I, false, 4, 1, 2>(isa, k_block, tile, lines),
+            (_, 4.., _) => self.group::<I, false, 4, 4, 1>(isa, k_block, tile, lines),
+            (_, 2..4, _) => self.group::<I, false, 4, 2, 1>(isa, k_block, tile, lines),
+            (_, _, _) => self.group::<I, false, 4, 1, 1>(isa, k_block, tile, lines),
+        }
+    }
+
+    /// The same with non-zeros in pairs.
+    #[inline(always)]
+    fn sized_pairs<I: Isa>(
+        &self,
+        isa: I,
+        k_block: usize,
+        tile: usize,
+        left: usize,
+        lines: &mut [f32],
+    ) -> usize {
+        let Blocking { panel_rows, vectors, .. } = self.plan.blocking();
+        match (panel_rows, vectors.min(left)) {
+            (1, 8..) => self.group::<I, true, 1, 8, 1>(isa, k_block, tile, lines),
+            (2, 8..) => self.group::<I, true, 2, 8, 1>(isa, k_block, tile, lines),
+            (1, 4..) => self.group::<I, true, 1, 4, 1>(isa, k_block, tile, lines),
+            (1, 2..4) => self.group::<I, true, 1, 2, 1>(isa, k_block, tile, lines),
+            (1, _) => self.group::<I, true, 1, 1, 1>(isa, k_block, tile, lines),
+            (2, 4..) => self.group::<I, true, 2, 4, 1>(isa, k_block, tile, lines),
+            (2, 2..4) => self.group::<I, true, 2, 2, 1>(isa, k_block, tile, lines),
+            (2, _) => self.group::<I, true, 2, 1, 1>(isa, k_block, tile, lines),
+            (_, 4..) => self.group::<I, true, 4, 4, 1>(isa, k_block, tile, lines),
+            (_, 2..4) => self.group::<I, true, 4, 2, 1>(isa, k_block, tile, lines),
+            (_, _) => self.group::<I, true, 4, 1, 1>(isa, k_block, tile, lines),
         }
     }
 
     /// All panels of this row block and K block on `V` tiles from `tile`; returns V.
     #[inline(always)]
-    fn group<I: Isa, const R: usize, const V: usize, const U: usize>(
+    fn group<I: Isa, const PAIRS: bool, const R: usize, const V: usize, const U: usize>(
         &self,
         isa: I,
         k_block: usize,
@@ -148,11 +204,11 @@ impl Task<'_> {
         let y_tile = self.plan.rows() * LANES;
         // From here on raw pointers: the plan guarantees that columns, rows and counts are in
         // range, and `spmm` has checked the extents of X, Y and the values.
-        let x =
-            gather_tiles::<I, V>(isa, self.x, self.plan.columns(), tile, block.columns(), lines);
-        let x = x.as_ptr();
+        let x = self.gather::<I, PAIRS, V>(isa, tile, block.columns(), lines).as_ptr();
         let mut columns = block.places.as_ptr();
-        let mut values = self.values[block.values.clone()].as_ptr();
+        let words = if PAIRS { 2 } else { 1 };
+        let Range { start, end } = block.values;
+        let mut values = self.values[start / words..end / words].as_ptr();
         let fresh = k_block == 0 && !matches!(self.initial, Initial::Held);
         for panel in 0..block.panels() {
             let rows = &block.rows[panel * R..(panel + 1) * R];
@@ -187,22 +243,22 @@ impl Task<'_> {
                 let mut cursor = Cursor { columns, values, x };
                 match R {
                     1 => {}
-                    2 => cursor.run::<I, R, V, 3>(isa, counts, 0, &mut acc),
+                    2 => cursor.run::<I, PAIRS, R, V, 3>(isa, counts, 0, &mut acc),
                     _ => {
-                        cursor.run::<I, R, V, 15>(isa, counts, 0, &mut acc);
-                        cursor.run::<I, R, V, 7>(isa, counts, 1, &mut acc);
-                        cursor.run::<I, R, V, 11>(isa, counts, 2, &mut acc);
-                        cursor.run::<I, R, V, 13>(isa, counts, 3, &mut acc);
-                        cursor.run::<I, R, V, 14>(isa, counts, 4, &mut acc);
-                        cursor.run::<I, R, V, 3>(isa, counts, 5, &mut acc);
-                        cursor.run::<I, R, V, 12>(isa, counts, 6, &mut acc);
-                        cursor.run::<I, R, V, 5>(isa, counts, 7, &mut acc);
-                        cursor.run::<I, R, V, 10>(isa, counts, 8, &mut acc);
-                        cursor.run::<I, R, V, 9>(isa, counts, 9, &mut acc);
-                        cursor.run::<I, R, V, 6>(isa, counts, 10, &mut acc);
+                        cursor.run::<I, PAIRS, R, V, 15>(isa, counts, 0, &mut acc);
+                        cursor.run::<I, PAIRS, R, V, 7>(isa, counts, 1, &mut acc);
+                        cursor.run::<I, PAIRS, R, V, 11>(isa, counts, 2, &mut acc);
+                        cursor.run::<I, PAIRS, R, V, 13>(isa, counts, 3, &mut acc);
+                        cursor.run::<I, PAIRS, R, V, 14>(isa, counts, 4, &mut acc);
+                        cursor.run::<I, PAIRS, R, V, 3>(isa, counts, 5, &mut acc);
+                        cursor.run::<I, PAIRS, R, V, 12>(isa, counts, 6, &mut acc);
+                        cursor.run::<I, PAIRS, R, V, 5>(isa, counts, 7, &mut acc);
+                        cursor.run::<I, PAIRS, R, V, 10>(isa, counts, 8, &mut acc);
+                        cursor.run::<I, PAIRS, R, V, 9>(isa, counts, 9, &mut acc);
+                        cursor.run::<I, PAIRS, R, V, 6>(isa, counts, 10, &mut acc);
                     }
                 }
-                cursor.run_singles::<I, R, V, U>(isa, counts[row_sets - 1], &mut acc);
+                cursor.run_singles::<I, PAIRS, R, V, U>(isa, counts[row_sets - 1], &mut acc);
                 (columns, values) = (cursor.columns, cursor.values);
                 for (acc, &row) in acc.iter().zip(rows) {
                     if row != NO_ROW {
@@ -215,11 +271,33 @@ impl Task<'_> {
         }
         V
     }
+
+    /// The lines of X's columns in `V` tiles: `[column][tile][LANES]`, in pairs `[column][pair of tiles]`.
+    #[inline(always)]
+    fn gather<'a, I: Isa, const PAIRS: bool, const V: usize>(
+        &'a self,
+        isa: I,
+        tile: usize,
+        columns: Range<usize>,
+        lines: &'a mut [f32],
+    ) -> &'a [f32] {
+        let features = self.plan.columns();
+        if !PAIRS {
+            return gather_lines::<I, V>(isa, self.x, features, tile, columns, lines);
+        }
+        let x = self.x.words();
+        match V {
+            8 => gather_tiles::<I, 4>(isa, x, features, tile / 2, columns, lines),
+            4 => gather_tiles::<I, 2>(isa, x, features, tile / 2, columns, lines),
+            _ => gather_tiles::<I, 1>(isa, x, features, tile / 2, columns, lines),
+        }
+    }
 }
 
 /// Walks the columns and values of one panel.
 struct Cursor {
     columns: *const u16,
+    /// In pairs, a word holds the two non-zeros of a row.
     values: *const f32,
     x: *const f32,
 }
@@ -227,7 +305,7 @@ struct Cursor {
 impl Cursor {
     /// The columns whose non-zeros are in the rows of the bits of `SET`.
     #[inline(always)]
-    unsafe fn run<I: Isa, const R: usize, const V: usize, const SET: usize>(
+    unsafe fn run<I: Isa, const PAIRS: bool, const R: usize, const V: usize, const SET: usize>(
         &mut self,
         isa: I,
         counts: &[u16],
@@ -239,31 +317,67 @@ impl Cursor {
         }
         // SAFETY: the caller vouches for counts, columns, values and X.
         unsafe {
-            for _ in 0..*counts.get_unchecked(which) {
-                let lines = self.x.add(usize::from(*self.columns) * V * LANES);
-                self.columns = self.columns.add(1);
-                let mut x = [isa.splat(0.0); V];
-                for (v, x) in x.iter_mut().enumerate() {
-                    *x = isa.load(lines.add(v * LANES));
-                }
+            let rounds = *counts.get_unchecked(which) / if PAIRS { 2 } else { 1 };
+            for _ in 0..rounds {
+                let x = if PAIRS {
+                    let columns = [*self.columns, *self.columns.add(1)];
+                    self.columns = self.columns.add(2);
+                    self.pair(isa, columns)
+                } else {
+                    let lines = self.x.add(usize::from(*self.columns) * V * LANES);
+                    self.columns = self.columns.add(1);
+                    let mut x = [isa.splat(0.0); V];
+                    for (v, x) in x.iter_mut().enumerate() {
+                        *x = isa.load(lines.add(v * LANES));
+                    }
+                    x
+                };
                 for (row, acc) in acc.iter_mut().enumerate() {
                     if SET >> row & 1 == 1 {
                         let w = isa.splat(*self.values);
                         self.values = self.values.add(1);
                         for (acc, x) in acc.iter_mut().zip(x) {
-                            *acc = isa.fma(w, x, *acc);
+                            *acc = if PAIRS { isa.dot(w, x, *acc) } else { isa.fma(w, x, *acc) };
                         }
                     }
                 }
             }
         }
     }
+
+    /// Two columns of `V` tiles, in pairs.
+    /// # Safety
+    /// X has the columns.
+    #[inline(always)]
+    unsafe fn pair<I: Isa, const V: usize>(&self, isa: I, columns: [u16; 2]) -> [I::V; V] {
+        let pairs = V.div_ceil(2);
+        let line = |column: u16| self.x.wrapping_add(usize::from(column) * pairs * LANES);
+        let (a, b) = (line(columns[0]), line(columns[1]));
+        let mut x = [isa.splat(0.0); V];
+        for pair in 0..pairs {
+            // SAFETY: the caller vouches for the columns, which have so many lines.
+            let (low, high) = unsafe {
+                isa.interleave(isa.load(a.add(pair * LANES)), isa.load(b.add(pair * LANES)))
+            };
+            x[2 * pair] = low;
+            if 2 * pair + 1 < V {
+                x[2 * pair + 1] = high;
+            }
+        }
+        x
+    }
 }
 
 impl Cursor {
-    /// Every round is a group of columns of single rows, in turn; `U` sums of each row take turns.
+    /// Every round is some columns of each single row; `U` sums of each row take turns.
     #[inline(always)]
-    unsafe fn run_singles<I: Isa, const R: usize, const V: usize, const U: usize>(
+    unsafe fn run_singles<
+        I: Isa,
+        const PAIRS: bool,
+        const R: usize,
+        const V: usize,
+        const U: usize,
+    >(
         &mut self,
         isa: I,
         rounds: u16,
@@ -274,18 +388,32 @@ impl Cursor {
         // SAFETY: the caller vouches for rounds, columns, values and X.
         unsafe {
             for _ in 0..rounds {
-                // One load for the columns of a round, for loads are what this loop waits for.
-                let columns = self.columns.cast::<u64>().read_unaligned().to_le();
-                for at in 0..GROUP {
-                    let column = (columns >> (16 * at)) as u16;
-                    let line = self.x.add(usize::from(column) * V * LANES);
-                    let w = isa.splat(*self.values.add(at));
-                    for (v, sum) in sums[at / R % U][at % R].iter_mut().enumerate() {
-                        *sum = isa.fma(w, isa.load(line.add(v * LANES)), *sum);
+                for group in 0..round(R, PAIRS) / GROUP {
+                    // One load for the columns of a group, for loads are what this loop waits for.
+                    let columns = self.columns.cast::<u64>().read_unaligned().to_le();
+                    let column = |at: usize| (columns >> (16 * at)) as u16;
+                    if PAIRS {
+                        for at in 0..GROUP / 2 {
+                            let w = isa.splat(*self.values.add(at));
+                            let x: [I::V; V] = self.pair(isa, [column(2 * at), column(2 * at + 1)]);
+                            let sums = &mut sums[0][(group * GROUP / 2 + at) % R];
+                            for (sum, x) in sums.iter_mut().zip(x) {
+                                *sum = isa.dot(w, x, *sum);
+                            }
+                        }
+                        self.values = self.values.add(GROUP / 2);
+                    } else {
+                        for at in 0..GROUP {
+                            let line = self.x.add(usize::from(column(at)) * V * LANES);
+                            let w = isa.splat(*self.values.add(at));
+                            for (v, sum) in sums[at / R % U][at % R].iter_mut().enumerate() {
+                                *sum = isa.fma(w, isa.load(line.add(v * LANES)), *sum);
+                            }
+                        }
+                        self.values = self.values.add(GROUP);
                     }
+                    self.columns = self.columns.add(GROUP);
                 }
-                self.columns = self.columns.add(GROUP);
-                self.values = self.values.add(GROUP);
             }
         }
         *acc = sums[0];

@@ -1,0 +1,53 @@
+//! Words of 16 bits in lanes of 32: what the vectors of an instruction set do with [16-bit lines](crate::precision),
+//! one word after the other.
+
+use crate::LANES;
+
+/// Words of a tile that lie together in a line.
+const RUN: usize = 4;
+
+/// The words of both tiles of a line.
+#[inline(always)]
+pub(super) fn split(line: [f32; LANES]) -> [[u16; LANES]; 2] {
+    let word = |at: usize| (line[at / 2].to_bits() >> (at % 2 * 16)) as u16;
+    let words = |tile| std::array::from_fn(|i| word(place(tile, i)));
+    [words(0), words(1)]
+}
+
+/// The line of the words of two tiles.
+#[inline(always)]
+pub(super) fn merge(a: [u16; LANES], b: [u16; LANES]) -> [f32; LANES] {
+    let mut words = [0; 2 * LANES];
+    for i in 0..LANES {
+        words[place(0, i)] = a[i];
+        words[place(1, i)] = b[i];
+    }
+    std::array::from_fn(|lane| join(words[2 * lane], words[2 * lane + 1]))
+}
+
+/// Where the word of a tile's lane is in a line.
+#[inline(always)]
+fn place(tile: usize, lane: usize) -> usize {
+    (2 * (lane / RUN) + tile) * RUN + lane % RUN
+}
+
+/// A lane of two words.
+#[inline(always)]
+pub(super) fn join(low: u16, high: u16) -> f32 {
+    f32::from_bits(u32::from(high) << 16 | u32::from(low))
+}
+
+/// One lane of [`Isa::dot`](super::Isa::dot).
+#[inline(always)]
+pub(super) fn dot(a: f32, b: f32, c: f32) -> f32 {
+    let upper = |x: f32| flush(f32::from_bits(x.to_bits() & 0xffff_0000));
+    let lower = |x: f32| flush(f32::from_bits(x.to_bits() << 16));
+    let odd = flush(upper(a).mul_add(upper(b), flush(c)));
+    flush(lower(a).mul_add(lower(b), odd))
+}
+
+/// Zero of the same sign in the place of a subnormal number.
+#[inline(always)]
+fn flush(x: f32) -> f32 {
+    if x.is_subnormal() { 0f32.copysign(x) } else { x }
+}
