@@ -53,6 +53,7 @@ const CASE: OpCase = OpCase {
     parameters: Parameters::default,
     with_op: |_, check| check(&SquaredRelu { features: 7 }),
     reference: |_, x, _| x[0].iter().map(|x| x.max(0.0).powi(2)).collect(),
+    tolerance: mediswift::engine::ops::F32,
 };
 
 fn main() {

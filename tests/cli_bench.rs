@@ -70,6 +70,38 @@ fn plans_are_named_measured_and_kept() {
 }
 
 #[test]
+fn sixteen_bits_are_compared_with_dense_code_of_both_precisions() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let at = folder.path();
+    for precision in ["bf16", "f16"] {
+        let layer =
+            format!("bench layer {QUICK} --shape 40x96 --sparsity 0.5 --precision {precision}");
+        let report = json(&run(at, &format!("--json {layer} --plot {precision}.svg")));
+        assert_eq!(report["precision"], precision);
+        assert_eq!(rows(&report).len(), 4);
+        for row in rows(&report) {
+            let own = format!("own {precision} gemm");
+            assert!(row["dense_kernel"].as_str().expect("a name").contains(&own), "{row}");
+            let f32 = |key: &str| number(&row["f32"][key]);
+            let sparse = number(&row["sparse_seconds"]);
+            assert!((f32("speedup_over_dense") - f32("dense_seconds") / sparse).abs() < 1e-9);
+            assert!((f32("speedup_over_sparse") - f32("sparse_seconds") / sparse).abs() < 1e-9);
+        }
+        let step = rows(&report).last().expect("a step");
+        assert!(step["kernel"].as_str().expect("a name").starts_with(&format!("{precision}:")));
+        let means = report["geometric_means"].as_array().expect("means");
+        assert!(means.iter().all(|mean| number(&mean["speedup_over_f32_sparse"]) > 0.0));
+        let svg = fs::read_to_string(at.join(format!("{precision}.svg"))).expect("the chart");
+        assert!(svg.contains(precision), "the chart does not say {precision}");
+        let text = String::from_utf8(run(at, &layer).stdout).expect("text");
+        assert!(text.contains("÷ f32 sparse"), "{text}");
+    }
+    let report =
+        json(&run(at, &format!("--json bench layer {QUICK} --shape 40x96 --sparsity 0.5")));
+    assert!(rows(&report).iter().all(|row| row["f32"].is_null()));
+}
+
+#[test]
 fn masks_come_from_files() {
     let folder = tempfile::tempdir().expect("temporary folder");
     let at = folder.path();
@@ -262,6 +294,10 @@ fn bad_options_are_one_clear_line() {
         ("--isa avx9", 2, "avx9"),
         ("--isa neon,avx2", 2, "neon,avx2"),
         ("--plan fast", 2, "forward/dx/dw"),
+        ("--precision f64", 2, "choose f32, bf16 or f16"),
+        ("--precision bf16 --plan csr/csr/csr", 2, "is of f32, not of bf16"),
+        ("--plan bf16:dense/dense/dense", 2, "is of bf16, not of f32"),
+        ("--precision bf16 --plan bf16:csr/csr/csr", 2, "'csr' does not multiply bf16"),
         ("--plan csr/csr/panels-r3-v4-u1-k1-m1-p1", 2, "panels-rR-vV"),
         ("--mask pruned", 2, "row-skewed"),
         ("--mask missing.smtx", 1, "missing.smtx: cannot be read"),

@@ -7,6 +7,7 @@
 use std::ops::Range;
 
 use anyhow::anyhow;
+use mediswift_kernels::Precision;
 use plotters::coord::Shift;
 use plotters::coord::ranged1d::{DefaultFormatting, KeyPointHint};
 use plotters::prelude::*;
@@ -20,6 +21,9 @@ use crate::machine::DISTURBED;
 pub struct Speedups {
     cpu: String,
     isa: String,
+    /// Measurements of before there was a choice are of `f32`.
+    #[serde(default)]
+    precision: Precision,
     threads: usize,
     tokens: usize,
     mask: String,
@@ -58,8 +62,9 @@ impl Speedups {
             1 => "1 thread".into(),
             n => format!("{n} threads"),
         };
-        let Self { cpu, isa, tokens, mask, .. } = self;
-        format!("{cpu}, {}, {threads}, {tokens} tokens, {mask} mask", isa.to_uppercase())
+        let Self { cpu, isa, precision, tokens, mask, .. } = self;
+        let isa = isa.to_uppercase();
+        format!("{cpu}, {isa}, {precision}, {threads}, {tokens} tokens, {mask} mask")
     }
 
     /// What to know before one believes it.

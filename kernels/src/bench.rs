@@ -12,7 +12,7 @@ use std::time::Instant;
 use crate::baseline::{Baseline, Matrix};
 use crate::isa::IsaKind;
 use crate::ops::gemm::{Left, Out, gemm_on, transpose_tiles};
-use crate::ops::{Initial, LayerPlan, LinearLayer, Product};
+use crate::ops::{Initial, LayerPlan, LinearLayer, Product, Strategy};
 use crate::probe::{self, Limits};
 use crate::{AlignedBuffer, HalfTiles, LANES, Lines, Precision, SparsePattern};
 
@@ -92,6 +92,8 @@ pub struct Measured {
     pub fallback: bool,
     /// Executed FLOPs of the sparse product.
     pub flops: f64,
+    /// The same in FLOPs of FMAs that take as long at best: half, where pairs are multiplied at once.
+    pub fma_flops: f64,
     /// What it asks of the machine at least; of a step, product by product.
     pub demands: Vec<Demand>,
     /// The same in `f32`, if this is of 16 bits.
@@ -149,9 +151,9 @@ impl Measured {
         Some(self.f32.as_ref()?.sparse.median / self.sparse.median)
     }
 
-    /// Executed FLOPs over the time of the sparse product and the FMA peak.
+    /// Executed FLOPs over the time of the sparse product and the peak of FMAs, or of pairs.
     pub fn fraction_of_peak(&self, limits: &Limits) -> f64 {
-        self.flops / self.sparse.median / limits.fma_peak
+        self.fma_flops / self.sparse.median / limits.fma_peak
     }
 
     /// Speedup that ports and L1, or for one token the memory, would allow.
@@ -321,17 +323,22 @@ impl LayerBench {
         let weights = (pattern.rows() * pattern.columns()) as f64;
         let work = |dense: bool| if dense { weights } else { pattern.nnz() as f64 };
         let flops = 2.0 * self.tokens as f64;
-        let parts: Vec<(Product, String, bool)> = Product::TRAINING
-            .into_iter()
-            .zip(plan.strategies())
-            .map(|(product, strategy)| (product, strategy.to_string(), strategy.is_dense()))
-            .collect();
-        let demands: Vec<Demand> = parts
-            .iter()
-            .map(|part| demand(part.0, pattern.density(), pattern.nnz(), self.tokens))
+        let parts = || Product::TRAINING.into_iter().zip(plan.strategies());
+        // Two multiplications at once take half the FMAs, and half the loads.
+        let halved =
+            |strategy: &Strategy| if strategy.multiplies(Precision::F32) { 1.0 } else { 0.5 };
+        let demands: Vec<Demand> = parts()
+            .map(|(product, strategy)| {
+                let all = demand(product, pattern.density(), pattern.nnz(), self.tokens);
+                let part = halved(strategy);
+                Demand { flops: part * all.flops, l1: part * all.l1, ..all }
+            })
             .collect();
         // Of product `at`, or of the step.
-        let row = |at: Option<usize>, product, kernel, fallback, flops, demands| {
+        let row = |at: Option<usize>, product, kernel, demands| {
+            let of = |(which, _): &(usize, _)| at.is_none_or(|at| at == *which);
+            let strategies = plan.strategies().iter().enumerate().filter(of).map(|(_, s)| s);
+            let executed = |s: &Strategy| flops * work(s.is_dense());
             let (dense, dense_kernel) = best.times(at);
             Measured {
                 rows: pattern.rows(),
@@ -343,8 +350,9 @@ impl LayerBench {
                 sparse: times_of(&sparse, at),
                 kernel,
                 plan: plan.clone(),
-                fallback,
-                flops,
+                fallback: strategies.clone().any(Strategy::is_dense),
+                flops: strategies.clone().map(executed).sum(),
+                fma_flops: strategies.map(|s| halved(s) * executed(s)).sum(),
                 demands,
                 f32: f32.as_ref().map(|(best, sparse)| {
                     let (dense, dense_kernel) = best.times(at);
@@ -352,18 +360,13 @@ impl LayerBench {
                 }),
             }
         };
-        let mut rows: Vec<Measured> = parts
-            .iter()
+        let mut rows: Vec<Measured> = parts()
             .enumerate()
-            .map(|(at, (product, kernel, fallback))| {
-                let executed = flops * work(*fallback);
-                let demands = vec![demands[at]];
-                row(Some(at), product.name(), kernel.clone(), *fallback, executed, demands)
+            .map(|(at, (product, strategy))| {
+                row(Some(at), product.name(), strategy.to_string(), vec![demands[at]])
             })
             .collect();
-        let executed = parts.iter().map(|part| flops * work(part.2)).sum();
-        let fallback = parts.iter().any(|part| part.2);
-        rows.push(row(None, STEP, plan.to_string(), fallback, executed, demands));
+        rows.push(row(None, STEP, plan.to_string(), demands.clone()));
         rows.retain(|row| self.products.contains(&row.product));
         rows
     }
@@ -402,6 +405,7 @@ impl LayerBench {
             plan,
             fallback: false,
             flops: 2.0 * pattern.nnz() as f64,
+            fma_flops: 2.0 * pattern.nnz() as f64,
             demands: vec![Demand { dram: bytes, ..Demand::default() }],
             f32: None,
         }

@@ -11,6 +11,7 @@
 //! | plans | the weights of dense linear layers once more, packed for their input gradients; 26 bytes per non-zero: its column (4); column, origin and packed value in both products (2 × 10), with zeros that pad panels |
 //! | activations | T · (L · (18 d + heads + 4) + 2 d + 2) of the forward pass, and what travels back; counted operator by operator |
 //! | head | the logits of one chunk, and the packed token table V · d |
+//! | rounded | in 16 bits, the operands of one linear layer, 5 d values of 2 bytes per token, in buffers up to twice as large |
 //! | tokens | 12 bytes per token of a step: inputs, targets, weights; 256 bytes per sequence |
 //! | evaluation | the activations of one block, for T tokens |
 //!
@@ -19,6 +20,10 @@
 //! attention one per head. If blocks are recomputed in the backward pass, each keeps only its input
 //! of d, and one at a time has everything else. Of several ranks each holds its share of moments, tokens and the
 //! gradient tree, and everything else whole ([`Memory::of_rank`]).
+//!
+//! In bf16, packed values take 2 bytes, but those of dense layers are packed for both products, and weight gradients
+//! have a plan of their own (30 bytes per non-zero in all). In f16, dense layers and the head's table keep a rounded copy of
+//! 4 bytes more, for their products are those of `f32`.
 //!
 //! Not counted: the program itself, the scratch memory of threads (a few megabytes each), pages of
 //! the data, which the system may drop, and plans that hold dense copies of sparse weights (layers
@@ -33,7 +38,7 @@ use crate::presets::PAPER_VOCABULARY;
 use crate::rehearsal::Rehearsal;
 use mediswift_engine::TokenLayout;
 use mediswift_engine::ops::CHUNK_TILES;
-use mediswift_kernels::LANES;
+use mediswift_kernels::{LANES, Precision};
 use mediswift_ranks::collectives::LARGEST_PART;
 use std::iter::Sum;
 
@@ -41,7 +46,20 @@ use std::iter::Sum;
 const VALUE: u64 = 4;
 
 /// Bytes that a non-zero takes in patterns and plans.
-const PLANS: u64 = 26;
+const fn of_plans(precision: Precision) -> u64 {
+    match precision {
+        Precision::F32 | Precision::F16 => 26,
+        Precision::Bf16 => 30,
+    }
+}
+
+/// Values of `f32` that copies of a dense weight take as much memory as.
+const fn copies(precision: Precision) -> usize {
+    match precision {
+        Precision::F32 | Precision::Bf16 => 1,
+        Precision::F16 => 2,
+    }
+}
 
 /// Bytes of a token, and of what is kept of a sequence besides its tokens.
 const TOKEN: u64 = 12;
@@ -66,6 +84,8 @@ pub struct Memory {
     pub activations: u64,
     /// Logits of one chunk of tokens, and the token table packed for their gradient.
     pub head: u64,
+    /// Operands of a linear layer, rounded to 16 bits.
+    pub rounded: u64,
     /// All sequences of a step.
     pub tokens: u64,
     /// Values on the tape of an evaluation.
@@ -155,19 +175,29 @@ impl Memory {
             weights,
             moments: weights.saturating_mul(2),
             gradients: weights.saturating_mul(levels),
-            plans: (sparse as u64).saturating_mul(PLANS).saturating_add(product(&[4, packed])),
+            plans: (sparse as u64)
+                .saturating_mul(of_plans(train.precision))
+                .saturating_add(product(&[4, packed, copies(train.precision)])),
             activations: values(padded, rehearsal.features(train.recompute)),
             head: chunk
                 .saturating_mul(vocabulary as u64)
-                .saturating_add(product(&[vocabulary, model.d_model]))
-                .saturating_mul(VALUE),
+                .saturating_add(product(&[vocabulary, model.d_model, copies(train.precision)]))
+                .saturating_mul(VALUE)
+                .saturating_add(match train.precision {
+                    Precision::F32 => 0,
+                    _ => chunk.saturating_mul(product(&[2, vocabulary])),
+                }),
+            rounded: match train.precision {
+                Precision::F32 => 0,
+                _ => padded.saturating_mul(product(&[2, 10, model.d_model])),
+            },
             tokens: tokens.saturating_add((train.batch as u64).saturating_mul(SEQUENCE)),
             evaluation: values(evaluated, rehearsal.features_of_inference()),
         }
     }
 
     /// Names and bytes of the parts.
-    pub fn parts(&self) -> [(&'static str, u64); 8] {
+    pub fn parts(&self) -> [(&'static str, u64); 9] {
         [
             ("weights", self.weights),
             ("moments", self.moments),
@@ -175,6 +205,7 @@ impl Memory {
             ("plans", self.plans),
             ("activations", self.activations),
             ("head", self.head),
+            ("rounded", self.rounded),
             ("tokens", self.tokens),
             ("evaluation", self.evaluation),
         ]
@@ -212,6 +243,7 @@ impl Sum for Memory {
             plans: a.plans.saturating_add(b.plans),
             activations: a.activations.saturating_add(b.activations),
             head: a.head.saturating_add(b.head),
+            rounded: a.rounded.saturating_add(b.rounded),
             tokens: a.tokens.saturating_add(b.tokens),
             evaluation: a.evaluation.saturating_add(b.evaluation),
         })
@@ -249,7 +281,7 @@ mod tests {
                 let layers = gpt.layer_sparsity(&config.sparsity);
                 let bytes = |layer: &LayerSparsity| match layer.target {
                     0.0 => VALUE * layer.nnz as u64,
-                    _ => PLANS * layer.nnz as u64,
+                    _ => of_plans(Precision::F32) * layer.nnz as u64,
                 };
                 assert_eq!(memory.plans, layers.iter().map(bytes).sum::<u64>());
                 assert_eq!(memory.moments, 2 * memory.weights);

@@ -540,6 +540,47 @@ mod tests {
     }
 
     #[test]
+    fn gradients_too_large_for_f16_make_no_update_and_lower_the_scale() {
+        let mut config = Config::from_preset("micro").unwrap();
+        (config.model.vocabulary, config.sparsity.sparsity) = (300, 0.5);
+        config.train.precision = mediswift_kernels::Precision::F16;
+        let with = |scale| {
+            let gpt = Gpt::new(&config).unwrap();
+            let optimisation = Optimisation::new(gpt, &config).unwrap();
+            optimisation.with_loss_scale(Some(LossScale { scale, good_steps: 3 }))
+        };
+        // 16 tokens: the largest gradient of a logit is nearly a sixteenth of the scale.
+        let mut optimisation = with(2f64.powi(22));
+        let before = state(&optimisation);
+        for halved in 1..=2 {
+            let done = optimisation.step(&[batch(1)], &mut ()).unwrap();
+            assert!(done.grad_norm.is_nan() && done.loss.mean().is_finite());
+            assert_eq!(state(&optimisation), before);
+            assert_eq!((optimisation.steps(), optimisation.skipped()), (halved, halved));
+            let scale = 2f64.powi(22 - halved as i32);
+            assert_eq!(optimisation.loss_scale(), Some(LossScale { scale, good_steps: 0 }));
+        }
+        optimisation.step(&[batch(1)], &mut ()).unwrap();
+        let good = Some(LossScale { scale: 2f64.powi(20), good_steps: 1 });
+        assert_eq!((optimisation.skipped(), optimisation.loss_scale()), (2, good));
+
+        // The scale is a power of two, so it changes no bit that is not at the edge of f16.
+        let norms = [2f64.powi(14), 2f64.powi(16)]
+            .map(|scale| with(scale).step(&[batch(1)], &mut ()).unwrap().grad_norm);
+        assert!((norms[0] / norms[1] - 1.0).abs() < 1e-5, "{norms:?}");
+
+        // At the floor it is an error, and what was there stays.
+        let mut lost = with(1.0);
+        let (loss, mut gradients) = lost.gradients(1, Ok(&[batch(1)]), &mut ()).unwrap();
+        let id = lost.gpt().parameters().find("ln_final.bias").unwrap();
+        gradients[id][3] = f32::INFINITY;
+        let before = state(&lost);
+        let error = lost.update(loss, gradients).unwrap_err().to_string();
+        assert!(error.contains("the scale of the loss has been lowered to 1"), "{error}");
+        assert_eq!(state(&lost), before);
+    }
+
+    #[test]
     fn a_skipped_step_moves_the_learning_rate_alone() {
         let (mut whole, mut skipping) = (optimisation(), optimisation());
         skipping.step(&[batch(1)], &mut ()).unwrap();

@@ -73,7 +73,7 @@ fn forward(case: &OpCase) {
     let x: Vec<Vec<f64>> = inputs(case).iter().map(|x| doubles(&x.to_rows())).collect();
     let parameters = parameter_doubles(&(case.parameters)());
     let expected = (case.reference)(case.layout, &x, &parameters);
-    assert_close(case.name, &y.to_rows(), &expected, 1e-5);
+    assert_close(case.name, &y.to_rows(), &expected, case.tolerance);
     assert_padding(case.name, &y, f32::is_finite);
 }
 
@@ -98,7 +98,7 @@ fn one_token(case: &OpCase) {
         for position in 0..context {
             let y = step(position, &mut cache);
             let expected = doubles(row(&expected.to_rows(), features, position));
-            assert_close(case.name, &y, &expected, 1e-5);
+            assert_close(case.name, &y, &expected, case.tolerance);
             after = y;
         }
         // A pass over all but the last token leaves the same.
@@ -130,12 +130,12 @@ fn gradients(case: &OpCase) {
     .into_iter();
     for (dx, expected) in dx.iter().zip(&mut expected) {
         let what = format!("{}: gradient of an input", case.name);
-        assert_close(&what, &dx.to_rows(), &expected, 1e-4);
+        assert_close(&what, &dx.to_rows(), &expected, 10.0 * case.tolerance);
         assert_padding(&what, dx, |x| x == 0.0);
     }
     for ((_, gradient), expected) in gradients.iter().zip(expected) {
         let what = format!("{}: gradient of '{}'", case.name, gradient.name);
-        assert_close(&what, gradient.values, &expected, 1e-4);
+        assert_close(&what, gradient.values, &expected, 10.0 * case.tolerance);
     }
 }
 
@@ -144,7 +144,7 @@ fn accumulation(case: &OpCase) {
     let (fresh, added) = (Passes::of(case, None), Passes::of(case, Some(1.0)));
     let check = |fresh: &[f32], added: &[f32]| {
         let expected: Vec<f64> = fresh.iter().map(|&x| f64::from(x) + 1.0).collect();
-        assert_close(case.name, added, &expected, 1e-5);
+        assert_close(case.name, added, &expected, case.tolerance);
     };
     for (fresh, added) in fresh.dx.iter().zip(&added.dx) {
         check(fresh.data(), added.data());

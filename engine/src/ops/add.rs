@@ -5,8 +5,8 @@
 //! backward  da = dy,  db = dy         no arithmetic
 //! ```
 
-use super::OpCase;
 use super::lines::{BLOCK, lines, lines_mut, load, put, store};
+use super::{F32, OpCase};
 use crate::{Backward, Cost, OneToken, Op, Parameters, Tiles, TokenLayout};
 use mediswift_kernels::isa::{Isa, Kernel, dispatch};
 use rayon::prelude::*;
@@ -92,4 +92,5 @@ pub const CASE: OpCase = OpCase {
     parameters: Parameters::default,
     with_op: |_, check| check(&Add { features: 7 }),
     reference: |_, x, _| x[0].iter().zip(&x[1]).map(|(a, b)| a + b).collect(),
+    tolerance: F32,
 };

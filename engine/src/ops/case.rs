@@ -26,7 +26,19 @@ pub struct OpCase {
     pub with_op: WithOp,
     /// Its output, as rows.
     pub reference: Reference<Vec<f64>>,
+    /// How far its output may be from that, relative to the largest; gradients may be ten times as far:
+    /// [`F32`], or what the rounding of its operands asks for.
+    pub tolerance: f64,
 }
+
+/// The tolerance of operators whose operands are `f32`.
+pub const F32: f64 = 1e-5;
+
+/// The tolerance of operators whose operands are rounded to bf16, eight bits of significand.
+pub const BF16: f64 = 5e-3;
+
+/// The tolerance of operators whose operands are rounded to f16, eleven bits of significand.
+pub const F16: f64 = 6e-4;
 
 /// One loss on one small batch.
 pub struct LossCase {
@@ -44,4 +56,6 @@ pub struct LossCase {
     pub with_loss: WithLoss,
     /// Σ weight · loss of the hidden states, its one input.
     pub reference: Reference<f64>,
+    /// As for [`OpCase`].
+    pub tolerance: f64,
 }

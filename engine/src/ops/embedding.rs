@@ -12,8 +12,8 @@
 //! features: each task walks all tokens in order and owns sixteen columns of all tables, so rows met
 //! twice need no atomics.
 
-use super::OpCase;
 use super::lines::{add_part, lines, lines_mut, load, load_part, store};
+use super::{F32, OpCase};
 use crate::gradcheck::numbers;
 use crate::{Backward, Cost, OneToken, Op, ParamId, Parameters, Shape, Tiles, TokenLayout};
 use mediswift_kernels::LANES;
@@ -226,6 +226,7 @@ pub const CASE: OpCase = OpCase {
         check(&Embedding { tokens, positions, prompt: None, ids: &IDS, features: 21 });
     },
     reference,
+    tolerance: F32,
 };
 
 /// The same ids with a vocabulary of 3: 3 and 4 are virtual.

@@ -5,8 +5,8 @@
 //! dY are rounded on their way in, and X once more on the way back, which takes less than keeping it.
 //! Cost per token, with nnz stored weights: 2·nnz + out forward, 4·nnz + out backward.
 
-use super::OpCase;
 use super::lines::{lines, load};
+use super::{BF16, F16, F32, OpCase, WithOp};
 use crate::gradcheck::numbers;
 use crate::{Backward, Cost, OneToken, Op, ParamId, Parameters, Shape, Tiles, TokenLayout};
 use mediswift_kernels::isa::{Isa, IsaKind, Kernel, dispatch};
@@ -151,44 +151,87 @@ fn isa() -> IsaKind {
     IsaKind::active().unwrap_or_else(|error| panic!("{error}"))
 }
 
-/// Test case of a dense weight.
-pub const DENSE_CASE: OpCase = OpCase {
-    name: "dense linear",
-    layout: LAYOUT,
-    input_features: &[INPUTS],
-    parameters: || parameters(Shape::Matrix(OUTPUTS, INPUTS)),
-    with_op: |parameters, then| {
-        check(LinearLayer::dense(isa(), Precision::F32, OUTPUTS, INPUTS), parameters, then);
-    },
-    reference: |_, x, parameters| affine(&parameters[0], &parameters[1], &x[0]),
-};
+/// The test case of a dense weight.
+const fn dense_case(name: &'static str, with_op: WithOp, tolerance: f64) -> OpCase {
+    OpCase {
+        name,
+        layout: LAYOUT,
+        input_features: &[INPUTS],
+        parameters: || parameters(Shape::Matrix(OUTPUTS, INPUTS)),
+        with_op,
+        reference: |_, x, parameters| affine(&parameters[0], &parameters[1], &x[0]),
+        tolerance,
+    }
+}
+
+fn dense(precision: Precision, parameters: &Parameters, then: &mut dyn FnMut(&dyn Op)) {
+    check(LinearLayer::dense(isa(), precision, OUTPUTS, INPUTS), parameters, then);
+}
+
+/// A dense weight.
+pub const DENSE_CASE: OpCase =
+    dense_case("dense linear", |parameters, then| dense(Precision::F32, parameters, then), F32);
+
+/// A dense weight multiplied in bf16.
+pub const DENSE_BF16_CASE: OpCase = dense_case(
+    "dense linear of bf16",
+    |parameters, then| dense(Precision::Bf16, parameters, then),
+    BF16,
+);
+
+/// A dense weight multiplied in f16.
+pub const DENSE_F16_CASE: OpCase = dense_case(
+    "dense linear of f16",
+    |parameters, then| dense(Precision::F16, parameters, then),
+    F16,
+);
 
 /// The pattern of the sparse test case.
 fn pattern() -> Arc<SparsePattern> {
     Arc::new(mask::uniform_random(OUTPUTS, INPUTS, 0.6, 1).expect("a small matrix"))
 }
 
-/// Test case of a sparse weight.
-pub const SPARSE_CASE: OpCase = OpCase {
-    name: "sparse linear",
-    parameters: || parameters(Shape::Sparse(pattern())),
-    with_op: |parameters, then| {
-        let plan = LayerPlan::of(Precision::F32, pattern().density(), isa());
-        check(LinearLayer::sparse(isa(), pattern(), plan), parameters, then);
-    },
-    reference: |_, x, parameters| {
-        let pattern = pattern();
-        let mut w = vec![0.0; OUTPUTS * INPUTS];
-        let mut values = parameters[0].iter();
-        for (row, w) in w.chunks_exact_mut(INPUTS).enumerate() {
-            for (&column, value) in pattern.row(row).iter().zip(values.by_ref()) {
-                w[column as usize] = *value;
+/// The test case of a sparse weight.
+const fn sparse_case(name: &'static str, with_op: WithOp, tolerance: f64) -> OpCase {
+    OpCase {
+        parameters: || parameters(Shape::Sparse(pattern())),
+        reference: |_, x, parameters| {
+            let pattern = pattern();
+            let mut w = vec![0.0; OUTPUTS * INPUTS];
+            let mut values = parameters[0].iter();
+            for (row, w) in w.chunks_exact_mut(INPUTS).enumerate() {
+                for (&column, value) in pattern.row(row).iter().zip(values.by_ref()) {
+                    w[column as usize] = *value;
+                }
             }
-        }
-        affine(&w, &parameters[1], &x[0])
-    },
-    ..DENSE_CASE
-};
+            affine(&w, &parameters[1], &x[0])
+        },
+        ..dense_case(name, with_op, tolerance)
+    }
+}
+
+fn sparse(precision: Precision, parameters: &Parameters, then: &mut dyn FnMut(&dyn Op)) {
+    let plan = LayerPlan::of(precision, pattern().density(), isa());
+    check(LinearLayer::sparse(isa(), pattern(), plan), parameters, then);
+}
+
+/// A sparse weight.
+pub const SPARSE_CASE: OpCase =
+    sparse_case("sparse linear", |parameters, then| sparse(Precision::F32, parameters, then), F32);
+
+/// A sparse weight multiplied in bf16.
+pub const SPARSE_BF16_CASE: OpCase = sparse_case(
+    "sparse linear of bf16",
+    |parameters, then| sparse(Precision::Bf16, parameters, then),
+    BF16,
+);
+
+/// A sparse weight multiplied in f16.
+pub const SPARSE_F16_CASE: OpCase = sparse_case(
+    "sparse linear of f16",
+    |parameters, then| sparse(Precision::F16, parameters, then),
+    F16,
+);
 
 /// W x + b of every row of `x`, by the definition.
 fn affine(w: &[f64], b: &[f64], x: &[f64]) -> Vec<f64> {

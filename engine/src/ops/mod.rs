@@ -23,7 +23,7 @@ mod lines;
 
 pub use add::Add;
 pub use attention::CausalAttention;
-pub use case::{LossCase, OpCase, Reference, WithLoss, WithOp};
+pub use case::{BF16, F16, F32, LossCase, OpCase, Reference, WithLoss, WithOp};
 pub use cross_entropy::{CHUNK_TILES, CrossEntropy, Prediction};
 pub use embedding::Embedding;
 pub use gelu::Gelu;
@@ -36,6 +36,10 @@ pub const OPS: &[OpCase] = &[
     embedding::PROMPT_CASE,
     linear::DENSE_CASE,
     linear::SPARSE_CASE,
+    linear::DENSE_BF16_CASE,
+    linear::SPARSE_BF16_CASE,
+    linear::DENSE_F16_CASE,
+    linear::SPARSE_F16_CASE,
     layer_norm::CASE,
     attention::CASE,
     attention::LONG_CASE,
@@ -49,4 +53,6 @@ pub const LOSSES: &[LossCase] = &[
     cross_entropy::FEW_TOKENS_CASE,
     cross_entropy::WHOLE_LINES_CASE,
     cross_entropy::BLOCKS_CASE,
+    cross_entropy::BF16_CASE,
+    cross_entropy::F16_CASE,
 ];

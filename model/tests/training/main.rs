@@ -1,5 +1,6 @@
 //! Whole runs: invariance, interruption, and what they refuse.
 
+mod precision;
 mod ranks;
 #[path = "../support/mod.rs"]
 mod support;

@@ -27,7 +27,7 @@ fn of_eight(sparsity: f64) -> Config {
 }
 
 /// Trains a new run or takes one up, as one of several ranks.
-fn join(
+pub(super) fn join(
     ranks: &Arc<dyn Ranks>,
     config: &Config,
     data: &Arc<Dataset>,

@@ -35,8 +35,8 @@ mod one_token;
 use self::backward::Gradient;
 use self::forward::Forward;
 use self::head::{BLOCK, Head, SQUARE};
-use super::OpCase;
 use super::lines::lines_mut;
+use super::{F32, OpCase};
 use crate::{Backward, Cost, OneToken, Op, Parameters, Tiles, TokenLayout};
 use mediswift_kernels::isa::dispatch;
 use mediswift_kernels::parallel::{Part, for_each_part};
@@ -214,6 +214,7 @@ pub const CASE: OpCase = OpCase {
     parameters: Parameters::default,
     with_op: |_, check| check(&CausalAttention { heads: 2, features: 14 }),
     reference: |layout, x, _| naive(layout, &x[0], 2, 14),
+    tolerance: F32,
 };
 
 /// Test case with several blocks of queries and keys.
@@ -224,4 +225,5 @@ pub const LONG_CASE: OpCase = OpCase {
     parameters: Parameters::default,
     with_op: |_, check| check(&CausalAttention { heads: 1, features: 3 }),
     reference: |layout, x, _| naive(layout, &x[0], 1, 3),
+    tolerance: F32,
 };

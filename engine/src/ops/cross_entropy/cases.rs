@@ -1,36 +1,53 @@
 //! Test cases of the loss.
 
-use super::super::LossCase;
+use super::super::{BF16, F16, F32, LossCase};
 use super::head::CrossEntropy;
 use crate::gradcheck::numbers;
 use crate::{Parameters, Shape, TokenLayout};
+use mediswift_kernels::isa::IsaKind;
+use mediswift_kernels::{LinearLayer, Precision};
 
 /// More tiles than a chunk holds.
 pub const CASE: LossCase =
-    case::<23, 5, 171, 1>("cross-entropy", TokenLayout { sequences: 9, context: 19 });
+    case::<23, 5, 171, 1, 0>("cross-entropy", TokenLayout { sequences: 9, context: 19 });
 
 /// Features that fill whole lines.
-pub const WHOLE_LINES_CASE: LossCase = case::<23, 16, 19, 1>(
+pub const WHOLE_LINES_CASE: LossCase = case::<23, 16, 19, 1, 0>(
     "cross-entropy of whole lines",
     TokenLayout { sequences: 1, context: 19 },
 );
 
 /// A vocabulary of several blocks.
-pub const BLOCKS_CASE: LossCase = case::<1030, 1, 6, 1>(
+pub const BLOCKS_CASE: LossCase = case::<1030, 1, 6, 1, 0>(
     "cross-entropy of several blocks of words",
     TokenLayout { sequences: 2, context: 3 },
 );
 
 /// A loss on some tokens far from each other.
-pub const FEW_TOKENS_CASE: LossCase = case::<23, 5, 171, 50>(
+pub const FEW_TOKENS_CASE: LossCase = case::<23, 5, 171, 50, 0>(
     "cross-entropy of few tokens",
     TokenLayout { sequences: 9, context: 19 },
 );
 
+/// A head of bf16.
+pub const BF16_CASE: LossCase =
+    case::<23, 5, 171, 50, 1>("cross-entropy of bf16", TokenLayout { sequences: 9, context: 19 });
+
+/// A head of f16.
+pub const F16_CASE: LossCase =
+    case::<23, 16, 19, 1, 2>("cross-entropy of f16", TokenLayout { sequences: 1, context: 19 });
+
 const CASE_SCALE: f32 = 0.25;
 
-/// A test case with V words, D features and N tokens, of which a fifth of every EVERY has weight.
-const fn case<const V: usize, const D: usize, const N: usize, const EVERY: usize>(
+/// A test case with V words, D features and N tokens, of which a fifth of every EVERY has weight, in a
+/// precision of [`Precision::ALL`].
+const fn case<
+    const V: usize,
+    const D: usize,
+    const N: usize,
+    const EVERY: usize,
+    const PRECISION: usize,
+>(
     name: &'static str,
     layout: TokenLayout,
 ) -> LossCase {
@@ -43,9 +60,14 @@ const fn case<const V: usize, const D: usize, const N: usize, const EVERY: usize
             Parameters::from_tensors([("tokens", Shape::Matrix(V, D), numbers(V * D, 1))])
         },
         with_loss: |parameters, check| {
+            let weight = parameters.find("tokens").expect("a parameter of this case");
+            let precision = Precision::ALL[PRECISION];
+            let isa = IsaKind::active().unwrap_or_else(|error| panic!("{error}"));
+            let mut layer = LinearLayer::dense(isa, precision, V, D);
+            layer.refresh(&parameters[weight]);
             check(&CrossEntropy {
-                weight: parameters.find("tokens").expect("a parameter of this case"),
-                half: None,
+                weight,
+                half: (precision != Precision::F32).then_some(&layer),
                 vocabulary: V,
                 features: D,
                 targets: &std::array::from_fn::<u32, N, _>(case_target::<V>),
@@ -63,6 +85,7 @@ const fn case<const V: usize, const D: usize, const N: usize, const EVERY: usize
             });
             losses.sum()
         },
+        tolerance: [F32, BF16, F16][PRECISION],
     }
 }
 

@@ -27,7 +27,7 @@ mod loss;
 mod predict;
 mod softmax;
 
-pub use self::cases::{BLOCKS_CASE, CASE, FEW_TOKENS_CASE, WHOLE_LINES_CASE};
+pub use self::cases::{BF16_CASE, BLOCKS_CASE, CASE, F16_CASE, FEW_TOKENS_CASE, WHOLE_LINES_CASE};
 pub use self::head::{CHUNK_TILES, CrossEntropy};
 pub use self::predict::Prediction;
 
