@@ -272,4 +272,48 @@ mod tests {
             assert!(reason.contains("job.rs") && reason.contains("it is broken"), "{reason}");
         }
     }
+
+    /// What each process of the test below runs: ranks talk without end, by a thread of their own as during a
+    /// backward pass, until one of them panics.
+    #[test]
+    #[ignore = "one of several processes, which the next test starts"]
+    fn one_of_several() {
+        let launch = Launch::detect(|name| std::env::var(name).ok());
+        let wishes = Wishes { rank_timeout: 100, lowest_isa: false };
+        let job = Job::find(launch, wishes, true).expect("the others");
+        let ranks = &*job.ranks;
+        if ranks.count() == 1 {
+            return;
+        }
+        std::thread::scope(|scope| {
+            scope.spawn(|| while gather(ranks, &[0; 1 << 16]).is_ok() {});
+            std::thread::sleep(Duration::from_millis(500));
+            assert_ne!(ranks.rank(), 1, "it is broken");
+        });
+    }
+
+    #[cfg(feature = "mpi")]
+    #[test]
+    fn a_process_that_panics_ends_the_job_with_its_rank_its_host_and_why() {
+        use std::process::{Command, Stdio};
+        use std::time::Instant;
+
+        if Command::new("mpirun").arg("--version").output().is_err() {
+            println!("skipped: there is no mpirun on the path");
+            return;
+        }
+        let begun = Instant::now();
+        let mut command = Command::new("mpirun");
+        command.args(["--allow-run-as-root", "--oversubscribe", "--bind-to", "none", "-n", "3"]);
+        command.arg(std::env::current_exe().expect("this program"));
+        command.args(["--exact", "job::tests::one_of_several", "--ignored", "--nocapture"]);
+        let output = command.stdin(Stdio::null()).output().expect("mpirun starts");
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success(), "{stderr}");
+        let says = format!("rank 1 of 3 on {} ends the job: panicked at ", crate::machine::host());
+        let line = stderr.lines().find(|line| line.contains(&says));
+        assert!(line.is_some_and(|line| line.contains("it is broken")), "{stderr}");
+        // At once, and not when the others have waited for long enough.
+        assert!(begun.elapsed() < Duration::from_secs(60), "{:?}", begun.elapsed());
+    }
 }

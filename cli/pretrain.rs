@@ -15,7 +15,7 @@ use mediswift_model::pretrain::pretrain;
 use mediswift_model::run::{StepMetrics, TrainingReport};
 use mediswift_model::session::Session;
 use mediswift_model::watch::{Pace, Progress, Watch};
-use mediswift_model::{Config, Error, plans, run};
+use mediswift_model::{Config, Error, Reduce, plans, run};
 use serde_json::json;
 
 use crate::job::Job;
@@ -32,7 +32,8 @@ use crate::{output, progress, trained};
 /// (exit codes 130, 143, 138), and --resume goes on as if nothing had happened. A second SIGINT
 /// quits at once; the last checkpoint stays whole. A finished run that is resumed with a larger
 /// train.steps goes on, with the learning rates that a run of so many steps has there. Started by
-/// mpirun or srun, its ranks train together, with the same results as one process.
+/// mpirun or srun, its ranks train together, with the same results as one process unless --reduce fast
+/// is given.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   mediswift pretrain --preset tiny --sparsity 0.75 --data dataset --out run
@@ -40,6 +41,7 @@ use crate::{output, progress, trained};
   mediswift pretrain --resume --data dataset --out run
   mediswift pretrain --resume --data dataset --out run --set train.steps=4000
   mpirun -n 4 mediswift pretrain --preset base --data dataset --out run
+  mpirun -n 4 mediswift pretrain --preset base --data dataset --out run --reduce fast
   mediswift pretrain --preset small --sparsity 0.5 --print-config > run.toml")]
 pub struct Pretrain {
     #[arg(
@@ -92,6 +94,12 @@ pub struct Pretrain {
     #[arg(long, value_name = "N")]
     log_every: Option<usize>,
 
+    /// How ranks add up gradients: exact, after the backward pass, to the same bits for any number of
+    /// ranks; or fast, during the last backward pass, to the same bits for the same number of ranks
+    #[arg(long, value_name = "MODE", default_value = "exact", value_parser = verb::reduce,
+          help_heading = "On a cluster")]
+    reduce: Reduce,
+
     /// Print all settings as TOML, each with what it means, and train nothing
     #[arg(long)]
     print_config: bool,
@@ -106,7 +114,7 @@ impl Verb for Pretrain {
         };
         let dataset = Arc::new(job.agree(Dataset::open(data).map_err(Into::into))?);
         if !self.anyway {
-            job.agree(has_room(&config, &dataset, job))?;
+            job.agree(has_room(&config, &dataset, job, self.reduce))?;
         }
         let signals = job.agree(StopSignal::watch())?;
         let bar = progress::training(config.train.steps as u64);
@@ -114,11 +122,15 @@ impl Verb for Pretrain {
         let mut watcher = Watcher::new(bar.clone(), log_every, &signals)?;
         let ranks = Arc::clone(context.ranks());
         let session = if self.resume {
-            Session::resume_among(ranks, config, dataset, out, trained::newest(self.strict))
+            let choice = trained::newest(self.strict);
+            Session::resume_among(ranks, self.reduce, config, dataset, out, choice)
         } else {
-            Session::start_among(ranks, config, dataset, out)
+            Session::start_among(ranks, self.reduce, config, dataset, out)
         };
         let mut session = session.map_err(|error| job.shared(error))?;
+        if job.ranks.count() > 1 {
+            output::note(sums(self.reduce));
+        }
         let ended = pretrain(&mut session, &mut watcher);
         bar.finish_and_clear();
         match ended {
@@ -137,13 +149,21 @@ impl Verb for Pretrain {
 }
 
 /// Checks that this machine has memory for all of its ranks.
-fn has_room(config: &Config, dataset: &Dataset, job: &Job) -> anyhow::Result<()> {
+fn has_room(config: &Config, dataset: &Dataset, job: &Job, reduce: Reduce) -> anyhow::Result<()> {
     let mut config = config.clone();
     if config.model.vocabulary == 0 {
         config.model.vocabulary = dataset.vocab_size();
     }
     let each = machine::free_memory().map(|free| free / job.ranks_here() as u64);
-    Ok(Memory::of_rank(&config, job.ranks.count()).require("training", each)?)
+    Ok(Memory::of_rank(&config, job.ranks.count(), reduce).require("training", each)?)
+}
+
+/// What holds of the sums of several ranks.
+fn sums(reduce: Reduce) -> &'static str {
+    match reduce {
+        Reduce::Exact => "gradients: --reduce exact, the same bits for any number of ranks",
+        Reduce::Fast => "gradients: --reduce fast, the same bits for this number of ranks alone",
+    }
 }
 
 impl Pretrain {

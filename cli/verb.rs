@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use mediswift_model::Reduce;
 use mediswift_model::named::Named;
 use mediswift_model::presets::Preset;
 use mediswift_ranks::Ranks;
@@ -89,6 +90,12 @@ pub fn refuse_to_overwrite(path: &Path, force: bool) -> anyhow::Result<()> {
 /// What `--preset` says.
 pub fn preset_help() -> String {
     format!("Start from the settings of a model size: {}", <&Preset>::names())
+}
+
+/// The value of `--reduce`.
+pub fn reduce(text: &str) -> Result<Reduce, String> {
+    let found = Reduce::all().find(|one| one.name() == text);
+    found.ok_or_else(|| format!("it is {}", Reduce::names()))
 }
 
 /// The value of `--threads`.

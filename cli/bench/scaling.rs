@@ -5,11 +5,12 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use mediswift_files::{self as files, LARGE};
 use mediswift_kernels::isa::IsaKind;
-use mediswift_model::Config;
 use mediswift_model::config::Base;
 use mediswift_model::memory::Memory;
+use mediswift_model::named::Named;
 use mediswift_model::presets::PAPER_VOCABULARY;
 use mediswift_model::scaling::{Computing, Prediction, Work, measured_models, steps_to_measure};
+use mediswift_model::{Config, Reduce};
 use mediswift_ranks::link::Link;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -18,16 +19,16 @@ use crate::chart::Files;
 use crate::chart::scaling::{Curve, Scaling as Picture};
 use crate::machine::{self, DISTURBED, Load, Machine};
 use crate::progress;
-use crate::verb::{Context, Exit, Outcome, Verb};
+use crate::verb::{self, Context, Exit, Outcome, Verb};
 
 /// Predict training steps on many machines: time, efficiency, tokens per second
 ///
 /// Computing is measured on this machine, with all threads, on models of one and three layers, whose
 /// difference is what every further layer adds; --from and --step-seconds take it from elsewhere.
 /// Everything else is computed: bytes of the model's own layout, moments and update shared by all machines,
-/// links by the α–β model, which `bench comm` measures. Nothing is computed while something is sent. A step
-/// has the preset's batch, whose micro-batches are summed in a tree with a leaf for every machine;
-/// efficiency is against one machine, and 1 would be perfect.
+/// links by the α–β model, which `bench comm` measures. Nothing is computed while something is sent, but for what
+/// --reduce fast sends during the last backward pass. A step has the preset's batch, whose micro-batches are
+/// summed in a tree with a leaf for every machine; efficiency is against one machine, and 1 would be perfect.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   mediswift bench scaling --plot scaling.svg
@@ -72,6 +73,10 @@ pub struct Scaling {
     /// for every machine]
     #[arg(long, value_name = "L", value_parser = clap::value_parser!(u32).range(1..=65_536))]
     leaves: Option<u32>,
+
+    /// How machines add up gradients, as pretrain's option of that name: exact or fast
+    #[arg(long, value_name = "MODE", default_value = "exact", value_parser = verb::reduce)]
+    reduce: Reduce,
 
     /// Change one setting of all models, as in train.batch=1024; may be repeated
     #[arg(long, value_name = "KEY=VALUE")]
@@ -276,7 +281,7 @@ impl Scaling {
             packing: machine.packing_seconds / self.faster,
             sum: machine.sum_seconds / self.faster,
         };
-        let work = Work::new(config);
+        let work = Work::new(config, self.reduce);
         let on = |gbit: &f64| {
             let link = Link::new(*gbit, 1e-6 * self.alpha);
             let nodes = self.nodes.iter();
@@ -320,8 +325,13 @@ impl Scaling {
             );
         }
         text += &format!(
-            "\nall that follows is computed: α {} µs, nothing overlaps; step in seconds, efficiency, tokens per second\n",
-            self.alpha
+            "\nall that follows is computed: --reduce {}, α {} µs, {}; step in seconds, efficiency, tokens per second\n",
+            self.reduce.name(),
+            self.alpha,
+            match self.reduce {
+                Reduce::Exact => "nothing overlaps",
+                Reduce::Fast => "gradients travel during the last backward pass",
+            }
         );
         let mut rows: Vec<Value> = Vec::new();
         for models in predicted.chunk_by(|a, b| a.preset == b.preset) {
@@ -334,6 +344,7 @@ impl Scaling {
             "source": measured,
             "faster": self.faster,
             "alpha_seconds": 1e-6 * self.alpha,
+            "reduce": self.reduce,
             "computing": computing,
             "load": others,
             "rows": rows,
@@ -429,7 +440,11 @@ impl Scaling {
         let first = predicted.first().map(Predicted::sparsity_name).unwrap_or_default();
         let last = predicted.last().map(Predicted::sparsity_name).unwrap_or_default();
         Picture {
-            subtitle: format!("one machine {source}; all else computed, α {} µs", self.alpha),
+            subtitle: format!(
+                "one machine {source}; all else computed, --reduce {}, α {} µs",
+                self.reduce.name(),
+                self.alpha
+            ),
             dashed: first,
             solid: last,
             gbit: self.gbit.clone(),

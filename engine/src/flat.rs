@@ -4,15 +4,17 @@
 //! on whole stores, and know of tensors only through the layout:
 //!
 //! * **shards**: [`Layout::shards`] cuts the buffer into ranges, whatever tensors lie there; a store may
-//!   hold one of them alone ([`Flat::shard`]). [`Flat::range`] reads a range, [`Flat::whole_mut`] lets
+//!   hold some of them alone ([`Flat::shard`]). [`Flat::range`] reads a range, [`Flat::whole_mut`] lets
 //!   ranks send each other theirs, and [`Layout::pieces`] says which tensors, and so which rules of an
-//!   optimiser, a range falls into;
+//!   optimiser, a range falls into. A store may be all there but in several ranges ([`Layout::buckets`]), to
+//!   hand them over one by one ([`Flat::take_last`]);
 //! * **remapping**: [`Flat::remapped`] carries values over to another layout by name, row and column:
 //!   masks that move, fall or are made. What was not there before is 0.
 
 use crate::{Layout, ParamId, Shape};
 use bytemuck::Pod;
 use mediswift_kernels::AlignedBuffer;
+use std::collections::HashMap;
 use std::ops::{Deref, Index, IndexMut, Range};
 use std::sync::Arc;
 
@@ -20,8 +22,14 @@ use std::sync::Arc;
 #[derive(Clone, Debug)]
 pub struct Flat<E: Pod = f32> {
     layout: Arc<Layout>,
-    /// The elements that are held: all, unless this is a shard.
-    held: Range<usize>,
+    /// What is held, in order: all in one, unless this is a shard or was cut.
+    parts: Vec<Part<E>>,
+}
+
+/// A range of the layout, and its elements.
+#[derive(Clone, Debug)]
+struct Part<E: Pod> {
+    range: Range<usize>,
     data: AlignedBuffer<E>,
 }
 
@@ -51,23 +59,44 @@ impl<E: Pod> Default for Flat<E> {
 impl<E: Pod> Flat<E> {
     /// Zeros.
     pub fn zeros(layout: &Arc<Layout>) -> Self {
-        Self::shard(layout, 0..layout.len())
+        Self::shard(layout, std::slice::from_ref(&(0..layout.len())))
     }
 
-    /// Zeros for the elements of a range of the buffer. Unless that is all of it, only methods that take
-    /// ranges are of use.
+    /// Zeros for the elements of some ranges of the buffer. Where they cut a tensor or leave one out, only methods
+    /// that take ranges are of use.
     /// # Panics
-    /// If the range ends beyond the layout.
+    /// If the ranges are not in order, or end beyond the layout.
     #[track_caller]
-    pub fn shard(layout: &Arc<Layout>, range: Range<usize>) -> Self {
-        assert!(range.end <= layout.len(), "the range ends beyond the layout");
-        let data = AlignedBuffer::zeros(range.len());
-        Self { layout: Arc::clone(layout), held: range, data }
+    pub fn shard(layout: &Arc<Layout>, ranges: &[Range<usize>]) -> Self {
+        assert!(ranges.is_sorted_by(|a, b| a.end <= b.start), "the ranges are not in order");
+        let end = ranges.last().map_or(0, |range| range.end);
+        assert!(end <= layout.len(), "the ranges end beyond the layout");
+        let part = |range: &Range<usize>| Part {
+            range: range.clone(),
+            data: AlignedBuffer::zeros(range.len()),
+        };
+        Self { layout: Arc::clone(layout), parts: ranges.iter().map(part).collect() }
     }
 
-    /// The range of the layout whose elements are held.
-    pub fn held(&self) -> Range<usize> {
-        self.held.clone()
+    /// The ranges of the layout whose elements are held, in order.
+    pub fn held(&self) -> Vec<Range<usize>> {
+        self.parts.iter().map(|part| part.range.clone()).collect()
+    }
+
+    /// Takes the last of the ranges that are held off, if it starts there or later.
+    pub fn take_last(&mut self, from: usize) -> Option<Self> {
+        let last = self.parts.pop_if(|part| part.range.start >= from)?;
+        Some(Self { layout: Arc::clone(&self.layout), parts: vec![last] })
+    }
+
+    /// Puts back what was taken off last.
+    /// # Panics
+    /// If that does not follow what is held.
+    #[track_caller]
+    pub fn put_back(&mut self, last: Self) {
+        self.parts.extend(last.parts);
+        let is_sorted = self.parts.is_sorted_by(|a, b| a.range.end <= b.range.start);
+        assert!(is_sorted && self.layout == last.layout, "the part does not follow");
     }
 
     /// Tensors of a new layout, in their order; each is dropped as soon as it is copied.
@@ -103,18 +132,25 @@ impl<E: Pod> Flat<E> {
     }
 
     /// The values of every tensor, to change.
-    pub fn iter_mut(&mut self) -> impl ExactSizeIterator<Item = (ParamId, &mut [E])> {
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = (ParamId, &mut [E])> {
         self.split().map(|(id, _, values)| (id, values))
     }
 
-    fn split(&mut self) -> impl ExactSizeIterator<Item = (ParamId, &str, &mut [E])> {
-        let all = self.within(0..self.layout.len());
-        let (mut rest, mut done) = (&mut self.data[all], 0);
-        self.layout.iter().map(move |(id, place)| {
-            let tail = std::mem::take(&mut rest);
-            let (values, tail) = tail[place.range.start - done..].split_at_mut(place.range.len());
-            (rest, done) = (tail, place.range.end);
-            (id, &*place.name, values)
+    /// The tensors of all parts.
+    fn split(&mut self) -> impl Iterator<Item = (ParamId, &str, &mut [E])> {
+        let (layout, len) = (&*self.layout, self.layout.len());
+        self.parts.iter_mut().flat_map(move |Part { range, data }| {
+            let (mut rest, mut done, range) = (&mut data[..], range.start, range.clone());
+            // An empty tensor at the end belongs to the part before it.
+            let has = move |at: usize| range.contains(&at) || at == len && range.end == len;
+            let inside = layout.iter().filter(move |(_, place)| has(place.range.start));
+            inside.map(move |(id, place)| {
+                let tail = std::mem::take(&mut rest);
+                let (values, tail) =
+                    tail[place.range.start - done..].split_at_mut(place.range.len());
+                (rest, done) = (tail, place.range.end);
+                (id, &*place.name, values)
+            })
         })
     }
 
@@ -126,11 +162,11 @@ impl<E: Pod> Flat<E> {
 
     /// Several tensors to change at once.
     /// # Panics
-    /// If one is named twice.
+    /// If one is named twice, or not held.
     #[track_caller]
     pub fn disjoint_mut<const N: usize>(&mut self, ids: [ParamId; N]) -> [&mut [E]; N] {
-        let ranges = ids.map(|id| self.layout.place(id).range.clone());
-        self.data.get_disjoint_mut(ranges).expect("tensors of their own")
+        let mut all: HashMap<ParamId, &mut [E]> = self.iter_mut().collect();
+        ids.map(|id| all.remove(&id).expect("tensors of their own"))
     }
 
     /// Elements of all tensors.
@@ -143,34 +179,36 @@ impl<E: Pod> Flat<E> {
     /// If they are not all held.
     #[track_caller]
     pub fn range(&self, range: Range<usize>) -> &[E] {
-        &self.data[self.within(range)]
+        let (part, within) = self.within(range);
+        &self.parts[part].data[within]
     }
 
-    /// Elements of a range inside of one tensor, to change.
+    /// Elements of a range, to change: those between tensors must stay as they are.
     /// # Panics
     /// If they are not all held.
     #[track_caller]
     pub fn range_mut(&mut self, range: Range<usize>) -> &mut [E] {
-        let within = self.within(range);
-        &mut self.data[within]
+        let (part, within) = self.within(range);
+        &mut self.parts[part].data[within]
     }
 
     /// The whole buffer, to exchange shards with other stores of this layout: between tensors it must
     /// stay as it is.
     /// # Panics
-    /// If this is a shard.
+    /// If this is a shard or was cut.
     #[track_caller]
     pub fn whole_mut(&mut self) -> &mut [E] {
-        let all = self.within(0..self.layout.len());
-        &mut self.data[all]
+        self.range_mut(0..self.layout.len())
     }
 
-    /// Where a range of the layout lies in the buffer.
+    /// In which part a range of the layout lies, and where.
     #[track_caller]
-    fn within(&self, range: Range<usize>) -> Range<usize> {
-        let Range { start, end } = self.held;
-        assert!(start <= range.start && range.end <= end, "a shard does not hold other shards");
-        range.start - start..range.end - start
+    fn within(&self, range: Range<usize>) -> (usize, Range<usize>) {
+        let after = self.parts.partition_point(|part| part.range.start <= range.start);
+        let found = after.checked_sub(1).filter(|&at| range.end <= self.parts[at].range.end);
+        let part = found.expect("a shard does not hold other shards");
+        let start = self.parts[part].range.start;
+        (part, range.start - start..range.end - start)
     }
 
     /// The same values by name, row and column in another layout; 0 where there was none.
@@ -189,12 +227,13 @@ impl<E: Pod> Flat<E> {
     /// If a tensor of one name has other extents there.
     #[track_caller]
     pub fn carry_over(&mut self, from: &Self) {
+        let layout = Arc::clone(&self.layout);
         for (_, tensor) in from.iter() {
-            let Some(id) = self.find(tensor.name) else { continue };
-            let place = self.layout.place(id);
+            let Some(id) = layout.find(tensor.name) else { continue };
+            let place = layout.place(id);
             let (there, here) = (tensor.shape.extents(), place.shape.extents());
             assert_eq!(there, here, "'{}' has other extents", tensor.name);
-            let to = &mut self.data[place.range.clone()];
+            let to = self.range_mut(place.range.clone());
             if *tensor.shape == place.shape {
                 to.copy_from_slice(tensor.values);
                 continue;

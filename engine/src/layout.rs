@@ -146,18 +146,42 @@ impl Layout {
     /// # Panics
     /// If `count` is 0.
     pub fn shards(&self, count: usize) -> Vec<Range<usize>> {
+        self.shards_of(0..self.len, count)
+    }
+
+    /// The same of a range that cuts no block.
+    /// # Panics
+    /// As for [`Layout::shards`].
+    pub fn shards_of(&self, range: Range<usize>, count: usize) -> Vec<Range<usize>> {
         assert!(count > 0, "a store has at least one shard");
-        let borders: Vec<usize> = self.blocks().map(|b| b.start).chain([self.len]).collect();
+        let starts = self.blocks().map(|block| block.start).filter(|start| range.contains(start));
+        let borders: Vec<usize> = starts.chain([range.end]).collect();
         let border = |shard: usize| {
-            let wanted = (self.len as u128 * shard as u128 / count as u128) as usize;
+            let part = (range.len() as u128 * shard as u128 / count as u128) as usize;
+            let wanted = range.start + part;
             let after = borders.partition_point(|&border| border < wanted);
             match (after.checked_sub(1).map(|before| borders[before]), borders[after]) {
                 (Some(before), after) if wanted - before < after - wanted => before,
                 (_, after) => after,
             }
         };
-        let inner = (1..count).map(border).chain([self.len]);
-        inner.scan(0, |start, end| Some(std::mem::replace(start, end)..end)).collect()
+        let inner = (1..count).map(border).chain([range.end]);
+        inner.scan(range.start, |start, end| Some(std::mem::replace(start, end)..end)).collect()
+    }
+
+    /// The buffer in ranges that follow each other and cut no tensor. From the last one on, each has as few
+    /// tensors as make `least` elements; the first one has what is left.
+    pub fn buckets(&self, least: usize) -> Vec<Range<usize>> {
+        let (mut buckets, mut end) = (Vec::new(), self.len);
+        for (at, place) in self.places.iter().enumerate().rev() {
+            let start = place.range.start;
+            if start < end && (end - start >= least || at == 0) {
+                buckets.push(start..end);
+                end = start;
+            }
+        }
+        buckets.reverse();
+        buckets
     }
 
     /// The tensors that have elements in a range of the buffer, and which of their elements.

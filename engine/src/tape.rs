@@ -7,8 +7,8 @@ use mediswift_kernels::AlignedBuffer;
 use std::collections::HashMap;
 use std::ops::Range;
 
-/// A value on the tape.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// A value on the tape; they have the order in which they were recorded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Var(usize);
 
 /// What tapes share: buffers kept from one to the next, so that a training step allocates nothing,
@@ -139,11 +139,24 @@ impl<'a> Tape<'a> {
     /// Computes `loss` of the value `last`, and adds the gradient of every parameter to
     /// `gradients`.
     pub fn backward(
+        self,
+        loss: &impl Loss,
+        last: Var,
+        parameters: &Parameters,
+        gradients: &mut Gradients,
+    ) -> LossSum {
+        self.backward_telling(loss, last, parameters, gradients, |_, _| {})
+    }
+
+    /// The same; `reaches` is told of every value that the walk back comes to. What was recorded after it is done:
+    /// gradients of parameters that only those operators read are final, and may be taken away.
+    pub fn backward_telling(
         mut self,
         loss: &impl Loss,
         last: Var,
         parameters: &Parameters,
         gradients: &mut Gradients,
+        mut reaches: impl FnMut(Var, &mut Gradients),
     ) -> LossSum {
         let mut grads: Vec<Option<Tiles>> = self.nodes.iter().map(|_| None).collect();
         let features = self.value(last).features();
@@ -152,6 +165,7 @@ impl<'a> Tape<'a> {
         let sum = loss.differentiate(x, parameters, &mut dx, gradients, profile);
         grads[last.0] = Some(dx);
         while let Some(node) = self.nodes.pop() {
+            reaches(Var(self.nodes.len()), gradients);
             if let Some(stretch) = self.forgotten.pop_if(|stretch| stretch.end == self.nodes.len())
             {
                 self.recall(stretch, parameters);
@@ -234,6 +248,70 @@ impl Drop for Tape<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::gradcheck::numbers;
+    use crate::ops::{CrossEntropy, Embedding, LayerNorm};
+    use crate::{Layout, Shape};
+
+    #[test]
+    fn what_was_recorded_after_a_value_is_done_when_the_walk_back_comes_to_it() {
+        let (vocabulary, features) = (5, 4);
+        let table = |rows| Shape::Matrix(rows, features);
+        let vector = || Shape::Vector(features);
+        let layout = Layout::new([
+            ("tokens", table(vocabulary)),
+            ("places", table(3)),
+            ("gain 1", vector()),
+            ("bias 1", vector()),
+            ("gain 2", vector()),
+            ("bias 2", vector()),
+        ]);
+        let id = |name: &str| layout.find(name).unwrap();
+        let mut parameters = Parameters::zeros(&layout);
+        for (_, values) in parameters.iter_mut() {
+            values.copy_from_slice(&numbers(values.len(), 1));
+        }
+        let (tokens, positions) = (id("tokens"), id("places"));
+        let walk = |gradients: &mut Gradients, from: usize| {
+            let mut arena = Arena::default();
+            let mut tape = Tape::new(TokenLayout { sequences: 1, context: 3 }, &mut arena);
+            let embedding =
+                Embedding { tokens, positions, prompt: None, ids: &[0, 1, 2], features };
+            let x = tape.apply(embedding, &[], &parameters);
+            let norm = |number| LayerNorm {
+                gain: id(&format!("gain {number}")),
+                bias: id(&format!("bias {number}")),
+                features,
+            };
+            let middle = tape.apply(norm(1), &[x], &parameters);
+            let last = tape.apply(norm(2), &[middle], &parameters);
+            let loss = CrossEntropy {
+                half: None,
+                weight: tokens,
+                vocabulary,
+                features,
+                targets: &[1, 2, 3],
+                weights: None,
+                scale: 1.0,
+            };
+            let (mut reached, mut taken) = (Vec::new(), Vec::new());
+            tape.backward_telling(&loss, last, &parameters, gradients, |at, gradients| {
+                reached.push(at);
+                if at == middle {
+                    taken.extend(std::iter::from_fn(|| gradients.take_last(from)));
+                }
+            });
+            assert_eq!(reached, [last, middle, x]);
+            taken.into_iter().rev().for_each(|part| gradients.put_back(part));
+        };
+        let mut whole = Gradients::zeros(&layout);
+        walk(&mut whole, layout.len());
+        let mut cut = Gradients::shard(&layout, &layout.buckets(1));
+        walk(&mut cut, layout.place(id("gain 2")).range.start);
+        for (id, tensor) in whole.iter() {
+            assert!(tensor.values.iter().any(|&x| x != 0.0), "{}", tensor.name);
+            assert_eq!(&cut[id], tensor.values, "{}", tensor.name);
+        }
+    }
 
     #[test]
     fn batches_of_every_size_do_not_leave_buffers_of_every_size() {

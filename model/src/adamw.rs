@@ -40,15 +40,15 @@ pub struct Moments {
 impl Moments {
     /// Those before the first update: zeros.
     pub fn zeros(layout: &Arc<Layout>) -> Self {
-        Self::shard(layout, 0..layout.len())
+        Self { first: Flat::zeros(layout), second: Flat::zeros(layout) }
     }
 
-    /// Those of a shard of the layout alone.
+    /// Those of some ranges of the layout alone.
     /// # Panics
-    /// If it ends beyond the layout.
+    /// As for [`Flat::shard`].
     #[track_caller]
-    pub fn shard(layout: &Arc<Layout>, range: Range<usize>) -> Self {
-        Self { first: Flat::shard(layout, range.clone()), second: Flat::shard(layout, range) }
+    pub fn shard(layout: &Arc<Layout>, ranges: &[Range<usize>]) -> Self {
+        Self { first: Flat::shard(layout, ranges), second: Flat::shard(layout, ranges) }
     }
 
     /// The same in another layout ([`Flat::remapped`]): what is new there has seen no gradient.
@@ -103,7 +103,8 @@ impl AdamW {
     }
 
     /// Makes update `t`, counted from 1, from `scale · gradients`, of the elements whose moments are here.
-    /// `updated` is told of every tensor that has some while its new values are still in the caches.
+    /// `updated` is told of every tensor that has some while its new values are still in the caches, once for each
+    /// of the ranges that are here.
     /// # Errors
     /// If a new weight or moment is not finite. The update is then made in part: neither parameters nor
     /// moments are good for anything any more.
@@ -136,7 +137,7 @@ impl AdamW {
             keep: (1.0 - factor * learning_rate * decay) as f32,
         };
         let (held, factors) = (first.held(), &self.factors);
-        for (id, piece) in layout.pieces(held.clone()) {
+        for (id, piece) in held.iter().flat_map(|range| layout.pieces(range.clone())) {
             let factor = factors.get(id.index()).copied().unwrap_or(1.0);
             if factor == 0.0 {
                 continue;
@@ -155,7 +156,7 @@ impl AdamW {
                 .map(|((w, g), (m, v))| dispatch(Update { rates, w, g, m, v }))
                 .reduce(|| true, |a, b| a & b);
             if !is_finite {
-                check_finite_in("new weight", parameters, held.clone())?;
+                check_finite_in("new weight", parameters, &held)?;
                 check_finite("new moment", first)?;
                 check_finite("new moment", second)?;
             }
@@ -219,14 +220,15 @@ fn update(r: Rates, w: &mut [f32], g: &[f32], m: &mut [f32], v: &mut [f32]) -> b
     largest < f32::INFINITY.to_bits()
 }
 
-/// Sums of the squares of a range of gradients, block by block: what the norm of all is made of.
-/// # Panics
-/// If the range cuts a block.
-pub fn sums_of_squares(gradients: &Gradients, range: Range<usize>) -> Vec<f64> {
-    let layout = gradients.layout();
-    let is_inside = |block: &Range<usize>| range.start <= block.start && block.end <= range.end;
-    let blocks: Vec<&[f32]> =
-        layout.blocks().filter(is_inside).map(|block| gradients.range(block)).collect();
+/// Sums of the squares of some ranges of gradients, which are in order, block by block: what the norm of all is
+/// made of. A block that a range cuts is in none.
+pub fn sums_of_squares(gradients: &Gradients, ranges: &[Range<usize>]) -> Vec<f64> {
+    let is_inside = |block: &Range<usize>| {
+        let after = ranges.partition_point(|range| range.start <= block.start);
+        after.checked_sub(1).is_some_and(|at| block.end <= ranges[at].end)
+    };
+    let blocks = gradients.layout().blocks().filter(is_inside);
+    let blocks: Vec<&[f32]> = blocks.map(|block| gradients.range(block)).collect();
     blocks.into_par_iter().with_max_len(1).map(|block| dispatch(SumOfSquares(block))).collect()
 }
 
@@ -289,7 +291,7 @@ mod tests {
     }
 
     fn global_norm(gradients: &Gradients) -> f64 {
-        norm(&sums_of_squares(gradients, gradients.held()))
+        norm(&sums_of_squares(gradients, &gradients.held()))
     }
 
     fn config() -> OptimiserConfig {
@@ -465,14 +467,15 @@ mod tests {
             let (mut parameters, mut sums) = (start.clone(), Vec::new());
             let (mut first, mut second) = (Flat::zeros(layout), Flat::zeros(layout));
             for shard in layout.shards(count) {
-                let mut adamw = adamw(Moments::shard(layout, shard.clone()));
+                let ranges = std::slice::from_ref(&shard);
+                let mut adamw = adamw(Moments::shard(layout, ranges));
                 for t in 1..4 {
                     adamw.update(t, &mut parameters, &gradients, 1e-2, 0.5, |_, _| {}).unwrap();
                 }
-                sums.extend(sums_of_squares(&gradients, shard.clone()));
+                sums.extend(sums_of_squares(&gradients, ranges));
                 let Moments { first: m, second: v } = adamw.moments();
                 first.whole_mut()[shard.clone()].copy_from_slice(m.range(shard.clone()));
-                second.whole_mut()[shard.clone()].copy_from_slice(v.range(shard));
+                second.whole_mut()[shard.clone()].copy_from_slice(v.range(shard.clone()));
             }
             assert_eq!(bits(&parameters), bits(&whole), "{count} shards");
             assert_eq!(bits(&first), bits(&one.moments().first));

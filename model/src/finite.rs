@@ -8,19 +8,20 @@ use std::ops::Range;
 /// # Errors
 /// The first that is not; `what` says what the store holds.
 pub(crate) fn check_finite(what: &'static str, store: &Flat) -> Result<(), Error> {
-    check_finite_in(what, store, store.held())
+    check_finite_in(what, store, &store.held())
 }
 
-/// The same for a range of a store.
+/// The same for some ranges of a store.
 /// # Errors
 /// As for [`check_finite`].
 pub(crate) fn check_finite_in(
     what: &'static str,
     store: &Flat,
-    range: Range<usize>,
+    ranges: &[Range<usize>],
 ) -> Result<(), Error> {
     let layout = store.layout();
-    let broken = layout.pieces(range).find_map(|(id, piece)| {
+    let mut pieces = ranges.iter().flat_map(|range| layout.pieces(range.clone()));
+    let broken = pieces.find_map(|(id, piece)| {
         let place = layout.place(id);
         let start = place.range.start;
         let values = store.range(start + piece.start..start + piece.end);

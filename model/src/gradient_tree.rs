@@ -104,10 +104,11 @@ impl GradientTree {
     }
 
     /// Zeros to accumulate the next leaf in, a buffer used before if there is one.
-    /// `layout` must be the same at every call.
-    pub fn zeros(&mut self, layout: &Arc<Layout>) -> Gradients {
+    /// Layout and ranges ([`Gradients::shard`]) must be the same at every call; to be pushed, a gradient has all in
+    /// one range.
+    pub fn zeros(&mut self, layout: &Arc<Layout>, ranges: &[Range<usize>]) -> Gradients {
         let Some(mut gradients) = self.spare.pop() else {
-            return Gradients::zeros(layout);
+            return Gradients::shard(layout, ranges);
         };
         gradients.iter_mut().for_each(|(_, g)| {
             g.par_chunks_mut(BLOCK).with_max_len(1).for_each(|block| block.fill(0.0));
@@ -148,7 +149,7 @@ impl GradientTree {
     /// The last of the sums, taken off, plus `right`.
     fn join_last(&mut self, node: Node, right: Gradients) -> (Node, Gradients) {
         let (before, mut left) = self.sums.pop().expect("a sum to join");
-        add(left.whole_mut(), right.range(right.held()));
+        add(left.whole_mut(), right.range(0..right.layout().len()));
         self.spare.push(right);
         (before.with(node), left)
     }
@@ -231,7 +232,7 @@ mod tests {
     }
 
     fn whole(gradients: &Gradients) -> &[f32] {
-        gradients.range(gradients.held())
+        gradients.range(0..gradients.layout().len())
     }
 
     fn bits(gradients: &Gradients) -> Vec<u32> {
@@ -245,7 +246,7 @@ mod tests {
         for count in 1..=17 {
             tree.start(0);
             for leaf in 0..count {
-                let mut leaf_gradient = tree.zeros(&layout);
+                let mut leaf_gradient = tree.zeros(&layout, &layout.shards(1));
                 assert!(leaf_gradient.iter().all(|(_, g)| g.values.iter().all(|&x| x == 0.0)));
                 add(leaf_gradient.whole_mut(), whole(&gradient(&layout, leaf)));
                 tree.push(leaf_gradient);

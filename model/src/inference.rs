@@ -12,7 +12,7 @@ impl Gpt {
     pub fn evaluate(&self, batch: &TokenBatch, arena: &mut Arena) -> Result<LossSum, Error> {
         self.check(batch)?;
         let mut tape = Tape::new(batch.layout, arena);
-        let last = self.record(&batch.ids, &mut tape, true);
+        let last = self.record(&batch.ids, &mut tape);
         Ok(self.loss(batch, 1.0).evaluate(tape.value(last), self.parameters()))
     }
 
@@ -28,7 +28,7 @@ impl Gpt {
     ) -> Result<Vec<Prediction>, Error> {
         self.check(batch)?;
         let mut tape = Tape::new(batch.layout, arena);
-        let last = self.record(&batch.ids, &mut tape, true);
+        let last = self.record(&batch.ids, &mut tape);
         Ok(self.loss(batch, 1.0).predictions(tape.value(last), self.parameters(), top))
     }
 
@@ -41,7 +41,7 @@ impl Gpt {
         self.check_inputs(ids)?;
         let mut arena = Arena::default();
         let mut tape = Tape::new(layout, &mut arena);
-        let last = self.record(ids, &mut tape, true);
+        let last = self.record(ids, &mut tape);
         Ok(self.head().logits(tape.value(last), self.parameters()))
     }
 }

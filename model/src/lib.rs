@@ -7,7 +7,7 @@
 //!   forward passes alone (`inference`); [`score`]: log-likelihoods of texts; [`decode`] and
 //!   [`generate`]: text from it.
 //! * [`optimisation`]: one optimiser step, of AdamW (`adamw`) with its [`schedule`] of learning rates on the
-//!   sum of micro-batch gradients (`gradient_tree`).
+//!   sum of micro-batch gradients (`gradient_tree`), which ranks make together (`reduction`, or `overlap`).
 //! * [`session`]: a run between two steps, in a [`run`] folder with [`tensorboard`] events;
 //!   [`checkpoint`]: all of its state on the disk; [`mod@pretrain`]: a whole run; [`evaluate`]: its
 //!   validation loss; [`curves`]: its losses so far.
@@ -46,6 +46,7 @@ pub mod memory;
 pub mod named;
 pub mod object;
 pub mod optimisation;
+mod overlap;
 pub mod plans;
 pub mod presets;
 pub mod pretrain;
@@ -66,3 +67,4 @@ pub use config::Config;
 pub use error::Error;
 pub use gpt::{Gpt, TokenBatch};
 pub use optimisation::Optimisation;
+pub use reduction::Reduce;

@@ -19,7 +19,7 @@
 //! projection and sum, 4 d twice in the MLP, its projection and sum; norms save two values and
 //! attention one per head. If blocks are recomputed in the backward pass, each keeps only its input
 //! of d, and one at a time has everything else. Of several ranks each holds its share of moments, tokens and the
-//! gradient tree, and everything else whole ([`Memory::of_rank`]).
+//! gradient tree, and everything else whole ([`Memory::of_rank`]). With [`Reduce::Fast`] there is no tree, only one sum.
 //!
 //! In bf16, packed values take 2 bytes, but those of dense layers are packed for both products, and weight gradients
 //! have a plan of their own (30 bytes per non-zero in all). In f16, dense layers and the head's table keep a rounded copy of
@@ -35,6 +35,7 @@ use crate::error::Error;
 use crate::finetune::settings::{Settings, Weights};
 use crate::gradient_tree::leaf;
 use crate::presets::PAPER_VOCABULARY;
+use crate::reduction::Reduce;
 use crate::rehearsal::Rehearsal;
 use mediswift_engine::TokenLayout;
 use mediswift_engine::ops::CHUNK_TILES;
@@ -99,20 +100,26 @@ impl Memory {
     }
 
     /// The same on each of so many ranks: moments are shared out, and of the gradients' tree a rank holds the
-    /// sums of its own leaves, and of all nodes the part that is being added up.
-    pub fn of_rank(config: &Config, ranks: usize) -> Self {
+    /// sums of its own leaves, or one sum without a tree, and of all that is added up over ranks the part that is
+    /// being added. Rank 0 has both moments of all in those buffers while it saves.
+    pub fn of_rank(config: &Config, ranks: usize, reduce: Reduce) -> Self {
         let step = Self::of_step(config);
         if ranks < 2 {
             return step;
         }
         let micro_batches = config.micro_batches();
         let leaves = micro_batches.div_ceil(leaf(micro_batches, config.train.leaves.max(1)));
-        let levels = u64::from(leaves.div_ceil(ranks).max(1).ilog2()) + 1;
-        // Most ranks hold one or two nodes.
-        let parts = product(&[2, ranks, LARGEST_PART]).min(step.weights.saturating_mul(2));
+        let (levels, nodes) = match reduce {
+            // Most ranks hold one or two nodes.
+            Reduce::Exact => (u64::from(leaves.div_ceil(ranks).max(1).ilog2()) + 1, 2),
+            Reduce::Fast => (1, 1),
+        };
+        let parts = product(&[nodes, ranks, LARGEST_PART]);
+        let parts = parts.min(step.weights.saturating_mul(nodes as u64));
+        let sums = step.weights.saturating_mul(levels).saturating_add(parts);
         Self {
             moments: step.moments / ranks as u64,
-            gradients: step.weights.saturating_mul(levels).saturating_add(parts),
+            gradients: sums.max(step.weights.saturating_mul(2)),
             tokens: step.tokens / ranks as u64,
             ..step
         }
@@ -335,14 +342,19 @@ mod tests {
         let mut config = config(0.5);
         (config.train.batch, config.train.micro_batch) = (8, 1);
         let alone = Memory::of_step(&config);
-        assert_eq!(Memory::of_rank(&config, 1), alone);
+        for reduce in [Reduce::Exact, Reduce::Fast] {
+            assert_eq!(Memory::of_rank(&config, 1, reduce), alone);
+        }
         for (ranks, levels) in [(2, 3), (4, 2), (8, 1)] {
-            let each = Memory::of_rank(&config, ranks);
+            let each = Memory::of_rank(&config, ranks, Reduce::Exact);
             assert_eq!(each.moments, alone.moments / ranks as u64);
             assert_eq!(each.weights, alone.weights);
             // The parts that are added up are small beside a large model, not beside this one.
             assert!((levels..=levels + 2).contains(&(each.gradients / each.weights)), "{ranks}");
             assert!(each.total() < alone.total());
+            let fast = Memory::of_rank(&config, ranks, Reduce::Fast);
+            assert_eq!(fast.gradients, 2 * fast.weights, "a sum, and as much that is added");
+            assert!(fast.total() < each.total());
         }
     }
 

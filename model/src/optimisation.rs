@@ -4,7 +4,8 @@
 //! Of several ranks, each holds the whole model, computes the gradients of its share of a step's
 //! micro-batches, and gets its shard of the sum of all; it alone has that shard's moments and updates it
 //! (ZeRO-1), and then everybody gets the new weights. Sums have the order that they have in one process,
-//! so weights and moments are bitwise those of one process, for any number of ranks.
+//! so weights and moments are bitwise those of one process, for any number of ranks, unless they are to be
+//! made faster ([`Reduce::Fast`]).
 //!
 //! All ranks make the same steps, and agree on what became of each before anybody acts on it.
 
@@ -18,7 +19,8 @@ use crate::finite::{check_finite, check_finite_in};
 use crate::gpt::{Gpt, TokenBatch};
 use crate::gradient_tree::{GradientTree, leaf};
 use crate::loss_scale::LossScale;
-use crate::reduction::{reduce, share};
+use crate::overlap::while_reducing;
+use crate::reduction::{Reduce, Shards, reduce, share};
 use crate::schedule::Schedule;
 use crate::watch::{Progress, Watch};
 use mediswift_engine::{Arena, Flat, Gradients, LossSum, Pass, Profile};
@@ -30,8 +32,9 @@ use std::sync::Arc;
 /// A model, its optimiser, how many steps they have made, and the buffers that steps share.
 pub struct Optimisation {
     ranks: Arc<dyn Ranks>,
+    reduce: Reduce,
     /// What of all stores each rank owns.
-    shards: Vec<Range<usize>>,
+    shards: Shards,
     /// Most leaves of a step.
     leaves: usize,
     gpt: Gpt,
@@ -98,11 +101,11 @@ impl Optimisation {
         skipped: u64,
         config: &Config,
     ) -> Result<Self, Error> {
-        Self::among(Arc::new(Alone), gpt, moments, steps, skipped, config)
+        Self::among(Arc::new(Alone), Reduce::Exact, gpt, moments, steps, skipped, config)
     }
 
-    /// The same as one of several ranks, all of which have the same model; `moments` are those of this
-    /// rank's shard.
+    /// The same as one of several ranks, all of which have the same model and add up gradients in the same way;
+    /// `moments` are those of this rank's shard ([`Optimisation::zero_moments`]).
     /// # Errors
     /// As for [`Optimisation::new`].
     /// # Panics
@@ -110,6 +113,7 @@ impl Optimisation {
     #[track_caller]
     pub fn among(
         ranks: Arc<dyn Ranks>,
+        reduce: Reduce,
         gpt: Gpt,
         moments: Moments,
         steps: u64,
@@ -118,10 +122,13 @@ impl Optimisation {
     ) -> Result<Self, Error> {
         config.validate_optimiser()?;
         let decays = gpt.decays();
-        let shards = gpt.parameters().layout().shards(ranks.count());
-        assert_eq!(moments.first.held(), shards[ranks.rank()], "the moments of this rank's shard");
+        let reduce = reduce.among(ranks.count());
+        let shards = Shards::new(reduce, gpt.parameters().layout(), ranks.count());
+        let own = shards.of(ranks.rank());
+        assert_eq!(moments.first.held(), own, "the moments of this rank's shard");
         Ok(Self {
             ranks,
+            reduce,
             shards,
             leaves: config.train.leaves,
             gpt,
@@ -153,6 +160,12 @@ impl Optimisation {
         self.loss_scale.map_or(1.0, |loss_scale| loss_scale.scale)
     }
 
+    /// Moments before the first update, of a rank's shard.
+    pub fn zero_moments(ranks: &dyn Ranks, reduce: Reduce, gpt: &Gpt) -> Moments {
+        let layout = gpt.parameters().layout();
+        Moments::shard(layout, &Shards::new(reduce, layout, ranks.count()).of(ranks.rank()))
+    }
+
     /// Multiplies the learning rate of each tensor, in order; tensors with 0 are frozen.
     pub(crate) fn with_factors(self, factors: Vec<f64>) -> Self {
         Self { adamw: self.adamw.with_factors(factors), ..self }
@@ -174,20 +187,24 @@ impl Optimisation {
     /// If a rank is lost.
     pub(crate) fn whole_moments(&mut self) -> Result<Option<Moments>, Error> {
         let (rank, ranks) = (self.ranks.rank(), &*self.ranks);
-        let own = self.shards[rank].clone();
         let Moments { first, second } = self.adamw.moments();
         let mut whole = Vec::new();
         for moment in [first, second] {
-            let mine = bytemuck::cast_slice(moment.range(own.clone()));
             if rank > 0 {
-                ranks.exchange(0, mine, 0, &mut [])?;
+                for own in self.shards.of(rank) {
+                    ranks.exchange(0, bytemuck::cast_slice(moment.range(own)), 0, &mut [])?;
+                }
                 continue;
             }
-            let mut all: Flat = self.tree.zeros(self.gpt.parameters().layout());
-            all.whole_mut()[own.clone()].copy_from_slice(moment.range(own.clone()));
-            for (from, shard) in self.shards.iter().enumerate().skip(1) {
-                let into = bytemuck::cast_slice_mut(&mut all.whole_mut()[shard.clone()]);
-                ranks.exchange(from, &[], from, into)?;
+            let layout = self.gpt.parameters().layout();
+            let mut all: Flat = self.tree.zeros(layout, &self.shards.wholes());
+            for shards in self.shards.ranges() {
+                let own = shards[0].clone();
+                all.range_mut(own.clone()).copy_from_slice(moment.range(own));
+                for (from, shard) in shards.iter().enumerate().skip(1) {
+                    let into = bytemuck::cast_slice_mut(all.range_mut(shard.clone()));
+                    ranks.exchange(from, &[], from, into)?;
+                }
             }
             whole.push(all);
         }
@@ -295,9 +312,9 @@ impl Optimisation {
         // What is frozen takes no part in clipping.
         let frozen = gradients.iter_mut().zip(self.adamw.factors());
         frozen.filter(|(_, f)| *f == 0.0).for_each(|((_, g), _)| g.fill(0.0));
-        let (ranks, own) = (&*self.ranks, self.shards[self.ranks.rank()].clone());
+        let (ranks, own) = (&*self.ranks, self.shards.of(self.ranks.rank()));
         let clock = self.arena.profile.clock();
-        let sums = sums_of_squares(&gradients, own.clone());
+        let sums = sums_of_squares(&gradients, &own);
         self.arena.profile.record(clock, "gradient norm", Pass::Update, || 0);
         let clock = self.arena.profile.clock();
         let sums = agree_numbers(ranks, Ok(sums))?;
@@ -308,7 +325,7 @@ impl Optimisation {
             return self.overflowed(loss, gradients);
         }
         if !grad_norm.is_finite() {
-            agree(ranks, check_finite_in("gradient", &gradients, own))?;
+            agree(ranks, check_finite_in("gradient", &gradients, &own))?;
             unreachable!("a norm that is not finite comes from such a gradient");
         }
         let lr = self.learning_rate();
@@ -332,7 +349,9 @@ impl Optimisation {
         } else {
             let clock = profile.clock();
             agree(ranks, updated)?;
-            gather_shards(ranks, &self.shards, parameters.whole_mut())?;
+            for shards in self.shards.ranges() {
+                gather_shards(ranks, shards, parameters.whole_mut())?;
+            }
             profile.record(clock, EXCHANGE, Pass::Update, || 0);
             let clock = profile.clock();
             parameters.iter().for_each(|(id, tensor)| layers.refresh(id, tensor.values));
@@ -382,58 +401,145 @@ impl Optimisation {
         if weight <= 0.0 {
             return Err(Error::input("batch", "no target token has a weight: nothing to learn"));
         }
-        let losses = self.accumulate(all, share.start, mine.as_ref(), weight / self.scale(), watch);
-        let clock = self.arena.profile.clock();
-        let losses = agree_numbers(&*self.ranks, losses)?;
+        let share = Share {
+            all,
+            first: share.start,
+            micro_batches: mine.as_ref(),
+            weight: weight / self.scale(),
+        };
+        let (losses, gradients) = match self.reduce {
+            Reduce::Exact => self.sum_exactly(&share, watch)?,
+            Reduce::Fast => self.sum_fast(&share, watch)?,
+        };
         let losses = losses.iter().flat_map(|losses| losses.chunks_exact(2));
         let loss = losses
             .fold(LossSum::default(), |sum, part| sum + LossSum { sum: part[0], weight: part[1] });
-        let leaves = all.div_ceil(leaf(all, self.leaves));
-        let gradients = reduce(&*self.ranks, leaves, &self.shards, &mut self.tree)?;
-        let part = if self.ranks.count() == 1 { "gradient sums" } else { EXCHANGE };
-        self.arena.profile.record(clock, part, Pass::Update, || 0);
         Ok((loss, gradients))
     }
 
-    /// Pushes the leaves of micro-batches that begin with the one of index `first` to the tree, of the loss
-    /// divided by `weight`, and returns sum and weight of every micro-batch's loss.
-    fn accumulate(
+    /// The losses of all ranks, and this rank's shard of the sum of all gradients, in the order of one process.
+    fn sum_exactly(
         &mut self,
-        all: usize,
-        first: usize,
-        micro_batches: &[TokenBatch],
-        weight: f64,
+        share: &Share<'_>,
         watch: &mut dyn Watch,
-    ) -> Result<Vec<f64>, Error> {
-        let mut losses = Vec::with_capacity(2 * micro_batches.len());
-        let leaf = leaf(all, self.leaves);
-        self.tree.start(first / leaf);
-        for batches in micro_batches.chunks(leaf) {
-            let clock = self.arena.profile.clock();
-            let mut gradients = self.tree.zeros(self.gpt.parameters().layout());
-            self.arena.profile.record(clock, "gradient sums", Pass::Update, || 0);
-            for batch in batches {
-                let done = losses.len() / 2;
-                if done > 0 {
-                    watch.tell(Progress::Accumulated { done, all: micro_batches.len() })?;
-                }
-                let part =
-                    self.gpt.loss_and_gradients(batch, weight, &mut gradients, &mut self.arena)?;
-                if !part.sum.is_finite() {
-                    return Err(Error::NonFinite {
-                        what: "loss",
-                        name: format!("micro-batch {} of {all}", first + done + 1),
-                        position: 0,
-                        value: part.sum as f32,
-                    });
-                }
-                losses.extend([part.sum, part.weight]);
-            }
+    ) -> Result<(Vec<Vec<f64>>, Gradients), Error> {
+        let losses = self.push_leaves(share, watch);
+        let clock = self.arena.profile.clock();
+        let losses = agree_numbers(&*self.ranks, losses)?;
+        let leaves = share.all.div_ceil(leaf(share.all, self.leaves));
+        let [shards] = self.shards.ranges() else { unreachable!("the store is one range") };
+        let gradients = reduce(&*self.ranks, leaves, shards, &mut self.tree)?;
+        let part = if self.ranks.count() == 1 { "gradient sums" } else { EXCHANGE };
+        self.arena.profile.record(clock, part, Pass::Update, || 0);
+        Ok((losses, gradients))
+    }
+
+    /// The same, where a rank adds up in place, and all of them during the last backward pass.
+    fn sum_fast(
+        &mut self,
+        share: &Share<'_>,
+        watch: &mut dyn Watch,
+    ) -> Result<(Vec<Vec<f64>>, Gradients), Error> {
+        let (mut gradients, mut losses) = (self.zeros(), Vec::new());
+        let at = share.micro_batches.len() - 1;
+        let last = &share.micro_batches[at];
+        let before = self.add(share, 0..at, &mut gradients, &mut losses, watch).and_then(|()| {
+            share.tell(at, watch)?;
+            self.gpt.check(last)
+        });
+        // What follows ranks do together: whoever stopped now would be waited for.
+        let clock = self.arena.profile.clock();
+        agree(&*self.ranks, before)?;
+        self.arena.profile.record(clock, EXCHANGE, Pass::Update, || 0);
+        let (gpt, arena, weight) = (&self.gpt, &mut self.arena, share.weight);
+        let work = |gradients: &mut Gradients, is_final: &mut dyn FnMut(usize, &mut Gradients)| {
+            let loss = gpt.loss_and_gradients_telling(last, weight, gradients, arena, is_final);
+            (loss, arena.profile.clock())
+        };
+        let (loss, clock) = while_reducing(&*self.ranks, &self.shards, &mut gradients, work)?;
+        let mine = loss.and_then(|loss| share.finite(at, loss)).map(|loss| {
+            losses.extend(loss);
+            losses
+        });
+        let losses = agree_numbers(&*self.ranks, mine)?;
+        self.arena.profile.record(clock, EXCHANGE, Pass::Update, || 0);
+        Ok((losses, gradients))
+    }
+
+    /// Zeros for gradients.
+    fn zeros(&mut self) -> Gradients {
+        let clock = self.arena.profile.clock();
+        let zeros = self.tree.zeros(self.gpt.parameters().layout(), &self.shards.wholes());
+        self.arena.profile.record(clock, "gradient sums", Pass::Update, || 0);
+        zeros
+    }
+
+    /// Pushes the leaves of a share to the tree, and returns sum and weight of every micro-batch's loss.
+    fn push_leaves(&mut self, share: &Share<'_>, watch: &mut dyn Watch) -> Result<Vec<f64>, Error> {
+        let mut losses = Vec::with_capacity(2 * share.micro_batches.len());
+        let (leaf, mine) = (leaf(share.all, self.leaves), share.micro_batches.len());
+        self.tree.start(share.first / leaf);
+        for start in (0..mine).step_by(leaf) {
+            let mut gradients = self.zeros();
+            self.add(share, start..mine.min(start + leaf), &mut gradients, &mut losses, watch)?;
             let clock = self.arena.profile.clock();
             self.tree.push(gradients);
             self.arena.profile.record(clock, "gradient sums", Pass::Update, || 0);
         }
         Ok(losses)
+    }
+
+    /// Adds the gradients of some micro-batches of a share, and sums and weights of their losses.
+    fn add(
+        &mut self,
+        share: &Share<'_>,
+        which: Range<usize>,
+        gradients: &mut Gradients,
+        losses: &mut Vec<f64>,
+        watch: &mut dyn Watch,
+    ) -> Result<(), Error> {
+        for at in which {
+            share.tell(at, watch)?;
+            let (batch, arena) = (&share.micro_batches[at], &mut self.arena);
+            let loss = self.gpt.loss_and_gradients(batch, share.weight, gradients, arena)?;
+            losses.extend(share.finite(at, loss)?);
+        }
+        Ok(())
+    }
+}
+
+/// What one rank computes of a step.
+struct Share<'a> {
+    /// Micro-batches of the step.
+    all: usize,
+    /// The first one of this rank.
+    first: usize,
+    micro_batches: &'a [TokenBatch],
+    /// What the loss is divided by: the weight of all targets of the step, less where it is scaled.
+    weight: f64,
+}
+
+impl Share<'_> {
+    /// Tells how many of the micro-batches are done, unless that is none.
+    /// # Errors
+    /// If the watch asks to stop.
+    fn tell(&self, done: usize, watch: &mut dyn Watch) -> Result<(), Error> {
+        match done {
+            0 => Ok(()),
+            done => watch.tell(Progress::Accumulated { done, all: self.micro_batches.len() }),
+        }
+    }
+
+    /// Sum and weight of a micro-batch's loss.
+    /// # Errors
+    /// If it is not finite.
+    fn finite(&self, at: usize, loss: LossSum) -> Result<[f64; 2], Error> {
+        if !loss.sum.is_finite() {
+            let name = format!("micro-batch {} of {}", self.first + at + 1, self.all);
+            let value = loss.sum as f32;
+            return Err(Error::NonFinite { what: "loss", name, position: 0, value });
+        }
+        Ok([loss.sum, loss.weight])
     }
 }
 

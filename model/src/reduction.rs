@@ -7,13 +7,78 @@
 //!
 //! Ranks hold one node each if leaves and ranks are powers of two; where shares are uneven, a rank may hold
 //! several nodes and sends each.
+//!
+//! So it is by default, [`Reduce::Exact`]. What is done instead for the sake of time is in [`crate::overlap`], and
+//! what each of the two makes of a store's ranges is here ([`Shards`]).
 
 use crate::error::Error;
 use crate::gradient_tree::{GradientTree, Node, add, merges, nodes};
-use mediswift_engine::Gradients;
+use crate::named::named;
+use mediswift_engine::{BLOCK, Gradients, Layout};
 use mediswift_ranks::Ranks;
 use mediswift_ranks::collectives::reduce_scatter;
 use std::ops::Range;
+
+named! {
+    /// How ranks add up their gradients.
+    #[derive(Default)]
+    pub enum Reduce: "way to add up gradients" {
+        /// After the backward passes, in the order of one process: the same bits for any number of ranks.
+        #[default]
+        Exact = "exact",
+        /// During the last backward pass, in the order of ranks: the same bits for the same number of them.
+        Fast = "fast",
+    }
+}
+
+impl Reduce {
+    /// What so many ranks do: one has nothing to add.
+    pub fn among(self, ranks: usize) -> Self {
+        if ranks < 2 { Self::Exact } else { self }
+    }
+}
+
+/// Elements of a bucket of [`Reduce::Fast`]: 8 MiB, but four blocks for every rank at least.
+fn bucket(ranks: usize) -> usize {
+    (128 * BLOCK).max(4 * BLOCK * ranks)
+}
+
+/// What of all stores each rank owns: of each of some ranges that follow each other, a part.
+#[derive(Clone, Debug)]
+pub(crate) struct Shards {
+    /// The parts of all ranks, range by range.
+    ranges: Vec<Vec<Range<usize>>>,
+}
+
+impl Shards {
+    /// One part of the whole store, or one of every bucket: so the ranks have as much to do with each.
+    pub fn new(reduce: Reduce, layout: &Layout, ranks: usize) -> Self {
+        let ranges = match reduce.among(ranks) {
+            Reduce::Exact => vec![layout.shards(ranks)],
+            Reduce::Fast => {
+                let buckets = layout.buckets(bucket(ranks)).into_iter();
+                buckets.map(|bucket| layout.shards_of(bucket, ranks)).collect()
+            }
+        };
+        Self { ranges }
+    }
+
+    /// The parts of all ranks, range by range.
+    pub fn ranges(&self) -> &[Vec<Range<usize>>] {
+        &self.ranges
+    }
+
+    /// The ranges themselves.
+    pub fn wholes(&self) -> Vec<Range<usize>> {
+        let ends = self.ranges.iter().map(|parts| (parts.first(), parts.last()));
+        ends.filter_map(|(first, last)| Some(first?.start..last?.end)).collect()
+    }
+
+    /// The parts of one rank.
+    pub fn of(&self, rank: usize) -> Vec<Range<usize>> {
+        self.ranges.iter().map(|parts| parts[rank].clone()).collect()
+    }
+}
 
 /// The leaves of one rank, as even as they can be.
 pub fn share(leaves: usize, count: usize, rank: usize) -> Range<usize> {
@@ -66,7 +131,7 @@ mod tests {
 
     /// Numbers whose sums round differently in other orders.
     fn gradient(tree: &mut GradientTree, layout: &Arc<Layout>, leaf: usize) -> Gradients {
-        let mut gradients = tree.zeros(layout);
+        let mut gradients = tree.zeros(layout, &layout.shards(1));
         for (_, g) in gradients.iter_mut() {
             for (i, x) in g.iter_mut().enumerate() {
                 let angle = (i * 31 + leaf * 17) as f32 * 0.618;

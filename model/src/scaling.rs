@@ -16,6 +16,17 @@
 //!
 //! Everything follows everything: no communication happens while something is computed. Reading data, evaluations and
 //! checkpoints are not counted, nor that machines differ or switches are shared.
+//!
+//! With [`Reduce::Fast`] gradients are on their way during the last backward pass, which takes b = ⅔ of a micro-batch:
+//! each of its products has two of the forward pass's size. With R for the reduce-scatter of all buckets and the sums
+//! that its thread makes, and R₁ for the bucket of the token table, which is final only at the end, there remain
+//!
+//! ```text
+//! max(R − b, R₁)
+//! ```
+//!
+//! seconds in which nothing is computed. There are no other sums and no nodes but one for each rank, and one gather more:
+//! before the last backward pass. That the thread takes time from those that compute is not counted.
 
 use crate::architecture::slots;
 use crate::bench::StepBench;
@@ -23,7 +34,7 @@ use crate::config::{Config, ModelConfig};
 use crate::error::Error;
 use crate::gradient_tree::{add, leaf, nodes};
 use crate::presets::PAPER_VOCABULARY;
-use crate::reduction::share;
+use crate::reduction::{Reduce, Shards, share};
 use mediswift_engine::{Layout, Shape};
 use mediswift_ranks::link::{Cost, Link};
 use std::ops::Range;
@@ -38,7 +49,11 @@ pub struct Work {
     micro_batches: usize,
     leaf: usize,
     tokens: usize,
+    reduce: Reduce,
 }
+
+/// The backward pass's part of a micro-batch.
+const BACKWARD: f64 = 2.0 / 3.0;
 
 /// Seconds of one machine.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -64,7 +79,7 @@ pub struct Step {
     pub update: f64,
     /// Packing.
     pub packing: f64,
-    /// Gradients on their way.
+    /// Gradients on their way, while nothing is computed.
     pub reduce_scatter: f64,
     /// Weights on their way.
     pub all_gather: f64,
@@ -88,14 +103,16 @@ pub struct Prediction {
 }
 
 impl Work {
-    /// A step as `config` describes it. Without a vocabulary yet, the paper's is assumed.
-    pub fn new(config: &Config) -> Self {
+    /// A step as `config` describes it, whose gradients are added up in that way. Without a vocabulary yet, the
+    /// paper's is assumed.
+    pub fn new(config: &Config, reduce: Reduce) -> Self {
         let micro_batches = config.micro_batches();
         Self {
             layout: stored(config),
             micro_batches,
             leaf: leaf(micro_batches, config.train.leaves),
             tokens: config.train.batch * config.train.context,
+            reduce,
         }
     }
 
@@ -135,38 +152,57 @@ impl Work {
         }
         let shares: Vec<Range<usize>> =
             (0..machines).map(|rank| share(leaves, machines, rank)).collect();
-        let nodes: Vec<usize> = shares.iter().map(|share| nodes(share.clone()).len()).collect();
+        let reduce = self.reduce.among(machines);
+        let nodes: Vec<usize> = match reduce {
+            Reduce::Exact => shares.iter().map(|share| nodes(share.clone()).len()).collect(),
+            Reduce::Fast => vec![1; machines],
+        };
         let (all, most) = (nodes.iter().sum::<usize>(), nodes.iter().copied().max().unwrap_or(0));
         let joined = shares.iter().zip(&nodes).map(|(share, nodes)| share.len() - nodes);
-        let joined = joined.max().unwrap_or(0);
+        let joined = joined.max().filter(|_| reduce == Reduce::Exact).unwrap_or(0);
         let of_share = |share: &Range<usize>| {
             self.micro_batches.min(share.end * self.leaf) - share.start * self.leaf
         };
         let slowest = shares.iter().map(of_share).max().unwrap_or(0);
 
-        let shards = self.layout.shards(machines);
-        let largest = shards.iter().map(Range::len).max().unwrap_or(0);
+        let shards = Shards::new(reduce, &self.layout, machines);
+        let of_rank = |rank: usize| shards.of(rank).iter().map(Range::len).sum::<usize>();
+        let owns: Vec<usize> = (0..machines).map(of_rank).collect();
+        let largest = owns.iter().copied().max().unwrap_or(0);
         let owned = largest as f64 / self.layout.len().max(1) as f64;
-        let reduce_scatter = Cost::reduce_scatter(&shards, most);
-        let all_gather = Cost::all_gather(&shards);
+        let ranges = shards.ranges().iter();
+        let scattered: Vec<Cost> =
+            ranges.clone().map(|parts| Cost::reduce_scatter(parts, most)).collect();
+        let reduce_scatter = link.seconds(scattered.iter().copied().sum());
+        let all_gather: Cost = ranges.map(|parts| Cost::all_gather(parts)).sum();
+        let sums = (joined as f64 + owned * (all - 1) as f64) * computing.sum;
+        let (sums, reduce_scatter) = match reduce {
+            Reduce::Exact => (sums, reduce_scatter),
+            Reduce::Fast => {
+                let hidden = BACKWARD * computing.micro_batch;
+                let last = scattered.first().map_or(0.0, |&cost| link.seconds(cost));
+                (0.0, last.max(reduce_scatter + sums - hidden))
+            }
+        };
         let blocks = self.layout.blocks().count();
         // Each rank says in a byte whether it is well, and then its numbers.
         let said = [8 * self.micro_batches, 16 * self.micro_batches, 8 * blocks, 0];
-        let said = said.map(|numbers| machines + numbers);
-        let agreement: Cost = said.iter().map(|&bytes| Cost::gather(machines, bytes)).sum();
+        let before_the_last_pass = (reduce == Reduce::Fast).then_some(0);
+        let said = said.into_iter().chain(before_the_last_pass).map(|numbers| machines + numbers);
+        let agreement: Cost = said.map(|bytes| Cost::gather(machines, bytes)).sum();
         let step = Step {
             computing: slowest as f64 * computing.micro_batch,
-            sums: (joined as f64 + owned * (all - 1) as f64) * computing.sum,
+            sums,
             update: owned * computing.update,
             packing: computing.packing,
-            reduce_scatter: link.seconds(reduce_scatter),
+            reduce_scatter,
             all_gather: link.seconds(all_gather),
             agreement: link.seconds(agreement),
         };
-        let sent = |(shard, nodes): (&Range<usize>, &usize)| {
-            nodes * (self.layout.len() - shard.len()) + (machines - 1) * shard.len()
+        let sent = |(own, nodes): (&usize, &usize)| {
+            nodes * (self.layout.len() - own) + (machines - 1) * own
         };
-        let sent = shards.iter().zip(&nodes).map(sent).max().unwrap_or(0);
+        let sent = owns.iter().zip(&nodes).map(sent).max().unwrap_or(0);
         Some((step, (sent * size_of::<f32>()) as u64 + agreement.bytes))
     }
 }
@@ -293,7 +329,7 @@ fn seconds_per_sum() -> f64 {
 mod tests {
     use super::*;
     use crate::gpt::{Gpt, TokenBatch};
-    use crate::optimisation::{Moments, Optimisation};
+    use crate::optimisation::Optimisation;
     use mediswift_engine::TokenLayout;
     use mediswift_ranks::Threads;
 
@@ -322,7 +358,7 @@ mod tests {
     fn predictions_are_those_computed_by_hand() {
         let computing = Computing { micro_batch: 0.5, update: 0.08, packing: 0.02, sum: 0.004 };
         let link = Link { alpha: 1e-3, beta: 1e-6 };
-        let work = Work::new(&micro(0.75));
+        let work = Work::new(&micro(0.75), Reduce::Exact);
         assert_eq!((work.leaves(), work.leaf, work.tokens()), (8, 2, 16 * 64));
         let alone = work.on(1, &computing, link).unwrap();
         // All micro-batches, seven sums of eight leaves, the update and the packing.
@@ -356,19 +392,44 @@ mod tests {
         assert_eq!(three.step.reduce_scatter, link.seconds(twice));
         assert_eq!(work.on(9, &computing, link), None);
         assert_eq!(work.on(0, &computing, link), None);
+
+        // Faster: one bucket, so all of it waits for the token table.
+        let fast = Work::new(&micro(0.75), Reduce::Fast);
+        assert_eq!(fast.on(1, &computing, link), Some(alone));
+        let same = fast.on(4, &computing, link).unwrap();
+        assert_eq!((same.step.computing, same.step.sums), (2.0, 0.0));
+        assert!((same.step.reduce_scatter - reduced).abs() < 1e-9 && same.bytes > four.bytes);
+        assert!((same.step.agreement - four.step.agreement - 4e-3).abs() < 1e-4);
+        // Several: what the backward pass does not hide, or the first of them.
+        let mut large = Config::from_preset("small").unwrap();
+        (large.train.batch, large.train.micro_batch) = (16, 1);
+        let work = Work::new(&large, Reduce::Fast);
+        let ranges = Shards::new(Reduce::Fast, &work.layout, 4).ranges().to_vec();
+        assert!(ranges.len() > 3);
+        let costs = ranges.iter().map(|parts| link.seconds(Cost::reduce_scatter(parts, 1)));
+        let (all, first) = (costs.clone().sum::<f64>(), costs.clone().next().unwrap());
+        let exposed = |micro_batch| {
+            let computing = Computing { micro_batch, ..Computing::default() };
+            work.on(4, &computing, link).unwrap().step.reduce_scatter
+        };
+        assert!((exposed(0.3) - (all - 0.2)).abs() < 1e-9);
+        assert_eq!(exposed(3.0 * all), first);
     }
 
     #[test]
     fn bytes_are_those_that_ranks_send() {
         let config = micro(0.75);
-        let work = Work::new(&config);
-        for count in [2, 3, 4, 8] {
+        for (reduce, count) in [Reduce::Exact, Reduce::Fast]
+            .into_iter()
+            .flat_map(|reduce| [2, 3, 4, 8].map(|count| (reduce, count)))
+        {
+            let work = Work::new(&config, reduce);
             let sent = Threads::run(count, |ranks| {
                 let gpt = Gpt::new(&config).unwrap();
-                let shard = gpt.parameters().layout().shards(count)[ranks.rank()].clone();
-                let moments = Moments::shard(gpt.parameters().layout(), shard);
+                let moments = Optimisation::zero_moments(&*ranks, reduce, &gpt);
                 let mut optimisation =
-                    Optimisation::among(ranks.clone(), gpt, moments, 0, 0, &config).unwrap();
+                    Optimisation::among(ranks.clone(), reduce, gpt, moments, 0, 0, &config)
+                        .unwrap();
                 let mine = optimisation.share(16).unwrap();
                 let layout = TokenLayout { sequences: 1, context: 8 };
                 let ids = vec![1; layout.tokens()];
@@ -380,7 +441,7 @@ mod tests {
             let known = work.on(count, &Computing::default(), Link::new(1.0, 0.0)).unwrap().bytes;
             assert!(
                 (most / known as f64 - 1.0).abs() < 0.005,
-                "{count} ranks: {most}, not {known}"
+                "{reduce:?}, {count} ranks: {most}, not {known}"
             );
         }
     }
@@ -393,7 +454,7 @@ mod tests {
             let mut config = Config::from_preset("med").unwrap();
             config.sparsity.sparsity = sparsity;
             (config.train.micro_batch, config.train.leaves) = (1, 512);
-            Work::new(&config)
+            Work::new(&config, Reduce::Exact)
         };
         let (dense, sparse) = (work(0.0), work(0.75));
         assert_eq!(dense.leaves(), 512);

@@ -4,20 +4,30 @@
 //! or the time is up: a blocking call would wait for a stopped process for ever, and Open MPI moves
 //! nothing in the background. Between two questions the thread sleeps a little once an answer is long in
 //! coming, so that ranks that wait leave the cores to those that compute.
+//!
+//! One thread at a time may call MPI (thread level Serialized): messages are one thread's business at any time, and
+//! whoever ends the job, which may be another thread that panics, waits for that one to pause, and lets it
+//! go on no more.
 
 use crate::tally::Tally;
 use crate::{Lost, Ranks, Traffic};
 use mpi::environment::{Universe, library_version};
-use mpi::request::Request;
+use mpi::request::{LocalScope, Request};
 use mpi::topology::{Communicator, SimpleCommunicator};
 use mpi::traits::{Destination, Source};
 use mpi::{Threading, request};
+use std::collections::VecDeque;
 use std::mem::ManuallyDrop;
-use std::sync::{Mutex, mpsc};
+use std::sync::{Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
-/// Most bytes of a message: MPI counts in C's int.
-const LARGEST: usize = 1 << 30;
+/// Most bytes of what MPI is given at once: with its header no more than what Open MPI sends over TCP without asking
+/// first. Its question would wait behind all that is on the way already, and so two ranks that send each
+/// other large messages would take turns.
+const PIECE: usize = 60 << 10;
+
+/// Pieces under way at once, in each direction.
+const WINDOW: usize = 16;
 
 /// How long an answer is asked for without a rest.
 const EAGER: Duration = Duration::from_micros(200);
@@ -37,6 +47,8 @@ pub struct Mpi {
     patience: Duration,
     threading: Threading,
     universe: Mutex<Option<ManuallyDrop<Universe>>>,
+    /// Held by the thread that is inside of MPI.
+    calls: Mutex<()>,
     tally: Tally,
 }
 
@@ -74,41 +86,30 @@ impl Mpi {
             patience,
             threading,
             universe: Mutex::new(Some(ManuallyDrop::new(universe))),
+            calls: Mutex::default(),
             tally: Tally::default(),
         })
     }
 
-    /// Waits for both messages.
-    fn wait<'a, A, B, S, R>(
-        &self,
-        send: Option<Request<'a, A, S>>,
-        receive: Option<Request<'a, B, R>>,
-        to: usize,
-        from: usize,
-    ) where
-        A: ?Sized,
-        B: ?Sized,
-        S: request::Scope<'a>,
-        R: request::Scope<'a>,
-    {
-        let started = Instant::now();
-        let (mut send, mut receive) = (send, receive);
-        loop {
-            send = send.and_then(|request| request.test().err());
-            receive = receive.and_then(|request| request.test().err());
-            if send.is_none() && receive.is_none() {
-                return;
-            }
-            let waited = started.elapsed();
-            if waited > self.patience {
-                let rank = if receive.is_some() { from } else { to };
-                self.end(&Lost::Silent { rank, seconds: waited.as_secs() }.to_string());
-            }
-            if waited > EAGER {
-                std::thread::sleep(REST);
-            }
+    /// What only one thread may have at a time, whoever panicked with it.
+    fn calls(&self) -> MutexGuard<'_, ()> {
+        self.calls.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A message of one direction, as far as it is under way.
+type UnderWay<'a, 's, D> = VecDeque<Request<'a, D, &'s LocalScope<'a>>>;
+
+/// Lets go of what is done of it; whether anything was.
+fn advance<D: ?Sized>(pieces: &mut UnderWay<'_, '_, D>) -> bool {
+    let before = pieces.len();
+    while let Some(first) = pieces.pop_front() {
+        if let Err(first) = first.test() {
+            pieces.push_front(first);
+            break;
         }
     }
+    pieces.len() < before
 }
 
 /// Does what MPI may never come back from, and ends this process where it takes longer than `limit`.
@@ -147,25 +148,63 @@ impl Ranks for Mpi {
         from: usize,
         into: &mut [u8],
     ) -> Result<(), Lost> {
+        self.tally.received(into.len());
+        if !message.is_empty() {
+            self.tally.sent(message.len());
+        }
+        let calls = self.calls();
         let world = SimpleCommunicator::world();
         let (target, source) =
             (world.process_at_rank(to as i32), world.process_at_rank(from as i32));
-        let (mut message, mut into) = (message, into);
-        while !message.is_empty() || !into.is_empty() {
-            let part = message.split_off(..message.len().min(LARGEST)).expect("a part");
-            let into_part = into.split_off_mut(..into.len().min(LARGEST)).expect("a part");
-            self.tally.received(into_part.len());
-            request::scope(|scope| {
-                let receive = (!into_part.is_empty())
-                    .then(|| source.immediate_receive_into(scope, into_part));
-                let send = (!part.is_empty()).then(|| {
-                    self.tally.sent(part.len());
-                    target.immediate_send(scope, part)
-                });
-                self.wait(send, receive, to, from);
-            });
-        }
-        Ok(())
+        drop(calls);
+        request::scope(|scope| {
+            let (mut outgoing, mut incoming) = (message.chunks(PIECE), into.chunks_mut(PIECE));
+            let (mut sending, mut receiving) = (UnderWay::new(), UnderWay::new());
+            // Of a long message the first piece is on its way until it is waited for on the other side, or all
+            // that follows might have to be kept there.
+            let mut is_awaited = outgoing.len() < 2;
+            let started = Instant::now();
+            let mut moved = started;
+            loop {
+                let calls = self.calls();
+                while receiving.len() < WINDOW
+                    && let Some(piece) = incoming.next()
+                {
+                    receiving.push_back(source.immediate_receive_into(scope, piece));
+                }
+                if !is_awaited && sending.is_empty() {
+                    let first = outgoing.next().expect("several");
+                    sending.push_back(target.immediate_synchronous_send(scope, first));
+                }
+                while is_awaited
+                    && sending.len() < WINDOW
+                    && let Some(piece) = outgoing.next()
+                {
+                    sending.push_back(target.immediate_send(scope, piece));
+                }
+                let (has_come, has_gone) = (advance(&mut receiving), advance(&mut sending));
+                drop(calls);
+                is_awaited |= has_gone;
+                if receiving.is_empty()
+                    && sending.is_empty()
+                    && incoming.len() + outgoing.len() == 0
+                {
+                    return Ok(());
+                }
+                if has_come || has_gone {
+                    moved = Instant::now();
+                    continue;
+                }
+                let waited = moved.elapsed();
+                if waited > self.patience {
+                    let rank = if receiving.is_empty() { to } else { from };
+                    self.end(&Lost::Silent { rank, seconds: waited.as_secs() }.to_string());
+                }
+                if started.elapsed() > EAGER {
+                    std::thread::sleep(REST);
+                }
+            }
+        })
     }
 
     fn end(&self, reason: &str) {
@@ -175,6 +214,7 @@ impl Ranks for Mpi {
             std::thread::sleep(LAST);
             std::process::abort();
         });
+        let _calls = self.calls();
         SimpleCommunicator::world().abort(1);
     }
 

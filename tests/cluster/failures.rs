@@ -62,3 +62,23 @@ fn a_rank_that_hangs_ends_the_job_with_its_number() {
     let reasons = ["ends the job: rank 0 did not answer for "];
     disturb(mpirun(folder.path()), folder.path(), &reasons, |ranks| send("-STOP", ranks[0]));
 }
+
+#[test]
+fn a_rank_that_hangs_during_faster_sums_ends_the_job_with_its_number() {
+    if !has_mpirun() {
+        return;
+    }
+    let folder = datasets();
+    let at = folder.path();
+    let mut command = mpirun(at);
+    command.args(["-n", "3", PROGRAM]).args(LONG.split_whitespace());
+    command.args(["--reduce", "fast", "--out", "run"]).stderr(Stdio::piped());
+    let mut job = command.spawn().expect("mpirun starts");
+    let ranks = processes(at, 3);
+    wait_for_steps(at, "run", 5);
+    send("-STOP", ranks[2]);
+    let stderr = stderr_of(&mut job);
+    assert!(!job.wait().expect("mpirun ends").success(), "{stderr}");
+    assert!(stderr.contains("ends the job: rank 2 did not answer for "), "{stderr}");
+    json(&run(at, "--json pretrain --resume --data dataset --out run"));
+}

@@ -1,4 +1,4 @@
-//! What several ranks train is what one process trains, bit for bit.
+//! What several ranks train is what one process trains, bit for bit, or with --reduce fast as many ranks once more.
 
 use crate::common::{json, run};
 use crate::job::PROGRAM;
@@ -122,4 +122,47 @@ fn two_jobs_do_not_write_one_folder() {
     send("-TERM", ranks[0]);
     assert_eq!(first.wait().expect("mpirun ends").code(), Some(143));
     report(&on_ranks(3, at, &format!("--json {resume}")));
+}
+
+#[test]
+fn the_faster_sums_are_the_same_for_the_same_ranks_also_after_a_signal() {
+    if !has_mpirun() {
+        return;
+    }
+    let folder = datasets();
+    let at = folder.path();
+    // Of several buckets.
+    let command = "--json pretrain --preset micro --data dataset --sparsity 0.5 --set model.d_model=512 \
+                   --set model.heads=8 --set model.layers=4 --set train.context=32 --set train.steps=12 \
+                   --set train.batch=8 --set train.micro_batch=1 --set eval.every=0 \
+                   --set eval.sequences=4 --set checkpoint.every=4 --out";
+    let alone = json(&run(at, &format!("{command} alone")));
+    assert_eq!(alone["reduce"], "exact");
+    for count in [2, 3] {
+        let command = command.replace("--out", "--reduce fast --out");
+        let output = on_ranks(count, at, &format!("{command} whole-{count}"));
+        let whole = report(&output);
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(
+            stderr.contains("--reduce fast, the same bits for this number of ranks"),
+            "{stderr}"
+        );
+        assert_eq!((&whole["reduce"], &whole["ranks"]), (&"fast".into(), &count.into()));
+        let (loss, exact) = (whole["val_loss"].as_f64(), alone["val_loss"].as_f64());
+        assert!((loss.expect("a loss") / exact.expect("a loss") - 1.0).abs() < 1e-3);
+
+        let out = format!("stopped-{count}");
+        let words = format!("{command} {out}");
+        let mut child = mpirun(at);
+        child.args(["-n", &count.to_string(), PROGRAM]).args(words.split_whitespace());
+        let child = child.stderr(std::process::Stdio::piped()).spawn().expect("mpirun starts");
+        let ranks = processes(at, count);
+        wait_for_steps(at, &out, 3);
+        send("-USR1", ranks[1]);
+        let ended = child.wait_with_output().expect("mpirun ends");
+        assert_eq!(ended.status.code(), Some(138), "{}", String::from_utf8_lossy(&ended.stderr));
+        let resume = format!("--json pretrain --resume --reduce fast --data dataset --out {out}");
+        let told = report(&on_ranks(count, at, &resume));
+        assert_eq!(told["weights_hash"], whole["weights_hash"], "{count} ranks");
+    }
 }

@@ -79,8 +79,8 @@ proptest! {
             prop_assert_eq!(range.start, end);
             end = range.end;
             lens.push(range.len());
-            let mut shard = Flat::shard(flat.layout(), range.clone());
-            prop_assert_eq!(shard.held(), range.clone());
+            let mut shard = Flat::shard(flat.layout(), std::slice::from_ref(&range));
+            prop_assert_eq!(shard.held(), vec![range.clone()]);
             let mut seen = 0;
             for (id, piece) in flat.layout().pieces(range.clone()) {
                 let first = flat.layout().place(id).range.start;
@@ -96,6 +96,37 @@ proptest! {
         prop_assert_eq!((end, lens.len()), (flat.layout().len(), ranks));
         prop_assert!(lens.iter().max().unwrap() - lens.iter().min().unwrap() <= BLOCK);
         prop_assert_eq!(bits(&whole), bits(&flat));
+    }
+
+    #[test]
+    fn buckets_are_cut_at_tensors_and_hold_what_the_whole_does(
+        shapes in shapes(), least in 1usize..300, ranks in 1usize..5,
+    ) {
+        let flat = store(shapes);
+        let layout = flat.layout();
+        let buckets = layout.buckets(least);
+        let mut cut = Flat::shard(layout, &buckets);
+        prop_assert_eq!(buckets.iter().map(Range::len).sum::<usize>(), layout.len());
+        prop_assert!(buckets.iter().skip(1).all(|bucket| bucket.len() >= least));
+        for bucket in &buckets {
+            let parts = layout.shards_of(bucket.clone(), ranks);
+            prop_assert!(parts.windows(2).all(|pair| pair[0].end == pair[1].start));
+            prop_assert_eq!((parts[0].start, parts[ranks - 1].end), (bucket.start, bucket.end));
+        }
+        for (id, values) in cut.iter_mut() {
+            values.copy_from_slice(&flat[id]);
+        }
+        for (id, tensor) in flat.iter() {
+            prop_assert_eq!(&cut[id], tensor.values);
+        }
+        // Taken off from the end, and put back.
+        let half = layout.len() / 2;
+        let mut taken: Vec<_> = std::iter::from_fn(|| cut.take_last(half)).collect();
+        prop_assert!(taken.iter().all(|part| part.held()[0].start >= half));
+        prop_assert!(cut.held().iter().all(|range| range.start < half));
+        taken.drain(..).rev().for_each(|part| cut.put_back(part));
+        prop_assert_eq!(cut.held(), buckets);
+        prop_assert!(flat.iter().all(|(id, tensor)| cut[id] == *tensor.values));
     }
 
     #[test]

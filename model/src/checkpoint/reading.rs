@@ -146,20 +146,20 @@ impl Checkpoint {
     /// # Errors
     /// If the file is damaged or holds anything but finite moments of these parameters.
     pub fn moments(&self, parameters: &Parameters) -> Result<Option<Moments>, Error> {
-        self.moments_of(parameters, 0..parameters.layout().len())
+        self.moments_of(parameters, &parameters.held())
     }
 
-    /// Reads the moments of a range of the parameters' layout alone. The whole file is checked.
+    /// Reads the moments of some ranges of the parameters' layout alone. The whole file is checked.
     /// # Errors
     /// As for [`Checkpoint::moments`].
     pub fn moments_of(
         &self,
         parameters: &Parameters,
-        range: Range<usize>,
+        ranges: &[Range<usize>],
     ) -> Result<Option<Moments>, Error> {
         let path = self.path.join(OPTIMIZER);
         let Some(summary) = self.manifest.files.get(OPTIMIZER) else { return Ok(None) };
-        let mut moments = Moments::shard(parameters.layout(), range.clone());
+        let mut moments = Moments::shard(parameters.layout(), ranges);
         let mut buffer = Vec::new();
         let mut seen: HashSet<(ParamId, bool)> = HashSet::new();
         tensor_file::read(&path, summary, &mut |name, info, file| {
@@ -180,10 +180,12 @@ impl Checkpoint {
             if !is_first && buffer.iter().any(|&v| v < 0.0) {
                 return Err(unusable(&path, format!("'{name}' has a negative element")));
             }
-            let (start, end) = (place.start.max(range.start), place.end.min(range.end));
-            if start < end {
-                let from = &buffer[start - place.start..end - place.start];
-                store.range_mut(start..end).copy_from_slice(from);
+            for range in ranges {
+                let (start, end) = (place.start.max(range.start), place.end.min(range.end));
+                if start < end {
+                    let from = &buffer[start - place.start..end - place.start];
+                    store.range_mut(start..end).copy_from_slice(from);
+                }
             }
             seen.insert((id, is_first));
             Ok(())

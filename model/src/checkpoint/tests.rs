@@ -4,10 +4,9 @@ use super::*;
 use crate::adamw::{AdamW, Moments};
 use crate::config::Config;
 use crate::error::Error;
-use crate::gradient_tree::GradientTree;
 use crate::tensor_file::FileSummary;
 use mediswift_engine::Tensor;
-use mediswift_engine::{Parameters, Shape};
+use mediswift_engine::{Gradients, Parameters, Shape};
 use mediswift_kernels::AlignedBuffer;
 use mediswift_kernels::sparse::mask::uniform_random;
 use serde_json::{Value, json};
@@ -50,7 +49,7 @@ impl State {
         let moments = Moments::zeros(parameters.layout());
         let mut optimiser = AdamW::new(&config.optimiser, moments, vec![true, true, true, false]);
         for t in 1..=step {
-            let mut gradients = GradientTree::new().zeros(parameters.layout());
+            let mut gradients = Gradients::zeros(parameters.layout());
             for (_, g) in gradients.iter_mut() {
                 g.copy_from_slice(&noise(g.len(), t as usize - 1));
             }

@@ -202,9 +202,9 @@ impl Gpt {
         self.network.forward(ids, r)
     }
 
-    /// Runs the network on a tape; with `forget`, only the values between blocks are kept.
-    pub(crate) fn record<'a>(&'a self, ids: &'a [u32], tape: &mut Tape<'a>, forget: bool) -> Var {
-        self.forward(ids, &mut Recording { tape, gpt: self, forget })
+    /// Runs the network on a tape, and keeps only the values between blocks.
+    pub(crate) fn record<'a>(&'a self, ids: &'a [u32], tape: &mut Tape<'a>) -> Var {
+        self.forward(ids, &mut Recording { tape, gpt: self, forget: true, inputs: Vec::new() })
     }
 
     /// The output head, with nothing to predict.
@@ -229,11 +229,34 @@ impl Gpt {
         gradients: &mut Gradients,
         arena: &mut Arena,
     ) -> Result<LossSum, Error> {
+        self.loss_and_gradients_telling(batch, normaliser, gradients, arena, |_, _| {})
+    }
+
+    /// The same; `is_final` is told, block by block, from which element on no gradient changes any more. Those may
+    /// be taken away.
+    /// # Errors
+    /// As for [`Gpt::loss_and_gradients`], before anything is computed.
+    pub(crate) fn loss_and_gradients_telling(
+        &self,
+        batch: &TokenBatch,
+        normaliser: f64,
+        gradients: &mut Gradients,
+        arena: &mut Arena,
+        mut is_final: impl FnMut(usize, &mut Gradients),
+    ) -> Result<LossSum, Error> {
         self.check(batch)?;
         let mut tape = Tape::new(batch.layout, arena);
-        let last = self.record(&batch.ids, &mut tape, self.recompute);
+        let (forget, inputs) = (self.recompute, Vec::new());
+        let mut recording = Recording { tape: &mut tape, gpt: self, forget, inputs };
+        let last = self.forward(&batch.ids, &mut recording);
+        let mut inputs = recording.inputs;
         let loss = self.loss(batch, (1.0 / normaliser) as f32);
-        Ok(tape.backward(&loss, last, &self.parameters, gradients))
+        let layout = self.parameters.layout();
+        Ok(tape.backward_telling(&loss, last, &self.parameters, gradients, |at, gradients| {
+            if inputs.pop_if(|input| at <= *input).is_some() {
+                is_final(self.network.start_of_block(inputs.len(), layout), gradients);
+            }
+        }))
     }
 
     /// Exact work of loss and gradients on a batch of that layout: the sum over all operators.
@@ -290,7 +313,10 @@ impl Gpt {
 struct Recording<'t, 'a> {
     tape: &'t mut Tape<'a>,
     gpt: &'a Gpt,
+    /// Whether only the values between blocks are kept.
     forget: bool,
+    /// Inputs of the blocks so far.
+    inputs: Vec<Var>,
 }
 
 impl<'a> Recorder<'a> for Recording<'_, 'a> {
@@ -305,6 +331,7 @@ impl<'a> Recorder<'a> for Recording<'_, 'a> {
     }
 
     fn end_of_block(&mut self, input: Var, output: Var) {
+        self.inputs.push(input);
         if self.forget {
             self.tape.forget(input, output);
         }

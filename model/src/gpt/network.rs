@@ -84,6 +84,11 @@ impl Network {
         }
     }
 
+    /// Where the tensors of a block begin. Whatever follows there is read by this block or after it.
+    pub(crate) fn start_of_block(&self, block: usize, layout: &Layout) -> usize {
+        layout.place(self.blocks[block].ln1.gain).range.start
+    }
+
     /// Every linear layer, in the order of the forward pass.
     pub(crate) fn linears(&self) -> impl Iterator<Item = Linear> {
         self.blocks.iter().flat_map(|block| [block.qkv, block.proj, block.up, block.down])

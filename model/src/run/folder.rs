@@ -7,6 +7,7 @@ use super::report::TrainingReport;
 use super::tokenizer::{load_tokenizer, tokenizer_path};
 use crate::config::Config;
 use crate::error::Error;
+use crate::reduction::Reduce;
 use crate::sparsity::LayerSparsity;
 use mediswift_data::{Dataset, Split};
 use mediswift_files::{self as files, Lock, SMALL};
@@ -19,6 +20,7 @@ use std::time::SystemTime;
 pub(super) const CONFIG: &str = "config.toml";
 const DATA: &str = "data.json";
 const LOCK: &str = "LOCK";
+const ENVIRONMENT: &str = "environment.json";
 
 /// The folder of one run, locked for writing.
 #[derive(Debug)]
@@ -58,14 +60,19 @@ impl RunFolder {
     /// # Errors
     /// If the folder holds a run or anything else, another process writes it, or it cannot be
     /// written.
-    pub fn create(path: &Path, config: &Config, dataset: &Dataset) -> Result<Self, Error> {
+    pub fn create(
+        path: &Path,
+        config: &Config,
+        dataset: &Dataset,
+        together: Together,
+    ) -> Result<Self, Error> {
         files::create_folders(path)?;
         check_unused(path)?;
         let folder = Self::lock(path)?;
         // Another process may have started a run before the lock.
         check_unused(path)?;
         folder.plan(config)?;
-        folder.describe(config, dataset)?;
+        folder.describe(config, dataset, together)?;
         Ok(folder)
     }
 
@@ -74,14 +81,19 @@ impl RunFolder {
     /// # Errors
     /// If the folder holds no run, or one with other settings or on other data, another process
     /// writes it, or it cannot be read or written.
-    pub fn resume(path: &Path, config: &Config, dataset: &Dataset) -> Result<Self, Error> {
+    pub fn resume(
+        path: &Path,
+        config: &Config,
+        dataset: &Dataset,
+        together: Together,
+    ) -> Result<Self, Error> {
         let before = read_config(path)?;
         let folder = Self::lock(path)?;
         let differences = config.differences_but_steps(&before);
         if !differences.is_empty() {
             return Err(Error::OtherSettings { path: path.to_path_buf(), differences });
         }
-        folder.describe(config, dataset)?;
+        folder.describe(config, dataset, together)?;
         Ok(folder)
     }
 
@@ -97,7 +109,12 @@ impl RunFolder {
     }
 
     /// Writes the small files that describe the run, where they are not there yet.
-    fn describe(&self, config: &Config, dataset: &Dataset) -> Result<(), Error> {
+    fn describe(
+        &self,
+        config: &Config,
+        dataset: &Dataset,
+        together: Together,
+    ) -> Result<(), Error> {
         let path = |name| self.path.join(name);
         files::create_folders(&self.checkpoints())?;
         let (data, identity) = (path(DATA), DataIdentity::of(dataset));
@@ -120,7 +137,7 @@ impl RunFolder {
             let card = model_card(config, None, NOT_FINISHED);
             files::write(&path(CARD), card.as_bytes())?;
         }
-        json::write(&path("environment.json"), &Environment::of_this_process())
+        json::write(&path(ENVIRONMENT), &Environment::of_this_process(together))
     }
 
     /// The folder.
@@ -218,6 +235,24 @@ pub fn read_config(path: &Path) -> Result<Config, Error> {
     }
 }
 
+/// How the gradients of the run in `path` were added up, if that is known: the faster way if any of them were.
+pub(crate) fn read_reduce(path: &Path) -> Option<Reduce> {
+    #[derive(Deserialize)]
+    struct Known {
+        reduce: Reduce,
+    }
+    json::read::<Known>(&path.join(ENVIRONMENT)).ok().map(|known| known.reduce)
+}
+
+/// Who trains a run.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub(crate) struct Together {
+    /// How many ranks.
+    pub ranks: usize,
+    /// How the run's gradients are added up: the faster way if any of them are.
+    pub reduce: Reduce,
+}
+
 /// What a run ran on.
 #[derive(Serialize)]
 struct Environment {
@@ -227,10 +262,12 @@ struct Environment {
     threads: usize,
     os: &'static str,
     architecture: &'static str,
+    #[serde(flatten)]
+    together: Together,
 }
 
 impl Environment {
-    fn of_this_process() -> Self {
+    fn of_this_process(together: Together) -> Self {
         let cpu = files::read_text("/proc/cpuinfo".as_ref(), SMALL).ok().and_then(|text| {
             let line = text.lines().find(|line| line.starts_with("model name"))?;
             Some(line.split_once(':')?.1.trim().to_string())
@@ -242,6 +279,7 @@ impl Environment {
             threads: rayon::current_num_threads(),
             os: std::env::consts::OS,
             architecture: std::env::consts::ARCH,
+            together,
         }
     }
 }

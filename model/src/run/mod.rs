@@ -3,7 +3,8 @@
 //! ```text
 //! RUN/config.toml       settings, written first: a folder is a run once it is there
 //!     data.json         which data the run is trained on
-//!     environment.json  processor, instruction set, threads, version of the last start
+//!     environment.json  processor, instruction set, threads, ranks, version of the last start; how gradients
+//!                       were added up, --reduce fast if any of them were
 //!     sparsity.json     target and actual sparsity of every linear layer
 //!     tokenizer.json    copy of the data's tokenizer
 //!     origin.json       where the first weights come from, in an imported run
@@ -41,7 +42,7 @@ mod tokenizer;
 
 pub(crate) use card::model_card;
 pub(crate) use folder::lock;
-pub(crate) use folder::{RunFolder, check_unused, check_unused_but};
+pub(crate) use folder::{RunFolder, Together, check_unused, check_unused_but, read_reduce};
 pub use folder::{checkpoints, read_config};
 pub(crate) use import::import_run;
 pub use loading::{LoadedModel, load_model};

@@ -1,5 +1,6 @@
 //! [`TrainingReport`]: what came of a run.
 
+use crate::reduction::Reduce;
 use crate::sparsity::LayerSparsity;
 use serde::Serialize;
 
@@ -24,6 +25,8 @@ pub struct TrainingReport {
     pub nnz: usize,
     /// Sparsity of every such layer.
     pub layers: Vec<LayerSparsity>,
+    /// How ranks have added up their gradients: the faster way if any of them were.
+    pub reduce: Reduce,
 }
 
 impl TrainingReport {

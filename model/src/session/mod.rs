@@ -9,7 +9,8 @@
 //! Of several ranks each has a session, and all do the same with theirs at the same time; what one is told
 //! or cannot do counts for all (`agreement.rs`). Rank 0 alone has the run folder's files open
 //! (`records.rs`); the others read the checkpoint that it has chosen, so they must see the same file system.
-//! A run has the same bits for any number of ranks, and may change it whenever it is resumed.
+//! A run has the same bits for any number of ranks, unless they add up gradients in a faster way ([`Reduce::Fast`]); it
+//! may change that number and that way whenever it is resumed, and its records know whether the faster one was used.
 
 mod records;
 mod together;
@@ -22,8 +23,12 @@ use crate::error::Error;
 use crate::evaluate::{Windows, validation_loss, validation_tokens};
 use crate::gpt::{Gpt, TokenBatch};
 use crate::loss_scale::LossScale;
+use crate::named::Named;
 use crate::optimisation::Optimisation;
-use crate::run::{RunFolder, StepMetrics, TrainingReport, Validation, read_config};
+use crate::reduction::Reduce;
+use crate::run::{
+    RunFolder, StepMetrics, Together, TrainingReport, Validation, read_config, read_reduce,
+};
 use crate::schedule::Schedule;
 use crate::watch::{Pace, Progress, Watch};
 use mediswift_data::{Batches, Dataset, Position, Split};
@@ -69,6 +74,8 @@ pub struct Session {
     dataset: Arc<Dataset>,
     batches: Batches,
     optimisation: Optimisation,
+    /// How the run's gradients were added up: the faster way if any of them were.
+    reduce: Reduce,
     /// What is written of the run: by rank 0.
     records: Option<Records>,
     /// Floating-point operations of an optimiser step: the exact work of every operator.
@@ -114,26 +121,29 @@ impl Session {
     /// # Errors
     /// If the configuration is out of range or does not fit the data, or the folder is in use.
     pub fn start(config: Config, dataset: Arc<Dataset>, out: &Path) -> Result<Self, Error> {
-        Self::start_among(Arc::new(Alone), config, dataset, out)
+        Self::start_among(Arc::new(Alone), Reduce::Exact, config, dataset, out)
     }
 
-    /// Starts a run as one of several ranks.
+    /// Starts a run as one of several ranks, which add up gradients in that way.
     /// # Errors
     /// As for [`Session::start`]; if ranks have other programs, settings or data, or are more than can
     /// share a step.
     pub fn start_among(
         ranks: Arc<dyn Ranks>,
+        reduce: Reduce,
         config: Config,
         dataset: Arc<Dataset>,
         out: &Path,
     ) -> Result<Self, Error> {
         let (mut config, batches) = agree(&*ranks, fit(config, &dataset))?;
-        check_equal(&*ranks, &config, &dataset)?;
+        check_equal(&*ranks, reduce, &config, &dataset)?;
+        let together = Together { ranks: ranks.count(), reduce: reduce.among(ranks.count()) };
         // Rank 0 plans, for plans decide the last bits and may be measured.
         let planned = first_says(&*ranks, || {
             let gpt = Gpt::new(&config)?;
             config.kernels.plans = gpt.plans();
-            Ok((gpt, Origin { config: config.to_toml(), checkpoint: None }))
+            let config = config.to_toml();
+            Ok((gpt, Origin { config, checkpoint: None, reduce: together.reduce }))
         })?;
         let gpt = match planned {
             (Some(gpt), _) => Ok(gpt),
@@ -144,16 +154,20 @@ impl Session {
         };
         let gpt = agree(&*ranks, gpt)?;
         check_weights(&*ranks, gpt.parameters())?;
-        let moments = moments_of(&*ranks, &gpt);
-        let optimisation = Optimisation::among(Arc::clone(&ranks), gpt, moments, 0, 0, &config);
+        let moments = Optimisation::zero_moments(&*ranks, reduce, &gpt);
+        let optimisation =
+            Optimisation::among(Arc::clone(&ranks), reduce, gpt, moments, 0, 0, &config);
         let optimisation = agree(&*ranks, optimisation)?;
         agree(&*ranks, optimisation.share(config.micro_batches()))?;
         let folder = match ranks.rank() {
-            0 => RunFolder::create(out, &config, &dataset).map(Some),
+            0 => RunFolder::create(out, &config, &dataset, together).map(Some),
             _ => Ok(None),
         };
         let folder = agree(&*ranks, folder)?;
-        Self::assemble(ranks, config, dataset, batches, folder, optimisation)
+        let mut session = Self::assemble(ranks, config, dataset, batches, folder, optimisation)?;
+        session.reduce = together.reduce;
+        session.notes.extend(useless(reduce, together));
+        Ok(session)
     }
 
     /// Takes up the run in the folder `out` at its newest whole checkpoint: [`Session::resume_at`].
@@ -175,38 +189,43 @@ impl Session {
         out: &Path,
         choice: Choice,
     ) -> Result<Self, Error> {
-        Self::resume_among(Arc::new(Alone), config, dataset, out, choice)
+        Self::resume_among(Arc::new(Alone), Reduce::Exact, config, dataset, out, choice)
     }
 
-    /// Takes up a run as one of several ranks, which need not be as many as before.
+    /// Takes up a run as one of several ranks, which need not be as many as before, nor add up in the same way.
     /// # Errors
     /// As for [`Session::resume_at`] and [`Session::start_among`].
     pub fn resume_among(
         ranks: Arc<dyn Ranks>,
+        reduce: Reduce,
         config: Config,
         dataset: Arc<Dataset>,
         out: &Path,
         choice: Choice,
     ) -> Result<Self, Error> {
-        check_equal(&*ranks, &config, &dataset)?;
+        check_equal(&*ranks, reduce, &config, &dataset)?;
         let taken = first_says(&*ranks, || {
-            let taken = Taken::up(&*ranks, config, &dataset, out, choice)?;
+            let taken = Taken::up(&*ranks, reduce, config, &dataset, out, choice)?;
             let checkpoint = taken.resumed.checkpoint.clone();
-            let origin = Origin { config: taken.config.to_toml(), checkpoint };
+            let origin =
+                Origin { config: taken.config.to_toml(), checkpoint, reduce: taken.reduce };
             Ok((taken, origin))
         })?;
         let taken = match taken {
             (Some(taken), _) => Ok(taken),
-            (None, origin) => Taken::after(&*ranks, &origin, &dataset),
+            (None, origin) => Taken::after(&*ranks, reduce, &origin, &dataset),
         };
-        let Taken { config, batches, folder, model, resumed, notes } = agree(&*ranks, taken)?;
+        let taken = agree(&*ranks, taken)?;
+        let Taken { config, batches, folder, model, reduce: so_far, resumed, notes } = taken;
         let Model { gpt, moments, step, skipped, loss_scale } = model;
+        let ranks_too = Arc::clone(&ranks);
         let optimisation =
-            Optimisation::among(Arc::clone(&ranks), gpt, moments, step, skipped, &config);
+            Optimisation::among(ranks_too, reduce, gpt, moments, step, skipped, &config);
         let optimisation = agree(&*ranks, optimisation)?.with_loss_scale(loss_scale);
         check_weights(&*ranks, optimisation.gpt().parameters())?;
         agree(&*ranks, optimisation.share(config.micro_batches()))?;
         let mut session = Self::assemble(ranks, config, dataset, batches, folder, optimisation)?;
+        session.reduce = so_far;
         session.saved = resumed.checkpoint.clone().map(|path| (resumed.step, path));
         session.resumed = Some(resumed);
         session.notes.splice(0..0, notes);
@@ -246,6 +265,7 @@ impl Session {
             dataset,
             batches,
             optimisation,
+            reduce: Reduce::Exact,
             records,
             flops_per_step: (cost.forward_flops + cost.backward_flops) as f64,
             last_seconds: f64::NAN,
@@ -495,6 +515,7 @@ impl Session {
             parameters: gpt.parameters().count(),
             nnz: layers.iter().map(|layer| layer.nnz).sum(),
             layers,
+            reduce: self.reduce,
         };
         let written = self
             .records
@@ -511,6 +532,8 @@ struct Taken {
     batches: Batches,
     folder: Option<RunFolder>,
     model: Model,
+    /// How gradients were and will be added up: the faster way if any were or will be.
+    reduce: Reduce,
     resumed: Resumed,
     notes: Vec<String>,
 }
@@ -528,6 +551,7 @@ impl Taken {
     /// On the rank that has the folder.
     fn up(
         ranks: &dyn Ranks,
+        reduce: Reduce,
         mut config: Config,
         dataset: &Arc<Dataset>,
         out: &Path,
@@ -539,14 +563,18 @@ impl Taken {
             config.kernels = before.kernels.clone();
         }
         let (config, mut batches) = fit(config, dataset)?;
-        let folder = RunFolder::resume(out, &config, dataset)?;
+        let earlier = read_reduce(out);
+        let now = reduce.among(ranks.count());
+        let so_far = if earlier == Some(Reduce::Fast) { Reduce::Fast } else { now };
+        let together = Together { ranks: ranks.count(), reduce: so_far };
+        let folder = RunFolder::resume(out, &config, dataset, together)?;
         let fingerprint = dataset.fingerprint();
         let read = |checkpoint: &Checkpoint| {
             checkpoint.check_run(&config, &fingerprint)?;
-            Model::read(ranks, checkpoint, &config)
+            Model::read(ranks, reduce, checkpoint, &config)
         };
         let chosen = checkpoint::choose(&folder.checkpoints(), choice, read)?;
-        let mut notes = Vec::new();
+        let mut notes = Vec::from_iter(useless(reduce, together));
         let (model, resumed) = match chosen {
             Some(Chosen { checkpoint, content, skipped }) => {
                 seek(&mut batches, &checkpoint)?;
@@ -560,7 +588,7 @@ impl Taken {
                     let differences = config.differences(&before);
                     return Err(Error::OtherSettings { path: out.to_path_buf(), differences });
                 }
-                (Model::new(ranks, &config)?, Resumed::anew())
+                (Model::new(ranks, reduce, &config)?, Resumed::anew())
             }
         };
         if config.train.steps != before.train.steps {
@@ -568,23 +596,31 @@ impl Taken {
         }
         // What an interrupted save or removal left.
         checkpoint::prune(&folder.checkpoints(), &config.checkpoint, model.step)?;
-        Ok(Self { config, batches, folder: Some(folder), model, resumed, notes })
+        notes.extend(changed(earlier, now));
+        let folder = Some(folder);
+        Ok(Self { config, batches, folder, model, reduce: so_far, resumed, notes })
     }
 
     /// On the others: what rank 0 has taken up.
-    fn after(ranks: &dyn Ranks, origin: &Origin, dataset: &Arc<Dataset>) -> Result<Self, Error> {
+    fn after(
+        ranks: &dyn Ranks,
+        reduce: Reduce,
+        origin: &Origin,
+        dataset: &Arc<Dataset>,
+    ) -> Result<Self, Error> {
         let (config, mut batches) = fit(origin.config()?, dataset)?;
         let (model, resumed) = match &origin.checkpoint {
             Some(path) => {
                 let checkpoint = Checkpoint::open(path)?;
                 seek(&mut batches, &checkpoint)?;
-                let model = Model::read(ranks, &checkpoint, &config)?;
+                let model = Model::read(ranks, reduce, &checkpoint, &config)?;
                 let (step, skipped) = (model.step as usize, vec![]);
                 (model, Resumed { step, checkpoint: Some(path.clone()), skipped })
             }
-            None => (Model::new(ranks, &config)?, Resumed::anew()),
+            None => (Model::new(ranks, reduce, &config)?, Resumed::anew()),
         };
-        Ok(Self { config, batches, folder: None, model, resumed, notes: vec![] })
+        let (reduce, notes) = (origin.reduce, Vec::new());
+        Ok(Self { config, batches, folder: None, model, reduce, resumed, notes })
     }
 }
 
@@ -595,27 +631,42 @@ impl Resumed {
 }
 
 impl Model {
-    fn new(ranks: &dyn Ranks, config: &Config) -> Result<Self, Error> {
+    fn new(ranks: &dyn Ranks, reduce: Reduce, config: &Config) -> Result<Self, Error> {
         let gpt = Gpt::new(config)?;
-        let moments = moments_of(ranks, &gpt);
+        let moments = Optimisation::zero_moments(ranks, reduce, &gpt);
         Ok(Self { gpt, moments, step: 0, skipped: 0, loss_scale: None })
     }
 
     /// The model of a checkpoint, and this rank's shard of its moments.
-    fn read(ranks: &dyn Ranks, checkpoint: &Checkpoint, config: &Config) -> Result<Self, Error> {
+    fn read(
+        ranks: &dyn Ranks,
+        reduce: Reduce,
+        checkpoint: &Checkpoint,
+        config: &Config,
+    ) -> Result<Self, Error> {
         let gpt = checkpoint.model(config)?;
-        let zeros = moments_of(ranks, &gpt);
-        let moments = checkpoint.moments_of(gpt.parameters(), zeros.first.held())?;
+        let zeros = Optimisation::zero_moments(ranks, reduce, &gpt);
+        let moments = checkpoint.moments_of(gpt.parameters(), &zeros.first.held())?;
         let manifest = &checkpoint.manifest;
         let (step, skipped, loss_scale) = (manifest.step, manifest.skipped, manifest.loss_scale);
         Ok(Self { gpt, moments: moments.unwrap_or(zeros), step, skipped, loss_scale })
     }
 }
 
-/// Moments before the first update, of this rank's shard.
-fn moments_of(ranks: &dyn Ranks, gpt: &Gpt) -> Moments {
-    let layout = gpt.parameters().layout();
-    Moments::shard(layout, layout.shards(ranks.count())[ranks.rank()].clone())
+/// That one rank has nothing to add up, if it is to do so in another way than by default.
+fn useless(wished: Reduce, together: Together) -> Option<String> {
+    let name = wished.name();
+    let is_useless = together.ranks == 1 && wished != Reduce::Exact;
+    is_useless
+        .then(|| format!("--reduce {name} does nothing here: one rank has nobody to add up with"))
+}
+
+/// That gradients are added up in another way from now on.
+fn changed(earlier: Option<Reduce>, now: Reduce) -> Option<String> {
+    let (earlier, now) = (earlier.filter(|earlier| *earlier != now)?.name(), now.name());
+    Some(format!(
+        "gradients were added up by --reduce {earlier} before, and are by --reduce {now} from here on"
+    ))
 }
 
 /// Goes on in the data where a checkpoint was made.

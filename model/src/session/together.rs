@@ -4,6 +4,8 @@ use crate::agreement::agree;
 use crate::checkpoint::weights_hash;
 use crate::config::Config;
 use crate::error::Error;
+use crate::named::Named;
+use crate::reduction::Reduce;
 use mediswift_data::Dataset;
 use mediswift_engine::Parameters;
 use mediswift_files as files;
@@ -20,6 +22,8 @@ pub(super) struct Origin {
     pub(super) config: String,
     /// The checkpoint it goes on from.
     pub(super) checkpoint: Option<PathBuf>,
+    /// How its gradients were and will be added up.
+    pub(super) reduce: Reduce,
 }
 
 impl Origin {
@@ -48,11 +52,12 @@ pub(super) fn first_says<T, S: Serialize + DeserializeOwned>(
     Ok((result, serde_json::from_slice(&said).expect("what rank 0 said")))
 }
 
-/// Checks that all ranks run the same program with the same settings on the same data.
+/// Checks that all ranks run the same program with the same settings on the same data, and add up in the same way.
 /// # Errors
 /// On all ranks, if one does not; names it, and what differs.
 pub(super) fn check_equal(
     ranks: &dyn Ranks,
+    reduce: Reduce,
     config: &Config,
     dataset: &Dataset,
 ) -> Result<(), Error> {
@@ -60,9 +65,9 @@ pub(super) fn check_equal(
         return Ok(());
     }
     let mine = agree(ranks, program())
-        .map(|program| [program, config.to_toml(), dataset.fingerprint()])?;
+        .map(|program| [program, config.to_toml(), dataset.fingerprint(), reduce.name().into()])?;
     let (_, first) = first_says(ranks, || Ok(((), mine.clone())))?;
-    let [program, settings, data] = [0, 1, 2].map(|at| mine[at] == first[at]);
+    let [program, settings, data, way] = [0, 1, 2, 3].map(|at| mine[at] == first[at]);
     let mut differences = Vec::new();
     if !program {
         differences
@@ -77,6 +82,9 @@ pub(super) fn check_equal(
     }
     if !data {
         differences.push("has other data than rank 0: give all the same dataset".into());
+    }
+    if !way {
+        differences.push(format!("has --reduce {} here, but {} there", mine[3], first[3]));
     }
     agree(
         ranks,

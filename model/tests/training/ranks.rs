@@ -10,7 +10,7 @@ use mediswift_model::pretrain::pretrain;
 use mediswift_model::run::TrainingReport;
 use mediswift_model::session::{Advance, Session};
 use mediswift_model::watch::{Progress, Watch};
-use mediswift_model::{Config, Error};
+use mediswift_model::{Config, Error, Reduce};
 use mediswift_ranks::{Faults, Ranks, Threads};
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -34,10 +34,22 @@ pub(super) fn join(
     out: &Path,
     watch: &mut dyn Watch,
 ) -> Result<TrainingReport, Error> {
+    join_by(Reduce::Exact, ranks, config, data, out, watch)
+}
+
+/// The same, adding up in that way.
+fn join_by(
+    reduce: Reduce,
+    ranks: &Arc<dyn Ranks>,
+    config: &Config,
+    data: &Arc<Dataset>,
+    out: &Path,
+    watch: &mut dyn Watch,
+) -> Result<TrainingReport, Error> {
     let (ranks, config, data) = (Arc::clone(ranks), config.clone(), Arc::clone(data));
     let mut session = match out.join("config.toml").exists() {
-        false => Session::start_among(ranks, config, data, out)?,
-        true => Session::resume_among(ranks, config, data, out, Choice::default())?,
+        false => Session::start_among(ranks, reduce, config, data, out)?,
+        true => Session::resume_among(ranks, reduce, config, data, out, Choice::default())?,
     };
     pretrain(&mut session, watch)
 }
@@ -149,8 +161,8 @@ fn moments_are_shared_out() {
         let out = folder.path().join(count.to_string());
         let shards = Threads::run(count, |ranks| {
             let (config, data) = (config.clone(), Arc::clone(&data));
-            let session = Session::start_among(ranks, config, data, &out).unwrap();
-            let held = session.moments().first.held();
+            let session = Session::start_among(ranks, Reduce::Exact, config, data, &out).unwrap();
+            let held = session.moments().first.held().remove(0);
             (held, session.gpt().parameters().layout().len())
         });
         for (rank, (held, all)) in shards.iter().enumerate() {
@@ -211,7 +223,7 @@ fn ranks_with_something_else_are_named_with_what_differs() {
     refused(
         &|ranks| {
             let data = Arc::clone(&data[usize::from(ranks.rank() == 2)]);
-            Session::start_among(ranks, config.clone(), data, &out)
+            Session::start_among(ranks, Reduce::Exact, config.clone(), data, &out)
         },
         "rank 2: has other data than rank 0",
     );
@@ -219,7 +231,7 @@ fn ranks_with_something_else_are_named_with_what_differs() {
         &|ranks| {
             let mut config = config.clone();
             config.train.lr *= if ranks.rank() == 1 { 2.0 } else { 1.0 };
-            Session::start_among(ranks, config, Arc::clone(&data[0]), &out)
+            Session::start_among(ranks, Reduce::Exact, config, Arc::clone(&data[0]), &out)
         },
         "rank 1: train.lr is 0.006 here, but 0.003 there",
     );
@@ -227,7 +239,7 @@ fn ranks_with_something_else_are_named_with_what_differs() {
         &|ranks| {
             let mut config = config.clone();
             config.train.batch = 4;
-            Session::start_among(ranks, config, Arc::clone(&data[0]), &out)
+            Session::start_among(ranks, Reduce::Exact, config, Arc::clone(&data[0]), &out)
         },
         "a step has 2 micro-batches, too few for 3 ranks",
     );
@@ -235,7 +247,7 @@ fn ranks_with_something_else_are_named_with_what_differs() {
         &|ranks| {
             let mut config = config.clone();
             config.train.leaves = 2;
-            Session::start_among(ranks, config, Arc::clone(&data[0]), &out)
+            Session::start_among(ranks, Reduce::Exact, config, Arc::clone(&data[0]), &out)
         },
         "a step's 8 micro-batches are 2 leaves, too few for 3 ranks: start at most 2 ranks, or set \
          train.leaves=4",
@@ -251,7 +263,8 @@ fn what_one_rank_cannot_do_is_an_error_of_all() {
     let out = folder.path().join("run");
     train(&config, &data, &out);
     let ends = Threads::run(3, |ranks| {
-        let session = Session::start_among(ranks, config.clone(), Arc::clone(&data), &out);
+        let session =
+            Session::start_among(ranks, Reduce::Exact, config.clone(), Arc::clone(&data), &out);
         text(&session.map(|_| ()).unwrap_err())
     });
     assert!(!ends[0].starts_with("rank 0"), "{}", ends[0]);
@@ -282,7 +295,8 @@ fn steps_are_skipped_by_all_ranks_or_by_none() {
         let out = folder.path().join(count.to_string());
         let ends = Threads::run(count, |ranks| {
             let (config, data) = (config.clone(), Arc::clone(&data));
-            let mut session = Session::start_among(ranks, config, data, &out).unwrap();
+            let mut session =
+                Session::start_among(ranks, Reduce::Exact, config, data, &out).unwrap();
             let mut seen = Vec::new();
             for _ in 0..4 {
                 seen.push(match session.advance(&mut ()).unwrap() {
@@ -297,4 +311,131 @@ fn steps_are_skipped_by_all_ranks_or_by_none() {
         ends[0].clone()
     });
     assert_eq!(skipped, [[0, 1, 2, 3], [0, 1, 2, 3]]);
+}
+
+/// A model of several buckets, trained for a few steps: at most eight micro-batches a step.
+fn of_buckets(sparsity: f64) -> Config {
+    let mut config = of_eight(sparsity);
+    (config.model.d_model, config.model.layers, config.model.heads) = (512, 3, 8);
+    (config.train.steps, config.checkpoint.every) = (4, 2);
+    config
+}
+
+#[test]
+fn the_faster_sums_are_the_same_for_the_same_number_of_ranks_and_close_to_the_exact_ones() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = dataset(folder.path(), 1);
+    for (sparsity, recompute, counts) in [(0.0, false, [1, 3]), (0.5, true, [2, 4])] {
+        let mut config = of_buckets(sparsity);
+        (config.train.recompute, config.train.steps) = (recompute, 2);
+        let alone = folder.path().join(format!("alone-{sparsity}"));
+        let exact = train(&config, &data, &alone);
+        assert_eq!(exact.reduce, Reduce::Exact);
+        for count in counts {
+            let late = Faults { delay: Duration::from_millis(2), ..Faults::default() };
+            let traces = [(1, Faults::default()), (3, late)].map(|(threads, faults)| {
+                let out = folder.path().join(format!("fast-{sparsity}-{count}-{threads}"));
+                let reports = Threads::run_with(count, faults, |ranks| {
+                    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
+                    let pool = pool.build().unwrap();
+                    pool.install(|| {
+                        join_by(Reduce::Fast, &ranks, &config, &data, &out, &mut ()).unwrap()
+                    })
+                });
+                let expected = if count == 1 { Reduce::Exact } else { Reduce::Fast };
+                assert!(reports.iter().all(|report| report.reduce == expected));
+                trace(&out)
+            });
+            assert_eq!(traces[0], traces[1], "{count} ranks, sparsity {sparsity}");
+            let exact = trace(&alone);
+            if count == 1 {
+                assert_eq!(traces[0], exact);
+            }
+            for (line, exact) in traces[0].0.iter().zip(&exact.0) {
+                assert!((line.loss / exact.loss - 1.0).abs() < 1e-5, "{line:?}, {exact:?}");
+                assert!((line.grad_norm / exact.grad_norm - 1.0).abs() < 1e-4, "{line:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_run_with_faster_sums_goes_on_as_if_it_had_not_stopped_and_may_change_its_way() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = dataset(folder.path(), 1);
+    let config = of_buckets(0.5);
+    let (whole, out) = (folder.path().join("whole"), folder.path().join("stopped"));
+    let fast = |out: &Path, after: usize| {
+        Threads::run(3, |ranks| {
+            let mut watch = stop_on(1, after, &ranks);
+            join_by(Reduce::Fast, &ranks, &config, &data, out, &mut watch)
+        })
+    };
+    assert!(fast(&whole, usize::MAX).iter().all(Result::is_ok));
+    for after in [1, 3] {
+        let ends = fast(&out, after);
+        assert!(ends.iter().all(|end| matches!(end, Err(Error::Stopped))), "{ends:?}");
+    }
+    let ends = fast(&out, usize::MAX);
+    assert!(ends.iter().all(Result::is_ok), "{ends:?}");
+    assert_eq!(trace(&out), trace(&whole));
+
+    // On a laptop, with more steps: what was faster before stays known.
+    let mut config = config.clone();
+    config.train.steps = 5;
+    let mut session =
+        Session::resume_at(config.clone(), Arc::clone(&data), &out, Choice::default()).unwrap();
+    let note =
+        "gradients were added up by --reduce fast before, and are by --reduce exact from here on";
+    assert!(session.notes().iter().any(|known| known == note), "{:?}", session.notes());
+    assert_eq!(pretrain(&mut session, &mut ()).unwrap().reduce, Reduce::Fast);
+    drop(session);
+    let report = std::fs::read_to_string(out.join("environment.json")).unwrap();
+    assert!(report.contains("\"ranks\": 1") && report.contains("\"reduce\": \"fast\""), "{report}");
+    let notes = Threads::run(1, |ranks| {
+        let (config, data) = (config.clone(), Arc::clone(&data));
+        let choice = Choice::default();
+        let session = Session::resume_among(ranks, Reduce::Fast, config, data, &out, choice);
+        session.unwrap().notes().to_vec()
+    });
+    assert!(
+        notes[0].iter().any(|note| note.starts_with("--reduce fast does nothing")),
+        "{notes:?}"
+    );
+}
+
+#[test]
+fn what_goes_wrong_during_faster_sums_ends_all_ranks_alike() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = dataset(folder.path(), 1);
+    let config = of_buckets(0.75);
+    for (silent, after) in [(0, 60), (2, 90), (1, 130)] {
+        let out = folder.path().join(format!("{silent}-{after}"));
+        let patience = Duration::from_secs(2);
+        let faults = Faults { silent: Some((silent, after)), patience, ..Faults::default() };
+        let ends = Threads::run_with(3, faults, |ranks| {
+            join_by(Reduce::Fast, &ranks, &config, &data, &out, &mut ())
+        });
+        assert!(ends.iter().all(|end| matches!(end, Err(Error::Lost(_)))), "{after}: {ends:?}");
+    }
+    // A loss that is not finite.
+    let mut diverging = of_eight(0.5);
+    diverging.set("train.lr=1e30").unwrap();
+    diverging.set("optimiser.warmup_fraction=0").unwrap();
+    for count in [2, 4] {
+        let out = folder.path().join(format!("diverging-{count}"));
+        let ends = Threads::run(count, |ranks| {
+            text(&join_by(Reduce::Fast, &ranks, &diverging, &data, &out, &mut ()).unwrap_err())
+        });
+        assert!(ends.iter().all(|end| *end == ends[0]), "{ends:?}");
+        assert!(ends[0].starts_with("step 2 made no update: "), "{ends:?}");
+    }
+    // Ranks that would wait for each other.
+    let ends = Threads::run(3, |ranks| {
+        let reduce = if ranks.rank() == 1 { Reduce::Fast } else { Reduce::Exact };
+        let out = folder.path().join("mixed");
+        text(&join_by(reduce, &ranks, &config, &data, &out, &mut ()).unwrap_err())
+    });
+    let expected = "rank 1: has --reduce fast here, but exact there";
+    assert!(ends.iter().all(|end| end.contains(expected)), "{ends:?}");
 }
