@@ -191,7 +191,7 @@ impl IsaKind {
         true
     }
 
-    /// The kind that `MEDISWIFT_ISA` names, else the best available that [pays](Self::pays).
+    /// The kind that `MEDISWIFT_ISA` names, else the best available that is faster than those after it.
     pub fn preferred() -> Result<IsaKind, IsaError> {
         match std::env::var(ISA_VARIABLE) {
             Ok(name) if !name.is_empty() => Self::by_name(&name),
