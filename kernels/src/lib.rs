@@ -24,11 +24,13 @@ pub mod ops;
 pub mod parallel;
 pub mod precision;
 pub mod probe;
+mod rounding;
 pub mod sparse;
 
 pub use buffer::{AlignedBuffer, Scratch};
 pub use ops::LinearLayer;
-pub use precision::{HalfTiles, InPrecision, Lines, Precision, UnknownPrecision};
+pub use precision::{Lines, Precision, UnknownPrecision};
+pub use rounding::{HalfTiles, InPrecision};
 pub use sparse::{CsrMatrix, PatternError, SparsePattern};
 
 /// Tokens in a tile: the SIMD lanes of every kernel, and one cache line of `f32`.

@@ -5,9 +5,7 @@
 //! the unpack, zip and pack instructions of all CPUs make of two registers. Activations are
 //! `[pair of tiles][feature][2 · LANES]`; where the number of tiles is odd, the last second tile is zeros.
 
-use crate::isa::{Isa, Kernel, dispatch};
-use crate::parallel::for_each_chunk;
-use crate::{AlignedBuffer, LANES, Scratch};
+use crate::{AlignedBuffer, LANES};
 use half::{bf16, f16};
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -136,27 +134,6 @@ impl<'a> Lines<'a> {
         words.expect("lines of 16-bit numbers that lie at a multiple of four bytes")
     }
 
-    /// As `f32` tiles `[tile][feature][LANES]`.
-    /// # Panics
-    /// If there are no such tiles.
-    #[track_caller]
-    pub fn widened(self, features: usize, tiles: usize) -> Scratch {
-        let tile = features * LANES;
-        let mut out = Scratch::take(tiles * tile);
-        let words = self.words();
-        match self {
-            Lines::F32(data) => out.copy_from_slice(data),
-            _ => {
-                assert_eq!(words.len(), tiles.div_ceil(2) * tile, "extents disagree");
-                let precision = self.precision();
-                for_each_chunk(&mut out, 2 * tile, |pair, to| {
-                    dispatch(Widen { precision, words: &words[pair * tile..][..tile], to });
-                });
-            }
-        }
-        out
-    }
-
     /// `f32` tiles.
     /// # Panics
     /// If the elements have 16 bits.
@@ -190,140 +167,5 @@ impl<'a> From<&'a Vec<f32>> for Lines<'a> {
 impl<'a> From<&'a AlignedBuffer> for Lines<'a> {
     fn from(data: &'a AlignedBuffer) -> Self {
         Lines::F32(data)
-    }
-}
-
-impl<'a> From<&'a HalfTiles> for Lines<'a> {
-    fn from(data: &'a HalfTiles) -> Self {
-        data.lines()
-    }
-}
-
-/// Activations rounded to 16 bits, in memory of their own for the length of a computation.
-pub struct HalfTiles {
-    precision: Precision,
-    words: Scratch,
-}
-
-impl HalfTiles {
-    /// Rounds tiles `[tile][feature][LANES]` to a precision of 16 bits.
-    /// # Panics
-    /// If the precision has more bits, or `tiles` is not made of whole tiles.
-    #[track_caller]
-    pub fn rounded(precision: Precision, tiles: &[f32], features: usize) -> Self {
-        assert!(precision != Precision::F32, "f32 has more than 16 bits");
-        let count = crate::ops::extent::tiles("the activations", tiles, features);
-        let words = Scratch::take(count.div_ceil(2) * features * LANES);
-        let mut new = Self { precision, words };
-        new.round(tiles, features);
-        new
-    }
-
-    /// Rounds other tiles of the same extents over these.
-    /// # Panics
-    /// If the extents differ.
-    #[track_caller]
-    pub fn round(&mut self, tiles: &[f32], features: usize) {
-        let count = crate::ops::extent::tiles("the activations", tiles, features);
-        assert_eq!(self.words.len(), count.div_ceil(2) * features * LANES, "extents disagree");
-        if self.words.is_empty() {
-            return;
-        }
-        let (tile, precision) = (features * LANES, self.precision);
-        for_each_chunk(&mut self.words, tile, |pair, to| {
-            let pair = &tiles[2 * pair * tile..tiles.len().min(2 * (pair + 1) * tile)];
-            dispatch(Narrow { precision, pair, to });
-        });
-    }
-
-    /// The elements.
-    pub fn lines(&self) -> Lines<'_> {
-        match self.precision {
-            Precision::F16 => Lines::F16(bytemuck::cast_slice(&self.words)),
-            _ => Lines::Bf16(bytemuck::cast_slice(&self.words)),
-        }
-    }
-}
-
-/// Activations in a precision, from `f32` tiles.
-pub enum InPrecision<'a> {
-    /// As they are.
-    F32(&'a [f32]),
-    /// Rounded.
-    Half(HalfTiles),
-}
-
-impl<'a> InPrecision<'a> {
-    /// Rounds tiles `[tile][feature][LANES]`, if the precision is one of 16 bits.
-    /// # Panics
-    /// If `tiles` is not made of whole tiles.
-    #[track_caller]
-    pub fn new(precision: Precision, tiles: &'a [f32], features: usize) -> Self {
-        match precision {
-            Precision::F32 => Self::F32(tiles),
-            _ => Self::Half(HalfTiles::rounded(precision, tiles, features)),
-        }
-    }
-
-    /// The elements.
-    pub fn lines(&self) -> Lines<'_> {
-        match self {
-            Self::F32(tiles) => Lines::F32(tiles),
-            Self::Half(tiles) => tiles.lines(),
-        }
-    }
-}
-
-/// Rounds one pair of tiles, or a last single one, to lines of 16-bit numbers.
-struct Narrow<'a> {
-    precision: Precision,
-    pair: &'a [f32],
-    to: &'a mut [f32],
-}
-
-impl Kernel for Narrow<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<I: Isa>(self, isa: I) {
-        let (a, b) = self.pair.split_at(self.to.len());
-        let (a, b) = (a.as_chunks::<LANES>().0, b.as_chunks::<LANES>().0);
-        let zero = [0.0; LANES];
-        for (at, to) in self.to.as_chunks_mut::<LANES>().0.iter_mut().enumerate() {
-            let (a, b) = (isa.load_line(&a[at]), isa.load_line(b.get(at).unwrap_or(&zero)));
-            let line = match self.precision {
-                Precision::F16 => isa.narrow_f16(a, b),
-                _ => isa.narrow_bf16(a, b),
-            };
-            isa.store_line(to, line);
-        }
-    }
-}
-
-/// The reverse of [`Narrow`].
-struct Widen<'a> {
-    precision: Precision,
-    words: &'a [f32],
-    to: &'a mut [f32],
-}
-
-impl Kernel for Widen<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<I: Isa>(self, isa: I) {
-        let (a, b) = self.to.split_at_mut(self.words.len());
-        let (a, b) = (a.as_chunks_mut::<LANES>().0, b.as_chunks_mut::<LANES>().0);
-        for (at, line) in self.words.as_chunks::<LANES>().0.iter().enumerate() {
-            let line = isa.load_line(line);
-            let (first, second) = match self.precision {
-                Precision::F16 => isa.widen_f16(line),
-                _ => isa.widen_bf16(line),
-            };
-            isa.store_line(&mut a[at], first);
-            if let Some(to) = b.get_mut(at) {
-                isa.store_line(to, second);
-            }
-        }
     }
 }

@@ -3,7 +3,7 @@
 //! W and Wᵀ are packed with two neighbours of a row in a word, which meet two features of X and dY; the weight
 //! gradient meets two tokens, which is how lines of 16-bit numbers lie.
 
-use super::{add_product, begin, scatter};
+use super::sampled::{add_product, begin, scatter};
 use crate::isa::IsaKind;
 use crate::ops::gemm::{Left, Out, PackedPairs, gemm_words_on, transpose_tiles};
 use crate::ops::strategy::{Family, Initial, Method, Planned, Product, Strategy};

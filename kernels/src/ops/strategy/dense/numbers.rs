@@ -1,0 +1,155 @@
+//! Dense products of numbers, those of 16 bits widened.
+
+use super::sampled::{add_product, begin, scatter};
+use crate::isa::IsaKind;
+use crate::ops::gemm::{Left, Out, Packed, gemm_on, transpose_tiles};
+use crate::ops::strategy::{Family, Initial, Method, Planned, Product, Strategy};
+use crate::parallel::for_each_chunk;
+use crate::rounding::widened;
+use crate::{AlignedBuffer, LANES, Lines, Precision, Scratch, SparsePattern};
+use std::ops::Deref;
+use std::sync::{Arc, OnceLock};
+
+pub(in crate::ops::strategy) const FAMILY: Family = Family {
+    grammar: "dense",
+    parse: |name| (name == "dense").then(|| Strategy::new(Dense)),
+    candidates: |_| vec![Strategy::new(Dense)],
+};
+
+pub(super) struct Dense;
+
+impl Method for Dense {
+    fn name(&self) -> String {
+        "dense".into()
+    }
+
+    fn is_dense(&self) -> bool {
+        true
+    }
+
+    fn plan(
+        &self,
+        isa: IsaKind,
+        pattern: &Arc<SparsePattern>,
+        products: &[Product],
+        precision: Precision,
+    ) -> Box<dyn Planned> {
+        let with_w = products.iter().any(|&product| product != Product::WeightGradient);
+        let len = if with_w { pattern.rows() * pattern.columns() } else { 0 };
+        let copy = Some(AlignedBuffer::zeros(len));
+        let (rows, columns) = (pattern.rows(), pattern.columns());
+        let (pattern, transposed) = (Some(pattern.clone()), OnceLock::new());
+        Box::new(PlannedDense { isa, precision, rows, columns, pattern, copy, transposed })
+    }
+}
+
+/// All products of a dense weight `[rows, columns]`.
+pub(super) fn planned(
+    isa: IsaKind,
+    precision: Precision,
+    rows: usize,
+    columns: usize,
+) -> Box<dyn Planned> {
+    let rounded = precision != Precision::F32;
+    let copy = rounded.then(|| AlignedBuffer::zeros(rows * columns));
+    let (pattern, transposed) = (None, OnceLock::new());
+    Box::new(PlannedDense { isa, precision, rows, columns, pattern, copy, transposed })
+}
+
+struct PlannedDense {
+    isa: IsaKind,
+    precision: Precision,
+    rows: usize,
+    columns: usize,
+    /// Of a sparse W.
+    pattern: Option<Arc<SparsePattern>>,
+    /// W rounded, with its zeros: where it is sparse or has 16 bits, if a product reads it.
+    copy: Option<AlignedBuffer>,
+    /// Wᵀ, from the first input gradient on.
+    transposed: OnceLock<Packed>,
+}
+
+impl PlannedDense {
+    /// W row by row, its zeros included.
+    fn w<'a>(&'a self, values: &'a [f32]) -> &'a [f32] {
+        self.copy.as_deref().unwrap_or(values)
+    }
+
+    fn wt<'a>(&'a self, values: &'a [f32]) -> Left<'a> {
+        Left::transposed(self.w(values), self.columns, self.rows)
+    }
+}
+
+impl Planned for PlannedDense {
+    fn refresh(&mut self, values: &[f32]) {
+        let precision = self.precision;
+        if let Some(copy) = self.copy.as_mut().filter(|copy| !copy.is_empty()) {
+            match &self.pattern {
+                Some(pattern) => scatter(pattern, values, copy, |x| precision.round(x)),
+                None => for_each_chunk(copy, self.columns, |row, copy| {
+                    let values = &values[row * self.columns..];
+                    copy.iter_mut().zip(values).for_each(|(to, &x)| *to = precision.round(x));
+                }),
+            }
+        }
+        if let Some(mut packed) = self.transposed.take() {
+            self.wt(values).pack_into(&mut packed);
+            self.transposed = OnceLock::from(packed);
+        }
+    }
+
+    fn forward(&self, values: &[f32], x: Lines<'_>, y: &mut [f32], initial: Initial<'_>) {
+        if y.is_empty() {
+            return;
+        }
+        let tiles = y.len() / (self.rows * LANES);
+        let w = Left::row_major(self.w(values), self.rows, self.columns);
+        let accumulate = begin(y, initial);
+        gemm_on(self.isa, w, &in_f32(x, self.columns, tiles), y, Out::Tiles, accumulate);
+    }
+
+    fn input_gradient(&self, values: &[f32], dy: Lines<'_>, dx: &mut [f32], initial: Initial<'_>) {
+        if dx.is_empty() {
+            return;
+        }
+        let tiles = dx.len() / (self.columns * LANES);
+        let accumulate = begin(dx, initial);
+        let wt = self.transposed.get_or_init(|| self.wt(values).pack());
+        wt.multiply_on(self.isa, &in_f32(dy, self.rows, tiles), dx, Out::Tiles, accumulate);
+    }
+
+    fn weight_gradient(&self, dy: Lines<'_>, x: Lines<'_>, dw: &mut [f32]) {
+        if dw.is_empty() {
+            return;
+        }
+        let tiles = dy.len() / (self.rows * LANES);
+        let (dy, x) = (in_f32(dy, self.rows, tiles), in_f32(x, self.columns, tiles));
+        let (left, xt) = (Left::tiles(&dy, self.rows), transpose_tiles(&x, self.columns));
+        add_product(self.pattern.as_deref(), self.columns, dw, |to, accumulate| {
+            gemm_on(self.isa, left, &xt, to, Out::Rows, accumulate);
+        });
+    }
+}
+
+/// `f32` tiles, for as long as a product needs them.
+enum Tiles<'a> {
+    Held(&'a [f32]),
+    Widened(Scratch),
+}
+
+impl Deref for Tiles<'_> {
+    type Target = [f32];
+    fn deref(&self) -> &[f32] {
+        match self {
+            Tiles::Held(tiles) => tiles,
+            Tiles::Widened(tiles) => tiles,
+        }
+    }
+}
+
+fn in_f32(x: Lines<'_>, features: usize, tiles: usize) -> Tiles<'_> {
+    match x {
+        Lines::F32(x) => Tiles::Held(x),
+        _ => Tiles::Widened(widened(x, features, tiles)),
+    }
+}
