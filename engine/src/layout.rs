@@ -175,7 +175,9 @@ impl Layout {
         let (mut buckets, mut end) = (Vec::new(), self.len);
         for (at, place) in self.places.iter().enumerate().rev() {
             let start = place.range.start;
-            if start < end && (end - start >= least || at == 0) {
+            // Where no tensor has an element, there is one range without any.
+            let is_only = at == 0 && buckets.is_empty();
+            if is_only || start < end && (end - start >= least || at == 0) {
                 buckets.push(start..end);
                 end = start;
             }

@@ -30,7 +30,8 @@
 //! let x = tape.apply(embedding, &[], &parameters);
 //! let x = tape.apply(Gelu { features }, &[x], &parameters);
 //! let targets = &[1, 2, 3];
-//! let loss = CrossEntropy { weight: tokens, vocabulary, features, targets, weights: None, scale: 1.0 };
+//! let (weight, half, weights, scale) = (tokens, None, None, 1.0);
+//! let loss = CrossEntropy { weight, half, vocabulary, features, targets, weights, scale };
 //! let mut gradients = Gradients::zeros(&layout);
 //! let loss = tape.backward(&loss, x, &parameters, &mut gradients);
 //! assert!(loss.mean() > 0.0 && gradients[positions].iter().all(|gradient| *gradient != 0.0));

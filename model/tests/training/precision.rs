@@ -80,7 +80,7 @@ fn a_run_keeps_its_precision() {
     for other in [Precision::F32, Precision::F16] {
         let session = Session::resume(half(other, 0.75), Arc::clone(&data), &out);
         let error = session.err().unwrap().to_string();
-        assert!(error.contains(&format!("train.precision is {other}")), "{error}");
+        assert!(error.contains(&format!("train.precision is \"{other}\"")), "{error}");
     }
     // Its plans are of its precision too.
     let file = std::fs::read_to_string(out.join("config.toml")).unwrap();
