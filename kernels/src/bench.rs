@@ -303,7 +303,7 @@ impl LayerBench {
         let best_f32 = Best::of(&times[dense_f32], &names);
         let (best, f32) = match (dense_half, sparse_f32) {
             (Some(dense), Some(sparse)) => {
-                let name = format!("own {} {}", self.precision, "gemm");
+                let name = format!("own {} gemm", self.precision);
                 (Best::of(&[dense], &[name]), Some((best_f32, sparse)))
             }
             _ => (best_f32, None),

@@ -45,8 +45,9 @@ impl HalfTiles {
     /// The elements.
     pub fn lines(&self) -> Lines<'_> {
         match self.precision {
+            Precision::Bf16 => Lines::Bf16(bytemuck::cast_slice(&self.words)),
             Precision::F16 => Lines::F16(bytemuck::cast_slice(&self.words)),
-            _ => Lines::Bf16(bytemuck::cast_slice(&self.words)),
+            Precision::F32 => unreachable!("it has 16 bits"),
         }
     }
 }
@@ -124,11 +125,7 @@ impl Kernel for Narrow<'_> {
         let zero = [0.0; LANES];
         for (at, to) in self.to.as_chunks_mut::<LANES>().0.iter_mut().enumerate() {
             let (a, b) = (isa.load_line(&a[at]), isa.load_line(b.get(at).unwrap_or(&zero)));
-            let line = match self.precision {
-                Precision::F16 => isa.narrow_f16(a, b),
-                _ => isa.narrow_bf16(a, b),
-            };
-            isa.store_line(to, line);
+            isa.store_line(to, narrow(isa, self.precision, a, b));
         }
     }
 }
@@ -148,15 +145,31 @@ impl Kernel for Widen<'_> {
         let (a, b) = self.to.split_at_mut(self.words.len());
         let (a, b) = (a.as_chunks_mut::<LANES>().0, b.as_chunks_mut::<LANES>().0);
         for (at, line) in self.words.as_chunks::<LANES>().0.iter().enumerate() {
-            let line = isa.load_line(line);
-            let (first, second) = match self.precision {
-                Precision::F16 => isa.widen_f16(line),
-                _ => isa.widen_bf16(line),
-            };
+            let (first, second) = widen(isa, self.precision, isa.load_line(line));
             isa.store_line(&mut a[at], first);
             if let Some(to) = b.get_mut(at) {
                 isa.store_line(to, second);
             }
         }
+    }
+}
+
+/// The line of 16-bit numbers nearest to two tiles.
+#[inline(always)]
+fn narrow<I: Isa>(isa: I, precision: Precision, a: I::V, b: I::V) -> I::V {
+    match precision {
+        Precision::Bf16 => isa.narrow_bf16(a, b),
+        Precision::F16 => isa.narrow_f16(a, b),
+        Precision::F32 => unreachable!("a line of f32 is a tile"),
+    }
+}
+
+/// The two tiles of a line of 16-bit numbers.
+#[inline(always)]
+pub(crate) fn widen<I: Isa>(isa: I, precision: Precision, line: I::V) -> (I::V, I::V) {
+    match precision {
+        Precision::Bf16 => isa.widen_bf16(line),
+        Precision::F16 => isa.widen_f16(line),
+        Precision::F32 => unreachable!("a line of f32 is a tile"),
     }
 }

@@ -213,6 +213,14 @@ pub enum Error {
         /// Its value.
         value: f32,
     },
+    /// Gradients of a step do not fit f16; it made no update.
+    #[error(
+        "gradients are too large for f16: from here on the loss is scaled by {scale}, half of before"
+    )]
+    TooLargeForF16 {
+        /// The scale of the next step's loss.
+        scale: f64,
+    },
     /// Gradients of f16 are not finite even where the loss is not scaled.
     #[error(
         "gradients are not finite in f16, although the scale of the loss has been lowered to 1: a smaller \
@@ -405,9 +413,10 @@ impl Error {
             | Self::TensorShape { .. } => ErrorKind::Incompatible,
             Self::Malformed { .. } => ErrorKind::Malformed,
             Self::Damaged { .. } => ErrorKind::Damaged,
-            Self::NonFinite { .. } | Self::Overflow { .. } | Self::LossScale => {
-                ErrorKind::NonFinite
-            }
+            Self::NonFinite { .. }
+            | Self::Overflow { .. }
+            | Self::LossScale
+            | Self::TooLargeForF16 { .. } => ErrorKind::NonFinite,
             Self::Step { source, .. } => source.kind(),
             Self::Stopped => ErrorKind::Stopped,
             Self::OtherRank { .. } | Self::Lost(_) => ErrorKind::Ranks,

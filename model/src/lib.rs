@@ -58,6 +58,7 @@ pub mod schedule;
 pub mod score;
 pub mod session;
 pub mod sparsity;
+mod step_gradients;
 pub mod tasks;
 mod tensor_file;
 pub mod tensorboard;

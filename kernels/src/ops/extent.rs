@@ -34,7 +34,7 @@ pub(crate) fn check_tiles(name: &str, data: &[f32], tiles: usize, lines: usize) 
 
 /// Tiles that a line holds.
 #[inline(always)]
-pub(crate) fn lines_of(data: Lines<'_>) -> usize {
+pub(crate) fn tiles_per_line(data: Lines<'_>) -> usize {
     data.line() / LANES
 }
 
@@ -43,7 +43,7 @@ pub(crate) fn lines_of(data: Lines<'_>) -> usize {
 /// If it is not.
 #[track_caller]
 pub(crate) fn check_lines(name: &str, data: Lines<'_>, tiles: usize, features: usize) {
-    let expected = size(&[tiles.div_ceil(lines_of(data)), features, data.line()]);
+    let expected = size(&[tiles.div_ceil(tiles_per_line(data)), features, data.line()]);
     let (found, precision) = (data.len(), data.precision());
     assert_eq!(
         found, expected,

@@ -2,6 +2,7 @@
 
 use crate::isa::Isa;
 use crate::parallel::for_each_chunk;
+use crate::rounding::widen;
 use crate::{LANES, Lines, Precision};
 use std::ops::Range;
 
@@ -85,31 +86,14 @@ pub(super) fn gather_lines<'a, I: Isa, const V: usize>(
         return gather_tiles::<I, V>(isa, x, features, tile, columns, lines);
     }
     let lines = &mut lines[..columns.len() * V * LANES];
-    let mut v = 0;
-    while v < V {
-        let (pair, second) = ((tile + v) / 2, (tile + v) % 2 == 1);
-        let from = (pair * features + columns.start) * LANES;
-        let words = x.words()[from..from + columns.len() * LANES].as_chunks::<LANES>().0;
-        for (words, to) in words.iter().zip(lines.chunks_exact_mut(V * LANES)) {
-            let (a, b) = widen(isa, x.precision(), isa.load_line(words));
-            let to = to[v * LANES..].as_chunks_mut::<LANES>().0;
-            isa.store_line(&mut to[0], if second { b } else { a });
-            if let (false, Some(to)) = (second, to.get_mut(1)) {
-                isa.store_line(to, b);
-            }
+    for (v, pair) in pairs_of_tiles::<V>(tile) {
+        let words = lines_of(x.words(), features, pair, columns.clone());
+        for (line, to) in words.iter().zip(lines.chunks_exact_mut(V * LANES)) {
+            let both = widen(isa, x.precision(), isa.load_line(line));
+            store_both(isa, both, tile + v, &mut to[v * LANES..]);
         }
-        v += if second { 1 } else { 2 };
     }
     lines
-}
-
-/// The two tiles of a line of 16-bit numbers.
-#[inline(always)]
-pub(super) fn widen<I: Isa>(isa: I, precision: Precision, line: I::V) -> (I::V, I::V) {
-    match precision {
-        Precision::F16 => isa.widen_f16(line),
-        _ => isa.widen_bf16(line),
-    }
 }
 
 /// The words of pairs of neighbouring features of lines of bf16 in `V` tiles from `tile`, as
@@ -124,25 +108,41 @@ pub(super) fn gather_pairs_of_lines<'a, I: Isa, const V: usize>(
     lines: &'a mut [f32],
 ) -> &'a [f32] {
     let lines = &mut lines[..pairs.len() * V * LANES];
-    let (from, to) = (2 * pairs.start, (2 * pairs.end).min(features));
-    for v in 0..V {
-        let second = (tile + v) % 2 == 1;
-        if second && v > 0 {
-            // Written with the tile before.
-            continue;
-        }
-        let of_pair = (tile + v) / 2 * features;
-        let words = &x[(of_pair + from) * LANES..(of_pair + to) * LANES];
-        let columns = words.as_chunks::<LANES>().0.chunks(2);
-        for (columns, to) in columns.zip(lines.chunks_exact_mut(V * LANES)) {
-            let beside = columns.get(1).map_or(isa.splat(0.0), |line| isa.load_line(line));
-            let (a, b) = isa.interleave(isa.load_line(&columns[0]), beside);
-            let to = to[v * LANES..].as_chunks_mut::<LANES>().0;
-            isa.store_line(&mut to[0], if second { b } else { a });
-            if let (false, Some(to)) = (second, to.get_mut(1)) {
-                isa.store_line(to, b);
-            }
+    let columns = 2 * pairs.start..(2 * pairs.end).min(features);
+    for (v, pair) in pairs_of_tiles::<V>(tile) {
+        let words = lines_of(x, features, pair, columns.clone());
+        for (line, to) in words.chunks(2).zip(lines.chunks_exact_mut(V * LANES)) {
+            let beside = line.get(1).map_or(isa.splat(0.0), |line| isa.load_line(line));
+            let both = isa.interleave(isa.load_line(&line[0]), beside);
+            store_both(isa, both, tile + v, &mut to[v * LANES..]);
         }
     }
     lines
+}
+
+/// The pairs of tiles that hold `V` tiles from `tile`, each with the first of the `V` that it holds.
+#[inline(always)]
+fn pairs_of_tiles<const V: usize>(tile: usize) -> impl Iterator<Item = (usize, usize)> {
+    let begins = move |v: &usize| *v == 0 || (tile + v).is_multiple_of(2);
+    (0..V).filter(begins).map(move |v| (v, (tile + v) / 2))
+}
+
+/// The lines of some columns of a pair of tiles, as words.
+#[inline(always)]
+fn lines_of(x: &[f32], features: usize, pair: usize, columns: Range<usize>) -> &[[f32; LANES]] {
+    let from = (pair * features + columns.start) * LANES;
+    x[from..from + columns.len() * LANES].as_chunks().0
+}
+
+/// Stores what belongs to `tile` of both tiles of its pair, and to the next one if that is there and wanted.
+#[inline(always)]
+fn store_both<I: Isa>(isa: I, (a, b): (I::V, I::V), tile: usize, to: &mut [f32]) {
+    let to = to.as_chunks_mut().0;
+    if !tile.is_multiple_of(2) {
+        return isa.store_line(&mut to[0], b);
+    }
+    isa.store_line(&mut to[0], a);
+    if let Some(to) = to.get_mut(1) {
+        isa.store_line(to, b);
+    }
 }

@@ -1,5 +1,6 @@
 //! The products of a linear layer, and the list that tests and benchmarks walk.
 
+mod arithmetic;
 pub(crate) mod extent;
 mod gather;
 pub mod gemm;

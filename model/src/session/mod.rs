@@ -13,25 +13,21 @@
 //! may change that number and that way whenever it is resumed, and its records know whether the faster one was used.
 
 mod records;
+mod taken;
 mod together;
 
 use crate::adamw::Moments;
 use crate::agreement::agree;
-use crate::checkpoint::{self, Checkpoint, Choice, Chosen, DataState, Snapshot, weights_hash};
+use crate::checkpoint::{self, Choice, DataState, Snapshot, weights_hash};
 use crate::config::{Config, OnNonFinite};
 use crate::error::Error;
-use crate::evaluate::{Windows, validation_loss, validation_tokens};
+use crate::evaluate::{Windows, validation_loss};
 use crate::gpt::{Gpt, TokenBatch};
-use crate::loss_scale::LossScale;
-use crate::named::Named;
 use crate::optimisation::Optimisation;
 use crate::reduction::Reduce;
-use crate::run::{
-    RunFolder, StepMetrics, Together, TrainingReport, Validation, read_config, read_reduce,
-};
-use crate::schedule::Schedule;
+use crate::run::{RunFolder, StepMetrics, Together, TrainingReport, Validation};
 use crate::watch::{Pace, Progress, Watch};
-use mediswift_data::{Batches, Dataset, Position, Split};
+use mediswift_data::{Batches, Dataset, Position};
 use mediswift_engine::TokenLayout;
 use mediswift_ranks::{Alone, Ranks};
 use records::{Opened, Records};
@@ -39,6 +35,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
+use taken::{Model, Resumed, Taken, fit, useless};
 use together::{Origin, check_equal, check_weights, first_says};
 
 /// A run between two optimiser steps.
@@ -94,13 +91,6 @@ pub struct Session {
     resumed: Option<Resumed>,
     /// What whoever trains it should know of how it goes on.
     notes: Vec<String>,
-}
-
-/// How a run was taken up.
-struct Resumed {
-    step: usize,
-    checkpoint: Option<PathBuf>,
-    skipped: Vec<String>,
 }
 
 /// What became of a step.
@@ -332,7 +322,12 @@ impl Session {
         let all = self.config.micro_batches();
         let mine = self.optimisation.share(all).and_then(|share| self.next_micro_batches(share));
         let (loss, grad_norm, problem) = match self.optimisation.step_of(all, mine, watch) {
-            Ok(done) => (done.loss.mean(), done.grad_norm, None),
+            Ok(done) => {
+                let scale = self.optimisation.loss_scale().map(|loss_scale| loss_scale.scale);
+                let too_large = scale.filter(|_| done.grad_norm.is_nan());
+                let problem = too_large.map(|scale| Error::TooLargeForF16 { scale });
+                (done.loss.mean(), done.grad_norm, problem)
+            }
             Err(error) if on_nonfinite == OnNonFinite::Skip && may_be_skipped(&error) => {
                 self.optimisation.skip();
                 (f64::NAN, f64::NAN, Some(error))
@@ -526,188 +521,8 @@ impl Session {
     }
 }
 
-/// A run that is taken up, on one rank.
-struct Taken {
-    config: Config,
-    batches: Batches,
-    folder: Option<RunFolder>,
-    model: Model,
-    /// How gradients were and will be added up: the faster way if any were or will be.
-    reduce: Reduce,
-    resumed: Resumed,
-    notes: Vec<String>,
-}
-
-/// Where an optimisation goes on.
-struct Model {
-    gpt: Gpt,
-    moments: Moments,
-    step: u64,
-    skipped: u64,
-    loss_scale: Option<LossScale>,
-}
-
-impl Taken {
-    /// On the rank that has the folder.
-    fn up(
-        ranks: &dyn Ranks,
-        reduce: Reduce,
-        mut config: Config,
-        dataset: &Arc<Dataset>,
-        out: &Path,
-        choice: Choice,
-    ) -> Result<Self, Error> {
-        let before = read_config(out)?;
-        if config.kernels.plans.is_empty() {
-            // Other plans would give other bits.
-            config.kernels = before.kernels.clone();
-        }
-        let (config, mut batches) = fit(config, dataset)?;
-        let earlier = read_reduce(out);
-        let now = reduce.among(ranks.count());
-        let so_far = if earlier == Some(Reduce::Fast) { Reduce::Fast } else { now };
-        let together = Together { ranks: ranks.count(), reduce: so_far };
-        let folder = RunFolder::resume(out, &config, dataset, together)?;
-        let fingerprint = dataset.fingerprint();
-        let read = |checkpoint: &Checkpoint| {
-            checkpoint.check_run(&config, &fingerprint)?;
-            Model::read(ranks, reduce, checkpoint, &config)
-        };
-        let chosen = checkpoint::choose(&folder.checkpoints(), choice, read)?;
-        let mut notes = Vec::from_iter(useless(reduce, together));
-        let (model, resumed) = match chosen {
-            Some(Chosen { checkpoint, content, skipped }) => {
-                seek(&mut batches, &checkpoint)?;
-                notes.extend(extension(&checkpoint.config, &config));
-                let step = content.step as usize;
-                (content, Resumed { step, checkpoint: Some(checkpoint.path), skipped })
-            }
-            None => {
-                let (mine, theirs) = (config.train.steps, before.train.steps);
-                if mine != theirs {
-                    let differences = config.differences(&before);
-                    return Err(Error::OtherSettings { path: out.to_path_buf(), differences });
-                }
-                (Model::new(ranks, reduce, &config)?, Resumed::anew())
-            }
-        };
-        if config.train.steps != before.train.steps {
-            folder.plan(&config)?;
-        }
-        // What an interrupted save or removal left.
-        checkpoint::prune(&folder.checkpoints(), &config.checkpoint, model.step)?;
-        notes.extend(changed(earlier, now));
-        let folder = Some(folder);
-        Ok(Self { config, batches, folder, model, reduce: so_far, resumed, notes })
-    }
-
-    /// On the others: what rank 0 has taken up.
-    fn after(
-        ranks: &dyn Ranks,
-        reduce: Reduce,
-        origin: &Origin,
-        dataset: &Arc<Dataset>,
-    ) -> Result<Self, Error> {
-        let (config, mut batches) = fit(origin.config()?, dataset)?;
-        let (model, resumed) = match &origin.checkpoint {
-            Some(path) => {
-                let checkpoint = Checkpoint::open(path)?;
-                seek(&mut batches, &checkpoint)?;
-                let model = Model::read(ranks, reduce, &checkpoint, &config)?;
-                let (step, skipped) = (model.step as usize, vec![]);
-                (model, Resumed { step, checkpoint: Some(path.clone()), skipped })
-            }
-            None => (Model::new(ranks, reduce, &config)?, Resumed::anew()),
-        };
-        let (reduce, notes) = (origin.reduce, Vec::new());
-        Ok(Self { config, batches, folder: None, model, reduce, resumed, notes })
-    }
-}
-
-impl Resumed {
-    fn anew() -> Self {
-        Self { step: 0, checkpoint: None, skipped: vec![] }
-    }
-}
-
-impl Model {
-    fn new(ranks: &dyn Ranks, reduce: Reduce, config: &Config) -> Result<Self, Error> {
-        let gpt = Gpt::new(config)?;
-        let moments = Optimisation::zero_moments(ranks, reduce, &gpt);
-        Ok(Self { gpt, moments, step: 0, skipped: 0, loss_scale: None })
-    }
-
-    /// The model of a checkpoint, and this rank's shard of its moments.
-    fn read(
-        ranks: &dyn Ranks,
-        reduce: Reduce,
-        checkpoint: &Checkpoint,
-        config: &Config,
-    ) -> Result<Self, Error> {
-        let gpt = checkpoint.model(config)?;
-        let zeros = Optimisation::zero_moments(ranks, reduce, &gpt);
-        let moments = checkpoint.moments_of(gpt.parameters(), &zeros.first.held())?;
-        let manifest = &checkpoint.manifest;
-        let (step, skipped, loss_scale) = (manifest.step, manifest.skipped, manifest.loss_scale);
-        Ok(Self { gpt, moments: moments.unwrap_or(zeros), step, skipped, loss_scale })
-    }
-}
-
-/// That one rank has nothing to add up, if it is to do so in another way than by default.
-fn useless(wished: Reduce, together: Together) -> Option<String> {
-    let name = wished.name();
-    let is_useless = together.ranks == 1 && wished != Reduce::Exact;
-    is_useless
-        .then(|| format!("--reduce {name} does nothing here: one rank has nobody to add up with"))
-}
-
-/// That gradients are added up in another way from now on.
-fn changed(earlier: Option<Reduce>, now: Reduce) -> Option<String> {
-    let (earlier, now) = (earlier.filter(|earlier| *earlier != now)?.name(), now.name());
-    Some(format!(
-        "gradients were added up by --reduce {earlier} before, and are by --reduce {now} from here on"
-    ))
-}
-
-/// Goes on in the data where a checkpoint was made.
-fn seek(batches: &mut Batches, checkpoint: &Checkpoint) -> Result<(), Error> {
-    let (sequences, windows) = (checkpoint.manifest.data.sequences, batches.windows_per_epoch());
-    Ok(batches.seek(Position { epoch: sequences / windows, index: sequences % windows })?)
-}
-
-/// What becomes of the learning rate where a run that has done all of its `planned` steps gets more.
-fn extension(planned: &Config, now: &Config) -> Option<String> {
-    let (done, all) = (planned.train.steps, now.train.steps);
-    (done != all).then(|| {
-        let last = Schedule::new(planned).learning_rate(done.saturating_sub(1));
-        let next = Schedule::new(now).learning_rate(done);
-        format!(
-            "all {done} steps are done, and {all} are wanted now: the learning rate goes on as planned for \
-             {all} steps, from {last:.3e} to {next:.3e}"
-        )
-    })
-}
-
 /// Whether a step failed because of its data, so that the next one may succeed.
 fn may_be_skipped(error: &Error) -> bool {
     let Error::Step { source, .. } = error else { return false };
     matches!(**source, Error::NonFinite { what: "loss" | "gradient", .. })
-}
-
-/// The configuration with the vocabulary of the data, and the data that it asks for.
-fn fit(mut config: Config, dataset: &Arc<Dataset>) -> Result<(Config, Batches), Error> {
-    config.validate()?;
-    let needed = dataset.vocab_size();
-    if config.model.vocabulary == 0 {
-        config.model.vocabulary = needed;
-    }
-    if config.model.vocabulary < needed {
-        let found = config.model.vocabulary;
-        let problem = format!("is {found}, but the data have {needed} tokens: leave it at 0");
-        return Err(Error::setting("model.vocabulary", problem));
-    }
-    validation_tokens(dataset)?;
-    let (context, seed) = (config.train.context, config.train.seed);
-    let batches = Batches::new(Arc::clone(dataset), Split::Train, context, seed)?;
-    Ok((config, batches))
 }

@@ -6,11 +6,12 @@ use crate::{resume, trace, train};
 use mediswift_kernels::Precision;
 use mediswift_model::pretrain::pretrain;
 use mediswift_model::run;
-use mediswift_model::session::Session;
+use mediswift_model::session::{Advance, Session};
 use mediswift_model::watch::Progress;
 use mediswift_model::{Config, Error};
 use mediswift_ranks::Threads;
 use std::ops::ControlFlow;
+use std::path::Path;
 use std::sync::Arc;
 
 const HALVES: [Precision; 2] = [Precision::Bf16, Precision::F16];
@@ -70,6 +71,44 @@ fn losses_stay_near_those_of_32_bits() {
             assert!(differences.iter().all(|&difference| difference > 0.0), "{differences:?}");
         }
     }
+}
+
+#[test]
+fn steps_whose_gradients_are_too_large_for_f16_are_skipped_and_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = dataset(folder.path(), 1);
+    // A mean over two tokens: the gradient of a logit is nearly half of the first scale.
+    let mut config = half(Precision::F16, 0.75);
+    for assignment in ["train.batch=1", "train.micro_batch=1", "train.context=2"] {
+        config.set(assignment).unwrap();
+    }
+    let out = folder.path().join("run");
+    let mut session = Session::start(config.clone(), Arc::clone(&data), &out).unwrap();
+    let mut skipped = 0;
+    let first = loop {
+        match session.advance(&mut ()).unwrap() {
+            Advance::Skipped(metrics, problem) => {
+                skipped += 1;
+                let text = problem.to_string();
+                let scale = format!("the loss is scaled by {},", 65_536 >> skipped);
+                assert!(text.contains("too large for f16") && text.contains(&scale), "{text}");
+                assert!(metrics.loss.is_finite() && metrics.grad_norm.is_nan());
+                assert_eq!((metrics.step, metrics.skipped), (skipped, skipped as u64));
+            }
+            Advance::Stepped(metrics) => break metrics,
+            other => panic!("{other:?}"),
+        }
+    };
+    assert!(skipped > 0 && first.skipped == skipped as u64, "{first:?}");
+    // The scale is part of the run: taken up, it goes on like one that was never stopped.
+    session.save().unwrap();
+    drop(session);
+    let report = resume(&config, &data, &out);
+    let whole = train(&config, &data, &folder.path().join("whole"));
+    assert_eq!(report.weights_hash, whole.weights_hash);
+    // As text, for a norm that is no number equals nothing.
+    let text = |out: &Path| format!("{:?}", trace(out));
+    assert_eq!(text(&out), text(&folder.path().join("whole")));
 }
 
 #[test]

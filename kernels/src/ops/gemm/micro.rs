@@ -2,6 +2,7 @@
 
 use crate::LANES;
 use crate::isa::Isa;
+use crate::ops::arithmetic::multiply_add;
 use crate::parallel::Part;
 
 /// Rows of A per micro-kernel.
@@ -245,7 +246,7 @@ impl Micro {
                     for (row, acc) in acc.iter_mut().enumerate() {
                         let w = isa.splat(*column.add(row * a_row));
                         for (acc, x) in acc.iter_mut().zip(x) {
-                            *acc = if PAIRS { isa.dot(w, x, *acc) } else { isa.fma(w, x, *acc) };
+                            *acc = multiply_add::<I, PAIRS>(isa, w, x, *acc);
                         }
                     }
                     column = column.wrapping_add(a_col);

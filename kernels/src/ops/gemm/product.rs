@@ -2,7 +2,8 @@
 
 use super::left::Left;
 use super::micro::{Micro, PACKED, PANEL, ROWS, TILED};
-use crate::isa::{Isa, IsaKind, Kernel};
+use crate::isa::{Isa, IsaKind};
+use crate::ops::arithmetic::{self, Multiplication};
 use crate::ops::extent::{size, tiles};
 use crate::ops::gather::{gather_pairs_of_lines, gather_tiles};
 use crate::parallel::{SharedMut, for_each_block};
@@ -97,10 +98,7 @@ pub(super) fn run(
         let rows = range(task / tile_blocks, ROW_BLOCK, m);
         let tiles = range(task % tile_blocks, TILE_BLOCK, tiles);
         let task = Task { a, m, k, b, c: shared, row_stride, tile_stride, rows, tiles, accumulate };
-        match b {
-            Right::Numbers(_) => isa.run(Numbers(task)),
-            _ => isa.run_pairs(Pairs(task)),
-        }
+        arithmetic::run(isa, !matches!(b, Right::Numbers(_)), task);
     });
 }
 
@@ -122,31 +120,7 @@ struct Task<'a> {
     accumulate: bool,
 }
 
-/// A task that multiplies numbers.
-struct Numbers<'a>(Task<'a>);
-
-/// A task that multiplies pairs of bf16.
-struct Pairs<'a>(Task<'a>);
-
-impl Kernel for Numbers<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<I: Isa>(self, isa: I) {
-        self.0.run::<I, false>(isa);
-    }
-}
-
-impl Kernel for Pairs<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<I: Isa>(self, isa: I) {
-        self.0.run::<I, true>(isa);
-    }
-}
-
-impl Task<'_> {
+impl Multiplication for Task<'_> {
     #[inline(always)]
     fn run<I: Isa, const PAIRS: bool>(self, isa: I) {
         let mut lines = Scratch::take(K_BLOCK * 4 * LANES);
@@ -163,7 +137,9 @@ impl Task<'_> {
             }
         }
     }
+}
 
+impl Task<'_> {
     /// The K block `ks` of `V` tiles from `tile`, all rows of this task; returns V.
     #[inline(always)]
     fn group<I: Isa, const PAIRS: bool, const V: usize>(

@@ -24,10 +24,8 @@ pub(super) const PANELS: Family = Family {
     grammar: "panels-rR-vV-uU-kK-mM-pP with R of 1, 2, 4, V of 1, 2, 4 (8 where R is 1 or 2), U of 1, \
               or of 2 where R × V ≤ 4, K up to 65536, M and P above 0",
     parse: |name| {
-        let numbers = numbers(name.strip_prefix("panels-")?, ["r", "v", "u", "k", "m", "p"])?;
-        let [panel_rows, vectors, unroll, k_block, row_block, k_pass] = numbers;
-        let pairs = false;
-        named(Blocking { panel_rows, vectors, unroll, k_block, row_block, k_pass, pairs })
+        let sizes = numbers(name.strip_prefix("panels-")?, ["r", "v", "u", "k", "m", "p"])?;
+        named(blocking(sizes, false))
     },
     candidates,
 };
@@ -36,10 +34,8 @@ pub(super) const PAIRS: Family = Family {
     grammar: "pairs-rR-vV-kK-mM-pP, of bf16 alone, with R of 1, 2, 4, V of 2, 4 (8 where R is 1 or 2), K up to \
               65536, M and P above 0",
     parse: |name| {
-        let numbers = numbers(name.strip_prefix("pairs-")?, ["r", "v", "k", "m", "p"])?;
-        let [panel_rows, vectors, k_block, row_block, k_pass] = numbers;
-        let (unroll, pairs) = (1, true);
-        named(Blocking { panel_rows, vectors, unroll, k_block, row_block, k_pass, pairs })
+        let [r, v, k, m, p] = numbers(name.strip_prefix("pairs-")?, ["r", "v", "k", "m", "p"])?;
+        named(blocking([r, v, 1, k, m, p], true))
     },
     candidates: |registers| {
         let shapes: &[Shape] = &[
@@ -67,6 +63,12 @@ fn numbers<const N: usize>(name: &str, letters: [&str; N]) -> Option<[usize; N]>
         *number = parts.next()?.strip_prefix(letter)?.parse().ok()?;
     }
     parts.next().is_none().then_some(numbers)
+}
+
+/// Tile sizes in the order of the longer name.
+fn blocking(sizes: [usize; 6], pairs: bool) -> Blocking {
+    let [panel_rows, vectors, unroll, k_block, row_block, k_pass] = sizes;
+    Blocking { panel_rows, vectors, unroll, k_block, row_block, k_pass, pairs }
 }
 
 /// The strategy of those sizes, if the kernels can run it.
@@ -104,35 +106,15 @@ fn candidates(registers: usize) -> Vec<Strategy> {
 type Shape = (usize, usize, usize, usize, usize);
 
 /// The strategy of a shape that the kernels can run.
-pub(in crate::ops) fn panels(registers: usize, shape: Shape) -> Strategy {
-    let (panel_rows, vectors, k_block, row_block, k_pass) = shape;
+pub(in crate::ops) fn panels(registers: usize, (r, v, k, m, p): Shape) -> Strategy {
     // Two FMAs a cycle of four cycles each: eight independent sums, if there are registers for them.
-    let unroll = if registers >= 32 && panel_rows * vectors <= 4 { 2 } else { 1 };
-    let pairs = false;
-    Strategy::new(Panels(Blocking {
-        panel_rows,
-        vectors,
-        unroll,
-        k_block,
-        row_block,
-        k_pass,
-        pairs,
-    }))
+    let unroll = if registers >= 32 && r * v <= 4 { 2 } else { 1 };
+    Strategy::new(Panels(blocking([r, v, unroll, k, m, p], false)))
 }
 
 /// The same with non-zeros in pairs.
-pub(in crate::ops) fn pairs(shape: Shape) -> Strategy {
-    let (panel_rows, vectors, k_block, row_block, k_pass) = shape;
-    let (unroll, pairs) = (1, true);
-    Strategy::new(Panels(Blocking {
-        panel_rows,
-        vectors,
-        unroll,
-        k_block,
-        row_block,
-        k_pass,
-        pairs,
-    }))
+pub(in crate::ops) fn pairs((r, v, k, m, p): Shape) -> Strategy {
+    Strategy::new(Panels(blocking([r, v, 1, k, m, p], true)))
 }
 
 struct Panels(Blocking);

@@ -16,10 +16,12 @@
 
 use super::blocking::{Blocking, GROUP, ZERO, round, whole_groups};
 use super::order::{Block, NO_ROW, PanelPlan};
-use crate::isa::{Isa, IsaKind, Kernel};
-use crate::ops::extent::{check_whole, lines_of};
-use crate::ops::gather::{gather_lines, widen};
+use crate::isa::{Isa, IsaKind};
+use crate::ops::arithmetic::{self, Multiplication, multiply_add};
+use crate::ops::extent::{check_whole, tiles_per_line};
+use crate::ops::gather::gather_lines;
 use crate::parallel::{SharedMut, for_each_block};
+use crate::rounding::widen;
 use crate::{LANES, Lines, Scratch};
 
 /// Panels ahead of the running one whose lines of dY are fetched.
@@ -42,14 +44,13 @@ pub(super) fn sddmm(isa: IsaKind, plan: &PanelPlan, dy: Lines<'_>, x: Lines<'_>,
     let shared = SharedMut::new(dw);
     for_each_block(plan.row_blocks() * plan.k_blocks(), |task| {
         let block = plan.block(task / plan.k_blocks(), task % plan.k_blocks());
-        if plan.blocking().pairs {
-            // Words of pairs are summed like numbers.
-            let (dy, x) = (Lines::F32(dy.words()), Lines::F32(x.words()));
-            isa.run_pairs(Pairs(Task { plan, block, dy, x, tiles: lines, dw: shared }));
-        } else {
-            let tiles = lines * lines_of(x);
-            isa.run(Single(Task { plan, block, dy, x, tiles, dw: shared }));
-        }
+        let pairs = plan.blocking().pairs;
+        // Words of pairs are summed like numbers; lines of other plans are widened to tiles.
+        let (dy, x, tiles) = match pairs {
+            true => (Lines::F32(dy.words()), Lines::F32(x.words()), lines),
+            false => (dy, x, lines * tiles_per_line(x)),
+        };
+        arithmetic::run(isa, pairs, Task { plan, block, dy, x, tiles, dw: shared });
     });
 }
 
@@ -63,31 +64,7 @@ struct Task<'a> {
     dw: SharedMut<'a>,
 }
 
-/// Numbers of a lane one by one.
-struct Single<'a>(Task<'a>);
-
-/// Two tokens in a lane.
-struct Pairs<'a>(Task<'a>);
-
-impl Kernel for Single<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<I: Isa>(self, isa: I) {
-        self.0.run::<I, false>(isa);
-    }
-}
-
-impl Kernel for Pairs<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<I: Isa>(self, isa: I) {
-        self.0.run::<I, true>(isa);
-    }
-}
-
-impl Task<'_> {
+impl Multiplication for Task<'_> {
     #[inline(always)]
     fn run<I: Isa, const PAIRS: bool>(self, isa: I) {
         let Blocking { panel_rows, vectors, k_block, .. } = self.plan.blocking();
@@ -129,7 +106,9 @@ impl Task<'_> {
             }
         }
     }
+}
 
+impl Task<'_> {
     /// Adds the products over `V` tiles from `tile`; returns V.
     #[inline(always)]
     fn strip<I: Isa, const PAIRS: bool, const R: usize, const V: usize>(
@@ -142,7 +121,7 @@ impl Task<'_> {
         let (plan, block) = (self.plan, &self.block);
         let dy_tile = plan.rows() * LANES;
         // Of 16-bit numbers, a line holds two tiles.
-        let per_line = lines_of(self.dy);
+        let per_line = tiles_per_line(self.dy);
         let first = tile / per_line * dy_tile;
         let dy = self.dy.words()[first..(tile + V).div_ceil(per_line) * dy_tile].as_ptr();
         let x = gather_lines::<I, V>(isa, self.x, plan.columns(), tile, block.columns(), lines);
@@ -287,7 +266,7 @@ impl Walk {
                     for v in 1..V {
                         for (at, product) in products.iter_mut().enumerate() {
                             let x = isa.load(line(at).add(v * LANES));
-                            *product = next::<I, PAIRS>(isa, g(at)[v], x, *product);
+                            *product = multiply_add::<I, PAIRS>(isa, g(at)[v], x, *product);
                         }
                     }
                     self.add(isa, products);
@@ -314,7 +293,7 @@ impl Walk {
 fn dot<I: Isa, const PAIRS: bool, const V: usize>(isa: I, g: &[I::V; V], x: &[I::V; V]) -> I::V {
     let mut sum = first::<I, PAIRS>(isa, g[0], x[0]);
     for v in 1..V {
-        sum = next::<I, PAIRS>(isa, g[v], x[v], sum);
+        sum = multiply_add::<I, PAIRS>(isa, g[v], x[v], sum);
     }
     sum
 }
@@ -323,10 +302,4 @@ fn dot<I: Isa, const PAIRS: bool, const V: usize>(isa: I, g: &[I::V; V], x: &[I:
 #[inline(always)]
 fn first<I: Isa, const PAIRS: bool>(isa: I, g: I::V, x: I::V) -> I::V {
     if PAIRS { isa.dot(g, x, isa.splat(0.0)) } else { isa.mul(g, x) }
-}
-
-/// `sum` and a product.
-#[inline(always)]
-fn next<I: Isa, const PAIRS: bool>(isa: I, g: I::V, x: I::V, sum: I::V) -> I::V {
-    if PAIRS { isa.dot(g, x, sum) } else { isa.fma(g, x, sum) }
 }

@@ -16,8 +16,9 @@
 
 use super::blocking::{Blocking, GROUP, round};
 use super::order::{NO_ROW, PanelPlan};
-use crate::isa::{Isa, IsaKind, Kernel};
+use crate::isa::{Isa, IsaKind};
 use crate::ops::Initial;
+use crate::ops::arithmetic::{self, Multiplication, multiply_add};
 use crate::ops::extent::{check_lines, tiles};
 use crate::ops::gather::{gather_lines, gather_tiles};
 use crate::parallel::{SharedMut, for_each_block};
@@ -68,19 +69,9 @@ pub(super) fn spmm(
         let tiles = first..(first + block).min(tiles);
         let task =
             Task { plan, values, x, y: shared, initial, row_block: task / tile_blocks, tiles };
-        if plan.blocking().pairs {
-            isa.run_pairs(Pairs(task));
-        } else {
-            isa.run(Single(task));
-        }
+        arithmetic::run(isa, plan.blocking().pairs, task);
     });
 }
-
-/// Non-zeros one by one.
-struct Single<'a>(Task<'a>);
-
-/// Non-zeros in pairs.
-struct Pairs<'a>(Task<'a>);
 
 struct Task<'a> {
     plan: &'a PanelPlan,
@@ -92,25 +83,7 @@ struct Task<'a> {
     tiles: Range<usize>,
 }
 
-impl Kernel for Single<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<I: Isa>(self, isa: I) {
-        self.0.run::<I, false>(isa);
-    }
-}
-
-impl Kernel for Pairs<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<I: Isa>(self, isa: I) {
-        self.0.run::<I, true>(isa);
-    }
-}
-
-impl Task<'_> {
+impl Multiplication for Task<'_> {
     #[inline(always)]
     fn run<I: Isa, const PAIRS: bool>(self, isa: I) {
         let blocking = self.plan.blocking();
@@ -132,7 +105,9 @@ impl Task<'_> {
             }
         }
     }
+}
 
+impl Task<'_> {
     /// One K block on as many tiles of `left` as the plan takes at once; returns how many.
     #[inline(always)]
     fn sized<I: Isa>(
@@ -337,7 +312,7 @@ impl Cursor {
                         let w = isa.splat(*self.values);
                         self.values = self.values.add(1);
                         for (acc, x) in acc.iter_mut().zip(x) {
-                            *acc = if PAIRS { isa.dot(w, x, *acc) } else { isa.fma(w, x, *acc) };
+                            *acc = multiply_add::<I, PAIRS>(isa, w, x, *acc);
                         }
                     }
                 }
@@ -366,9 +341,7 @@ impl Cursor {
         }
         x
     }
-}
 
-impl Cursor {
     /// Every round is some columns of each single row; `U` sums of each row take turns.
     #[inline(always)]
     unsafe fn run_singles<
