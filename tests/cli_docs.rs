@@ -33,8 +33,9 @@ const SMALL: &str = "--set model.layers=1 --set model.d_model=16 --set model.hea
      --set train.micro_batch=2 --set eval.every=1 --set eval.sequences=2";
 
 /// What stands for sizes, names and dots of the documents.
-const REPLACED: [(&str, &str); 9] = [
+const REPLACED: [(&str, &str); 10] = [
     ("--vocab-size 16384", "--vocab-size 400"),
+    ("--vocab-size 8192", "--vocab-size 400"),
     ("bench step --preset med", "bench step"),
     ("--shape 3072x1024", ""),
     ("--shape 1024x1024,4096x1024,1024x4096", ""),
