@@ -100,7 +100,10 @@ fn main() -> ExitCode {
         .and_then(|()| Job::find(launch, wishes, command.uses_ranks()));
     let mut job = match found {
         Ok(job) => job,
-        Err(error) => return output::finish(Err(error), json),
+        Err(error) => {
+            output::let_the_first_speak();
+            return output::finish(Err(error), json);
+        }
     };
     let done =
         job.sit_down(wishes, threads).and_then(|()| command.run(&Context::new(job.clone(), json)));

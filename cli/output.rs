@@ -6,14 +6,22 @@ use std::error::Error;
 use std::io::{self, Write};
 use std::iter;
 use std::process::ExitCode;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread::sleep;
+use std::time::Duration;
 
 use anyhow::Context as _;
 
 use crate::outcome::{Exit, Outcome};
 
+/// How long a rank that has not joined the job leaves an error for the first one to say.
+const GRACE: Duration = Duration::from_secs(10);
+
 /// Which rank of a job speaks.
 static RANK: AtomicUsize = AtomicUsize::new(0);
+
+/// Whether this rank has an error that the first one has not.
+static IS_ON_ITS_OWN: AtomicBool = AtomicBool::new(false);
 
 /// Lets this process speak as one rank of a job. Only the first one says anything but warnings.
 pub fn speak_as(rank: usize) {
@@ -23,6 +31,16 @@ pub fn speak_as(rank: usize) {
 /// Whether another rank says what is the same on all.
 pub fn is_mute() -> bool {
     RANK.load(Ordering::Relaxed) > 0
+}
+
+/// Lets the first rank speak of an error before ranks know of each other. Most likely it has the same, and
+/// the launcher ends this process as soon as the first has said so and gone; were this one to go first, the
+/// launcher would end the first before it spoke. Who is still there after a while has an error of its own.
+pub fn let_the_first_speak() {
+    if is_mute() {
+        sleep(GRACE);
+        IS_ON_ITS_OWN.store(true, Ordering::Relaxed);
+    }
 }
 
 /// Prints what a verb returned, and turns it into an exit code.
@@ -61,6 +79,7 @@ pub fn usage(error: &clap::Error) -> ExitCode {
             Err(_) => ExitCode::FAILURE,
         };
     }
+    let_the_first_speak();
     let rendered = error.render().to_string();
     if error.kind() == clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
         note(&rendered);
@@ -99,7 +118,11 @@ pub fn with_causes(error: &dyn Error) -> String {
 }
 
 fn error_line(message: &str) {
-    note(&format!("error: {}", message.replace('\n', " ")));
+    let message = message.replace('\n', " ");
+    match IS_ON_ITS_OWN.load(Ordering::Relaxed) {
+        true => say(&format!("error: rank {}: {message}", RANK.load(Ordering::Relaxed))),
+        false => note(&format!("error: {message}")),
+    }
 }
 
 /// Whether the reader of stdout has seen enough and left, which is no failure.

@@ -73,6 +73,11 @@ fn what_works_in_one_process_refuses_to_be_many() {
     assert!(line.contains("works in one process, but mpirun started 3"), "{line}");
     let line = failure(&on_ranks(2, folder.path(), "pretrain --no-such-option"), 2);
     assert!(line.contains("--no-such-option"), "{line}");
+    // What only another rank has is said by that one.
+    let mut command = mpirun(folder.path());
+    command.args(["-n", "1", "sleep", "60", ":", "-n", "1", PROGRAM, "pretrain", "--no-such"]);
+    let line = failure(&command.output().expect("mpirun starts"), 2);
+    assert!(line.contains("rank 1: ") && line.contains("--no-such"), "{line}");
     assert!(common::contents(folder.path()).is_empty(), "nothing is written");
 }
 
