@@ -8,16 +8,17 @@ use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_m
 use mediswift_kernels::baseline::{Baseline, Matrix};
 use mediswift_kernels::isa::IsaKind;
 use mediswift_kernels::ops::{KernelSpec, Product, kernels};
-use mediswift_kernels::sparse::mask::MASKS;
+use mediswift_kernels::sparse::mask::{MASKS, MaskFamily};
 use mediswift_kernels::{AlignedBuffer, CsrMatrix, InPrecision, LANES, Precision};
 use std::sync::Arc;
 use std::time::Duration;
 
 /// Output × input features.
 const SHAPES: [(usize, usize); 3] = [(384, 384), (1536, 384), (1024, 1024)];
-/// Masks and sparsities; masks other than random at one sparsity only.
+/// Sparsities of random masks, and other masks with theirs.
 const SPARSITIES: [f64; 3] = [0.5, 0.75, 0.9];
-const SKEWED_SPARSITY: f64 = 0.75;
+const OTHER_MASKS: [&str; 4] = ["row-skewed", "column-skewed", "block", "4x4"];
+const OTHER_SPARSITY: f64 = 0.75;
 const TOKENS: usize = 1024;
 
 fn ramp(len: usize) -> AlignedBuffer {
@@ -68,9 +69,13 @@ fn products(criterion: &mut Criterion) {
                     pool.install(|| Baseline::GemmCrate.multiply(isa, left, right, &mut out));
                 });
             });
-            for (mask, draw) in MASKS {
+            for MaskFamily { name: mask, draw } in MASKS {
                 for sparsity in SPARSITIES {
-                    if *mask != "random" && sparsity != SKEWED_SPARSITY {
+                    let is_wanted = match *mask {
+                        "random" => true,
+                        other => OTHER_MASKS.contains(&other) && sparsity == OTHER_SPARSITY,
+                    };
+                    if !is_wanted {
                         continue;
                     }
                     let pattern = draw(rows, columns, sparsity, 1).expect("a small matrix");

@@ -58,6 +58,17 @@ fn a_run_goes_out_and_comes_back() {
     assert_eq!(gguf["bytes"], length("thin.gguf"));
     assert_eq!(half["bytes"], length("half.gguf"));
     assert!(length("half.gguf") < length("thin.gguf") * 2 / 3);
+    for dtype in ["f16", "bf16"] {
+        json(&run(at, &format!("--json export gguf thin --dtype {dtype} --out {dtype}.gguf")));
+        assert_eq!(length(&format!("{dtype}.gguf")), length("half.gguf"));
+        json(&run(at, &format!("--json export hf thin --dtype {dtype} --out {dtype}")));
+        assert!(
+            length(&format!("{dtype}/model.safetensors")) < length("hf/model.safetensors") * 2 / 3
+        );
+        json(&run(at, &format!("--json import hf {dtype} --out from-{dtype} {shorter}")));
+    }
+    assert_eq!(fs::read(at.join("f16.gguf")).ok(), fs::read(at.join("half.gguf")).ok());
+    failure(&run(at, "export gguf thin --bits 16 --dtype f16 --out no.gguf"), 2);
     for verb in ["export hf", "export gguf", "import hf"] {
         let help = run(at, &format!("{verb} --help"));
         assert!(String::from_utf8_lossy(&help.stdout).contains("Example"), "{verb}");

@@ -12,7 +12,7 @@ use mediswift_kernels::isa::IsaKind;
 use mediswift_kernels::ops::{LayerPlan, Strategy};
 use mediswift_kernels::probe;
 use mediswift_kernels::sparse::files::{self, FileMatrix};
-use mediswift_kernels::sparse::mask::{Draw, MASKS};
+use mediswift_kernels::sparse::mask::{Draw, MASKS, MaskFamily};
 use mediswift_kernels::{Precision, SparsePattern};
 
 use self::report::{Report, Title};
@@ -120,7 +120,7 @@ const QUICK_SPARSITIES: Range<usize> = 1..6;
 const LARGE: u64 = 4 << 20;
 
 fn mask_help() -> String {
-    let names: Vec<&str> = MASKS.iter().map(|(name, _)| *name).collect();
+    let names: Vec<&str> = MASKS.iter().map(|family| family.name).collect();
     format!("Mask: {}, or a file (.smtx, .mtx, .npz)", names.join(", "))
 }
 
@@ -287,12 +287,12 @@ impl Layer {
 
     fn source(&self) -> anyhow::Result<Source> {
         let name = if self.mask == "skewed" { "row-skewed" } else { self.mask.as_str() };
-        if let Some((_, draw)) = MASKS.iter().find(|(known, _)| *known == name) {
+        if let Some(MaskFamily { draw, .. }) = MASKS.iter().find(|family| family.name == name) {
             return Ok(Source::Drawn(*draw));
         }
         let path = Path::new(&self.mask);
         if path.extension().is_none() {
-            let names: Vec<&str> = MASKS.iter().map(|(name, _)| *name).collect();
+            let names: Vec<&str> = MASKS.iter().map(|family| family.name).collect();
             let names = names.join(", ");
             return Err(Exit::usage(format!(
                 "mask '{}' is unknown: choose {names} or a .smtx, .mtx or .npz file",

@@ -2,7 +2,8 @@
 
 use std::path::PathBuf;
 
-use mediswift_model::interchange::gguf::{self, Precision};
+use mediswift_kernels::Precision;
+use mediswift_model::interchange::gguf;
 
 use super::outcome::outcome;
 use crate::trained::Which;
@@ -16,7 +17,7 @@ use crate::verb::{Context, Outcome, Verb, refuse_to_overwrite};
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   mediswift export gguf run --out model.gguf
-  mediswift export gguf run --out half.gguf --bits 16")]
+  mediswift export gguf run --out half.gguf --dtype bf16")]
 pub struct Gguf {
     /// The run folder
     #[arg(value_name = "RUN")]
@@ -26,9 +27,13 @@ pub struct Gguf {
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
 
-    /// Bits of each weight of a matrix: 32 (exact) or 16 (rounded)
-    #[arg(long, value_name = "N", default_value = "32", value_parser = precision)]
-    bits: Precision,
+    /// What weights of matrices are rounded to: f32 (exact), bf16 or f16
+    #[arg(long, value_name = "P", default_value = "f32")]
+    dtype: Precision,
+
+    /// The same by the number of bits: 32 for f32, 16 for f16
+    #[arg(long, value_name = "N", value_parser = of_bits, conflicts_with = "dtype")]
+    bits: Option<Precision>,
 
     /// Replace the file if it exists
     #[arg(long)]
@@ -41,13 +46,14 @@ pub struct Gguf {
 impl Verb for Gguf {
     fn run(self, _: &Context) -> anyhow::Result<Outcome> {
         refuse_to_overwrite(&self.out, self.force)?;
-        let exported = gguf::export(&self.run, self.which.choice(), &self.out, self.bits)?;
+        let dtype = self.bits.unwrap_or(self.dtype);
+        let exported = gguf::export(&self.run, self.which.choice(), &self.out, dtype)?;
         Ok(outcome(&self.out, &exported))
     }
 }
 
 /// The value of `--bits`.
-fn precision(text: &str) -> Result<Precision, String> {
+fn of_bits(text: &str) -> Result<Precision, String> {
     match text {
         "32" => Ok(Precision::F32),
         "16" => Ok(Precision::F16),

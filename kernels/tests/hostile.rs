@@ -6,7 +6,7 @@ use mediswift_kernels::isa::IsaKind;
 use mediswift_kernels::ops::gemm::{Left, Out, gemm, transpose_tiles};
 use mediswift_kernels::ops::{Initial, LayerPlan, LinearLayer, Product, Strategy, gemv};
 use mediswift_kernels::parallel::for_each_chunk;
-use mediswift_kernels::sparse::mask::{MASKS, uniform_random};
+use mediswift_kernels::sparse::mask::{MASKS, MaskFamily, uniform_random};
 use mediswift_kernels::{
     AlignedBuffer, CsrMatrix, HalfTiles, InPrecision, LANES, Lines, PatternError, Precision,
     Scratch, SparsePattern,
@@ -189,7 +189,7 @@ fn extents_that_overflow_are_refused() {
         assert!(matches!(error, PatternError::TooLarge { .. }), "{error}");
         assert!(SparsePattern::full(n, 16).is_err());
         assert!(SparsePattern::new(n, 1, vec![0], vec![]).is_err());
-        for (name, draw) in MASKS {
+        for MaskFamily { name, draw } in MASKS {
             assert!(draw(n, 16, 0.5, 1).is_err() && draw(16, n, 0.5, 1).is_err(), "{name}");
         }
     }
@@ -197,7 +197,7 @@ fn extents_that_overflow_are_refused() {
     assert_panics("no features", || transpose_tiles(&[], 0));
     assert_panics("chunks of nothing", || for_each_chunk(&mut [1.0], 0, |_, _| {}));
     // More non-zeros than 32 bits can name, in extents that they can.
-    for (name, draw) in MASKS {
+    for MaskFamily { name, draw } in MASKS {
         let error = draw(1 << 20, 1 << 20, 0.5, 1).unwrap_err();
         assert!(matches!(error, PatternError::TooLarge { what: "nnz", .. }), "{name}: {error}");
     }

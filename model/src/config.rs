@@ -17,11 +17,11 @@ pub use tables::{
 use crate::error::{Error, Place};
 use crate::named::Named;
 use crate::presets::{PRESETS, Preset};
-use crate::sparsity::UniformRandom;
 use checks::{require_fit, require_some};
 use mediswift_files::{self as files, SMALL};
 use mediswift_kernels::Precision;
 use mediswift_kernels::ops::LayerPlan;
+use mediswift_kernels::sparse::mask::RANDOM;
 use serde::Serialize;
 use std::path::Path;
 use tables::settings;
@@ -74,7 +74,7 @@ impl Config {
             },
             sparsity: SparsityConfig {
                 sparsity: 0.0,
-                init_method: &UniformRandom,
+                init_method: &RANDOM,
                 seed: 1,
                 groups: Vec::new(),
             },

@@ -12,36 +12,45 @@
 //! are `[out, in]` row by row as here, which GGUF writes as the dimensions `in, out`. The output head
 //! is the token embedding, so there is no `output.weight`.
 
+use super::floats::{bytes_in, check_range};
 use super::{Exported, Source, dense};
 use crate::architecture::ForeignNames;
 use crate::checkpoint::Choice;
 use crate::error::Error;
-use half::f16;
-use half::slice::HalfFloatSliceExt;
 use mediswift_data::Tokenizer;
 use mediswift_data::tokenizer::Kind;
 use mediswift_engine::ops::EPSILON;
 use mediswift_engine::{Shape, Tensor};
 use mediswift_files as files;
+use mediswift_kernels::Precision;
 use std::borrow::Cow;
 use std::path::Path;
 
 const VERSION: u32 = 3;
 const ALIGNMENT: u64 = 32;
 
-/// How matrices are stored; vectors and the position embedding are always f32.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Precision {
-    /// 32 bits: exactly the model's weights.
-    F32,
-    /// 16 bits, rounded to nearest.
-    F16,
-}
-
 /// Numbers that stand for types in the format.
 mod code {
-    pub(super) const F32_TENSOR: u32 = 0;
-    pub(super) const F16_TENSOR: u32 = 1;
+    use mediswift_kernels::Precision;
+
+    /// Tensors.
+    pub(super) const fn tensor(precision: Precision) -> u32 {
+        match precision {
+            Precision::F32 => 0,
+            Precision::F16 => 1,
+            Precision::Bf16 => 30,
+        }
+    }
+
+    /// Files, by what most of their tensors are.
+    pub(super) const fn file(precision: Precision) -> u32 {
+        match precision {
+            Precision::F32 => 0,
+            Precision::F16 => 1,
+            Precision::Bf16 => 32,
+        }
+    }
+
     pub(super) const U32: u32 = 4;
     pub(super) const I32: u32 = 5;
     pub(super) const F32: u32 = 6;
@@ -54,12 +63,14 @@ mod code {
 }
 
 /// Writes a checkpoint of the run in `run` to the file `out`, whole or not at all; a file of that name
-/// is replaced.
+/// is replaced. Matrices are in `precision`, rounded to nearest; vectors and the position embedding are always
+/// f32.
 ///
 /// GGUF has no Moses tokenizer: a moses-bpe model goes without its tokenizer, as one that reads and
 /// writes token ids.
 /// # Errors
-/// If the run cannot be read, its model has a soft prompt, the file cannot be written, or a weight is too large for 16 bits.
+/// If the run cannot be read, its model has a soft prompt, the file cannot be written, or a weight is too
+/// large for the precision.
 pub fn export(
     run: &Path,
     choice: Choice,
@@ -72,12 +83,9 @@ pub fn export(
         let advice = "export it with hf, or fine-tune with finetune.prompt_tokens=0";
         return Err(Error::incompatible(run, format!("{problem}: {advice}")));
     }
+    check_range(run, source.gpt.parameters(), precision)?;
     let tensors: Vec<Entry<'_>> =
         source.gpt.parameters().iter().filter_map(|(_, p)| Entry::new(p, precision)).collect();
-    if let Some(tensor) = tensors.iter().find(|tensor| tensor.overflows()) {
-        let problem = format!("'{}' has a weight too large for 16 bits", tensor.parameter.name);
-        return Err(Error::incompatible(run, format!("{problem}: export it with 32")));
-    }
     let header = header(&source, precision, &tensors);
     let mut bytes = header.0.len() as u64;
     files::write_with(out, |file| {
@@ -103,7 +111,7 @@ fn header(source: &Source, precision: Precision, tensors: &[Entry<'_>]) -> Bytes
     pairs.string("general.name", &format!("MediSwift {}", model.preset.name));
     pairs.string("general.description", "For research only. Not for clinical use.");
     pairs.u32("general.alignment", ALIGNMENT as u32);
-    pairs.u32("general.file_type", u32::from(precision == Precision::F16));
+    pairs.u32("general.file_type", code::file(precision));
     pairs.u32("gpt2.context_length", model.context as u32);
     pairs.u32("gpt2.embedding_length", model.d_model as u32);
     pairs.u32("gpt2.block_count", model.layers as u32);
@@ -130,7 +138,7 @@ fn header(source: &Source, precision: Precision, tensors: &[Entry<'_>]) -> Bytes
         let extents = tensor.parameter.shape.extents();
         header.u32(extents.len() as u32);
         extents.iter().rev().for_each(|&extent| header.u64(extent as u64));
-        header.u32(if tensor.is_half { code::F16_TENSOR } else { code::F32_TENSOR });
+        header.u32(code::tensor(tensor.precision));
         header.u64(offset);
         offset += padded(tensor.byte_len());
     }
@@ -162,39 +170,29 @@ fn describe_tokenizer(pairs: &mut Pairs, tokenizer: &Tokenizer, vocabulary: usiz
 struct Entry<'a> {
     name: String,
     parameter: Tensor<'a>,
-    is_half: bool,
+    precision: Precision,
 }
 
 impl<'a> Entry<'a> {
     fn new(parameter: Tensor<'a>, precision: Precision) -> Option<Self> {
         let is_position = parameter.name.starts_with("pos_embed");
-        let is_half = precision == Precision::F16 && parameter.shape.is_matrix() && !is_position;
-        Some(Self { name: ForeignNames::of(parameter.name)?.gguf, parameter, is_half })
+        let is_rounded = parameter.shape.is_matrix() && !is_position;
+        let precision = if is_rounded { precision } else { Precision::F32 };
+        Some(Self { name: ForeignNames::of(parameter.name)?.gguf, parameter, precision })
     }
 
     fn byte_len(&self) -> u64 {
         let count: usize = self.parameter.shape.extents().iter().product();
-        count as u64 * if self.is_half { 2 } else { 4 }
-    }
-
-    /// Whether a weight would become infinite.
-    fn overflows(&self) -> bool {
-        self.is_half && self.parameter.values.iter().any(|&x| f16::from_f32(x).is_infinite())
+        (count * self.precision.bytes()) as u64
     }
 
     fn data(&self) -> Cow<'a, [u8]> {
-        let values = match self.parameter.shape {
-            Shape::Sparse(_) => Cow::Owned(dense(self.parameter)),
-            _ => Cow::Borrowed(self.parameter.values),
-        };
-        match (self.is_half, values) {
-            (true, values) => {
-                let mut halves = vec![f16::ZERO; values.len()];
-                halves.convert_from_f32_slice(&values);
-                Cow::Owned(bytemuck::cast_slice(&halves).to_vec())
+        match (self.parameter.shape, self.precision) {
+            (Shape::Sparse(_), precision) => {
+                Cow::Owned(bytes_in(precision, &dense(self.parameter)))
             }
-            (false, Cow::Borrowed(values)) => Cow::Borrowed(bytemuck::cast_slice(values)),
-            (false, Cow::Owned(values)) => Cow::Owned(bytemuck::cast_slice(&values).to_vec()),
+            (_, Precision::F32) => Cow::Borrowed(bytemuck::cast_slice(self.parameter.values)),
+            (_, precision) => Cow::Owned(bytes_in(precision, self.parameter.values)),
         }
     }
 }

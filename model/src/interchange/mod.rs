@@ -6,6 +6,7 @@
 //! The network is GPT-2's, so only names, order and orientation of the numbers differ: [`crate::architecture`]
 //! has the names. Both formats are dense; the masks of a sparse model travel in a file of their own.
 
+mod floats;
 pub mod gguf;
 pub mod hf;
 

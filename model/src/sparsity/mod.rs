@@ -1,34 +1,39 @@
 //! Mask policies: which weights a sparse layer starts with.
 //!
-//! A policy is one file and one line in `POLICIES`; `sparsity.init_method` names it. Every layer
+//! A policy is one file and one entry of `policies`, or a family of the kernels' list of masks;
+//! `sparsity.init_method` names it. Every layer
 //! draws from a seed of its own, derived from the configured seed and the layer's name, so a mask
 //! depends neither on the order in which layers are made nor on how many there are.
 
+mod drawn;
 mod magnitude;
 mod policy;
-mod uniform;
 mod weights;
 
 pub(crate) use magnitude::Magnitude;
 pub use policy::MaskPolicy;
-pub(crate) use uniform::UniformRandom;
 pub use weights::LayerSparsity;
 pub(crate) use weights::{LinearWeight, linear_weights};
 
 use crate::config::SparsityConfig;
 use crate::error::Error;
 use crate::named::Named;
+use mediswift_kernels::sparse::mask::MASKS;
 use mediswift_kernels::{AlignedBuffer, SparsePattern};
 use std::cell::LazyCell;
+use std::iter;
 
 /// Every policy.
-pub(crate) const POLICIES: &[&dyn MaskPolicy] = &[&UniformRandom, &Magnitude];
+pub(crate) fn policies() -> impl Iterator<Item = &'static dyn MaskPolicy> {
+    let drawn = MASKS.iter().map(|family| family as &dyn MaskPolicy);
+    drawn.chain(iter::once(&Magnitude as &dyn MaskPolicy))
+}
 
 impl Named for &'static dyn MaskPolicy {
     const WHAT: &'static str = "mask policy";
 
     fn all() -> impl Iterator<Item = Self> {
-        POLICIES.iter().copied()
+        policies()
     }
 
     fn name(&self) -> &'static str {
@@ -82,11 +87,11 @@ fn layer_seed(seed: u64, name: &str, part: usize) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use mediswift_kernels::sparse::mask::kept;
+    use mediswift_kernels::sparse::mask::{RANDOM, kept};
 
     fn config(seed: u64) -> SparsityConfig {
         let groups = Vec::new();
-        SparsityConfig { sparsity: 0.75, init_method: &UniformRandom, seed, groups }
+        SparsityConfig { sparsity: 0.75, init_method: &RANDOM, seed, groups }
     }
 
     fn weight(name: &str, rows: usize, columns: usize, parts: usize) -> LinearWeight {
@@ -95,8 +100,8 @@ mod tests {
 
     #[test]
     fn every_policy_keeps_the_exact_number_in_every_part() {
-        for policy in POLICIES {
-            let config = SparsityConfig { init_method: *policy, ..config(1) };
+        for policy in policies() {
+            let config = SparsityConfig { init_method: policy, ..config(1) };
             let values: AlignedBuffer =
                 (0..39 * 13).map(|i| (i * 37 % 101) as f32 - 50.0).collect();
             let pattern = layer_mask(&config, &weight("qkv", 39, 13, 3), || values).unwrap();

@@ -4,9 +4,10 @@ use crate::support::config;
 use crate::{Exported, Tensors, dense, logits, parameter, set};
 use mediswift_data::Tokenizer;
 use mediswift_engine::Shape;
+use mediswift_kernels::Precision;
 use mediswift_model::checkpoint::{Choice, weights_hash};
 use mediswift_model::evaluate::evaluate_run;
-use mediswift_model::interchange::gguf::{self, Precision};
+use mediswift_model::interchange::gguf;
 use mediswift_model::interchange::hf::{self, Import};
 use mediswift_model::run;
 use safetensors::{Dtype, SafeTensors};
@@ -39,8 +40,14 @@ fn export_and_import_restore_every_bit() {
         });
         assert_eq!(loss, loss_after);
 
-        hf::export(&exported.path("back"), Choice::default(), &exported.path("again"), false)
-            .unwrap();
+        hf::export(
+            &exported.path("back"),
+            Choice::default(),
+            &exported.path("again"),
+            Precision::F32,
+            false,
+        )
+        .unwrap();
         for name in ["model.safetensors", "masks.safetensors", "config.json", "tokenizer.json"] {
             let read = |folder: &str| fs::read(exported.path(folder).join(name)).ok();
             assert_eq!(read("hf"), read("again"), "{name}");
@@ -118,22 +125,28 @@ fn run_end(exported: &Exported) -> u32 {
 fn exports_lose_nothing() {
     let exported = Exported::new(0.0);
     let (run, out) = (exported.path("run"), exported.path("hf"));
-    let message = hf::export(&run, Choice::default(), &out, false).unwrap_err().to_string();
+    let message =
+        hf::export(&run, Choice::default(), &out, Precision::F32, false).unwrap_err().to_string();
     assert!(message.contains("--force"), "{message}");
     fs::write(out.join("config.json"), "old").unwrap();
-    hf::export(&run, Choice::default(), &out, true).unwrap();
+    hf::export(&run, Choice::default(), &out, Precision::F32, true).unwrap();
     assert_ne!(fs::read_to_string(out.join("config.json")).unwrap(), "old");
     fs::write(out.join("notes.txt"), "mine").unwrap();
-    let message = hf::export(&run, Choice::default(), &out, true).unwrap_err().to_string();
-    assert!(message.contains("notes.txt"), "{message}");
     let message =
-        hf::export(&run, Choice::default(), &out.join("notes.txt"), true).unwrap_err().to_string();
+        hf::export(&run, Choice::default(), &out, Precision::F32, true).unwrap_err().to_string();
+    assert!(message.contains("notes.txt"), "{message}");
+    let message = hf::export(&run, Choice::default(), &out.join("notes.txt"), Precision::F32, true)
+        .unwrap_err()
+        .to_string();
     assert!(message.contains("not a folder"), "{message}");
     let message = exported.import("run", &Import::default()).unwrap_err();
     assert!(message.contains("holds a run already"), "{message}");
     for missing in ["absent", "hf"] {
         let out = exported.path("new");
-        assert!(hf::export(&exported.path(missing), Choice::default(), &out, false).is_err());
+        assert!(
+            hf::export(&exported.path(missing), Choice::default(), &out, Precision::F32, false)
+                .is_err()
+        );
         assert!(
             gguf::export(&exported.path(missing), Choice::default(), &out, Precision::F32).is_err()
         );

@@ -2,8 +2,9 @@
 
 use crate::Exported;
 use mediswift_files::faults::Recording;
+use mediswift_kernels::Precision;
 use mediswift_model::checkpoint::Choice;
-use mediswift_model::interchange::gguf::{self, Precision};
+use mediswift_model::interchange::gguf;
 use mediswift_model::interchange::hf::{self, Import};
 use mediswift_model::run;
 use std::collections::BTreeMap;
@@ -36,7 +37,7 @@ fn exports_and_imports_are_whole_or_as_before_whatever_stops_them() {
     for (force, exported) in [(false, &dense), (true, &sparse)] {
         let run = exported.path("run");
         let work = |root: &Path| {
-            hf::export(&run, Choice::default(), &root.join("hf"), force)?;
+            hf::export(&run, Choice::default(), &root.join("hf"), Precision::F32, force)?;
             gguf::export(&run, Choice::default(), &root.join("model.gguf"), Precision::F16)
         };
         let before = hashes(&root);

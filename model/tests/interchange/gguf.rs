@@ -3,16 +3,21 @@
 use crate::gguf_reader::{Gguf, Value};
 use crate::{Exported, dense, parameter};
 use mediswift_data::Tokenizer;
+use mediswift_kernels::Precision;
 use mediswift_model::checkpoint::Choice;
-use mediswift_model::interchange::gguf::{self, Precision};
+use mediswift_model::interchange::gguf;
 use mediswift_model::run;
 use std::fs;
 
 #[test]
 fn a_gguf_file_holds_every_number() {
-    for (sparsity, precision) in
-        [(0.0, Precision::F32), (0.75, Precision::F32), (0.75, Precision::F16)]
-    {
+    for (sparsity, precision, file_type) in [
+        (0.0, Precision::F32, 0.0),
+        (0.75, Precision::F32, 0.0),
+        (0.75, Precision::F16, 1.0),
+        (0.0, Precision::F16, 1.0),
+        (0.75, Precision::Bf16, 32.0),
+    ] {
         let exported = Exported::new(sparsity);
         let path = exported.path("model.gguf");
         let written =
@@ -39,12 +44,11 @@ fn a_gguf_file_holds_every_number() {
             let mut extents = parameter.shape.extents();
             extents.reverse();
             assert_eq!(tensor.dimensions, extents, "{ours}");
-            let is_half =
-                precision == Precision::F16 && extents.len() == 2 && !ours.starts_with("pos");
-            assert_eq!(tensor.is_half, is_half, "{ours}");
+            let is_rounded = extents.len() == 2 && !ours.starts_with("pos");
+            let precision = if is_rounded { precision } else { Precision::F32 };
+            assert_eq!(tensor.precision, precision, "{ours}");
             for (found, &expected) in tensor.values.iter().zip(&dense(parameter)) {
-                let rounded = half::f16::from_f32(expected).to_f32();
-                assert_eq!(*found, if is_half { rounded } else { expected }, "{ours}");
+                assert_eq!(*found, precision.round(expected), "{ours}");
             }
         }
         let tokenizer = Tokenizer::load(&run::tokenizer_path(&exported.path("run"))).unwrap();
@@ -52,7 +56,7 @@ fn a_gguf_file_holds_every_number() {
         for (key, value) in [
             ("general.architecture", Value::String("gpt2".into())),
             ("general.alignment", Value::Number(32.0)),
-            ("general.file_type", Value::Number(f64::from(u8::from(precision == Precision::F16)))),
+            ("general.file_type", Value::Number(file_type)),
             ("gpt2.context_length", Value::Number(32.0)),
             ("gpt2.embedding_length", Value::Number(32.0)),
             ("gpt2.block_count", Value::Number(2.0)),

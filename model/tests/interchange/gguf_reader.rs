@@ -1,5 +1,6 @@
 //! A reader of GGUF files, written from the format's description alone.
 
+use mediswift_kernels::Precision;
 use std::collections::BTreeMap;
 
 /// A file of version 3.
@@ -19,7 +20,7 @@ pub enum Value {
 pub struct Tensor {
     /// Fastest first.
     pub dimensions: Vec<usize>,
-    pub is_half: bool,
+    pub precision: Precision,
     pub values: Vec<f32>,
 }
 
@@ -50,17 +51,15 @@ impl Gguf {
         for (name, dimensions, kind, offset) in described {
             assert_eq!(offset, usize::next_multiple_of(end, 32), "{name} leaves a gap or overlaps");
             let count: usize = dimensions.iter().product();
-            let is_half = kind == 1;
-            assert!(kind <= 1, "{name} has type {kind}");
-            end = offset + count * if is_half { 2 } else { 4 };
-            let values = if is_half {
-                let half = |b: &[u8]| half::f16::from_le_bytes([b[0], b[1]]).to_f32();
-                data[offset..end].chunks(2).map(half).collect()
-            } else {
-                let float = |b: &[u8]| f32::from_le_bytes([b[0], b[1], b[2], b[3]]);
-                data[offset..end].chunks(4).map(float).collect()
+            let (precision, size, number): (_, _, fn(&[u8]) -> f32) = match kind {
+                0 => (Precision::F32, 4, |b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])),
+                1 => (Precision::F16, 2, |b| half::f16::from_le_bytes([b[0], b[1]]).to_f32()),
+                30 => (Precision::Bf16, 2, |b| half::bf16::from_le_bytes([b[0], b[1]]).to_f32()),
+                _ => panic!("{name} has type {kind}"),
             };
-            tensors.insert(name, Tensor { dimensions, is_half, values });
+            end = offset + count * size;
+            let values = data[offset..end].chunks(size).map(number).collect();
+            tensors.insert(name, Tensor { dimensions, precision, values });
         }
         assert_eq!(data.len(), end.next_multiple_of(32));
         Self { pairs, tensors }

@@ -4,6 +4,7 @@ use crate::support::dataset;
 use crate::{Exported, Tensors, dense, logits, parameter, set};
 use mediswift_data::Dataset;
 use mediswift_engine::Shape;
+use mediswift_kernels::Precision;
 use mediswift_model::checkpoint::{self, Checkpoint, Choice, Snapshot, weights_hash};
 use mediswift_model::interchange::hf::{self, Import};
 use mediswift_model::optimisation::Moments;
@@ -150,7 +151,8 @@ fn a_dense_checkpoint_can_be_made_sparse() {
         assert!(kept_sums.iter().all(|sum| expected.contains(sum)), "{method}: {kept_sums:?}");
         // And the masks travel on.
         let path = exported.path(&format!("{method}-hf"));
-        hf::export(&exported.path(method), Choice::default(), &path, false).unwrap();
+        hf::export(&exported.path(method), Choice::default(), &path, Precision::F32, false)
+            .unwrap();
         let back = exported.path(&format!("{method}-back"));
         let again = hf::import(&path, &back, &Import::default()).unwrap();
         assert_eq!(again.weights_hash, imported.weights_hash);

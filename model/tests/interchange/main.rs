@@ -11,6 +11,7 @@ mod support;
 use mediswift_data::Dataset;
 use mediswift_engine::{Shape, Tensor, TokenLayout};
 use mediswift_kernels::CsrMatrix;
+use mediswift_kernels::Precision;
 use mediswift_model::Config;
 use mediswift_model::checkpoint::Choice;
 use mediswift_model::interchange::hf::{self, Import};
@@ -45,7 +46,8 @@ impl Exported {
         let mut session = Session::start(config.clone(), Arc::clone(&data), &run).unwrap();
         pretrain(&mut session, &mut ()).unwrap();
         let exported =
-            hf::export(&run, Choice::default(), &folder.path().join("hf"), false).unwrap();
+            hf::export(&run, Choice::default(), &folder.path().join("hf"), Precision::F32, false)
+                .unwrap();
         assert_eq!((exported.tensors, exported.step), (2 + 2 * 12 + 2, 12));
         let layers = run::load_model(&run).unwrap().gpt.layer_sparsity(&config.sparsity);
         assert_eq!(exported.masks, layers.iter().filter(|layer| layer.actual > 0.0).count());

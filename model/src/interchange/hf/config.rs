@@ -10,6 +10,7 @@ use mediswift_data::Tokenizer;
 use mediswift_data::tokenizer::Kind;
 use mediswift_engine::ops::EPSILON;
 use mediswift_files::{self as files, SMALL};
+use mediswift_kernels::Precision;
 use serde_json::{Map, Value, json};
 use std::path::{Path, PathBuf};
 
@@ -161,8 +162,13 @@ fn most_like(layers: usize, d_model: usize) -> &'static Preset {
     &PRESETS[nearest.expect("presets")]
 }
 
-/// The `config.json` of a model of ours.
-pub(super) fn describe(model: &ModelConfig, tokenizer: &Tokenizer) -> Value {
+/// The `config.json` of a model of ours, with its weights in `precision`.
+pub(super) fn describe(model: &ModelConfig, tokenizer: &Tokenizer, precision: Precision) -> Value {
+    let dtype = match precision {
+        Precision::F32 => "float32",
+        Precision::Bf16 => "bfloat16",
+        Precision::F16 => "float16",
+    };
     let ids = special_ids(tokenizer);
     json!({
         "architectures": ["GPT2LMHeadModel"],
@@ -182,7 +188,7 @@ pub(super) fn describe(model: &ModelConfig, tokenizer: &Tokenizer) -> Value {
         "resid_pdrop": 0.0,
         "initializer_range": Size { layers: model.layers, d_model: model.d_model }.std(),
         "tie_word_embeddings": true,
-        "torch_dtype": "float32",
+        "torch_dtype": dtype,
         "bos_token_id": ids["bos_token_id"],
         "eos_token_id": ids["eos_token_id"],
         "pad_token_id": ids["pad_token_id"],

@@ -1,5 +1,6 @@
 //! A run as a Hugging Face folder.
 
+use super::super::floats::{bytes_in, check_range, dtype};
 use super::super::{Exported, Source, dense, transposed};
 use super::{CARD, CONFIG, GENERATION, MASKS, PREFIX, SOFT_PROMPT, WEIGHTS, config, masks, prompt};
 use crate::architecture::ForeignNames;
@@ -9,7 +10,7 @@ use crate::run::model_card;
 use crate::tensor_file::{self, Elements, TensorView};
 use mediswift_engine::{Parameters, Shape};
 use mediswift_files as files;
-use safetensors::Dtype;
+use mediswift_kernels::Precision;
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -27,16 +28,25 @@ const FILES: [&str; 10] = [
     "merges.txt",
 ];
 
-/// Writes a checkpoint of the run in `run` to the folder `out`, which appears when it is complete. `out` must not exist or be empty; `force` replaces an earlier export.
+/// Writes a checkpoint of the run in `run` to the folder `out`, which appears when it is complete, with weights
+/// rounded to `precision`. `out` must not exist or be empty; `force` replaces an earlier export.
 /// # Errors
-/// If the run cannot be read, or `out` cannot be written or holds anything else.
-pub fn export(run: &Path, choice: Choice, out: &Path, force: bool) -> Result<Exported, Error> {
+/// If the run cannot be read, `out` cannot be written or holds anything else, or a weight is too large for the
+/// precision.
+pub fn export(
+    run: &Path,
+    choice: Choice,
+    out: &Path,
+    precision: Precision,
+    force: bool,
+) -> Result<Exported, Error> {
     files::clear_beside(out);
     check_destination(out, force)?;
     let source = Source::load(run, choice)?;
+    check_range(run, source.gpt.parameters(), precision)?;
     let (tensors, (masks, bytes)) = files::write_folder(out, |folder| {
         let parameters = source.gpt.parameters();
-        let mut bytes = write_weights(&folder.join(WEIGHTS), parameters)?;
+        let mut bytes = write_weights(&folder.join(WEIGHTS), parameters, precision)?;
         let mut mask_count = 0;
         if is_sparse(&source) {
             let (count, length) = masks::write(folder, &source.config.sparsity, parameters)?;
@@ -45,7 +55,7 @@ pub fn export(run: &Path, choice: Choice, out: &Path, force: bool) -> Result<Exp
         bytes += prompt::write(folder, &source.gpt)?;
         source.tokenizer.export(folder)?;
         for (name, value) in [
-            (CONFIG, config::describe(&source.config.model, &source.tokenizer)),
+            (CONFIG, config::describe(&source.config.model, &source.tokenizer, precision)),
             (GENERATION, config::special_ids(&source.tokenizer)),
         ] {
             let text = format!("{value:#}\n");
@@ -81,23 +91,27 @@ fn check_destination(out: &Path, force: bool) -> Result<(), Error> {
 }
 
 /// Returns the length of the file.
-fn write_weights(path: &Path, parameters: &Parameters) -> Result<u64, Error> {
+fn write_weights(path: &Path, parameters: &Parameters, precision: Precision) -> Result<u64, Error> {
     let notes = BTreeMap::from([("format".to_string(), "pt".to_string())]);
     let tensors: Vec<TensorView<'_>> = parameters
         .iter()
         .filter_map(|(_, parameter)| Some((parameter, ForeignNames::of(parameter.name)?)))
         .map(|(parameter, names)| {
             let mut shape = parameter.shape.extents();
+            let in_precision = dtype(precision);
             let elements = if names.is_conv1d {
                 shape.reverse();
                 let (columns, rows) = (shape[0], shape[1]);
                 let make = move || {
                     let turned = transposed(&dense(parameter), rows, columns);
-                    bytemuck::cast_slice(&turned).to_vec()
+                    bytes_in(precision, &turned)
                 };
-                Elements::Made(Dtype::F32, Box::new(make))
-            } else {
+                Elements::Made(in_precision, Box::new(make))
+            } else if precision == Precision::F32 {
                 Elements::F32(parameter.values)
+            } else {
+                let make = move || bytes_in(precision, parameter.values);
+                Elements::Made(in_precision, Box::new(make))
             };
             TensorView { name: format!("{PREFIX}{}", names.hf), shape, elements }
         })

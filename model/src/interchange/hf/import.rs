@@ -1,8 +1,8 @@
 //! A Hugging Face folder as a run.
 
+use super::super::floats::read_floats;
 use super::super::{check_vocabulary, transposed};
 use super::config::{Architecture, read_object};
-use super::floats::read_floats;
 use super::masks::{self, Masks};
 use super::prompt;
 use super::{HEAD, INDEX, MASKS, PREFIX, WEIGHTS};

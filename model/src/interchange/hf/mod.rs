@@ -22,7 +22,6 @@
 
 mod config;
 mod export;
-mod floats;
 mod import;
 mod masks;
 mod prompt;

@@ -1,7 +1,7 @@
 //! The soft prompt in a file of its own.
 
+use super::super::floats::read_floats;
 use super::SOFT_PROMPT;
-use super::floats::read_floats;
 use crate::architecture::PROMPT;
 use crate::error::Error;
 use crate::gpt::Gpt;
