@@ -3,7 +3,7 @@
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
-use super::{assemble, kept_of, sample};
+use super::drawing::{assemble, kept_of, sample};
 use crate::sparse::{PatternError, SparsePattern};
 
 /// Exponent of the skewed densities: the r-th densest row has a share of r^-½.

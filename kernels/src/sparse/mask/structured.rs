@@ -6,7 +6,7 @@ use std::iter;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
-use super::{assemble, kept_of, sample};
+use super::drawing::{assemble, kept_of, sample};
 use crate::sparse::{PatternError, SparsePattern};
 
 /// The longest group of [`n_of_m`].
