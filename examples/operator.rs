@@ -28,7 +28,7 @@ impl Op for SquaredRelu {
     }
 
     fn backward(&self, pass: Backward<'_>) {
-        let operands = pass.x[0].data().iter().zip(pass.dy.data());
+        let operands = pass.x[0].exact().data().iter().zip(pass.dy.data());
         for (dx, (x, dy)) in pass.dx[0].data_mut().iter_mut().zip(operands) {
             let held = if pass.accumulate[0] { *dx } else { 0.0 };
             *dx = held + 2.0 * x.max(0.0) * dy;

@@ -183,7 +183,7 @@ fn impossible_arguments_are_usage_errors() {
         (format!("{pretrain} --set train.batch=0"), "train.batch"),
         (format!("{pretrain} --set train.context=65"), "model.context"),
         (format!("{pretrain} --set model.heads=3"), "not divisible by model.heads = 3"),
-        (format!("{pretrain} --set sparsity.init_method=rigl"), "'random'"),
+        (format!("{pretrain} --set sparsity.init_method=rigl"), "(known: random, "),
         (
             format!("{pretrain} --set sparsity.groups=[{{param_filter=['*.mpl.*'],sparsity=0}}]"),
             ".mlp.",

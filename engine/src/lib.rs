@@ -47,10 +47,11 @@ pub mod ops;
 mod profile;
 mod tape;
 mod tiles;
+mod value;
 
 pub use flat::{Flat, Gradients, Parameters, Tensor};
 pub use layout::{BLOCK, Layout, ParamId, Shape, TensorPlace};
-pub use op::{Backward, Cost, Loss, LossSum, OneToken, Op};
+pub use op::{Backward, Cost, Loss, LossSum, Need, OneToken, Op, Operand};
 pub use profile::{Pass, Profile, ProfilePart};
 pub use tape::{Arena, Tape, Var};
 pub use tiles::{Tiles, TokenLayout};

@@ -1,6 +1,7 @@
 //! [`Op`] and [`Loss`]: what an operator is.
 
 use crate::{Gradients, Parameters, Profile, Tiles, TokenLayout};
+use mediswift_kernels::{AlignedBuffer, HalfTiles, Precision};
 
 /// Exact work of an operator on one batch.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -30,12 +31,67 @@ impl std::iter::Sum for Cost {
     }
 }
 
+/// What a backward pass reads of a value of the forward pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Need {
+    /// Nothing.
+    Nothing,
+    /// Its numbers, rounded to this precision of 16 bits.
+    Rounded(Precision),
+    /// Its numbers.
+    Exact,
+}
+
+impl Need {
+    /// Of an operand that is rounded to a precision before it is multiplied.
+    pub fn of_operand(precision: Precision) -> Need {
+        match precision {
+            Precision::F32 => Need::Exact,
+            precision => Need::Rounded(precision),
+        }
+    }
+
+    /// What serves two readers.
+    #[must_use]
+    pub fn and(self, other: Need) -> Need {
+        match (self, other) {
+            (Need::Nothing, need) | (need, Need::Nothing) => need,
+            (one, other) if one == other => one,
+            _ => Need::Exact,
+        }
+    }
+}
+
+/// A value of the forward pass, as far as anybody needs it.
+#[derive(Clone, Copy)]
+pub enum Operand<'a> {
+    /// Not at all.
+    Gone,
+    /// In 16 bits.
+    Rounded(&'a HalfTiles<AlignedBuffer>),
+    /// As it was computed.
+    Exact(&'a Tiles),
+}
+
+impl<'a> Operand<'a> {
+    /// Its numbers.
+    /// # Panics
+    /// If the operator did not say that it needs them.
+    #[track_caller]
+    pub fn exact(self) -> &'a Tiles {
+        match self {
+            Operand::Exact(tiles) => tiles,
+            _ => panic!("an operator reads a value that it said it does not need"),
+        }
+    }
+}
+
 /// What an operator's backward pass reads and writes.
 pub struct Backward<'a> {
-    /// Inputs of the forward pass.
-    pub x: &'a [&'a Tiles],
-    /// Output of the forward pass.
-    pub y: &'a Tiles,
+    /// Inputs of the forward pass, at least as exact as [`Op::needs_input`] says.
+    pub x: &'a [Operand<'a>],
+    /// Output of the forward pass, at least as exact as [`Op::needs_output`] says.
+    pub y: Operand<'a>,
     /// What the forward pass saved.
     pub saved: &'a Tiles,
     /// Gradient of the output.
@@ -84,6 +140,16 @@ pub trait Op: Sync {
 
     /// Propagates `dy` to the inputs and to the parameters.
     fn backward(&self, pass: Backward<'_>);
+
+    /// What the backward pass reads of an input.
+    fn needs_input(&self, _input: usize) -> Need {
+        Need::Exact
+    }
+
+    /// What the backward pass reads of the output.
+    fn needs_output(&self) -> Need {
+        Need::Nothing
+    }
 
     /// Computes the output of one token after those before it: up to rounding what
     /// [`Op::forward`] gives for it in a batch of that one sequence.

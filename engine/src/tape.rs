@@ -1,7 +1,9 @@
 //! The tape: records operators as they run, then walks them back.
 
+use crate::value::Value;
 use crate::{
-    Backward, Cost, Gradients, Loss, LossSum, Op, Parameters, Pass, Profile, Tiles, TokenLayout,
+    Backward, Cost, Gradients, Loss, LossSum, Need, Op, Operand, Parameters, Pass, Profile, Tiles,
+    TokenLayout,
 };
 use mediswift_kernels::AlignedBuffer;
 use std::collections::HashMap;
@@ -43,15 +45,22 @@ impl Arena {
         self.sizes.push(layout.tiles());
     }
 
-    fn take(&mut self, layout: TokenLayout, features: usize) -> Tiles {
-        let len = Tiles::len(layout, features);
+    fn take_buffer(&mut self, len: usize) -> AlignedBuffer {
         let kept = self.buffers.get_mut(&len).and_then(Vec::pop);
-        Tiles::from_buffer(layout, features, kept.unwrap_or_else(|| AlignedBuffer::zeros(len)))
+        kept.unwrap_or_else(|| AlignedBuffer::zeros(len))
+    }
+
+    fn take(&mut self, layout: TokenLayout, features: usize) -> Tiles {
+        let buffer = self.take_buffer(Tiles::len(layout, features));
+        Tiles::from_buffer(layout, features, buffer)
+    }
+
+    fn give_buffer(&mut self, buffer: AlignedBuffer) {
+        self.buffers.entry(buffer.len()).or_default().push(buffer);
     }
 
     fn give(&mut self, tiles: Tiles) {
-        let buffer = tiles.into_buffer();
-        self.buffers.entry(buffer.len()).or_default().push(buffer);
+        self.give_buffer(tiles.into_buffer());
     }
 }
 
@@ -60,10 +69,12 @@ struct Node<'a> {
     inputs: Vec<Var>,
     /// Output and what is saved; none while forgotten.
     kept: Option<Kept>,
+    /// The node after which nothing but the backward pass needs the output, and how.
+    spent: Option<(usize, Need)>,
 }
 
 struct Kept {
-    value: Tiles,
+    value: Value,
     saved: Tiles,
 }
 
@@ -90,7 +101,7 @@ impl<'a> Tape<'a> {
 
     /// A value computed so far.
     /// # Panics
-    /// If it was forgotten.
+    /// If it was forgotten or spent.
     #[track_caller]
     pub fn value(&self, var: Var) -> &Tiles {
         value_of(&self.nodes, var)
@@ -109,13 +120,48 @@ impl<'a> Tape<'a> {
         self.forgotten.push(stretch);
     }
 
+    /// Says that no operator will be applied to a value any more. Of what the backward passes of those that were
+    /// applied to it do not need, nothing is kept: memory for nothing, and the same bits.
+    pub fn spend(&mut self, var: Var) {
+        let of_readers = self.nodes[var.0 + 1..].iter().flat_map(|node| {
+            let read = node.inputs.iter().enumerate().filter(|(_, input)| **input == var);
+            read.map(|(place, _)| node.op.needs_input(place))
+        });
+        let need = of_readers.fold(self.nodes[var.0].op.needs_output(), Need::and);
+        self.nodes[var.0].spent = Some((self.nodes.len() - 1, need));
+        self.shrink(var.0);
+    }
+
+    /// Keeps no more of a spent value than is needed.
+    fn shrink(&mut self, at: usize) {
+        let node = &mut self.nodes[at];
+        let (Some((_, need)), Some(kept)) = (node.spent, &mut node.kept) else { return };
+        if let Value::Exact(tiles) = &kept.value
+            && need != Need::Exact
+        {
+            let clock = self.arena.profile.clock();
+            let left = Value::left(tiles, need, |len| self.arena.take_buffer(len));
+            let whole = std::mem::replace(&mut kept.value, left);
+            whole.into_buffer().into_iter().for_each(|buffer| self.arena.give_buffer(buffer));
+            self.arena.profile.record(clock, "rounding", Pass::Forward, || 0);
+        }
+    }
+
     /// Computes the values of a stretch again.
     fn recall(&mut self, stretch: Range<usize>, parameters: &Parameters) {
-        for at in stretch {
+        let end = stretch.end;
+        for at in stretch.clone() {
             let (before, rest) = self.nodes.split_at_mut(at);
             let node = &mut rest[0];
             node.kept =
                 Some(run(&*node.op, &node.inputs, before, self.layout, self.arena, parameters));
+            // What is read at the end of the stretch is done when all of it is there.
+            let done = |(reader, _)| reader == at || (at + 1 == end && reader == end);
+            for value in stretch.start..=at {
+                if self.nodes[value].spent.is_some_and(done) {
+                    self.shrink(value);
+                }
+            }
         }
     }
 
@@ -127,7 +173,8 @@ impl<'a> Tape<'a> {
         let twice = inputs.iter().enumerate().any(|(i, var)| inputs[..i].contains(var));
         assert!(!twice, "an operator cannot take the same value twice");
         let kept = run(&op, inputs, &self.nodes, self.layout, self.arena, parameters);
-        self.nodes.push(Node { op: Box::new(op), inputs: inputs.to_vec(), kept: Some(kept) });
+        let (op, inputs) = (Box::new(op), inputs.to_vec());
+        self.nodes.push(Node { op, inputs, kept: Some(kept), spent: None });
         Var(self.nodes.len() - 1)
     }
 
@@ -176,17 +223,18 @@ impl<'a> Tape<'a> {
                 continue;
             };
             let accumulate: Vec<bool> = node.inputs.iter().map(|v| grads[v.0].is_some()).collect();
-            let x: Vec<&Tiles> =
-                node.inputs.iter().map(|&var| value_of(&self.nodes, var)).collect();
+            let x: Vec<Operand<'_>> =
+                node.inputs.iter().map(|var| kept_of(&self.nodes, *var).value.operand()).collect();
             let mut dx: Vec<Tiles> = Vec::with_capacity(x.len());
-            for (var, x) in node.inputs.iter().zip(&x) {
-                let started = grads[var.0].take();
-                dx.push(started.unwrap_or_else(|| self.arena.take(self.layout, x.features())));
+            for var in &node.inputs {
+                let (started, features) =
+                    (grads[var.0].take(), self.nodes[var.0].op.out_features());
+                dx.push(started.unwrap_or_else(|| self.arena.take(self.layout, features)));
             }
             let clock = self.arena.profile.clock();
             node.op.backward(Backward {
                 x: &x,
-                y: &kept.value,
+                y: kept.value.operand(),
                 saved: &kept.saved,
                 dy: &dy,
                 dx: &mut dx,
@@ -206,14 +254,22 @@ impl<'a> Tape<'a> {
     }
 
     fn recycle(&mut self, kept: Kept) {
-        self.arena.give(kept.value);
+        kept.value.into_buffer().into_iter().for_each(|buffer| self.arena.give_buffer(buffer));
         self.arena.give(kept.saved);
     }
 }
 
 #[track_caller]
+fn kept_of<'n>(nodes: &'n [Node<'_>], var: Var) -> &'n Kept {
+    nodes[var.0].kept.as_ref().expect("a value that is kept")
+}
+
+#[track_caller]
 fn value_of<'n>(nodes: &'n [Node<'_>], var: Var) -> &'n Tiles {
-    &nodes[var.0].kept.as_ref().expect("a value that is kept").value
+    match &kept_of(nodes, var).value {
+        Value::Exact(tiles) => tiles,
+        _ => panic!("a value that was spent"),
+    }
 }
 
 /// Runs an operator on values of `nodes`.
@@ -232,7 +288,7 @@ fn run(
     let clock = arena.profile.clock();
     op.forward(&x, parameters, &mut value, &mut saved);
     arena.profile.record(clock, op.name(), Pass::Forward, || op.cost(layout).forward_flops);
-    Kept { value, saved }
+    Kept { value: Value::Exact(value), saved }
 }
 
 impl Drop for Tape<'_> {
@@ -249,8 +305,10 @@ impl Drop for Tape<'_> {
 mod tests {
     use super::*;
     use crate::gradcheck::numbers;
-    use crate::ops::{CrossEntropy, Embedding, LayerNorm};
+    use crate::ops::{Add, CrossEntropy, Embedding, Gelu, LayerNorm, Linear};
     use crate::{Layout, Shape};
+    use mediswift_kernels::isa::IsaKind;
+    use mediswift_kernels::{LinearLayer, Precision};
 
     #[test]
     fn what_was_recorded_after_a_value_is_done_when_the_walk_back_comes_to_it() {
@@ -311,6 +369,87 @@ mod tests {
             assert!(tensor.values.iter().any(|&x| x != 0.0), "{}", tensor.name);
             assert_eq!(&cut[id], tensor.values, "{}", tensor.name);
         }
+    }
+
+    #[test]
+    fn spent_values_take_no_memory_and_change_no_bit() {
+        let (vocabulary, features) = (5, 32);
+        let layout = Layout::new([
+            ("tokens", Shape::Matrix(vocabulary, features)),
+            ("places", Shape::Matrix(40, features)),
+            ("weight", Shape::Matrix(features, features)),
+            ("bias", Shape::Vector(features)),
+        ]);
+        let id = |name: &str| layout.find(name).unwrap();
+        let mut parameters = Parameters::zeros(&layout);
+        for (_, values) in parameters.iter_mut() {
+            values.copy_from_slice(&numbers(values.len(), 1));
+        }
+        let (tokens, positions) = (id("tokens"), id("places"));
+        let (ids, targets) = ([1; 40], [2; 40]);
+        let isa = IsaKind::active().unwrap();
+        for precision in Precision::ALL {
+            let mut layer = LinearLayer::dense(isa, precision, features, features);
+            layer.refresh(&parameters[id("weight")]);
+            let walk = |spend: bool, forget: bool| {
+                let mut arena = Arena::default();
+                let mut tape = Tape::new(TokenLayout { sequences: 1, context: 40 }, &mut arena);
+                let embedding = Embedding { tokens, positions, prompt: None, ids: &ids, features };
+                let start = tape.apply(embedding, &[], &parameters);
+                let mut x = start;
+                for _ in 0..9 {
+                    let gelu = tape.apply(Gelu { features }, &[x], &parameters);
+                    let linear = Linear { layer: &layer, weight: id("weight"), bias: id("bias") };
+                    let y = tape.apply(linear, &[gelu], &parameters);
+                    let sum = tape.apply(Add { features }, &[x, y], &parameters);
+                    if spend {
+                        tape.spend(gelu);
+                        tape.spend(y);
+                    }
+                    x = sum;
+                }
+                if forget {
+                    tape.forget(start, x);
+                }
+                let loss = CrossEntropy {
+                    half: None,
+                    weight: tokens,
+                    vocabulary,
+                    features,
+                    targets: &targets,
+                    weights: None,
+                    scale: 1.0,
+                };
+                let mut gradients = Gradients::zeros(&layout);
+                tape.backward(&loss, x, &parameters, &mut gradients);
+                let bits = |x: &f32| x.to_bits();
+                let bits: Vec<u32> =
+                    gradients.iter().flat_map(|(_, part)| part.values.iter().map(bits)).collect();
+                (bits, arena.bytes())
+            };
+            let (expected, all) = walk(false, false);
+            for forget in [false, true] {
+                let (found, fewer) = walk(true, forget);
+                assert!(found == expected, "{precision}");
+                assert!(4 * fewer < 3 * all, "{precision}: {fewer} of {all} bytes");
+            }
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "a value that was spent")]
+    fn nobody_reads_a_spent_value() {
+        let mut arena = Arena::default();
+        let mut tape = Tape::new(TokenLayout { sequences: 1, context: 3 }, &mut arena);
+        let layout =
+            Layout::new([("tokens", Shape::Matrix(2, 4)), ("places", Shape::Matrix(3, 4))]);
+        let parameters = Parameters::zeros(&layout);
+        let find = |name: &str| layout.find(name).unwrap();
+        let (tokens, positions) = (find("tokens"), find("places"));
+        let embedding = Embedding { tokens, positions, prompt: None, ids: &[0, 1, 1], features: 4 };
+        let x = tape.apply(embedding, &[], &parameters);
+        tape.spend(x);
+        tape.apply(Gelu { features: 4 }, &[x], &parameters);
     }
 
     #[test]

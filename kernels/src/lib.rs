@@ -30,7 +30,7 @@ pub mod sparse;
 pub use buffer::{AlignedBuffer, Scratch};
 pub use ops::LinearLayer;
 pub use precision::{Lines, Precision, UnknownPrecision};
-pub use rounding::{HalfTiles, InPrecision};
+pub use rounding::{HalfTiles, InPrecision, half_words};
 pub use sparse::{CsrMatrix, PatternError, SparsePattern};
 
 /// Tokens in a tile: the SIMD lanes of every kernel, and one cache line of `f32`.

@@ -4,11 +4,18 @@ use crate::isa::{Isa, Kernel, dispatch};
 use crate::ops::extent::tiles as tiles_of;
 use crate::parallel::for_each_chunk;
 use crate::{LANES, Lines, Precision, Scratch};
+use std::ops::DerefMut;
 
-/// Activations rounded to 16 bits, in memory of their own for the length of a computation.
-pub struct HalfTiles {
+/// Activations rounded to 16 bits; by themselves in memory for the length of a computation, or in a buffer that
+/// somebody hands over.
+pub struct HalfTiles<B = Scratch> {
     precision: Precision,
-    words: Scratch,
+    words: B,
+}
+
+/// Words of 32 bits that so many tiles take, rounded to 16 bits.
+pub fn half_words(tiles: usize, features: usize) -> usize {
+    tiles.div_ceil(2) * features * LANES
 }
 
 impl HalfTiles {
@@ -19,10 +26,26 @@ impl HalfTiles {
     pub fn rounded(precision: Precision, tiles: &[f32], features: usize) -> Self {
         assert!(precision != Precision::F32, "f32 has more than 16 bits");
         let count = tiles_of("the activations", tiles, features);
-        let words = Scratch::take(count.div_ceil(2) * features * LANES);
+        Self::rounded_in(Scratch::take(half_words(count, features)), precision, tiles, features)
+    }
+}
+
+impl<B: DerefMut<Target = [f32]>> HalfTiles<B> {
+    /// Rounds tiles `[tile][feature][LANES]` to a precision of 16 bits, in a buffer of [`half_words`] that holds
+    /// anything.
+    /// # Panics
+    /// If the precision has more bits, `tiles` is not made of whole tiles, or the buffer has another length.
+    #[track_caller]
+    pub fn rounded_in(words: B, precision: Precision, tiles: &[f32], features: usize) -> Self {
+        assert!(precision != Precision::F32, "f32 has more than 16 bits");
         let mut new = Self { precision, words };
         new.round(tiles, features);
         new
+    }
+
+    /// The buffer.
+    pub fn into_buffer(self) -> B {
+        self.words
     }
 
     /// Rounds other tiles of the same extents over these.
@@ -31,7 +54,7 @@ impl HalfTiles {
     #[track_caller]
     pub fn round(&mut self, tiles: &[f32], features: usize) {
         let count = tiles_of("the activations", tiles, features);
-        assert_eq!(self.words.len(), count.div_ceil(2) * features * LANES, "extents disagree");
+        assert_eq!(self.words.len(), half_words(count, features), "extents disagree");
         if self.words.is_empty() {
             return;
         }
@@ -81,8 +104,8 @@ impl<'a> InPrecision<'a> {
     }
 }
 
-impl<'a> From<&'a HalfTiles> for Lines<'a> {
-    fn from(data: &'a HalfTiles) -> Self {
+impl<'a, B: DerefMut<Target = [f32]>> From<&'a HalfTiles<B>> for Lines<'a> {
+    fn from(data: &'a HalfTiles<B>) -> Self {
         data.lines()
     }
 }

@@ -29,6 +29,7 @@ use crate::rehearsal::{LINEAR, Rehearsal};
 use crate::sparsity::linear_weights;
 use mediswift_engine::ops::CausalAttention;
 use mediswift_engine::{Op, TokenLayout};
+use mediswift_kernels::Precision;
 
 named! {
     /// What counts as an operation.
@@ -129,7 +130,7 @@ impl Workload {
     fn executed(&self) -> Vec<(&'static str, f64)> {
         let one = TokenLayout { sequences: 1, context: self.context };
         let ModelConfig { layers, d_model, heads, .. } = self.model;
-        let mut parts = Rehearsal::new(&self.model, one, self.kept).flops();
+        let mut parts = Rehearsal::new(&self.model, Precision::F32, one, self.kept).flops();
         // The paper has the softmax by itself.
         let attention = CausalAttention { heads, features: d_model };
         let softmax = (3 * layers as u64 * attention.softmax_flops(one)) as f64;

@@ -9,15 +9,15 @@
 //! | moments | 2 P |
 //! | gradients | (⌊log₂ n⌋ + 1) P for n leaves of the gradient tree, at most 4 P |
 //! | plans | the weights of dense linear layers once more, packed for their input gradients; 26 bytes per non-zero: its column (4); column, origin and packed value in both products (2 × 10), with zeros that pad panels |
-//! | activations | T · (L · (18 d + heads + 4) + 2 d + 2) of the forward pass, and what travels back; counted operator by operator |
+//! | activations | T · (L · (16 d + heads + 4) + 2 d + 2) of the forward pass, and what travels back; counted operator by operator |
 //! | head | the logits of one chunk, and the packed token table V · d |
 //! | rounded | in 16 bits, the operands of one linear layer, 5 d values of 2 bytes per token, in buffers up to twice as large |
 //! | tokens | 12 bytes per token of a step: inputs, targets, weights; 256 bytes per sequence |
 //! | evaluation | the activations of one block, for T tokens |
 //!
-//! A block leaves 18 d values per token: two norms, 3 d of query, key and value, attention,
-//! projection and sum, 4 d twice in the MLP, its projection and sum; norms save two values and
-//! attention one per head. If blocks are recomputed in the backward pass, each keeps only its input
+//! A block leaves 16 d values per token: two norms, 3 d of query, key and value, attention and sum, 4 d twice in
+//! the MLP, and the second sum; norms save two values and attention one per head. Norms and the second 4 d are kept
+//! in 16 bits where linear layers round them: 13 d values of 4 bytes. If blocks are recomputed in the backward pass, each keeps only its input
 //! of d, and one at a time has everything else. Of several ranks each holds its share of moments, tokens and the
 //! gradient tree, and everything else whole ([`Memory::of_rank`]). With [`Reduce::Fast`] there is no tree, only one sum.
 //!
@@ -36,7 +36,7 @@ use crate::finetune::settings::{Settings, Weights};
 use crate::gradient_tree::leaf;
 use crate::presets::PAPER_VOCABULARY;
 use crate::reduction::Reduce;
-use crate::rehearsal::Rehearsal;
+use crate::rehearsal::{Features, Rehearsal};
 use mediswift_engine::TokenLayout;
 use mediswift_engine::ops::CHUNK_TILES;
 use mediswift_kernels::{LANES, Precision};
@@ -175,7 +175,8 @@ impl Memory {
         let padded = padded(train.micro_batch.min(train.batch));
         let chunk = padded.min((CHUNK_TILES * LANES) as u64);
         // Features do not depend on how many tokens there are.
-        let rehearsal = Rehearsal::new(&size, TokenLayout { sequences: 1, context: 1 }, 0);
+        let rehearsal =
+            Rehearsal::new(&size, train.precision, TokenLayout { sequences: 1, context: 1 }, 0);
         let values = |tokens: u64, features: usize| tokens.saturating_mul(product(&[4, features]));
         let tokens = product(&[train.batch, train.context]).saturating_mul(TOKEN);
         Self {
@@ -185,7 +186,13 @@ impl Memory {
             plans: (sparse as u64)
                 .saturating_mul(of_plans(train.precision))
                 .saturating_add(product(&[4, packed, copies(train.precision)])),
-            activations: values(padded, rehearsal.features(train.recompute)),
+            activations: {
+                let Features { exact, rounded } = rehearsal.features(train.recompute);
+                // Two tiles share a line of 16-bit numbers.
+                let in_pairs = padded.next_multiple_of(2 * LANES as u64);
+                let halves = in_pairs.saturating_mul(product(&[2, rounded]));
+                values(padded, exact).saturating_add(halves)
+            },
             head: chunk
                 .saturating_mul(vocabulary as u64)
                 .saturating_add(product(&[vocabulary, model.d_model, copies(train.precision)]))
@@ -298,10 +305,18 @@ mod tests {
 
     #[test]
     fn activations_are_those_that_a_step_keeps() {
-        for (layers, sequences, micro_batch, recompute) in
-            [(1, 1, 1, false), (2, 3, 3, false), (4, 4, 2, false), (4, 4, 2, true)]
-        {
+        for (layers, sequences, micro_batch, recompute, precision) in [
+            (1, 1, 1, false, Precision::F32),
+            (2, 3, 3, false, Precision::F32),
+            (4, 4, 2, false, Precision::F32),
+            (4, 4, 2, true, Precision::F32),
+            (1, 1, 1, false, Precision::Bf16),
+            (2, 3, 3, false, Precision::F16),
+            (4, 4, 2, false, Precision::Bf16),
+            (4, 4, 2, true, Precision::Bf16),
+        ] {
             let mut config = config(0.5);
+            config.train.precision = precision;
             config.model.layers = layers;
             config.train.recompute = recompute;
             (config.train.batch, config.train.micro_batch) = (sequences, micro_batch);

@@ -4,15 +4,17 @@
 Builds a tiny GPT-2/GPT-3-architecture language model in plain PyTorch, trains it
 for ten steps and writes what an independent implementation has to reproduce:
 
-    dense.safetensors       every linear weight dense
-    sparse75.safetensors    the block linear weights masked at 75 % sparsity
+    dense.safetensors           every linear weight dense
+    sparse75.safetensors        the block linear weights masked at 75 % sparsity
+    dense-bf16.safetensors      what comes of the same if the operands of linear layers
+    sparse75-bf16.safetensors   and of the output head are rounded to bf16
 
 README.md beside this file says what the tensors are.
 
 Usage
 -----
     pip install torch numpy safetensors
-    python generate.py                 write both files into this folder
+    python generate.py                 write the files into this folder
     python generate.py --out DIR       write them somewhere else
     python generate.py --check         also train in float32, and with PyTorch's own
                                        fused attention, and compare; exit 1 on a miss
@@ -150,11 +152,31 @@ def attention_torch(q, k, v):
     return F.scaled_dot_product_attention(q, k, v, is_causal=True)
 
 
-def forward(p, ids, attend=attention):
+def bf16(x):
+    """The nearest bf16, ties to even, of the nearest float32."""
+    return x.to(torch.float32).to(torch.bfloat16).to(x.dtype)
+
+
+class RoundedProduct(torch.autograd.Function):
+    """x @ w.T, and its gradients, of operands rounded to bf16; sums are not rounded."""
+
+    @staticmethod
+    def forward(ctx, x, w):
+        x, w = bf16(x), bf16(w)
+        ctx.save_for_backward(x, w)
+        return x @ w.T
+
+    @staticmethod
+    def backward(ctx, dy):
+        (x, w), dy = ctx.saved_tensors, bf16(dy)
+        return dy @ w, dy.flatten(0, -2).T @ x.flatten(0, -2)
+
+
+def forward(p, ids, attend=attention, product=F.linear):
     """Logits [batch, seq, vocab] of token ids [batch, seq], parameters p by name."""
 
     def linear(name, x):
-        return F.linear(x, p[f"{name}.weight"], p[f"{name}.bias"])
+        return product(x, p[f"{name}.weight"]) + p[f"{name}.bias"]
 
     def layer_norm(name, x):
         return F.layer_norm(
@@ -177,7 +199,7 @@ def forward(p, ids, attend=attention):
         h = linear(f"{block}.mlp.up", layer_norm(f"{block}.ln2", x))
         x = x + linear(f"{block}.mlp.down", F.gelu(h, approximate="tanh"))
     # Tied output head, no bias.
-    return layer_norm("ln_final", x) @ p["tok_embed.weight"].T
+    return product(layer_norm("ln_final", x), p["tok_embed.weight"])
 
 
 def learning_rate(step):
@@ -188,7 +210,9 @@ def learning_rate(step):
     return MIN_LR + 0.5 * (PEAK_LR - MIN_LR) * (1.0 + math.cos(math.pi * t))
 
 
-def train(params, masks, ids, dtype=torch.float64, attend=attention):
+def train(
+    params, masks, ids, dtype=torch.float64, attend=attention, product=F.linear
+):
     """Ten AdamW updates from `params` (float32, masked); returns what is recorded."""
     p = {n: t.to(dtype).requires_grad_(True) for n, t in params.items()}
     masks = {n: m.to(dtype) for n, m in masks.items()}
@@ -210,7 +234,7 @@ def train(params, masks, ids, dtype=torch.float64, attend=attention):
         # The mask multiplies the weight in the forward pass, which also makes
         # autograd multiply the weight's gradient by it.
         masked = {n: t * masks[n] if n in masks else t for n, t in p.items()}
-        logits = forward(masked, inputs, attend)
+        logits = forward(masked, inputs, attend, product)
         loss = F.cross_entropy(logits.reshape(-1, VOCAB), targets.reshape(-1))
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -266,14 +290,20 @@ def write_safetensors(path, tensors, metadata):
             assert back.dtype == array.dtype and np.array_equal(back, array), name
 
 
-def golden(params, masks, ids, ref):
-    """The tensors of one file, as numpy arrays."""
+def given(params, masks, ids):
+    """What a run starts from, as numpy arrays."""
+    tensors = {f"param.{n}": t.numpy() for n, t in params.items()}
+    tensors |= {f"mask.{n}": m.numpy() for n, m in masks.items()}
+    return tensors | {"ids": ids.to(torch.int32).numpy()}
+
+
+def results(ref):
+    """What comes of it, as numpy arrays."""
 
     def f32(values):
         return torch.as_tensor(values, dtype=torch.float64).to(torch.float32).numpy()
 
-    tensors = {f"param.{n}": t.numpy() for n, t in params.items()}
-    tensors |= {f"mask.{n}": m.numpy() for n, m in masks.items()}
+    tensors = {}
     for name, grad in ref["grad"].items():
         if name.endswith("attn.qkv.bias"):
             # Zero in exact arithmetic (see README.md): drop the float64 residue.
@@ -282,16 +312,19 @@ def golden(params, masks, ids, ref):
             grad[D_MODEL : 2 * D_MODEL] = 0.0
         tensors[f"grad.{name}"] = f32(grad)
     tensors |= {f"final.{n}": f32(t) for n, t in ref["final"].items()}
-    tensors["ids"] = ids.to(torch.int32).numpy()
     for name in ("logits", "losses", "lrs", "grad_norms"):
         tensors[name] = f32(ref[name])
     return tensors
 
 
-def metadata(variant):
+def metadata(variant, precision="float64"):
+    computed = {
+        "float64": "in float64",
+        "bf16": "in float64 with operands of linear layers and head rounded to bf16",
+    }
     return {
         "description": "Tiny GPT reference: parameters, logits, gradients and ten "
-        "AdamW updates; computed in float64, stored as float32",
+        f"AdamW updates; computed {computed[precision]}, stored as float32",
         "variant": variant,
         "torch": torch.__version__.split("+")[0],
         "model": f"layers={N_LAYERS} d_model={D_MODEL} heads={N_HEADS} d_ff={D_FF} "
@@ -382,11 +415,17 @@ def main():
             params[name] = params[name] * mask
         ref = train(params, masks, ids)
         path = args.out / f"{variant}.safetensors"
-        write_safetensors(path, golden(params, masks, ids, ref), metadata(variant))
+        tensors = given(params, masks, ids) | results(ref)
+        write_safetensors(path, tensors, metadata(variant))
         print(f"{path.name}: {path.stat().st_size} bytes")
         print("  losses    ", " ".join(f"{x:.6f}" for x in ref["losses"]))
         print("  grad_norms", " ".join(f"{x:.6f}" for x in ref["grad_norms"]))
         print("  lrs       ", " ".join(f"{x:.6f}" for x in ref["lrs"]))
+        rounded = train(params, masks, ids, product=RoundedProduct.apply)
+        path = args.out / f"{variant}-bf16.safetensors"
+        write_safetensors(path, results(rounded), metadata(variant, "bf16"))
+        print(f"{path.name}: {path.stat().st_size} bytes")
+        print("  losses    ", " ".join(f"{x:.6f}" for x in rounded["losses"]))
         if args.check:
             ok &= check(variant, params, masks, ids, ref)
     return 0 if ok else 1

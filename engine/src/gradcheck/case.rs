@@ -2,6 +2,7 @@
 
 use super::{assert_close, central_differences, numbers};
 use crate::ops::OpCase;
+use crate::value::Value;
 use crate::{Backward, Gradients, OneToken, Parameters, Tiles, TokenLayout};
 use mediswift_kernels::AlignedBuffer;
 
@@ -38,9 +39,15 @@ impl Passes {
                 case.input_features.iter().map(|&f| filled(case.layout, f, start)).collect();
             let mut gradients = Gradients::zeros(parameters.layout());
             gradients.iter_mut().for_each(|(_, gradient)| gradient.fill(held.unwrap_or(0.0)));
+            // What the operator says that it needs, and no more.
+            let left = |tiles: &Tiles, need| Value::left(tiles, need, AlignedBuffer::zeros);
+            let kept: Vec<Value> =
+                x.iter().enumerate().map(|(i, x)| left(x, op.needs_input(i))).collect();
+            let operands: Vec<_> = kept.iter().map(Value::operand).collect();
+            let output = left(&y, op.needs_output());
             op.backward(Backward {
-                x: &x,
-                y: &y,
+                x: &operands,
+                y: output.operand(),
                 saved: &saved,
                 dy: &dy,
                 dx: &mut dx,

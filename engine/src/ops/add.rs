@@ -7,7 +7,7 @@
 
 use super::lines::{BLOCK, lines, lines_mut, load, put, store};
 use super::{F32, OpCase};
-use crate::{Backward, Cost, OneToken, Op, Parameters, Tiles, TokenLayout};
+use crate::{Backward, Cost, Need, OneToken, Op, Parameters, Tiles, TokenLayout};
 use mediswift_kernels::isa::{Isa, Kernel, dispatch};
 use rayon::prelude::*;
 
@@ -30,6 +30,10 @@ impl Op for Add {
         let operands = x[0].data().par_chunks(BLOCK).zip(x[1].data().par_chunks(BLOCK));
         let blocks = y.data_mut().par_chunks_mut(BLOCK).zip(operands);
         blocks.for_each(|(y, (a, b))| dispatch(Sum { a, b, y }));
+    }
+
+    fn needs_input(&self, _: usize) -> Need {
+        Need::Nothing
     }
 
     fn backward(&self, pass: Backward<'_>) {

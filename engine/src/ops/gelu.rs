@@ -44,7 +44,8 @@ impl Op for Gelu {
 
     fn backward(&self, pass: Backward<'_>) {
         let accumulate = pass.accumulate[0];
-        let operands = pass.x[0].data().par_chunks(BLOCK).zip(pass.dy.data().par_chunks(BLOCK));
+        let operands =
+            pass.x[0].exact().data().par_chunks(BLOCK).zip(pass.dy.data().par_chunks(BLOCK));
         let blocks = pass.dx[0].data_mut().par_chunks_mut(BLOCK).zip(operands);
         blocks.for_each(|(dx, (x, dy))| dispatch(Gradient { x, dy, dx, accumulate }));
     }

@@ -83,6 +83,7 @@ impl Op for LayerNorm {
         let tile_len = self.features * LANES;
         let dx = pass.dx[0].data_mut().par_chunks_mut(block_tiles * tile_len);
         let tasks = partial.par_chunks_mut(2 * columns).zip(dx).enumerate().with_max_len(1);
+        let x = pass.x[0].exact();
         tasks.for_each(|(block, (partial, dx))| {
             let first = block * block_tiles;
             let mut sums = Scratch::take(2 * columns * LANES);
@@ -90,7 +91,7 @@ impl Op for LayerNorm {
             let (gain_sums, bias_sums) = lines_mut(&mut sums).split_at_mut(columns);
             for (tile, dx) in (first..).zip(dx.chunks_exact_mut(tile_len)) {
                 dispatch(Gradient {
-                    x: lines(pass.x[0].tile(tile)),
+                    x: lines(x.tile(tile)),
                     dy: lines(pass.dy.tile(tile)),
                     saved: lines(pass.saved.tile(tile)),
                     gain: &pass.parameters[self.gain],

@@ -2,13 +2,15 @@
 //!
 //! Forward: Y = W·X + b. Backward: dX = Wᵀ·dY; dW = dY·Xᵀ at the stored weights; db = Σ dY over tokens.
 //! How W's products are computed is the layer's business ([`LinearLayer`]); where its plan is of 16 bits, X and
-//! dY are rounded on their way in, and X once more on the way back, which takes less than keeping it.
+//! dY are rounded on their way in, and of X nothing but the rounded numbers is needed on the way back.
 //! Cost per token, with nnz stored weights: 2·nnz + out forward, 4·nnz + out backward.
 
 use super::lines::{lines, load};
 use super::{BF16, F16, F32, OpCase, WithOp};
 use crate::gradcheck::numbers;
-use crate::{Backward, Cost, OneToken, Op, ParamId, Parameters, Shape, Tiles, TokenLayout};
+use crate::{
+    Backward, Cost, Need, OneToken, Op, Operand, ParamId, Parameters, Shape, Tiles, TokenLayout,
+};
 use mediswift_kernels::isa::{Isa, IsaKind, Kernel, dispatch};
 use mediswift_kernels::ops::{Initial, LayerPlan, LinearLayer};
 use mediswift_kernels::parallel::for_each_chunk;
@@ -41,13 +43,23 @@ impl Op for Linear<'_> {
         self.layer.forward(&parameters[self.weight], x.lines(), y.data_mut(), bias);
     }
 
+    fn needs_input(&self, _: usize) -> Need {
+        Need::of_operand(self.layer.plan().precision())
+    }
+
     fn backward(&self, pass: Backward<'_>) {
-        let (x, dy, dx) = (pass.x[0], pass.dy, pass.dx[0].data_mut());
+        let (dy, dx) = (pass.dy, pass.dx[0].data_mut());
         let initial = if pass.accumulate[0] { Initial::Held } else { Initial::Zero };
         let rounded = self.in_precision(dy);
         self.layer.input_gradient(&pass.parameters[self.weight], rounded.lines(), dx, initial);
-        let x = self.in_precision(x);
-        self.layer.weight_gradient(rounded.lines(), x.lines(), &mut pass.gradients[self.weight]);
+        let dw = &mut pass.gradients[self.weight];
+        match pass.x[0] {
+            Operand::Rounded(x) => self.layer.weight_gradient(rounded.lines(), x.lines(), dw),
+            x => {
+                let x = self.in_precision(x.exact());
+                self.layer.weight_gradient(rounded.lines(), x.lines(), dw);
+            }
+        }
         bias_gradient(dy, &mut pass.gradients[self.bias]);
     }
 

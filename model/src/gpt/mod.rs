@@ -204,7 +204,8 @@ impl Gpt {
 
     /// Runs the network on a tape, and keeps only the values between blocks.
     pub(crate) fn record<'a>(&'a self, ids: &'a [u32], tape: &mut Tape<'a>) -> Var {
-        self.forward(ids, &mut Recording { tape, gpt: self, forget: true, inputs: Vec::new() })
+        let (forget, spend, inputs) = (true, false, Vec::new());
+        self.forward(ids, &mut Recording { tape, gpt: self, forget, spend, inputs })
     }
 
     /// The output head, with nothing to predict.
@@ -246,8 +247,8 @@ impl Gpt {
     ) -> Result<LossSum, Error> {
         self.check(batch)?;
         let mut tape = Tape::new(batch.layout, arena);
-        let (forget, inputs) = (self.recompute, Vec::new());
-        let mut recording = Recording { tape: &mut tape, gpt: self, forget, inputs };
+        let (forget, spend, inputs) = (self.recompute, true, Vec::new());
+        let mut recording = Recording { tape: &mut tape, gpt: self, forget, spend, inputs };
         let last = self.forward(&batch.ids, &mut recording);
         let mut inputs = recording.inputs;
         let loss = self.loss(batch, (1.0 / normaliser) as f32);
@@ -315,6 +316,9 @@ struct Recording<'t, 'a> {
     gpt: &'a Gpt,
     /// Whether only the values between blocks are kept.
     forget: bool,
+    /// Whether nothing but the backward pass comes after the forward pass; without one, what is spent is soon
+    /// forgotten.
+    spend: bool,
     /// Inputs of the blocks so far.
     inputs: Vec<Var>,
 }
@@ -328,6 +332,12 @@ impl<'a> Recorder<'a> for Recording<'_, 'a> {
 
     fn linear(&mut self, linear: Linear, x: Var) -> Var {
         self.apply(self.gpt.layers.operator(linear), &[x])
+    }
+
+    fn spend(&mut self, value: Var) {
+        if self.spend {
+            self.tape.spend(value);
+        }
     }
 
     fn end_of_block(&mut self, input: Var, output: Var) {

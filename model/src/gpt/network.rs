@@ -46,6 +46,8 @@ pub(crate) trait Recorder<'a> {
     type Value: Copy;
     fn apply(&mut self, op: impl Op + 'a, inputs: &[Self::Value]) -> Self::Value;
     fn linear(&mut self, linear: Linear, x: Self::Value) -> Self::Value;
+    /// No operator reads the value any more.
+    fn spend(&mut self, _value: Self::Value) {}
     /// What lies between a block's input and output is needed no more in the forward pass.
     fn end_of_block(&mut self, input: Self::Value, output: Self::Value);
 }
@@ -101,17 +103,21 @@ impl Network {
         let mut x = r.apply(Embedding { tokens, positions, prompt, ids, features }, &[]);
         for block in &self.blocks {
             let input = x;
-            let h = block.ln1.apply(features, x, r);
-            let h = r.linear(block.qkv, h);
-            let h = r.apply(CausalAttention { heads, features }, &[h]);
-            let h = r.linear(block.proj, h);
-            x = r.apply(Add { features }, &[x, h]);
+            let norm = block.ln1.apply(features, x, r);
+            let qkv = block.qkv.apply(norm, r);
+            let mixed = r.apply(CausalAttention { heads, features }, &[qkv]);
+            r.spend(qkv);
+            let attention = block.proj.apply(mixed, r);
+            x = r.apply(Add { features }, &[x, attention]);
+            r.spend(attention);
 
-            let h = block.ln2.apply(features, x, r);
-            let h = r.linear(block.up, h);
-            let h = r.apply(Gelu { features: 4 * features }, &[h]);
-            let h = r.linear(block.down, h);
-            x = r.apply(Add { features }, &[x, h]);
+            let norm = block.ln2.apply(features, x, r);
+            let up = block.up.apply(norm, r);
+            let active = r.apply(Gelu { features: 4 * features }, &[up]);
+            r.spend(up);
+            let down = block.down.apply(active, r);
+            x = r.apply(Add { features }, &[x, down]);
+            r.spend(down);
             r.end_of_block(input, x);
         }
         self.ln_final.apply(features, x, r)
@@ -122,6 +128,15 @@ impl Network {
         let (weight, vocabulary, features) = (self.tok_embed, self.vocabulary, self.width);
         let (half, targets, weights, scale) = (None, &[][..], None, 1.0);
         CrossEntropy { weight, half, vocabulary, features, targets, weights, scale }
+    }
+}
+
+impl Linear {
+    /// The layer of a value that nothing else reads.
+    fn apply<'a, R: Recorder<'a>>(self, x: R::Value, r: &mut R) -> R::Value {
+        let y = r.linear(self, x);
+        r.spend(x);
+        y
     }
 }
 

@@ -37,7 +37,7 @@ use self::forward::Forward;
 use self::head::{BLOCK, Head, SQUARE};
 use super::lines::lines_mut;
 use super::{F32, OpCase};
-use crate::{Backward, Cost, OneToken, Op, Parameters, Tiles, TokenLayout};
+use crate::{Backward, Cost, Need, OneToken, Op, Parameters, Tiles, TokenLayout};
 use mediswift_kernels::isa::dispatch;
 use mediswift_kernels::parallel::{Part, for_each_part};
 use mediswift_kernels::{LANES, Scratch};
@@ -113,8 +113,12 @@ impl Op for CausalAttention {
         });
     }
 
+    fn needs_output(&self) -> Need {
+        Need::Exact
+    }
+
     fn backward(&self, pass: Backward<'_>) {
-        let (layout, qkv) = (pass.dy.layout(), pass.x[0]);
+        let (layout, qkv) = (pass.dy.layout(), pass.x[0].exact());
         let head_features = self.head_features();
         let tiles = layout.tiles_per_sequence();
         let [dx] = pass.dx else { panic!("attention has one input") };
@@ -142,7 +146,7 @@ impl Op for CausalAttention {
                 at,
                 context: layout.context,
                 qkv,
-                y: pass.y,
+                y: pass.y.exact(),
                 lse: pass.saved,
                 dy: pass.dy,
                 dx,
