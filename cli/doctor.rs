@@ -100,8 +100,8 @@ fn advice(machine: &Machine, needs: &[Need], context: &Context) -> Vec<String> {
     );
     say(
         cpu.has("amx_bf16") || cpu.has("amx_tile"),
-        "this CPU has AMX: a dense bfloat16 program that uses it would beat the sparse fp32 kernels \
-         of this one in time, though not in memory"
+        "this CPU has AMX: a dense bfloat16 program that uses it would beat the sparse kernels of this \
+         one in time, though not in memory"
             .into(),
     );
     say(

@@ -6,6 +6,22 @@ use crate::parallel::for_each_chunk;
 use crate::{LANES, Lines, Precision, Scratch};
 use std::ops::DerefMut;
 
+/// The bits of the bf16 nearest to a number, ties to even, in the lower half: `bf16::from_f32` without a branch, so
+/// that loops over it become vector code.
+#[inline(always)]
+pub(crate) fn bf16_bits(x: f32) -> u32 {
+    let bits = x.to_bits();
+    let nearest = bits.wrapping_add(0x7fff + (bits >> 16 & 1)) >> 16;
+    let quiet = bits >> 16 | 0x40;
+    if x.is_nan() { quiet } else { nearest }
+}
+
+/// Two numbers as bf16 in one word, the first in its lower half.
+#[inline(always)]
+pub(crate) fn bf16_pair(low: f32, high: f32) -> f32 {
+    f32::from_bits(bf16_bits(high) << 16 | bf16_bits(low))
+}
+
 /// Activations rounded to 16 bits; by themselves in memory for the length of a computation, or in a buffer that
 /// somebody hands over.
 pub struct HalfTiles<B = Scratch> {
@@ -194,5 +210,23 @@ pub(crate) fn widen<I: Isa>(isa: I, precision: Precision, line: I::V) -> (I::V, 
         Precision::Bf16 => isa.widen_bf16(line),
         Precision::F16 => isa.widen_f16(line),
         Precision::F32 => unreachable!("a line of f32 is a tile"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rounding_without_branches_is_rounding() {
+        // Every upper half, with lower halves at and around the ties.
+        for upper in 0..=u32::from(u16::MAX) {
+            for lower in [0, 1, 0x7fff, 0x8000, 0x8001, 0xffff] {
+                let x = f32::from_bits(upper << 16 | lower);
+                let expected = u32::from(half::bf16::from_f32(x).to_bits());
+                assert_eq!(bf16_bits(x), expected, "{:08x}", x.to_bits());
+            }
+        }
+        assert_eq!(bf16_pair(1.0, -2.0).to_bits(), 0xc000_3f80);
     }
 }

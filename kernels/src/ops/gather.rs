@@ -2,7 +2,7 @@
 
 use crate::isa::Isa;
 use crate::parallel::for_each_chunk;
-use crate::rounding::widen;
+use crate::rounding::{bf16_pair, widen};
 use crate::{LANES, Lines, Precision};
 use std::ops::Range;
 
@@ -33,12 +33,11 @@ pub(super) fn gather_values(
 /// The same as pairs of bf16, a word each.
 pub(super) fn gather_pairs(values: &[f32], source: &[u32], packed: &mut [f32]) {
     assert_eq!(2 * packed.len(), source.len(), "two sources per pair are needed");
-    let value = |at: u32| half::bf16::from_f32(values.get(at as usize).copied().unwrap_or(0.0));
+    let value = |at: u32| values.get(at as usize).copied().unwrap_or(0.0);
     for_each_chunk(packed, PACK_BLOCK, |block, packed| {
         let (source, _) = source[2 * block * PACK_BLOCK..].as_chunks::<2>();
-        for (to, source) in packed.iter_mut().zip(source) {
-            let [low, high] = source.map(|at| u32::from(value(at).to_bits()));
-            *to = f32::from_bits(high << 16 | low);
+        for (to, &[low, high]) in packed.iter_mut().zip(source) {
+            *to = bf16_pair(value(low), value(high));
         }
     });
 }

@@ -1,14 +1,14 @@
 //! Left operands in the order of the micro-kernel.
 
-use super::left::Left;
+use super::left::{Form, Left};
 use super::micro::PANEL;
 use super::product::{K_BLOCK, Out, ROW_BLOCK, Right, Source, range, run};
-use crate::isa::IsaKind;
+use crate::isa::{Isa, IsaKind, Kernel, dispatch};
 use crate::ops::extent::size;
 use crate::parallel::{SharedMut, for_each_block};
+use crate::rounding::bf16_pair;
 use crate::{AlignedBuffer, Scratch};
-use half::bf16;
-use std::ops::Deref;
+use std::ops::{Deref, Range};
 
 /// A matrix A `[rows, cols]` packed as `[k block][row panel][k][panel row]`; a last panel holds the rows
 /// left over.
@@ -72,12 +72,9 @@ impl Left<'_> {
     pub(crate) fn pack_pairs_into(&self, pairs: &mut PackedPairs) {
         let PackedPairs { packed, features } = pairs;
         assert_eq!((packed.rows, *features), (self.rows, self.cols), "another shape");
-        let bits = |at: usize| u32::from(bf16::from_f32(self.data[at]).to_bits());
-        self.write(&mut packed.values, packed.cols, |row, pair| {
-            let at = |col| row * self.row_stride + self.column_offset(col);
-            let low = bits(at(2 * pair));
-            let high = if 2 * pair + 1 < self.cols { bits(at(2 * pair + 1)) } else { 0 };
-            f32::from_bits(high << 16 | low)
+        let a = *self;
+        self.write(&mut packed.values, packed.cols, |rows, pairs, to| {
+            dispatch(PackPairs { a, rows, pairs, to });
         });
     }
 
@@ -98,34 +95,102 @@ impl Left<'_> {
     }
 
     fn write_numbers(&self, to: &mut [f32]) {
-        let number = |row, col| self.data[row * self.row_stride + self.column_offset(col)];
-        self.write(to, self.cols, number);
+        self.write(to, self.cols, |rows, ks, mut to| {
+            for panel in rows.clone().step_by(PANEL) {
+                let panel = panel..rows.end.min(panel + PANEL);
+                for k in ks.clone() {
+                    let (line, rest) = to.split_at_mut(panel.len());
+                    for (row, to) in panel.clone().zip(line) {
+                        *to = self.data[row * self.row_stride + self.column_offset(k)];
+                    }
+                    to = rest;
+                }
+            }
+        });
     }
 
     /// Writes the elements of a matrix with this one's rows and `cols` columns in the order of the
-    /// micro-kernel.
-    fn write(&self, to: &mut [f32], cols: usize, element: impl Fn(usize, usize) -> f32 + Sync) {
+    /// micro-kernel: `fill` writes those of a block of rows and columns, `[panel][column][panel row]`.
+    fn write(
+        &self,
+        to: &mut [f32],
+        cols: usize,
+        fill: impl Fn(Range<usize>, Range<usize>, &mut [f32]) + Sync,
+    ) {
         let row_blocks = self.rows.div_ceil(ROW_BLOCK);
         let shared = SharedMut::new(to);
         for_each_block(cols.div_ceil(K_BLOCK) * row_blocks, |task| {
             let ks = range(task / row_blocks, K_BLOCK, cols);
             let rows = range(task % row_blocks, ROW_BLOCK, self.rows);
             // SAFETY: the (k block, row block) pairs are disjoint ranges of the packed values.
-            let mut to = unsafe {
+            let to = unsafe {
                 let from = ks.start * self.rows + rows.start * ks.len();
                 shared.slice(from, rows.len() * ks.len())
             };
-            for panel in rows.clone().step_by(PANEL) {
-                let panel_rows = PANEL.min(rows.end - panel);
-                for k in ks.clone() {
-                    let (line, rest) = to.split_at_mut(panel_rows);
-                    for (row, to) in line.iter_mut().enumerate() {
-                        *to = element(panel + row, k);
+            fill(rows, ks, to);
+        });
+    }
+}
+
+/// Writes a block of pairs of bf16 in the order of the micro-kernel. What lies together is rounded together, as
+/// vector code, and shared out to the panels after that.
+struct PackPairs<'a> {
+    a: Left<'a>,
+    rows: Range<usize>,
+    pairs: Range<usize>,
+    to: &'a mut [f32],
+}
+
+impl Kernel for PackPairs<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<I: Isa>(self, _: I) {
+        let Self { a, rows, pairs, to } = self;
+        match a.form() {
+            Form::Columns => {
+                let (mut words, nothing) = ([0.0; ROW_BLOCK], [0.0; ROW_BLOCK]);
+                let (words, nothing) = (&mut words[..rows.len()], &nothing[..rows.len()]);
+                for (place, pair) in pairs.clone().enumerate() {
+                    let low = &a.data[a.column_offset(2 * pair) + rows.start..][..rows.len()];
+                    let high = match 2 * pair + 1 < a.cols {
+                        true => &a.data[a.column_offset(2 * pair + 1) + rows.start..][..rows.len()],
+                        false => nothing,
+                    };
+                    for ((word, low), high) in words.iter_mut().zip(low).zip(high) {
+                        *word = bf16_pair(*low, *high);
                     }
-                    to = rest;
+                    let (panels, last) = words.as_chunks::<PANEL>();
+                    for (panel, words) in panels.iter().enumerate() {
+                        let from = panel * PANEL * pairs.len() + place * PANEL;
+                        to[from..from + PANEL].copy_from_slice(words);
+                    }
+                    let from = panels.len() * PANEL * pairs.len() + place * last.len();
+                    to[from..from + last.len()].copy_from_slice(last);
                 }
             }
-        });
+            Form::Rows => {
+                let mut words = [0.0; K_BLOCK];
+                let words = &mut words[..pairs.len()];
+                for (place, row) in rows.clone().enumerate() {
+                    let row =
+                        &a.data[row * a.row_stride + 2 * pairs.start..][..a.cols - 2 * pairs.start];
+                    let (twos, rest) = row.as_chunks::<2>();
+                    for (word, [low, high]) in words.iter_mut().zip(twos) {
+                        *word = bf16_pair(*low, *high);
+                    }
+                    if let (Some(word), Some(&low)) = (words.get_mut(twos.len()), rest.first()) {
+                        *word = bf16_pair(low, 0.0);
+                    }
+                    let panel = place - place % PANEL;
+                    let panel_rows = PANEL.min(rows.len() - panel);
+                    let to = &mut to[panel * pairs.len() + place % PANEL..];
+                    let to = to.iter_mut().step_by(panel_rows);
+                    to.zip(&*words).for_each(|(to, word)| *to = *word);
+                }
+            }
+            Form::Tiles => unreachable!("weights are no activations"),
+        }
     }
 }
 
