@@ -6,7 +6,7 @@ use rand_chacha::rand_core::{Rng, SeedableRng};
 use super::drawing::kept_of;
 use crate::sparse::{PatternError, SparsePattern};
 
-/// A uniformly random mask with exactly [`kept`]`(rows · columns, sparsity)` non-zeros: static
+/// A uniformly random mask with exactly [`kept`](super::kept)`(rows · columns, sparsity)` non-zeros: static
 /// random pruning at initialisation (MediSwift §2.1), the same for the same seed everywhere.
 ///
 /// One pass of selection sampling (Knuth, TAOCP 2, algorithm S): every mask of that size is
