@@ -38,7 +38,7 @@ const REPLACED: [(&str, &str); 10] = [
     ("--vocab-size 8192", "--vocab-size 400"),
     ("bench step --preset med", "bench step"),
     ("--shape 3072x1024", ""),
-    ("--shape 1024x1024,4096x1024,1024x4096", ""),
+    ("--shape 1024x1024,4096x1024", ""),
     ("--shape 4096x4096", ""),
     ("--shape $S", ""),
     ("RUN ", "run "),

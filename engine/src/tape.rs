@@ -155,10 +155,9 @@ impl<'a> Tape<'a> {
             let node = &mut rest[0];
             node.kept =
                 Some(run(&*node.op, &node.inputs, before, self.layout, self.arena, parameters));
-            // What is read at the end of the stretch is done when all of it is there.
-            let done = |(reader, _)| reader == at || (at + 1 == end && reader == end);
             for value in stretch.start..=at {
-                if self.nodes[value].spent.is_some_and(done) {
+                // What is read at the end of the stretch is done when all of it is there.
+                if self.nodes[value].spent.is_some_and(|(reader, _)| reader.min(end - 1) == at) {
                     self.shrink(value);
                 }
             }

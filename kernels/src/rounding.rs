@@ -22,8 +22,7 @@ pub(crate) fn bf16_pair(low: f32, high: f32) -> f32 {
     f32::from_bits(bf16_bits(high) << 16 | bf16_bits(low))
 }
 
-/// Activations rounded to 16 bits; by themselves in memory for the length of a computation, or in a buffer that
-/// somebody hands over.
+/// Activations rounded to 16 bits, in memory for the length of a computation or in a buffer that is handed over.
 pub struct HalfTiles<B = Scratch> {
     precision: Precision,
     words: B,
@@ -40,7 +39,6 @@ impl HalfTiles {
     /// If the precision has more bits, or `tiles` is not made of whole tiles.
     #[track_caller]
     pub fn rounded(precision: Precision, tiles: &[f32], features: usize) -> Self {
-        assert!(precision != Precision::F32, "f32 has more than 16 bits");
         let count = tiles_of("the activations", tiles, features);
         Self::rounded_in(Scratch::take(half_words(count, features)), precision, tiles, features)
     }

@@ -17,8 +17,8 @@
 //!
 //! A block leaves 16 d values per token: two norms, 3 d of query, key and value, attention and sum, 4 d twice in
 //! the MLP, and the second sum; norms save two values and attention one per head. Norms and the second 4 d are kept
-//! in 16 bits where linear layers round them: 13 d values of 4 bytes. If blocks are recomputed in the backward pass, each keeps only its input
-//! of d, and one at a time has everything else. Of several ranks each holds its share of moments, tokens and the
+//! in 16 bits where linear layers round them: 13 d values of 4 bytes. If blocks are recomputed in the backward
+//! pass, each keeps only its input of d, and one at a time has everything else. Of several ranks each holds its share of moments, tokens and the
 //! gradient tree, and everything else whole ([`Memory::of_rank`]). With [`Reduce::Fast`] there is no tree, only one sum.
 //!
 //! In bf16, packed values take 2 bytes, but those of dense layers are packed for both products, and weight gradients

@@ -278,7 +278,7 @@ impl Optimisation {
         // What is frozen takes no part in clipping.
         let frozen = gradients.iter_mut().zip(self.adamw.factors());
         frozen.filter(|(_, f)| *f == 0.0).for_each(|((_, g), _)| g.fill(0.0));
-        let own = self.gradients.own();
+        let (own, loss_scale, lr) = (self.gradients.own(), self.scale(), self.learning_rate());
         let StepGradients { ranks, shards, arena, .. } = &mut self.gradients;
         let (ranks, profile) = (&**ranks, &mut arena.profile);
         let clock = profile.clock();
@@ -287,7 +287,6 @@ impl Optimisation {
         let clock = profile.clock();
         let sums = agree_numbers(ranks, Ok(sums))?;
         profile.record(clock, EXCHANGE, Pass::Update, || 0);
-        let loss_scale = self.loss_scale.map_or(1.0, |loss_scale| loss_scale.scale);
         let grad_norm = norm(sums.iter().flatten()) / loss_scale;
         if !grad_norm.is_finite() && self.loss_scale.is_some() {
             return self.overflowed(loss, gradients);
@@ -296,7 +295,6 @@ impl Optimisation {
             agree(ranks, check_finite_in("gradient", &gradients, &own))?;
             unreachable!("a norm that is not finite comes from such a gradient");
         }
-        let lr = self.schedule.learning_rate(self.steps as usize);
         let scale = clip_scale(grad_norm, self.clip_norm) / loss_scale;
         let t = self.steps - self.skipped + 1;
         let is_alone = ranks.count() == 1;

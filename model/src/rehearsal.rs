@@ -125,11 +125,9 @@ impl Rehearsal {
                 for at in block.clone() {
                     buffers.keep(&self.operators[at]);
                     // What is read at the end of the block is done when all of it is there.
-                    let done = |&(reader, _): &(usize, Need)| {
-                        reader == at || (at + 1 == block.end && reader == block.end)
-                    };
+                    let done = |(reader, _): (usize, Need)| reader.min(block.end - 1) == at;
                     let inside = self.operators[block.start..=at].iter();
-                    let spent = inside.filter(|value| value.spent.as_ref().is_some_and(done));
+                    let spent = inside.filter(|value| value.spent.is_some_and(done));
                     spent.for_each(|value| buffers.shrink(value));
                 }
             }

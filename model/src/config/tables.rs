@@ -155,8 +155,7 @@ tables! {
         /// Fraction of the weights of every linear layer that is left out, in [0, 1); 0 is dense.
         sparsity: f64,
         /// How the masks are made, once, before training: random (uniformly), magnitude (the largest of
-        /// the first weights stay), or for studies row-skewed, column-skewed, block (uneven), fan-in, 4x1,
-        /// 1x4, 2x2, 4x4, n:m (with structure).
+        /// the first weights stay), or for studies any other that bench layer --mask draws.
         init_method: &'static dyn MaskPolicy,
         /// Seed of the masks.
         seed: u64,

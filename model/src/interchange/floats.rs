@@ -3,7 +3,7 @@
 use crate::error::Error;
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
-use mediswift_engine::Parameters;
+use mediswift_engine::Tensor;
 use mediswift_kernels::{AlignedBuffer, Precision};
 use safetensors::Dtype;
 use safetensors::tensor::TensorInfo;
@@ -37,16 +37,17 @@ pub(super) fn bytes_in(precision: Precision, values: &[f32]) -> Vec<u8> {
 }
 
 /// # Errors
-/// If a weight of the model that the run `run` trained would round to infinity.
-pub(super) fn check_range(
+/// If a weight of tensors of the run `run` would round to infinity in the precision beside it.
+pub(super) fn check_range<'a>(
     run: &Path,
-    parameters: &Parameters,
-    precision: Precision,
+    mut tensors: impl Iterator<Item = (Tensor<'a>, Precision)>,
 ) -> Result<(), Error> {
-    let overflows = |values: &[f32]| values.iter().any(|&x| precision.round(x).is_infinite());
-    match parameters.iter().find(|(_, parameter)| overflows(parameter.values)) {
-        Some((_, parameter)) => {
-            let problem = format!("'{}' has a weight too large for {precision}", parameter.name);
+    let overflows = |(tensor, precision): &(Tensor<'_>, Precision)| {
+        tensor.values.iter().any(|&x| precision.round(x).is_infinite())
+    };
+    match tensors.find(overflows) {
+        Some((tensor, precision)) => {
+            let problem = format!("'{}' has a weight too large for {precision}", tensor.name);
             Err(Error::incompatible(run, format!("{problem}: export it in f32")))
         }
         None => Ok(()),

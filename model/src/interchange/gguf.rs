@@ -83,9 +83,9 @@ pub fn export(
         let advice = "export it with hf, or fine-tune with finetune.prompt_tokens=0";
         return Err(Error::incompatible(run, format!("{problem}: {advice}")));
     }
-    check_range(run, source.gpt.parameters(), precision)?;
     let tensors: Vec<Entry<'_>> =
         source.gpt.parameters().iter().filter_map(|(_, p)| Entry::new(p, precision)).collect();
+    check_range(run, tensors.iter().map(|tensor| (tensor.parameter, tensor.precision)))?;
     let header = header(&source, precision, &tensors);
     let mut bytes = header.0.len() as u64;
     files::write_with(out, |file| {

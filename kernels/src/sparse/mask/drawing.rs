@@ -27,18 +27,35 @@ pub(super) fn kept_of(rows: usize, columns: usize, sparsity: f64) -> Result<usiz
     Ok(count)
 }
 
+/// Places that come one after the other, of which a number is to be chosen, every choice equally likely
+/// (Knuth, TAOCP 2, algorithm S).
+pub(super) struct Selection<'a> {
+    rng: &'a mut ChaCha8Rng,
+    to_keep: u64,
+    left: u64,
+}
+
+impl<'a> Selection<'a> {
+    /// Of `count` out of `of` places.
+    pub(super) fn new(rng: &'a mut ChaCha8Rng, of: u64, count: usize) -> Self {
+        Self { rng, to_keep: count as u64, left: of }
+    }
+
+    /// Whether the next place is chosen.
+    pub(super) fn takes_next(&mut self) -> bool {
+        // With probability to_keep / left; the 64 × 64-bit product makes it exact to 2⁻⁶⁴.
+        let draw = (u128::from(self.rng.next_u64()) * u128::from(self.left)) >> 64;
+        let is_taken = (draw as u64) < self.to_keep;
+        self.to_keep -= u64::from(is_taken);
+        self.left -= 1;
+        is_taken
+    }
+}
+
 /// `count` of the numbers below `of`, rising, every choice equally likely.
 pub(super) fn sample(of: usize, count: usize, rng: &mut ChaCha8Rng) -> Vec<u32> {
-    let mut to_keep = count as u64;
-    let mut chosen = Vec::with_capacity(count);
-    for at in 0..of {
-        let draw = (u128::from(rng.next_u64()) * (of - at) as u128) >> 64;
-        if (draw as u64) < to_keep {
-            chosen.push(at as u32);
-            to_keep -= 1;
-        }
-    }
-    chosen
+    let mut selection = Selection::new(rng, of as u64, count);
+    (0..of as u32).filter(|_| selection.takes_next()).collect()
 }
 
 /// The pattern of so many columns whose rows have these, rising.

@@ -43,7 +43,7 @@ pub fn export(
     files::clear_beside(out);
     check_destination(out, force)?;
     let source = Source::load(run, choice)?;
-    check_range(run, source.gpt.parameters(), precision)?;
+    check_range(run, source.gpt.parameters().iter().map(|(_, tensor)| (tensor, precision)))?;
     let (tensors, (masks, bytes)) = files::write_folder(out, |folder| {
         let parameters = source.gpt.parameters();
         let mut bytes = write_weights(&folder.join(WEIGHTS), parameters, precision)?;
