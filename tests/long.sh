@@ -21,6 +21,8 @@ run cargo test --release --workspace
 run cargo bench --bench kernels
 run cargo bench --bench data
 run cargo run --release -- demo --out "$folder/demo"
+run pip install ./python
+run python/test.sh
 
 cd "$folder"
 run mediswift data fetch 1-20 --out pubmed
