@@ -14,6 +14,7 @@
 //! * [`watch`]: who is told how long work gets on, and may stop it.
 //! * [`interchange`]: runs as Hugging Face folders and GGUF files, and back.
 //! * [`tasks`]: what to fine-tune for; [`finetune`]: dense fine-tuning and soft prompts.
+//! * [`study`]: a grid of all these, and its report; `cells`: the folder of one, and of fine-tuning's.
 //! * [`named`]: things that are chosen by name; [`object`]: JSON objects and nothing else; [`error`]: what can go
 //!   wrong with what comes from outside.
 #![warn(missing_docs)]
@@ -26,6 +27,7 @@ mod adamw;
 mod agreement;
 pub mod architecture;
 pub mod bench;
+mod cells;
 pub mod checkpoint;
 pub mod config;
 pub mod curves;
@@ -59,6 +61,7 @@ pub mod score;
 pub mod session;
 pub mod sparsity;
 mod step_gradients;
+pub mod study;
 pub mod tasks;
 mod tensor_file;
 pub mod tensorboard;
