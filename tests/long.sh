@@ -22,6 +22,8 @@ run cargo install --locked --path . --root "$folder/installed"
 run cargo bench --bench kernels
 run cargo bench --bench data
 run cargo run --release -- demo --out "$folder/demo"
+run pip install ./python
+run python/test.sh
 
 cd "$folder"
 run mediswift data fetch 1-20 --out pubmed
