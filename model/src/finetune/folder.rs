@@ -173,6 +173,7 @@ impl Folder {
             step,
             skipped: 0,
             loss_scale: None,
+            masks: None,
             parameters,
             moments: None,
             data,
