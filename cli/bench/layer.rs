@@ -14,6 +14,7 @@ use mediswift_kernels::probe;
 use mediswift_kernels::sparse::files::{self, FileMatrix};
 use mediswift_kernels::sparse::mask::{Draw, MASKS, MaskFamily};
 use mediswift_kernels::{Precision, SparsePattern};
+use mediswift_model::plans;
 
 use self::report::{Report, Title};
 use crate::chart::Files;
@@ -346,17 +347,9 @@ impl Layer {
     }
 }
 
-/// Writes `"OUTxIN@nnz" = "forward/dx/dw"` for every layer that was measured.
+/// Writes the plan of every layer that was measured.
 fn save_plans(path: &Path, rows: &[Measured]) -> anyhow::Result<()> {
-    let mut plans = std::collections::BTreeMap::new();
-    for row in rows {
-        plans.insert(LayerPlan::key(row.rows, row.columns, row.nnz), row.plan.to_string());
-    }
-    let lines: Vec<String> =
-        plans.into_iter().map(|(key, plan)| format!("\"{key}\" = \"{plan}\"\n")).collect();
-    let text = format!(
-        "# Strategies of sparse layers by shape and non-zeros, for `pretrain --plans`.\n{}",
-        lines.concat()
-    );
-    Ok(mediswift_files::write(path, text.as_bytes())?)
+    let key = |row: &Measured| LayerPlan::key(row.rows, row.columns, row.nnz);
+    let plans = rows.iter().map(|row| (key(row), row.plan.to_string())).collect();
+    Ok(plans::write(path, &plans)?)
 }

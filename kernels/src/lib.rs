@@ -11,6 +11,7 @@
 //! * [`probe`]: the limits of the machine, measured; `baseline` and `bench` (with the cargo feature
 //!   `baseline`): dense libraries to compare with, and whole layers in turns with them.
 //! * [`precision`]: numbers of 16 bits, and the lines that they come in.
+//! * [`rows`]: activations as programs outside hold them, to tiles and back.
 //! * [`parallel`]: loops over blocks whose results do not depend on the thread count.
 #![warn(missing_docs)]
 
@@ -25,6 +26,7 @@ pub mod parallel;
 pub mod precision;
 pub mod probe;
 mod rounding;
+pub mod rows;
 pub mod sparse;
 
 pub use buffer::{AlignedBuffer, Scratch};

@@ -42,6 +42,12 @@ impl HalfTiles {
         let count = tiles_of("the activations", tiles, features);
         Self::rounded_in(Scratch::take(half_words(count, features)), precision, tiles, features)
     }
+
+    /// Words that are such lines already.
+    pub(crate) fn of_words(precision: Precision, words: Scratch) -> Self {
+        assert!(precision != Precision::F32, "f32 has more than 16 bits");
+        Self { precision, words }
+    }
 }
 
 impl<B: DerefMut<Target = [f32]>> HalfTiles<B> {
@@ -193,7 +199,7 @@ impl Kernel for Widen<'_> {
 
 /// The line of 16-bit numbers nearest to two tiles.
 #[inline(always)]
-fn narrow<I: Isa>(isa: I, precision: Precision, a: I::V, b: I::V) -> I::V {
+pub(crate) fn narrow<I: Isa>(isa: I, precision: Precision, a: I::V, b: I::V) -> I::V {
     match precision {
         Precision::Bf16 => isa.narrow_bf16(a, b),
         Precision::F16 => isa.narrow_f16(a, b),

@@ -33,6 +33,16 @@ pub fn read(path: &Path) -> Result<Plans, Error> {
     Ok(plans)
 }
 
+/// Writes a file of plans, which [`read`] reads.
+/// # Errors
+/// If the system refuses.
+pub fn write(path: &Path, plans: &Plans) -> Result<(), Error> {
+    let lines = plans.iter().map(|(key, plan)| format!("\"{key}\" = \"{plan}\"\n"));
+    let about = "# Strategies of sparse layers by shape and non-zeros, for `pretrain --plans`.\n";
+    let text: String = std::iter::once(about.to_string()).chain(lines).collect();
+    Ok(files::write(path, text.as_bytes())?)
+}
+
 /// Plans the layers of a model, equal ones alike.
 ///
 /// Where masks change their size, a run lists plans for the sizes that are to come ([`of_run`]), and a plan holds for all

@@ -1,0 +1,372 @@
+//! Activations between rows `[token][feature]`, as programs outside hold them, and tiles.
+//!
+//! Both ways are 16 × 16 transposes in registers, tile by tile in parallel. Rows have the precision of their
+//! elements, whatever that of the products is: bf16 rows may become `f32` tiles, and `f32` rows bf16 lines.
+
+use crate::isa::{Isa, Kernel, dispatch};
+use crate::ops::extent::size;
+use crate::parallel::for_each_chunk;
+use crate::rounding::{HalfTiles, bf16_bits, half_words, narrow, widen};
+use crate::{LANES, Lines, Precision, Scratch};
+use bytemuck::Pod;
+use half::{bf16, f16};
+use rayon::prelude::*;
+
+/// A number that rows are made of.
+pub trait RowElement: Pod + Send + Sync {
+    /// The same number.
+    fn widened(self) -> f32;
+    /// The nearest one, ties to even.
+    fn nearest(x: f32) -> Self;
+}
+
+impl RowElement for f32 {
+    #[inline(always)]
+    fn widened(self) -> f32 {
+        self
+    }
+
+    #[inline(always)]
+    fn nearest(x: f32) -> Self {
+        x
+    }
+}
+
+impl RowElement for bf16 {
+    #[inline(always)]
+    fn widened(self) -> f32 {
+        f32::from_bits(u32::from(self.to_bits()) << 16)
+    }
+
+    #[inline(always)]
+    fn nearest(x: f32) -> Self {
+        bf16::from_bits(bf16_bits(x) as u16)
+    }
+}
+
+impl RowElement for f16 {
+    #[inline(always)]
+    fn widened(self) -> f32 {
+        self.to_f32()
+    }
+
+    #[inline(always)]
+    fn nearest(x: f32) -> Self {
+        f16::from_f32(x)
+    }
+}
+
+/// Activations as the products of a precision take them, made of rows.
+pub enum RowTiles {
+    /// `[tile][feature][LANES]`.
+    F32(Scratch),
+    /// Rounded.
+    Half(HalfTiles),
+}
+
+impl RowTiles {
+    /// Lays rows of `features` elements out; the lanes after the last token are zeros.
+    /// # Panics
+    /// If `rows` is not made of whole rows.
+    #[track_caller]
+    pub fn new<E: RowElement>(precision: Precision, rows: &[E], features: usize) -> Self {
+        let tiles = tokens(rows.len(), features).div_ceil(LANES);
+        if precision != Precision::F32 {
+            let mut words = Scratch::take(half_words(tiles, features));
+            let (chunk, row) = (2 * LANES * features, features * LANES);
+            for_each_chunk(&mut words, row.max(1), |pair, to| {
+                let rows = &rows[pair * chunk..rows.len().min((pair + 1) * chunk)];
+                dispatch(ToLines { precision, rows, features, to });
+            });
+            return Self::Half(HalfTiles::of_words(precision, words));
+        }
+        let mut to = Scratch::take(size(&[tiles, features, LANES]));
+        let together = tiles_together(features);
+        let chunk = together * LANES * features;
+        for_each_chunk(&mut to, chunk, |at, to| {
+            let rows = &rows[at * chunk..rows.len().min((at + 1) * chunk)];
+            dispatch(ToTiles { rows, features, to });
+        });
+        Self::F32(to)
+    }
+
+    /// The elements.
+    pub fn lines(&self) -> Lines<'_> {
+        match self {
+            Self::F32(tiles) => Lines::F32(tiles),
+            Self::Half(tiles) => tiles.lines(),
+        }
+    }
+}
+
+/// Gathers the rows of the first tokens of tiles `[tile][feature][LANES]`, as many as `rows` has room for.
+/// # Panics
+/// If `rows` is not made of whole rows, or `tiles` does not hold as many tiles as they take.
+#[track_caller]
+pub fn tiles_to_rows<E: RowElement>(tiles: &[f32], features: usize, rows: &mut [E]) {
+    let needed = tokens(rows.len(), features).div_ceil(LANES);
+    assert_eq!(tiles.len(), size(&[needed, features, LANES]), "tiles and rows disagree");
+    let chunk = tiles_together(features) * LANES * features;
+    let task = |at: usize, rows: &mut [E]| {
+        let tiles = &tiles[at * chunk..tiles.len().min((at + 1) * chunk)];
+        dispatch(ToRows { tiles, features, rows });
+    };
+    match rows.len() {
+        0 => {}
+        all if all <= chunk => task(0, rows),
+        _ => {
+            let chunks = rows.par_chunks_mut(chunk).with_max_len(1).enumerate();
+            chunks.for_each(|(at, rows)| task(at, rows));
+        }
+    }
+}
+
+/// Sums of every feature of tiles over all of their lanes, of which those after the last token are zeros.
+/// # Panics
+/// If `tiles` is not made of whole tiles of so many features.
+#[track_caller]
+pub fn sum_tokens(tiles: Lines<'_>, sums: &mut [f32]) {
+    let features = sums.len();
+    assert!(tiles.len().is_multiple_of(size(&[features.max(1), tiles.line()])), "tiles are whole");
+    for_each_chunk(sums, SUM_BLOCK, |block, sums| {
+        dispatch(SumTokens { tiles, features, first: block * SUM_BLOCK, sums });
+    });
+}
+
+/// Rows that `elements` make.
+#[track_caller]
+fn tokens(elements: usize, features: usize) -> usize {
+    assert!(elements.is_multiple_of(features), "not made of rows of {features}: {elements}");
+    elements.checked_div(features).unwrap_or(0)
+}
+
+/// Tiles that one task takes: small ones are not worth a task each.
+fn tiles_together(features: usize) -> usize {
+    (1024 / features.max(1)).max(1)
+}
+
+/// `width` columns from `first` on of up to sixteen rows, transposed: a line per column.
+#[inline(always)]
+fn columns<I: Isa, E: RowElement>(
+    isa: I,
+    rows: &[E],
+    features: usize,
+    first: usize,
+    width: usize,
+) -> [I::V; LANES] {
+    let mut block = [isa.splat(0.0); LANES];
+    if width == LANES && rows.len() == LANES * features {
+        for (token, v) in block.iter_mut().enumerate() {
+            *v = load(isa, &rows[token * features + first..][..LANES]);
+        }
+    } else {
+        for (v, row) in block.iter_mut().zip(rows.chunks_exact(features)) {
+            *v = load(isa, &row[first..first + width]);
+        }
+    }
+    isa.transpose(block)
+}
+
+/// Up to sixteen numbers, and zeros after them.
+#[inline(always)]
+fn load<I: Isa, E: RowElement>(isa: I, from: &[E]) -> I::V {
+    let mut line = [0.0; LANES];
+    for (to, from) in line.iter_mut().zip(from) {
+        *to = from.widened();
+    }
+    isa.load_line(&line)
+}
+
+struct ToTiles<'a, E> {
+    rows: &'a [E],
+    features: usize,
+    to: &'a mut [f32],
+}
+
+impl<E: RowElement> Kernel for ToTiles<'_, E> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<I: Isa>(self, isa: I) {
+        let features = self.features;
+        let tiles = self.to.chunks_exact_mut(features * LANES);
+        for (rows, tile) in self.rows.chunks(features * LANES).zip(tiles) {
+            for (block, lines) in tile.chunks_mut(LANES * LANES).enumerate() {
+                let lines = lines.as_chunks_mut().0;
+                let columns = columns(isa, rows, features, block * LANES, lines.len());
+                for (to, line) in lines.iter_mut().zip(columns) {
+                    isa.store_line(to, line);
+                }
+            }
+        }
+    }
+}
+
+/// One pair of tiles.
+struct ToLines<'a, E> {
+    precision: Precision,
+    rows: &'a [E],
+    features: usize,
+    to: &'a mut [f32],
+}
+
+impl<E: RowElement> Kernel for ToLines<'_, E> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<I: Isa>(self, isa: I) {
+        let features = self.features;
+        let (first, second) = self.rows.split_at(self.rows.len().min(features * LANES));
+        for (block, lines) in self.to.chunks_mut(LANES * LANES).enumerate() {
+            let lines = lines.as_chunks_mut().0;
+            let a = columns(isa, first, features, block * LANES, lines.len());
+            let b = columns(isa, second, features, block * LANES, lines.len());
+            for (to, (a, b)) in lines.iter_mut().zip(a.into_iter().zip(b)) {
+                isa.store_line(to, narrow(isa, self.precision, a, b));
+            }
+        }
+    }
+}
+
+struct ToRows<'a, E> {
+    tiles: &'a [f32],
+    features: usize,
+    rows: &'a mut [E],
+}
+
+impl<E: RowElement> Kernel for ToRows<'_, E> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<I: Isa>(self, isa: I) {
+        let features = self.features;
+        let tiles = self.tiles.chunks_exact(features * LANES);
+        for (tile, rows) in tiles.zip(self.rows.chunks_mut(features * LANES)) {
+            for (block, lines) in tile.chunks(LANES * LANES).enumerate() {
+                let lines = lines.as_chunks().0;
+                let mut columns = [isa.splat(0.0); LANES];
+                for (v, line) in columns.iter_mut().zip(lines) {
+                    *v = isa.load_line(line);
+                }
+                let tokens = isa.transpose(columns);
+                for (row, token) in rows.chunks_exact_mut(features).zip(tokens) {
+                    let to = &mut row[block * LANES..][..lines.len()];
+                    for (to, x) in to.iter_mut().zip(isa.to_array(token)) {
+                        *to = E::nearest(x);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Features per parallel task of a sum over tokens.
+const SUM_BLOCK: usize = 64;
+
+struct SumTokens<'a> {
+    tiles: Lines<'a>,
+    features: usize,
+    first: usize,
+    sums: &'a mut [f32],
+}
+
+impl Kernel for SumTokens<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<I: Isa>(self, isa: I) {
+        let precision = self.tiles.precision();
+        let mut sums = [isa.splat(0.0); SUM_BLOCK];
+        for tile in self.tiles.words().chunks_exact(self.features * LANES) {
+            let lines = &tile.as_chunks().0[self.first..];
+            for (sum, line) in sums[..self.sums.len()].iter_mut().zip(lines) {
+                let line = isa.load_line(line);
+                if precision == Precision::F32 {
+                    *sum = isa.add(*sum, line);
+                } else {
+                    let (a, b) = widen(isa, precision, line);
+                    *sum = isa.add(isa.add(*sum, a), b);
+                }
+            }
+        }
+        for (to, sum) in self.sums.iter_mut().zip(sums) {
+            *to = isa.sum(sum);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SHAPES: [(usize, usize); 9] =
+        [(0, 5), (1, 1), (3, 0), (15, 16), (16, 17), (17, 31), (33, 48), (70, 100), (40, 1)];
+
+    fn rows<E: RowElement>(tokens: usize, features: usize) -> Vec<E> {
+        (0..tokens * features).map(|at| E::nearest((at % 251) as f32 - 99.0)).collect()
+    }
+
+    fn there_and_back<E: RowElement + PartialEq + std::fmt::Debug>() {
+        for (tokens, features) in SHAPES {
+            let rows = rows::<E>(tokens, features);
+            let RowTiles::F32(tiles) = RowTiles::new(Precision::F32, &rows, features) else {
+                panic!("tiles of f32 were asked for");
+            };
+            for (at, &x) in tiles.iter().enumerate() {
+                let (line, lane) = (at / LANES, at % LANES);
+                let (token, feature) = (line / features * LANES + lane, line % features);
+                let row = rows.get(token * features + feature).filter(|_| token < tokens);
+                assert_eq!(x, row.map_or(0.0, |x| x.widened()), "{tokens} × {features}: {at}");
+            }
+            let mut back = vec![E::nearest(-1.0); rows.len()];
+            tiles_to_rows(&tiles, features, &mut back);
+            assert_eq!(back, rows, "{tokens} × {features}");
+        }
+    }
+
+    #[test]
+    fn rows_of_every_element_become_tiles_and_come_back() {
+        there_and_back::<f32>();
+        there_and_back::<bf16>();
+        there_and_back::<f16>();
+    }
+
+    #[test]
+    fn rows_become_the_lines_that_their_tiles_are_rounded_to() {
+        for precision in [Precision::Bf16, Precision::F16] {
+            for (tokens, features) in SHAPES.into_iter().filter(|shape| shape.1 > 0) {
+                let rows: Vec<f32> = rows(tokens, features).iter().map(|x: &f32| x / 7.0).collect();
+                let of = |precision| RowTiles::new(precision, &rows, features);
+                let (tiles, lines) = (of(Precision::F32), of(precision));
+                let rounded = HalfTiles::rounded(precision, tiles.lines().f32(), features);
+                let bits = |lines: Lines<'_>| lines.words().iter().map(|x| x.to_bits()).collect();
+                let (found, expected): (Vec<_>, Vec<_>) =
+                    (bits(lines.lines()), bits(rounded.lines()));
+                assert_eq!(found, expected, "{precision}, {tokens} × {features}");
+            }
+        }
+    }
+
+    #[test]
+    fn sums_run_over_the_tokens_of_a_feature() {
+        for precision in Precision::ALL {
+            for (tokens, features) in SHAPES {
+                let rows = rows::<f32>(tokens, features);
+                let tiles = RowTiles::new(precision, &rows, features);
+                let mut sums = vec![f32::NAN; features];
+                sum_tokens(tiles.lines(), &mut sums);
+                for (feature, sum) in sums.into_iter().enumerate() {
+                    // Small whole numbers: exact in any order and precision.
+                    let expected: f32 = rows.iter().skip(feature).step_by(features).sum();
+                    assert_eq!(sum, expected, "{precision}, {tokens} × {features}: {feature}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "tiles and rows disagree")]
+    fn tiles_of_another_number_of_tokens_are_refused() {
+        tiles_to_rows(&[0.0; 16], 1, &mut [0.0f32; 17]);
+    }
+}
