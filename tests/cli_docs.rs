@@ -30,7 +30,8 @@ const SMALLER: [(&str, &str); 8] = [
 
 const SMALL: &str = "--set model.layers=1 --set model.d_model=16 --set model.heads=2 \
      --set model.context=160 --set train.context=32 --set train.steps=3 --set train.batch=2 \
-     --set train.micro_batch=2 --set eval.every=1 --set eval.sequences=2";
+     --set train.micro_batch=2 --set eval.every=1 --set eval.sequences=2 \
+     --set sparsity.update.freq=1";
 
 /// What stands for sizes, names and dots of the documents.
 const REPLACED: [(&str, &str); 11] = [

@@ -24,6 +24,10 @@ run cargo bench --bench data
 run cargo run --release -- demo --out "$folder/demo"
 run pip install ./python
 run python/test.sh
+run pip install torch transformers matplotlib
+run python python/examples/bench_layer.py --plot layer.svg
+run python python/examples/gpt2.py
+run python python/examples/gpt2.py --layers 12 --width 768 --heads 12 --batch 2 --context 512 --steps 200
 
 cd "$folder"
 run mediswift data fetch 1-20 --out pubmed

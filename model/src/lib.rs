@@ -7,7 +7,8 @@
 //!   forward passes alone (`inference`); [`score`]: log-likelihoods of texts; [`decode`] and
 //!   [`generate`]: text from it.
 //! * [`optimisation`]: one optimiser step, of AdamW (`adamw`) with its [`schedule`] of learning rates on the
-//!   sum of micro-batch gradients (`gradient_tree`), which ranks make together (`reduction`, or `overlap`).
+//!   sum of micro-batch gradients (`gradient_tree`), which ranks make together (`reduction`, or `overlap`), and the one
+//!   way in which masks change after it (`remask`).
 //! * [`session`]: a run between two steps, in a [`run`] folder with [`tensorboard`] events;
 //!   [`checkpoint`]: all of its state on the disk; [`mod@pretrain`]: a whole run; [`evaluate`]: its
 //!   validation loss; [`curves`]: its losses so far.
@@ -54,6 +55,7 @@ pub mod presets;
 pub mod pretrain;
 mod reduction;
 mod rehearsal;
+mod remask;
 pub mod run;
 pub mod scaling;
 pub mod schedule;

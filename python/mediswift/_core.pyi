@@ -1,5 +1,7 @@
 """The compiled part of the package: strict about what it is handed. Use it by way of the package."""
 
+from collections.abc import Callable, Sequence
+from os import PathLike
 from typing import Any
 
 import numpy as np
@@ -102,6 +104,81 @@ class Layer:
     ) -> Tiles: ...
     def input_gradient_tiles(self, values: NDArray[np.float32] | None, dy: Tiles) -> Tiles: ...
 
+class Tokenizer:
+    """Turns texts into token ids, and back."""
+
+    @staticmethod
+    def load(path: str | PathLike[str]) -> Tokenizer:
+        """Loads a `tokenizer.json`, or the one in the folder of a run or a dataset."""
+
+    @staticmethod
+    def import_from(vocabulary: str | PathLike[str], merges: str | PathLike[str]) -> Tokenizer:
+        """Imports GPT-2's or BioGPT's vocabulary and merges."""
+
+    @staticmethod
+    def train(
+        texts: Sequence[str], vocab_size: int, *, kind: str = "byte-bpe", min_frequency: int = 2
+    ) -> Tokenizer:
+        """Learns a vocabulary of at most `vocab_size` tokens; `kind` is `byte-bpe` or `moses-bpe`."""
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Writes a `tokenizer.json`."""
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of a text. Special tokens that are typed in it are ordinary characters."""
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """The ids of many texts, in parallel."""
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of ids."""
+
+    def tokens(self, ids: Sequence[int]) -> list[str]:
+        """The token strings of ids, as files write them."""
+
+    @property
+    def vocab_size(self) -> int:
+        """Every id is below it."""
+
+    @property
+    def end_of_text(self) -> int:
+        """The id of the token between documents."""
+
+class Model:
+    """The model of a run."""
+
+    @staticmethod
+    def load(run: str, step: int | None) -> Model: ...
+    @property
+    def tokenizer(self) -> Tokenizer: ...
+    @property
+    def step(self) -> int: ...
+    @property
+    def context(self) -> int: ...
+    @property
+    def parameters(self) -> int: ...
+    @property
+    def settings(self) -> str: ...
+    @property
+    def skipped(self) -> list[str]: ...
+    def score(
+        self, texts: list[str], before: str | None
+    ) -> list[tuple[list[int], NDArray[np.float64], bool, bool]]: ...
+    def generate(
+        self,
+        prompts: list[str | NDArray[np.int64]],
+        samples: int,
+        max_tokens: int,
+        temperature: float,
+        top_k: int | None,
+        top_p: float,
+        seed: int,
+        stop: list[str],
+        past_context: bool,
+    ) -> list[tuple[list[int], str, str, float]]: ...
+    def loss(self, sequences: list[NDArray[np.int64]]) -> tuple[float, int]: ...
+    def evaluate(self, data: str) -> tuple[float, int]: ...
+
 def bench_layer(
     patterns: list[Pattern],
     tokens: int,
@@ -124,3 +201,21 @@ def set_num_threads(n: int) -> None:
     """Lets all computing of this process use `n` threads, from 1 to 1024."""
 
 def write_plans(path: str, plans: dict[str, str]) -> None: ...
+def prepare_dataset(
+    inputs: list[str], out: str, vocab_size: int, tokenizer: str | None, validation: float
+) -> dict[str, Any]: ...
+def write_dataset(
+    out: str,
+    tokenizer: Tokenizer,
+    train: list[NDArray[np.int64]],
+    validation: list[NDArray[np.int64]],
+) -> dict[str, Any]: ...
+def train(
+    data: str,
+    out: str,
+    preset: str | None,
+    config: str | None,
+    settings: list[str],
+    resume: bool,
+    callback: Callable[[dict[str, Any]], Any] | None,
+) -> dict[str, Any]: ...

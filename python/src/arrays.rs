@@ -156,6 +156,20 @@ pub fn vector_mut<'py, E: Element>(
     write(name, array)
 }
 
+/// Integers of 64 bits as such of 32.
+/// # Errors
+/// If the array is something else, or one of them is negative or too large.
+pub fn narrowed(name: &str, array: &Bound<'_, PyAny>) -> PyResult<Vec<u32>> {
+    let array = vector::<i64>(name, array, None)?;
+    let narrow = |(at, &x): (usize, &i64)| {
+        u32::try_from(x).map_err(|_| {
+            let most = u32::MAX;
+            wrong(name, format!("is {x} at {at}, but must lie between 0 and {most}"))
+        })
+    };
+    array.as_slice()?.iter().enumerate().map(narrow).collect()
+}
+
 /// Borrows a matrix.
 /// # Errors
 /// If the array is something else, or lent for writing.

@@ -9,8 +9,11 @@ mod arrays;
 mod bench;
 mod error;
 mod layer;
+mod model;
 mod pattern;
 mod threads;
+mod tokenizer;
+mod training;
 
 /// The compiled part of the package `mediswift`.
 #[pyo3::pymodule]
@@ -22,7 +25,13 @@ mod _core {
     #[pymodule_export]
     use crate::layer::{Layer, instruction_set, read_plans, write_plans};
     #[pymodule_export]
+    use crate::model::Model;
+    #[pymodule_export]
     use crate::pattern::{Pattern, mask_names};
     #[pymodule_export]
     use crate::threads::{num_threads, set_num_threads};
+    #[pymodule_export]
+    use crate::tokenizer::Tokenizer;
+    #[pymodule_export]
+    use crate::training::{prepare_dataset, train, write_dataset};
 }

@@ -8,7 +8,7 @@ use numpy::{IntoPyArray, PyArray1, PyArray2, PyArrayMethods};
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
-use crate::arrays::{matrix, vector, wrong};
+use crate::arrays::{matrix, narrowed, wrong};
 use crate::error::IntoException;
 
 /// Rows or columns that a mask may be drawn for.
@@ -150,17 +150,6 @@ impl Pattern {
         // Equal patterns are many arrays apart from being one: nobody should look them up.
         py.None()
     }
-}
-
-fn narrowed(name: &str, array: &Bound<'_, PyAny>) -> PyResult<Vec<u32>> {
-    let array = vector::<i64>(name, array, None)?;
-    let narrow = |(at, &x): (usize, &i64)| {
-        u32::try_from(x).map_err(|_| {
-            let most = u32::MAX;
-            wrong(name, format!("is {x} at {at}, but must lie between 0 and {most}"))
-        })
-    };
-    array.as_slice()?.iter().enumerate().map(narrow).collect()
 }
 
 fn widened(numbers: &[u32]) -> Vec<i64> {

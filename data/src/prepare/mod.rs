@@ -34,6 +34,7 @@ mod resolve;
 mod segment;
 mod splits;
 mod staying;
+mod tokens;
 mod unit;
 
 use std::path::{Path, PathBuf};
@@ -53,6 +54,7 @@ use crate::{DataError, Tokenizer, source, tokenizer};
 
 pub use preparation::{Preparation, TokenizerSource};
 pub use progress::{PrepareProgress, PrepareStage};
+pub use tokens::write_tokens;
 
 /// Makes a dataset folder; returns its manifest.
 ///

@@ -176,6 +176,7 @@ impl Folder {
             step,
             skipped: 0,
             loss_scale: None,
+            masks: None,
             parameters,
             moments: None,
             data,
