@@ -33,10 +33,10 @@ fn dense_flops(product: Product, rows: usize, columns: usize) -> u64 {
 
 fn products(criterion: &mut Criterion) {
     let isa = IsaKind::active().unwrap_or_else(|error| panic!("{error}"));
-    // Emulated pairs would take for ever.
-    let is_fast = |name: &str| isa.multiplies_pairs() || !name.contains("pairs");
-    let list: Vec<KernelSpec> =
-        kernels(isa.registers()).into_iter().filter(|kernel| is_fast(&kernel.name)).collect();
+    // Emulated instructions would take for ever.
+    let emulated = |name: &str| name.contains("pairs") || name.contains("halves");
+    let is_fast = |kernel: &KernelSpec| isa.multiplies(kernel.precision) || !emulated(&kernel.name);
+    let list: Vec<KernelSpec> = kernels(isa.registers()).into_iter().filter(is_fast).collect();
     let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build().expect("one thread");
     for (rows, columns) in SHAPES {
         let (x, dy) = (ramp(columns * TOKENS), ramp(rows * TOKENS));

@@ -1,6 +1,7 @@
 //! Pictures as SVG and PNG.
 
 pub mod losses;
+pub mod pareto;
 pub mod parts;
 pub mod scaling;
 pub mod sizes;

@@ -82,7 +82,7 @@ fn advice(machine: &Machine, needs: &[Need], context: &Context) -> Vec<String> {
         "this is a debug build, many times slower: build with --release".into(),
     );
     say(
-        isa.active != isa.available[0],
+        isa.forced && isa.active != isa.available[0],
         format!(
             "MEDISWIFT_ISA forces {}, but this CPU has {}: unset it",
             isa.active, isa.available[0]

@@ -5,7 +5,7 @@
 //! bits of results may depend. A process is bound to its CPUs before its threads start and before it
 //! touches memory, which is therefore placed near them.
 
-mod cores;
+pub mod cores;
 mod launch;
 mod seat;
 

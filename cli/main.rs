@@ -22,9 +22,11 @@ mod output;
 mod plot;
 mod pretrain;
 mod progress;
+mod reference;
 mod score;
 mod serve;
 mod signals;
+mod study;
 #[cfg(test)]
 mod tests;
 mod tokenizer;
@@ -34,7 +36,7 @@ mod verb;
 use std::env;
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{CommandFactory as _, Parser};
 
 use crate::job::{Job, Launch, Wishes};
 use crate::verb::{Context, Verb};
@@ -49,6 +51,7 @@ verb::verbs! {
         Score(score::Score),
         Finetune(finetune::Finetune),
         Compare(compare::Compare),
+        Study(study::Study),
         Generate(generate::Generate),
         Export(export::Export),
         Import(import::Import),
@@ -57,6 +60,7 @@ verb::verbs! {
         Bench(bench::Bench),
         Plot(plot::Plot),
         Doctor(doctor::Doctor),
+        Reference(reference::Reference),
     }
 }
 
@@ -105,8 +109,9 @@ fn main() -> ExitCode {
             return output::finish(Err(error), json);
         }
     };
-    let done =
-        job.sit_down(wishes, threads).and_then(|()| command.run(&Context::new(job.clone(), json)));
+    let done = job
+        .sit_down(wishes, threads)
+        .and_then(|()| command.run(&Context::new(job.clone(), json, Cli::command)));
     job.end_if_lonely(&done);
     // mpirun stops whoever is left when one has gone with an error: all is said before anyone goes.
     let code = output::finish(done, json);

@@ -14,6 +14,7 @@ use mediswift_model::memory::Memory;
 use mediswift_model::pretrain::pretrain;
 use mediswift_model::run::{StepMetrics, TrainingReport};
 use mediswift_model::session::Session;
+use mediswift_model::sparsity::MaskUpdate;
 use mediswift_model::watch::{Pace, Progress, Watch};
 use mediswift_model::{Config, Error, Reduce, plans, run};
 use serde_json::json;
@@ -206,6 +207,15 @@ impl<'a> Watcher<'a> {
     }
 
     fn stepped(&self, metrics: &StepMetrics, pace: Pace) {
+        if let StepMetrics { step, masks: Some(masks), .. } = metrics {
+            let MaskUpdate { dropped, grown, kept, seconds } = *masks;
+            output::note(&format!(
+                "step {step}: masks moved, {} weights dropped and {} grown, {} kept, in {seconds:.3} s",
+                HumanCount(dropped as u64),
+                HumanCount(grown as u64),
+                HumanCount(kept as u64),
+            ));
+        }
         let StepMetrics { step, loss, .. } = *metrics;
         let speed = HumanCount(pace.tokens_per_second as u64);
         let left =
@@ -262,7 +272,12 @@ fn finished(out: &Path, report: &TrainingReport, job: &Job) -> Outcome {
     json["ranks"] = json!(job.ranks.count());
     json["sparsity"] =
         json!({ "target": report.target_sparsity(), "actual": report.actual_sparsity() });
+    if report.mask_updates.is_some() {
+        let layers = report.layers.iter().map(|layer| (layer.name.clone(), json!(layer.actual)));
+        json["sparsity"]["layers"] = layers.collect::<serde_json::Map<_, _>>().into();
+    }
     json["path"] = json!(out.display().to_string());
+    let moved = report.mask_updates.map(|updates| format!("  mask updates     {updates}\n"));
     let text = format!(
         "{}: {} steps
   training loss    {:.4}
@@ -270,7 +285,7 @@ fn finished(out: &Path, report: &TrainingReport, job: &Job) -> Outcome {
   tokens/s         {}
   FLOPs            {:.3e}
   parameters       {} (linear layers {}, {:.1} % left out)
-  weights hash     {}
+{}  weights hash     {}
 ",
         out.display(),
         HumanCount(report.step as u64),
@@ -281,6 +296,7 @@ fn finished(out: &Path, report: &TrainingReport, job: &Job) -> Outcome {
         HumanCount(report.parameters as u64),
         HumanCount(report.nnz as u64),
         100.0 * report.actual_sparsity(),
+        moved.unwrap_or_default(),
         report.weights_hash,
     );
     Outcome::new(json, text)

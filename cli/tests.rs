@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use clap::Parser as _;
+use clap::{CommandFactory as _, Parser as _};
 use mediswift_files::faults::{self, Recording};
 use tempfile::TempDir;
 
@@ -19,7 +19,7 @@ fn call(command_line: &str, inputs: &Path, out: &Path) -> anyhow::Result<Outcome
     let words =
         command_line.split_whitespace().map(|word| path(&path(word, "IN", inputs), "OUT", out));
     let cli = Cli::try_parse_from(["mediswift".to_string()].into_iter().chain(words))?;
-    cli.command.run(&Context::new(Job::alone(), true))
+    cli.command.run(&Context::new(Job::alone(), true, Cli::command))
 }
 
 /// A folder with texts, a dataset, a run, and a fine-tuned one.

@@ -61,12 +61,14 @@ pub struct Context {
     pub json: bool,
     /// The ranks that do it together.
     pub job: Job,
+    /// All verbs and options, for one that describes them.
+    pub command_line: fn() -> clap::Command,
 }
 
 impl Context {
     /// For a job whose threads have started.
-    pub fn new(job: Job, json: bool) -> Self {
-        Self { threads: job.threads, json, job }
+    pub fn new(job: Job, json: bool, command_line: fn() -> clap::Command) -> Self {
+        Self { threads: job.threads, json, job, command_line }
     }
 
     /// Which rank this is of how many, and how it talks to the others.

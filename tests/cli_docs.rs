@@ -30,10 +30,12 @@ const SMALLER: [(&str, &str); 8] = [
 
 const SMALL: &str = "--set model.layers=1 --set model.d_model=16 --set model.heads=2 \
      --set model.context=160 --set train.context=32 --set train.steps=3 --set train.batch=2 \
-     --set train.micro_batch=2 --set eval.every=1 --set eval.sequences=2";
+     --set train.micro_batch=2 --set eval.every=1 --set eval.sequences=2 \
+     --set sparsity.update.freq=1";
 
 /// What stands for sizes, names and dots of the documents.
-const REPLACED: [(&str, &str); 10] = [
+const REPLACED: [(&str, &str); 11] = [
+    ("--vocab-size 4096", "--vocab-size 400"),
     ("--vocab-size 16384", "--vocab-size 400"),
     ("--vocab-size 8192", "--vocab-size 400"),
     ("bench step --preset med", "bench step"),
@@ -157,6 +159,7 @@ fn world(at: &Path) {
     for recipe in fs::read_dir(recipes).expect("recipes").map(|entry| entry.expect("entry")) {
         fs::copy(recipe.path(), at.join("recipes").join(recipe.file_name())).expect("copy");
     }
+    studies(at);
     json(&run(at, "--json data synth --documents 150 --seed 4 --out corpus.jsonl"));
     let citations: String = fs::read_to_string(at.join("corpus.jsonl"))
         .expect("read")
@@ -210,6 +213,30 @@ fn world(at: &Path) {
     );
 }
 
+/// The studies of the documents; those that run here in the small.
+fn studies(at: &Path) {
+    let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs");
+    fs::create_dir_all(at.join("docs/results")).expect("create");
+    for name in ["four-cells.toml", "results/losses.toml", "results/speedup.toml"] {
+        let text = fs::read_to_string(docs.join(name)).expect("read");
+        let small = text.replace("\"tiny\"", "\"micro\"").replace("steps = 500", "steps = 4");
+        fs::write(at.join("docs").join(name), small.replace("every = 50", "every = 2"))
+            .expect("write");
+    }
+}
+
+#[test]
+fn the_first_study_of_the_documents_is_the_file_that_they_name() {
+    let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs");
+    let read = |name: &str| fs::read_to_string(docs.join(name)).expect("read");
+    let text = read("studies.md");
+    let (_, block) = text.split_once("```toml\n").expect("a study");
+    let (block, _) = block.split_once("```").expect("its end");
+    let file = read("four-cells.toml");
+    let kept = |line: &&str| !line.starts_with(['#', 'a']);
+    assert!(file.lines().filter(kept).eq(block.lines()), "{block}");
+}
+
 /// A folder in memory, if the system has one: commands wait for the disk more than for anything else.
 fn folder() -> TempDir {
     let memory = Path::new("/dev/shm");
@@ -239,7 +266,8 @@ fn every_command_is_run_here_or_in_the_long_script() {
 fn made_room(command: &str) -> String {
     let words: Vec<&str> = command.split_whitespace().collect();
     let out = words.windows(2).find(|pair| pair[0] == "--out").map(|pair| pair[1]);
-    match out.filter(|_| !command.contains("--resume")) {
+    let goes_on = command.contains("--resume") || command.contains("--report");
+    match out.filter(|_| !goes_on) {
         Some(out) => format!("rm -rf before && if [ -e {out} ]; then mv {out} before; fi\n"),
         None => String::new(),
     }

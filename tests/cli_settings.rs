@@ -101,8 +101,9 @@ fn assignments(settings: &Value) -> Vec<String> {
                     }
                 }
                 Value::Object(entries) => {
-                    let name = entries.keys().next().expect("an entry").clone();
-                    VALUES.iter().for_each(|value| assign(&format!("{{\"{name}\"={value}}}")));
+                    for name in entries.keys() {
+                        VALUES.iter().for_each(|value| assign(&format!("{{\"{name}\"={value}}}")));
+                    }
                 }
                 _ => {}
             }
@@ -246,7 +247,7 @@ fn every_setting_of_pre_training() {
          --set kernels.plans={{\"24x8@48\"=\"csr/csr/csr\"}}"
     );
     let mut assignments = assignments(&json(&run(at, &described)));
-    assert!(assignments.len() > 33 * VALUES.len(), "{}", assignments.len());
+    assert!(assignments.len() > 42 * VALUES.len(), "{}", assignments.len());
     // Names with numbers in them.
     for number in ["0", "1", "64", "65537", "4294967296", "18446744073709551615", "1e9"] {
         for name in [
@@ -261,8 +262,19 @@ fn every_setting_of_pre_training() {
         }
     }
     let base = format!("pretrain {SMALL} --data dataset");
-    let cases: Vec<Case> = assignments.into_iter().map(|set| with_set(&base, set)).collect();
-    sweep(at, &cases);
+    // What decides when and how masks move, where they do.
+    let moving =
+        assignments.iter().filter(|set| set.starts_with("sparsity.") && !set.contains("param"));
+    let moving: Vec<String> = moving.cloned().collect();
+    let of_moving = |algorithm: &str| {
+        let set =
+            format!("--set sparsity.algorithm={algorithm} --set sparsity.update={{freq=1,stop=3}}");
+        let base = format!("{base} {set}");
+        moving.iter().map(move |set| with_set(&base, set.clone())).collect::<Vec<_>>()
+    };
+    let moving: Vec<Case> = ["rigl", "gmp"].into_iter().flat_map(of_moving).collect();
+    let cases = assignments.into_iter().map(|set| with_set(&base, set)).chain(moving);
+    sweep(at, &cases.collect::<Vec<_>>());
 }
 
 #[test]

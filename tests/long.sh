@@ -18,6 +18,7 @@ cd "$repository"
 run cargo build --release --locked
 export PATH="$repository/target/release:$PATH"
 run cargo test --release --workspace
+run cargo install --locked --path . --root "$folder/installed"
 run cargo bench --bench kernels
 run cargo bench --bench data
 run cargo run --release -- demo --out "$folder/demo"

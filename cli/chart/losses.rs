@@ -5,6 +5,7 @@
 
 use anyhow::anyhow;
 use mediswift_model::curves::{Curves, Point};
+use mediswift_model::study::column::Column;
 use plotters::coord::Shift;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
@@ -33,6 +34,16 @@ impl Axis {
     /// Every axis, in the order of the panels.
     pub const ALL: [Axis; 3] = [Axis::Tokens, Axis::Flops, Axis::Hours];
 
+    /// The axis of a study's column, if losses can be drawn against it.
+    pub fn of_column(column: &Column) -> Option<Self> {
+        match column {
+            Column::Tokens => Some(Axis::Tokens),
+            Column::Flops => Some(Axis::Flops),
+            Column::Seconds => Some(Axis::Hours),
+            _ => None,
+        }
+    }
+
     fn of(self, point: &Point) -> f64 {
         match self {
             Axis::Tokens => point.tokens,
@@ -42,7 +53,7 @@ impl Axis {
     }
 
     /// The unit in which values up to `most` are easy to read, and what to write below the axis.
-    fn unit(self, most: f64) -> (f64, String) {
+    pub fn unit(self, most: f64) -> (f64, String) {
         match self {
             Axis::Tokens if most >= 1e9 => (1e9, "tokens (billions)".into()),
             Axis::Tokens if most >= 1e6 => (1e6, "tokens (millions)".into()),

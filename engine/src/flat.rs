@@ -14,6 +14,7 @@
 use crate::{Layout, ParamId, Shape};
 use bytemuck::Pod;
 use mediswift_kernels::AlignedBuffer;
+use rayon::prelude::*;
 use std::collections::HashMap;
 use std::ops::{Deref, Index, IndexMut, Range};
 use std::sync::Arc;
@@ -210,7 +211,9 @@ impl<E: Pod> Flat<E> {
         let start = self.parts[part].range.start;
         (part, range.start - start..range.end - start)
     }
+}
 
+impl<E: Pod + Send + Sync> Flat<E> {
     /// The same values by name, row and column in another layout; 0 where there was none.
     /// # Panics
     /// If a tensor of one name has other extents there.
@@ -238,54 +241,57 @@ impl<E: Pod> Flat<E> {
                 to.copy_from_slice(tensor.values);
                 continue;
             }
-            let (rows, columns) = (here[0], here[1]);
-            for row in 0..rows {
-                let places = row_of(&place.shape, row, columns);
-                for (column, at) in row_of(tensor.shape, row, columns).iter() {
-                    if let Some(place) = places.find(column) {
-                        to[place] = tensor.values[at];
+            let (mut rest, mut rows) = (to, Vec::with_capacity(here[0]));
+            for row in 0..here[0] {
+                let (row, after) = rest.split_at_mut(elements(&place.shape, row).len());
+                rows.push(row);
+                rest = after;
+            }
+            rows.into_par_iter().enumerate().for_each(|(row, to)| {
+                let from = &tensor.values[elements(tensor.shape, row)];
+                match (columns(tensor.shape, row), columns(&place.shape, row)) {
+                    (Some(there), Some(here)) => carry_row(there, from, here, to),
+                    (Some(there), None) => {
+                        there.iter().zip(from).for_each(|(&column, x)| to[column as usize] = *x);
                     }
+                    (None, Some(here)) => {
+                        to.iter_mut()
+                            .zip(here)
+                            .for_each(|(to, &column)| *to = from[column as usize]);
+                    }
+                    (None, None) => unreachable!("dense matrices of equal extents are equal"),
                 }
-            }
+            });
         }
     }
 }
 
-/// One row of a matrix: its columns, and where its elements start.
-enum Row<'a> {
-    Dense { columns: usize, start: usize },
-    Sparse { columns: &'a [u32], start: usize },
-}
-
-fn row_of(shape: &Shape, row: usize, columns: usize) -> Row<'_> {
+/// Where the elements of a row of a matrix lie.
+fn elements(shape: &Shape, row: usize) -> Range<usize> {
     match shape {
-        Shape::Sparse(pattern) => {
-            Row::Sparse { columns: pattern.row(row), start: pattern.row_range(row).start }
+        Shape::Sparse(pattern) => pattern.row_range(row),
+        shape => {
+            let columns = shape.extents()[1];
+            row * columns..(row + 1) * columns
         }
-        _ => Row::Dense { columns, start: row * columns },
     }
 }
 
-impl Row<'_> {
-    /// Every column with the place of its element.
-    fn iter(&self) -> impl Iterator<Item = (usize, usize)> {
-        let (count, start) = match self {
-            Row::Dense { columns, start } => (*columns, *start),
-            Row::Sparse { columns, start } => (columns.len(), *start),
-        };
-        (0..count).map(move |at| match self {
-            Row::Dense { .. } => (at, start + at),
-            Row::Sparse { columns, .. } => (columns[at] as usize, start + at),
-        })
+/// The columns of a row of a sparse matrix.
+fn columns(shape: &Shape, row: usize) -> Option<&[u32]> {
+    match shape {
+        Shape::Sparse(pattern) => Some(pattern.row(row)),
+        _ => None,
     }
+}
 
-    /// The place of an element, if the row has it.
-    fn find(&self, column: usize) -> Option<usize> {
-        match self {
-            Row::Dense { start, .. } => Some(start + column),
-            Row::Sparse { columns, start } => {
-                columns.binary_search(&(column as u32)).ok().map(|at| start + at)
-            }
+/// Copies the elements of columns that two rows have in common; columns rise.
+fn carry_row<E: Copy>(there: &[u32], from: &[E], here: &[u32], to: &mut [E]) {
+    let mut from = there.iter().zip(from).peekable();
+    for (column, to) in here.iter().zip(to) {
+        while from.next_if(|(other, _)| *other < column).is_some() {}
+        if let Some((_, x)) = from.next_if(|(other, _)| *other == column) {
+            *to = *x;
         }
     }
 }

@@ -1,6 +1,7 @@
 //! [`Layout`]: where the tensors of a model lie in one buffer.
 
 use mediswift_kernels::{LANES, SparsePattern};
+use rayon::prelude::*;
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
@@ -48,6 +49,28 @@ impl Shape {
             Shape::Vector(n) => vec![*n],
             Shape::Matrix(rows, columns) => vec![*rows, *columns],
             Shape::Sparse(pattern) => vec![pattern.rows(), pattern.columns()],
+        }
+    }
+
+    /// Stored values of a matrix that a mask of the same extents keeps.
+    /// # Panics
+    /// If this is a vector.
+    #[track_caller]
+    pub fn in_common(&self, mask: &SparsePattern) -> usize {
+        match self {
+            Shape::Vector(_) => panic!("a vector has no mask"),
+            Shape::Matrix(..) => mask.nnz(),
+            Shape::Sparse(pattern) => {
+                let of_row = |row| {
+                    let mut other = mask.row(row).iter().peekable();
+                    let columns = pattern.row(row).iter().filter(|column| {
+                        while other.next_if(|other| other < column).is_some() {}
+                        other.next_if(|other| other == column).is_some()
+                    });
+                    columns.count()
+                };
+                (0..pattern.rows()).into_par_iter().map(of_row).sum()
+            }
         }
     }
 

@@ -398,7 +398,8 @@ mod tests {
                 let mut x = start;
                 for _ in 0..9 {
                     let gelu = tape.apply(Gelu { features }, &[x], &parameters);
-                    let linear = Linear { layer: &layer, weight: id("weight"), bias: id("bias") };
+                    let (weight, bias, observer) = (id("weight"), id("bias"), None);
+                    let linear = Linear { layer: &layer, weight, bias, observer };
                     let y = tape.apply(linear, &[gelu], &parameters);
                     let sum = tape.apply(Add { features }, &[x, y], &parameters);
                     if spend {

@@ -79,7 +79,9 @@ impl TinyCheckpoint {
         let parameters = gpt.parameters();
         let moments = Moments::zeros(parameters.layout());
         let (moments, data) = (Some(&moments), DataState::default());
-        let snapshot = Snapshot { config: &config, step: 3, skipped: 0, parameters, moments, data };
+        let (config, step, skipped, loss_scale, masks) = (&config, 3, 0, None, None);
+        let snapshot =
+            Snapshot { config, step, skipped, loss_scale, masks, parameters, moments, data };
         let path = checkpoint::save(folder.path(), &snapshot).expect("save");
         let manifest = Checkpoint::open(&path).expect("whole").manifest;
         let names = manifest.files.keys();

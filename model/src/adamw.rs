@@ -102,6 +102,16 @@ impl AdamW {
         &self.moments
     }
 
+    /// Goes on with other moments of the same tensors.
+    /// # Panics
+    /// If they are those of more or fewer tensors.
+    #[track_caller]
+    pub(crate) fn replace_moments(&mut self, moments: Moments) {
+        let tensors = moments.first.layout().iter().len();
+        assert_eq!(self.decays.len(), tensors, "weight decay is a matter of every tensor");
+        self.moments = moments;
+    }
+
     /// Makes update `t`, counted from 1, from `scale · gradients`, of the elements whose moments are here.
     /// `updated` is told of every tensor that has some while its new values are still in the caches, once for each
     /// of the ranges that are here.

@@ -10,13 +10,14 @@ pub(crate) mod text;
 pub(crate) mod value;
 
 pub use tables::{
-    CheckpointConfig, EvalConfig, KernelsConfig, ModelConfig, OnNonFinite, OptimiserConfig,
-    SparsityConfig, SparsityGroup, TrainConfig,
+    CheckpointConfig, DropFractionConfig, EvalConfig, KernelsConfig, ModelConfig, OnNonFinite,
+    OptimiserConfig, SparsityConfig, SparsityGroup, TrainConfig, UpdateConfig,
 };
 
 use crate::error::{Error, Place};
 use crate::named::Named;
 use crate::presets::{PRESETS, Preset};
+use crate::sparsity::{Distribution, DropShape, Static};
 use checks::{require_fit, require_some};
 use mediswift_files::{self as files, SMALL};
 use mediswift_kernels::Precision;
@@ -60,6 +61,26 @@ const FREE_ON_RESUME: [&str; 4] = ["eval", "checkpoint", "train.recompute", "tra
 /// Tokens of a run are counted in 64 bits, and rounded up to whole tiles.
 const MOST_TOKENS: usize = usize::MAX >> 5;
 
+/// Dense.
+impl Default for SparsityConfig {
+    fn default() -> Self {
+        Self {
+            sparsity: 0.0,
+            distribution: Distribution::Uniform,
+            init_method: &RANDOM,
+            seed: 1,
+            algorithm: &Static,
+            drop_fraction: DropFractionConfig {
+                r#type: DropShape::Cosine,
+                init: 0.3,
+                half_period: 0,
+            },
+            update: UpdateConfig { start: 0, freq: 100, stop: 0 },
+            groups: Vec::new(),
+        }
+    }
+}
+
 impl Config {
     /// The defaults of a preset.
     pub fn new(preset: &'static Preset) -> Self {
@@ -72,12 +93,7 @@ impl Config {
                 context: preset.context,
                 vocabulary: 0,
             },
-            sparsity: SparsityConfig {
-                sparsity: 0.0,
-                init_method: &RANDOM,
-                seed: 1,
-                groups: Vec::new(),
-            },
+            sparsity: SparsityConfig::default(),
             train: TrainConfig {
                 steps: preset.steps,
                 batch: preset.batch,
@@ -243,6 +259,7 @@ impl Config {
         require_fit(keep_every.is_multiple_of(every), "checkpoint.keep_every", || {
             format!("{keep_every} is not a multiple of checkpoint.every = {every}")
         })?;
+        self.sparsity.validate_updates(model, train.steps)?;
         self.validate_optimiser()
     }
 

@@ -1,7 +1,7 @@
 //! The loss curves of a run: losses against tokens, operations and time (the paper's Figure 2).
 
 use crate::error::Error;
-use crate::flops::{Convention, Workload};
+use crate::flops::Spent;
 use crate::run::{self, StepMetrics, Validation};
 use std::path::Path;
 
@@ -46,12 +46,12 @@ impl Curves {
         if steps.is_empty() {
             return Err(Error::not_found(run, "no step is done yet"));
         }
-        let flops = Workload::of_step(&config).flops(Convention::Executed).total;
+        let spent = Spent::new(&config);
         let times: Vec<f64> = steps.iter().map(|step| step.seconds).collect();
         let computing = computing_time(&times);
         let point = |at: usize, loss| Point {
             tokens: steps[at].tokens as f64,
-            flops: flops * steps[at].step as f64,
+            flops: spent.by(steps[at].step),
             hours: computing[at] / 3600.0,
             loss,
         };

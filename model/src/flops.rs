@@ -20,13 +20,15 @@
 //! skips what causality masks, and LayerNorms, GELU, biases, residuals and the loss count too. It
 //! asks the operators of the forward pass for their own costs.
 //!
-//! Where groups give layers sparsities of their own, L · 12d² (1 − s) is the number of weights kept.
+//! Where groups give layers sparsities of their own, L · 12d² (1 − s) is the number of weights kept; where masks
+//! shrink during a run, it is that of a mean step. Gradients of whole matrices, by which masks may move, are counted
+//! where they are executed.
 
 use crate::config::{Config, ModelConfig};
 use crate::named::named;
 use crate::presets::PAPER_VOCABULARY;
 use crate::rehearsal::{LINEAR, Rehearsal};
-use crate::sparsity::linear_weights;
+use crate::sparsity::{Growth, MaskState, Targets, Timing, Trajectory, linear_weights};
 use mediswift_engine::ops::CausalAttention;
 use mediswift_engine::{Op, TokenLayout};
 use mediswift_kernels::Precision;
@@ -54,6 +56,8 @@ pub struct Workload {
     pub context: usize,
     /// Sequences trained on.
     pub sequences: usize,
+    /// FLOPs of gradients of whole matrices, by which masks move; the engine executes them, the paper's models do not.
+    pub mask_updates: f64,
 }
 
 /// FLOPs, forward and backward together.
@@ -66,7 +70,7 @@ pub struct Flops {
 }
 
 impl Workload {
-    /// One optimiser step of a run. Without a vocabulary yet, the paper's is assumed.
+    /// One optimiser step of a run, with the masks that it ends with. Without a vocabulary yet, the paper's is assumed.
     pub fn of_step(config: &Config) -> Self {
         let (model, train) = (&config.model, &config.train);
         let vocabulary = if model.vocabulary == 0 { PAPER_VOCABULARY } else { model.vocabulary };
@@ -75,19 +79,22 @@ impl Workload {
             kept: config.sparsity.kept(model),
             context: train.context,
             sequences: train.batch,
+            mask_updates: 0.0,
         }
     }
 
-    /// All optimiser steps of a run.
+    /// All optimiser steps of a run. Where masks shrink, weights are those of a mean step.
     pub fn of_run(config: &Config) -> Self {
-        let step = Self::of_step(config);
-        Self { sequences: step.sequences.saturating_mul(config.train.steps), ..step }
+        let (step, steps) = (Self::of_step(config), config.train.steps);
+        let (sequences, spent) = (step.sequences.saturating_mul(steps), Spent::new(config));
+        let kept = (spent.trajectory.sum(steps) / steps as f64).round() as usize;
+        Self { sequences, kept, mask_updates: spent.updates(steps), ..step }
     }
 
     /// The same work with a dense model.
     pub fn dense(&self) -> Self {
         let kept = linear_weights(&self.model).map(|weight| weight.len()).sum();
-        Self { kept, ..self.clone() }
+        Self { kept, mask_updates: 0.0, ..self.clone() }
     }
 
     /// FLOPs of this work.
@@ -141,6 +148,9 @@ impl Workload {
             *name = known.map_or(*name, |(_, part)| part);
             *flops *= self.sequences as f64;
         }
+        if self.mask_updates > 0.0 {
+            parts.push(("mask updates", self.mask_updates));
+        }
         let place = |name| NAMES.iter().position(|(_, part)| *part == name);
         parts.sort_by_key(|(name, _)| place(*name).unwrap_or(NAMES.len()));
         parts
@@ -151,6 +161,64 @@ impl Workload {
         [layers, d_model, heads, vocabulary, self.context, self.sequences]
             .map(|extent| extent as f64)
     }
+}
+
+/// What a run has spent after so many steps, as the engine executes it and as its settings plan it.
+pub(crate) struct Spent {
+    /// FLOPs of a step without the products with linear layers' weights.
+    fixed: f64,
+    /// FLOPs of a step for each weight.
+    per_weight: f64,
+    trajectory: Trajectory,
+    timing: Timing,
+    /// FLOPs of a mask update.
+    per_update: f64,
+}
+
+impl Spent {
+    /// By those settings.
+    pub fn new(config: &Config) -> Self {
+        let tokens = config.train.batch as f64 * config.train.context as f64;
+        let none = Workload { kept: 0, ..Workload::of_step(config) };
+        Self {
+            fixed: none.flops(Convention::Executed).total,
+            per_weight: 6.0 * tokens,
+            trajectory: Trajectory::new(config),
+            timing: Timing::new(&config.sparsity, config.train.steps),
+            per_update: of_mask_update(config),
+        }
+    }
+
+    /// FLOPs of so many steps.
+    pub fn by(&self, steps: usize) -> f64 {
+        steps as f64 * self.fixed + self.weights(self.trajectory.sum(steps)) + self.updates(steps)
+    }
+
+    fn updates(&self, steps: usize) -> f64 {
+        self.timing.updates_until(steps) as f64 * self.per_update
+    }
+
+    fn weights(&self, weight_steps: f64) -> f64 {
+        self.per_weight * weight_steps
+    }
+
+    /// FLOPs of so many steps in which masks moved as they did.
+    pub fn by_masks(&self, steps: usize, masks: MaskState) -> f64 {
+        let updates = masks.updates as f64 * self.per_update;
+        steps as f64 * self.fixed + self.weights(masks.weight_steps as f64) + updates
+    }
+}
+
+/// FLOPs of the gradients of whole matrices that an update of masks takes, if it does: those of the first micro-batch.
+fn of_mask_update(config: &Config) -> f64 {
+    if config.sparsity.algorithm.growth() != Growth::Gradient {
+        return 0.0;
+    }
+    let targets = Targets::new(&config.sparsity, &config.model);
+    let moving = linear_weights(&config.model).filter(|weight| targets.of(weight) > 0.0);
+    let places: usize = moving.map(|weight| weight.len()).sum();
+    let train = &config.train;
+    2.0 * places as f64 * train.micro_batch.min(train.batch) as f64 * train.context as f64
 }
 
 /// What the parts are called that the operators of these names execute, in the order of reports.

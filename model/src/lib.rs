@@ -7,13 +7,15 @@
 //!   forward passes alone (`inference`); [`score`]: log-likelihoods of texts; [`decode`] and
 //!   [`generate`]: text from it.
 //! * [`optimisation`]: one optimiser step, of AdamW (`adamw`) with its [`schedule`] of learning rates on the
-//!   sum of micro-batch gradients (`gradient_tree`), which ranks make together (`reduction`, or `overlap`).
+//!   sum of micro-batch gradients (`gradient_tree`), which ranks make together (`reduction`, or `overlap`), and the one
+//!   way in which masks change after it (`remask`).
 //! * [`session`]: a run between two steps, in a [`run`] folder with [`tensorboard`] events;
 //!   [`checkpoint`]: all of its state on the disk; [`mod@pretrain`]: a whole run; [`evaluate`]: its
 //!   validation loss; [`curves`]: its losses so far.
 //! * [`watch`]: who is told how long work gets on, and may stop it.
 //! * [`interchange`]: runs as Hugging Face folders and GGUF files, and back.
 //! * [`tasks`]: what to fine-tune for; [`finetune`]: dense fine-tuning and soft prompts.
+//! * [`study`]: a grid of all these, and its report; `cells`: the folder of one, and of fine-tuning's.
 //! * [`named`]: things that are chosen by name; [`object`]: JSON objects and nothing else; [`error`]: what can go
 //!   wrong with what comes from outside.
 #![warn(missing_docs)]
@@ -26,6 +28,7 @@ mod adamw;
 mod agreement;
 pub mod architecture;
 pub mod bench;
+mod cells;
 pub mod checkpoint;
 pub mod config;
 pub mod curves;
@@ -52,6 +55,7 @@ pub mod presets;
 pub mod pretrain;
 mod reduction;
 mod rehearsal;
+mod remask;
 pub mod run;
 pub mod scaling;
 pub mod schedule;
@@ -59,6 +63,7 @@ pub mod score;
 pub mod session;
 pub mod sparsity;
 mod step_gradients;
+pub mod study;
 pub mod tasks;
 mod tensor_file;
 pub mod tensorboard;

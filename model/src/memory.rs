@@ -13,6 +13,7 @@
 //! | head | the logits of one chunk, and the packed token table V · d |
 //! | rounded | in 16 bits, the operands of one linear layer, 5 d values of 2 bytes per token, in buffers up to twice as large |
 //! | tokens | 12 bytes per token of a step: inputs, targets, weights; 256 bytes per sequence |
+//! | masks | where they move by gradients, a byte per non-zero, and 4 for each that an update exchanges |
 //! | evaluation | the activations of one block, for T tokens |
 //!
 //! A block leaves 16 d values per token: two norms, 3 d of query, key and value, attention and sum, 4 d twice in
@@ -24,6 +25,9 @@
 //! In bf16, packed values take 2 bytes, but those of dense layers are packed for both products, and weight gradients
 //! have a plan of their own (30 bytes per non-zero in all). In f16, dense layers and the head's table keep a rounded copy of
 //! 4 bytes more, for their products are those of `f32`.
+//!
+//! Where masks shrink during a run, a step is meant at which most is held: before the first update, or after it.
+//! An update itself takes less: it frees gradients before it copies a store to its new layout, and stores one by one.
 //!
 //! Not counted: the program itself, the scratch memory of threads (a few megabytes each), pages of
 //! the data, which the system may drop, and plans that hold dense copies of sparse weights (layers
@@ -37,6 +41,7 @@ use crate::gradient_tree::leaf;
 use crate::presets::PAPER_VOCABULARY;
 use crate::reduction::Reduce;
 use crate::rehearsal::{Features, Rehearsal};
+use crate::sparsity::{Growth, Targets, Trajectory};
 use mediswift_engine::TokenLayout;
 use mediswift_engine::ops::CHUNK_TILES;
 use mediswift_kernels::{LANES, Precision};
@@ -89,6 +94,8 @@ pub struct Memory {
     pub rounded: u64,
     /// All sequences of a step.
     pub tokens: u64,
+    /// What the masks of all layers are to gain and keep, while that waits for the end of a step.
+    pub masks: u64,
     /// Values on the tape of an evaluation.
     pub evaluation: u64,
 }
@@ -131,9 +138,9 @@ impl Memory {
         let largest = tune.batch.iter().copied().max().unwrap_or(1).max(tune.stage_batch);
         let mut config = settings.training(config, largest, 0.0, 1);
         if tune.weights == Weights::Dense {
-            config.sparsity.sparsity = 0.0;
-            config.sparsity.groups.clear();
+            config.sparsity.fall();
         }
+        config.sparsity.stay();
         let step = Self::of(&config, tune.prompt_tokens);
         Self { weights: step.weights.saturating_mul(1 + KEPT_IN_TUNING), ..step }
     }
@@ -144,8 +151,20 @@ impl Memory {
         Self { weights: weights.saturating_mul(2), plans, ..Self::default() }
     }
 
+    /// The most that it comes to: masks that shrink are largest before their first update, or after it, for dense
+    /// weights need no plans.
     fn of(config: &Config, prompt_tokens: usize) -> Self {
+        let trajectory = Trajectory::new(config);
+        let all =
+            trajectory.largest().map(|progress| Self::of_stretch(config, prompt_tokens, progress));
+        all.max_by_key(Self::total).expect("a run has steps")
+    }
+
+    /// Where so much of all mask updates is made.
+    fn of_stretch(config: &Config, prompt_tokens: usize, progress: f64) -> Self {
         let (model, train) = (&config.model, &config.train);
+        let targets = Targets::new(&config.sparsity, model);
+        let schedule = config.sparsity.algorithm;
         let vocabulary = if model.vocabulary == 0 { PAPER_VOCABULARY } else { model.vocabulary };
         let (mut dense, mut sparse, mut packed) = (0, 0, 0);
         let size = ModelConfig { vocabulary, ..model.clone() };
@@ -154,7 +173,7 @@ impl Memory {
                 dense += slot.len();
                 continue;
             };
-            match config.sparsity.of(&weight.name) {
+            match schedule.sparsity(targets.of(&weight), progress) {
                 0.0 => {
                     dense += weight.len();
                     packed += weight.len();
@@ -206,12 +225,19 @@ impl Memory {
                 _ => padded.saturating_mul(product(&[2, 10, model.d_model])),
             },
             tokens: tokens.saturating_add((train.batch as u64).saturating_mul(SEQUENCE)),
+            masks: match schedule.growth() {
+                Growth::Gradient => {
+                    let gained = config.sparsity.drop_fraction.init * sparse as f64;
+                    (sparse as u64).saturating_add(product(&[4, gained as usize]))
+                }
+                _ => 0,
+            },
             evaluation: values(evaluated, rehearsal.features_of_inference()),
         }
     }
 
     /// Names and bytes of the parts.
-    pub fn parts(&self) -> [(&'static str, u64); 9] {
+    pub fn parts(&self) -> [(&'static str, u64); 10] {
         [
             ("weights", self.weights),
             ("moments", self.moments),
@@ -221,6 +247,7 @@ impl Memory {
             ("head", self.head),
             ("rounded", self.rounded),
             ("tokens", self.tokens),
+            ("masks", self.masks),
             ("evaluation", self.evaluation),
         ]
     }
@@ -259,6 +286,7 @@ impl Sum for Memory {
             head: a.head.saturating_add(b.head),
             rounded: a.rounded.saturating_add(b.rounded),
             tokens: a.tokens.saturating_add(b.tokens),
+            masks: a.masks.saturating_add(b.masks),
             evaluation: a.evaluation.saturating_add(b.evaluation),
         })
     }

@@ -19,14 +19,18 @@ use crate::finite::{check_finite, check_finite_in};
 use crate::gpt::{Gpt, TokenBatch};
 use crate::loss_scale::LossScale;
 use crate::reduction::{Reduce, Shards};
+use crate::remask::remask;
 use crate::schedule::Schedule;
+use crate::sparsity::{Decided, DenseGradients, Due, MaskState, MaskUpdate, MovingMasks};
 use crate::step_gradients::{EXCHANGE, StepGradients};
 use crate::watch::Watch;
+use mediswift_engine::ops::Observer;
 use mediswift_engine::{Flat, Gradients, LossSum, Pass, Profile};
 use mediswift_ranks::collectives::gather_shards;
 use mediswift_ranks::{Alone, Ranks};
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 /// A model, its optimiser, how many steps they have made, and the buffers that steps share.
 pub struct Optimisation {
@@ -38,6 +42,8 @@ pub struct Optimisation {
     /// Steps without an update, of those done.
     skipped: u64,
     schedule: Schedule,
+    /// How masks move, if they do, and the settings that they are planned by.
+    masks: Option<(MovingMasks, Config)>,
     /// What the loss of a step is multiplied with, if its gradients need it.
     loss_scale: Option<LossScale>,
     clip_norm: f64,
@@ -52,6 +58,8 @@ pub struct StepResult {
     pub grad_norm: f64,
     /// Learning rate of the update.
     pub lr: f64,
+    /// What became of the masks, if they moved.
+    pub masks: Option<MaskUpdate>,
 }
 
 impl Optimisation {
@@ -121,6 +129,7 @@ impl Optimisation {
             steps,
             skipped,
             schedule: Schedule::new(config),
+            masks: None,
             loss_scale: LossScale::of(config.train.precision),
             clip_norm: config.optimiser.clip_norm,
         })
@@ -132,6 +141,18 @@ impl Optimisation {
             *own = scale;
         }
         self
+    }
+
+    /// Moves masks as the settings say, if they do, from where an earlier run left them. Without this, masks stay.
+    pub fn with_moving_masks(mut self, config: &Config, state: MaskState) -> Self {
+        let masks = MovingMasks::new(config, self.gpt.parameters().layout(), state);
+        self.masks = masks.map(|masks| (masks, config.clone()));
+        self
+    }
+
+    /// How far masks have moved, if they do.
+    pub fn mask_state(&self) -> Option<MaskState> {
+        self.masks.as_ref().map(|(masks, _)| masks.state)
     }
 
     /// What the next step scales its loss with; none but in f16.
@@ -252,9 +273,7 @@ impl Optimisation {
         mine: Result<impl AsRef<[TokenBatch]>, Error>,
         watch: &mut dyn Watch,
     ) -> Result<StepResult, Error> {
-        let scale = self.scale();
-        let gradients = self.gradients.of_step(&self.gpt, scale, all, mine, watch);
-        let outcome = gradients.and_then(|(loss, gradients)| self.update(loss, gradients));
+        let outcome = self.outcome_of(all, mine, watch);
         outcome.map_err(|source| {
             self.gradients.give_up();
             match source {
@@ -267,10 +286,74 @@ impl Optimisation {
         })
     }
 
+    fn outcome_of(
+        &mut self,
+        all: usize,
+        mine: Result<impl AsRef<[TokenBatch]>, Error>,
+        watch: &mut dyn Watch,
+    ) -> Result<StepResult, Error> {
+        let started = Instant::now();
+        let parameters = self.gpt.parameters();
+        let due = self.masks.as_ref().and_then(|(masks, _)| {
+            let due = masks.due(self.steps + 1)?;
+            Some((due, masks.watching(due, parameters)))
+        });
+        let choosing = started.elapsed();
+        let observer = due.as_ref().and_then(|(_, watching)| watching.as_ref());
+        let observer = observer.map(|watching| watching as &dyn Observer);
+        let scale = self.scale();
+        let (loss, gradients) =
+            self.gradients.of_step(&self.gpt, scale, all, mine, observer, watch)?;
+        let mut done = self.update(loss, gradients)?;
+        // A step without an update moves no mask.
+        if let Some((due, watching)) = due.filter(|_| done.grad_norm.is_finite()) {
+            done.masks = Some(self.move_masks(due, watching, choosing)?);
+        }
+        Ok(done)
+    }
+
+    /// Moves masks, after a step that began with `choosing`.
+    fn move_masks(
+        &mut self,
+        due: Due,
+        watching: Option<DenseGradients>,
+        choosing: Duration,
+    ) -> Result<MaskUpdate, Error> {
+        let started = Instant::now();
+        let (masks, config) = self.masks.as_mut().expect("masks that move");
+        let (decided, watched) = match watching {
+            Some(watching) => watching.decided(&*self.gradients.ranks)?,
+            None => (Decided::new(), Duration::ZERO),
+        };
+        let parameters = self.gpt.parameters();
+        let changed = masks.update(due, parameters, &decided);
+        let (mut dropped, mut grown) = (0, 0);
+        for (id, mask) in &changed {
+            let common = parameters.get(*id).shape.in_common(mask);
+            dropped += parameters[*id].len() - common;
+            grown += mask.nnz() - common;
+        }
+        if !changed.is_empty() {
+            let Self { gradients, gpt, adamw, .. } = self;
+            remask(gpt, adamw, gradients, config, changed)?;
+        }
+        masks.state.updates += 1;
+        masks.state.last = self.steps;
+        let seconds = (started.elapsed() + choosing + watched).as_secs_f64();
+        Ok(MaskUpdate { dropped, grown, kept: self.gpt.kept(), seconds })
+    }
+
     /// Does the next step without an update: the learning rate goes on.
     pub fn skip(&mut self) {
-        self.steps += 1;
         self.skipped += 1;
+        self.count_step();
+    }
+
+    fn count_step(&mut self) {
+        self.steps += 1;
+        if let Some((masks, _)) = &mut self.masks {
+            masks.state.weight_steps += self.gpt.kept() as u64;
+        }
     }
 
     /// Clips and updates this rank's shard, and gets the weights of the others.
@@ -322,12 +405,12 @@ impl Optimisation {
             parameters.iter().for_each(|(id, tensor)| layers.refresh(id, tensor.values));
             profile.record(clock, "packing", Pass::Update, || 0);
         }
-        self.steps += 1;
+        self.count_step();
         if let Some(scale) = &mut self.loss_scale {
             scale.succeeded();
         }
         self.gradients.recycle(gradients);
-        Ok(StepResult { loss, grad_norm, lr })
+        Ok(StepResult { loss, grad_norm, lr, masks: None })
     }
 
     /// A step whose gradients are too large for f16: no update, and the next one scales its loss less. All
@@ -338,7 +421,7 @@ impl Optimisation {
         let lr = self.learning_rate();
         self.skip();
         self.gradients.recycle(gradients);
-        Ok(StepResult { loss, grad_norm: f64::NAN, lr })
+        Ok(StepResult { loss, grad_norm: f64::NAN, lr, masks: None })
     }
 
     /// A weight that is not finite is why nothing that comes of it is.

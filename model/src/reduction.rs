@@ -74,6 +74,21 @@ impl Shards {
         ends.filter_map(|(first, last)| Some(first?.start..last?.end)).collect()
     }
 
+    /// The parts that all ranks have of a tensor in that range, from its start.
+    /// # Panics
+    /// If the tensor lies in several of the ranges.
+    #[track_caller]
+    pub fn within(&self, tensor: &Range<usize>) -> Vec<Range<usize>> {
+        let holds = |parts: &&Vec<Range<usize>>| {
+            let (first, last) = (parts.first(), parts.last());
+            first.is_some_and(|first| first.start <= tensor.start)
+                && last.is_some_and(|last| tensor.end <= last.end)
+        };
+        let parts = self.ranges.iter().find(holds).expect("no range cuts a tensor");
+        let clamped = |at: usize| at.clamp(tensor.start, tensor.end) - tensor.start;
+        parts.iter().map(|part| clamped(part.start)..clamped(part.end)).collect()
+    }
+
     /// The parts of one rank.
     pub fn of(&self, rank: usize) -> Vec<Range<usize>> {
         self.ranges.iter().map(|parts| parts[rank].clone()).collect()

@@ -35,6 +35,7 @@ use crate::error::Error;
 use crate::gradient_tree::{add, leaf, nodes};
 use crate::presets::PAPER_VOCABULARY;
 use crate::reduction::{Reduce, Shards, share};
+use crate::sparsity::Targets;
 use mediswift_engine::{Layout, Shape};
 use mediswift_ranks::link::{Cost, Link};
 use std::ops::Range;
@@ -234,8 +235,9 @@ fn stored(config: &Config) -> Arc<Layout> {
         vocabulary => vocabulary,
     };
     let slots = slots(&ModelConfig { vocabulary, ..config.model.clone() }, 0);
+    let targets = Targets::new(&config.sparsity, &config.model);
     Layout::new(slots.iter().map(|slot| {
-        let kept = slot.linear_weight().map(|weight| weight.kept(config.sparsity.of(&weight.name)));
+        let kept = slot.linear_weight().map(|weight| weight.kept(targets.of(&weight)));
         (&*slot.name, Shape::Vector(kept.unwrap_or_else(|| slot.len())))
     }))
 }

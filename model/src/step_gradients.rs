@@ -7,6 +7,7 @@ use crate::gradient_tree::{GradientTree, leaf};
 use crate::overlap::while_reducing;
 use crate::reduction::{Reduce, Shards, reduce, share};
 use crate::watch::{Progress, Watch};
+use mediswift_engine::ops::Observer;
 use mediswift_engine::{Arena, Gradients, Layout, LossSum, Pass};
 use mediswift_ranks::Ranks;
 use std::ops::Range;
@@ -67,8 +68,16 @@ impl StepGradients {
         Ok(start * leaf..micro_batches.min(end * leaf))
     }
 
+    /// Goes on with stores of another layout. What buffers of the old one were kept is freed.
+    pub fn relay(&mut self, layout: &Arc<Layout>) {
+        self.give_up();
+        self.shards = Shards::new(self.reduce, layout, self.ranks.count());
+        self.layout = Arc::clone(layout);
+    }
+
     /// Loss and gradients of the mean over all targets of a step of `all` micro-batches, of which `mine` are this
-    /// rank's share; of the gradients, multiplied by `scale`, those of this rank's shard.
+    /// rank's share; of the gradients, multiplied by `scale`, those of this rank's shard. The observer sees the way back
+    /// of the first micro-batch, on the rank that has it.
     /// # Errors
     /// If the micro-batches could not be had, no target has a weight, a loss is not finite, or `watch` asks to stop:
     /// on all ranks then. [`StepGradients::give_up`] afterwards.
@@ -78,6 +87,7 @@ impl StepGradients {
         scale: f64,
         all: usize,
         mine: Result<impl AsRef<[TokenBatch]>, Error>,
+        observer: Option<&dyn Observer>,
         watch: &mut dyn Watch,
     ) -> Result<(LossSum, Gradients), Error> {
         let mine = mine.and_then(|mine| {
@@ -89,8 +99,8 @@ impl StepGradients {
         if weight <= 0.0 {
             return Err(Error::input("batch", "no target token has a weight: nothing to learn"));
         }
-        let share =
-            Share { all, first: share.start, micro_batches: mine.as_ref(), weight: weight / scale };
+        let (first, micro_batches, weight) = (share.start, mine.as_ref(), weight / scale);
+        let share = Share { all, first, micro_batches, weight, observer };
         let (losses, gradients) = match self.reduce {
             Reduce::Exact => self.sum_exactly(gpt, &share, watch)?,
             Reduce::Fast => self.sum_fast(gpt, &share, watch)?,
@@ -139,8 +149,10 @@ impl StepGradients {
         agree(&*self.ranks, before)?;
         self.arena.profile.record(clock, EXCHANGE, Pass::Update, || 0);
         let (arena, weight) = (&mut self.arena, share.weight);
+        let observer = share.observer_of(at);
         let work = |gradients: &mut Gradients, is_final: &mut dyn FnMut(usize, &mut Gradients)| {
-            let loss = gpt.loss_and_gradients_telling(last, weight, gradients, arena, is_final);
+            let loss =
+                gpt.loss_and_gradients_telling(last, weight, gradients, arena, observer, is_final);
             (loss, arena.profile.clock())
         };
         let (loss, clock) = while_reducing(&*self.ranks, &self.shards, &mut gradients, work)?;
@@ -211,7 +223,10 @@ impl StepGradients {
         for at in which {
             share.tell(at, watch)?;
             let (batch, arena) = (&share.micro_batches[at], &mut self.arena);
-            let loss = gpt.loss_and_gradients(batch, share.weight, gradients, arena)?;
+            let (weight, observer) = (share.weight, share.observer_of(at));
+            let none = |_, _: &mut Gradients| {};
+            let loss =
+                gpt.loss_and_gradients_telling(batch, weight, gradients, arena, observer, none)?;
             losses.extend(share.finite(at, loss)?);
         }
         Ok(())
@@ -227,9 +242,16 @@ struct Share<'a> {
     micro_batches: &'a [TokenBatch],
     /// What the loss is divided by: the weight of all targets of the step, less where it is scaled.
     weight: f64,
+    /// Who sees the way back of the step's first micro-batch.
+    observer: Option<&'a dyn Observer>,
 }
 
 impl Share<'_> {
+    /// Who sees the way back of one of the micro-batches.
+    fn observer_of(&self, at: usize) -> Option<&dyn Observer> {
+        self.observer.filter(|_| self.first + at == 0)
+    }
+
     /// Tells how many of the micro-batches are done, unless that is none.
     /// # Errors
     /// If the watch asks to stop.

@@ -15,8 +15,15 @@ use mediswift_kernels::isa::{Isa, IsaKind, Kernel, dispatch};
 use mediswift_kernels::ops::{Initial, LayerPlan, LinearLayer};
 use mediswift_kernels::parallel::for_each_chunk;
 use mediswift_kernels::sparse::mask;
-use mediswift_kernels::{InPrecision, Precision, SparsePattern};
+use mediswift_kernels::{InPrecision, Lines, Precision, SparsePattern};
 use std::sync::Arc;
+
+/// Is shown what weight gradients are made of, on the way back.
+pub trait Observer: Sync {
+    /// dY `[tiles][out]` and X `[tiles][in]` of the layer of a weight, in the precision of its plan. The layer's
+    /// weight gradient is dY · Xᵀ at the stored weights; here is all of it.
+    fn sees(&self, weight: ParamId, dy: Lines<'_>, x: Lines<'_>);
+}
 
 /// The operator; its layer must have been refreshed since the weights changed.
 pub struct Linear<'a> {
@@ -26,6 +33,8 @@ pub struct Linear<'a> {
     pub weight: ParamId,
     /// Bias `[out]`.
     pub bias: ParamId,
+    /// Who else wants to know of weight gradients.
+    pub observer: Option<&'a dyn Observer>,
 }
 
 impl Op for Linear<'_> {
@@ -53,12 +62,15 @@ impl Op for Linear<'_> {
         let rounded = self.in_precision(dy);
         self.layer.input_gradient(&pass.parameters[self.weight], rounded.lines(), dx, initial);
         let dw = &mut pass.gradients[self.weight];
-        match pass.x[0] {
-            Operand::Rounded(x) => self.layer.weight_gradient(rounded.lines(), x.lines(), dw),
-            x => {
-                let x = self.in_precision(x.exact());
-                self.layer.weight_gradient(rounded.lines(), x.lines(), dw);
+        let mut weight_gradient = |x: Lines<'_>| {
+            self.layer.weight_gradient(rounded.lines(), x, dw);
+            if let Some(observer) = self.observer {
+                observer.sees(self.weight, rounded.lines(), x);
             }
+        };
+        match pass.x[0] {
+            Operand::Rounded(x) => weight_gradient(x.lines()),
+            x => weight_gradient(self.in_precision(x.exact()).lines()),
         }
         bias_gradient(dy, &mut pass.gradients[self.bias]);
     }
@@ -156,7 +168,7 @@ fn check(mut layer: LinearLayer, parameters: &Parameters, check: &mut dyn FnMut(
     let find = |name| parameters.find(name).expect("a parameter of this case");
     let (weight, bias) = (find("weight"), find("bias"));
     layer.refresh(&parameters[weight]);
-    check(&Linear { layer: &layer, weight, bias });
+    check(&Linear { layer: &layer, weight, bias, observer: None });
 }
 
 fn isa() -> IsaKind {

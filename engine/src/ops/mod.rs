@@ -28,7 +28,7 @@ pub use cross_entropy::{CHUNK_TILES, CrossEntropy, Prediction};
 pub use embedding::Embedding;
 pub use gelu::Gelu;
 pub use layer_norm::{EPSILON, LayerNorm};
-pub use linear::{Linear, LinearSize};
+pub use linear::{Linear, LinearSize, Observer};
 
 /// The test case of every operator.
 pub const OPS: &[OpCase] = &[

@@ -6,17 +6,35 @@ use std::arch::x86_64::*;
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
-/// Proof that the CPU has AVX-512 F, VL, BW and DQ (and AVX2, FMA and F16C), and BF16 where `BF16`.
+/// Proof that the CPU has AVX-512 F, VL, BW and DQ (and AVX2, FMA and F16C), and an extension of them.
 #[derive(Clone, Copy, Debug)]
-pub struct WithBf16<const BF16: bool>(());
+pub struct Extended<const BY: u8>(());
+
+const NOTHING: u8 = 0;
+const BF16: u8 = 1;
+const FP16: u8 = 2;
 
 /// AVX-512 F, VL, BW and DQ.
-pub type Avx512 = WithBf16<false>;
+pub type Avx512 = Extended<NOTHING>;
 
 /// And BF16, which multiplies pairs of bf16.
-pub type Avx512Bf16 = WithBf16<true>;
+pub type Avx512Bf16 = Extended<BF16>;
 
-impl<const BF16: bool> WithBf16<BF16> {
+/// And FP16, which multiplies 32 f16 at once.
+pub type Avx512Fp16 = Extended<FP16>;
+
+/// Wraps an intrinsic whose only requirement is the CPU feature.
+macro_rules! op {
+    ($call:expr) => {
+        // SAFETY: `self` proves that the CPU has the feature.
+        unsafe { $call }
+    };
+}
+
+/// Rounding of conversions.
+const NEAREST: i32 = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
+
+impl<const BY: u8> Extended<BY> {
     /// The instruction set, if this CPU has it.
     #[inline]
     pub fn detect() -> Option<Self> {
@@ -27,12 +45,13 @@ impl<const BF16: bool> WithBf16<BF16> {
             && is_x86_feature_detected!("avx2")
             && is_x86_feature_detected!("fma")
             && is_x86_feature_detected!("f16c")
-            && (!BF16 || is_x86_feature_detected!("avx512bf16"));
+            && (BY != BF16 || is_x86_feature_detected!("avx512bf16"))
+            && (BY != FP16 || is_x86_feature_detected!("avx512fp16"));
         found.then_some(Self(()))
     }
 }
 
-impl<const BF16: bool> WithBf16<BF16> {
+impl<const BY: u8> Extended<BY> {
     /// The bf16 nearest to each lane, ties to even, in its lower half.
     #[inline(always)]
     fn upper_words(self, v: __m512) -> __m512i {
@@ -47,9 +66,61 @@ impl<const BF16: bool> WithBf16<BF16> {
             _mm512_srli_epi32::<16>(sum)
         }
     }
+
+    /// The 32 f16 of a vector, in the order of memory.
+    #[inline(always)]
+    fn widen_words(self, v: __m512) -> [__m512; 2] {
+        op!({
+            let v = _mm512_castps_si512(v);
+            let low = _mm512_cvtph_ps(_mm512_castsi512_si256(v));
+            [low, _mm512_cvtph_ps(_mm512_extracti64x4_epi64::<1>(v))]
+        })
+    }
+
+    /// The 32 f16 nearest to numbers, ties to even.
+    #[inline(always)]
+    fn narrow_words(self, low: __m512, high: __m512) -> __m512 {
+        op!({
+            let (low, high) = (_mm512_cvtps_ph::<NEAREST>(low), _mm512_cvtps_ph::<NEAREST>(high));
+            _mm512_castsi512_ps(_mm512_inserti64x4::<1>(_mm512_castsi256_si512(low), high))
+        })
+    }
+
+    /// `a · b + c` rounded to odd: towards zero, with a last bit of one if anything is left. Rounded to fewer bits, it
+    /// gives what the exact sum would.
+    #[inline(always)]
+    fn fma_to_odd(self, a: __m512, b: __m512, c: __m512) -> __m512 {
+        op!({
+            const DOWN: i32 = _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC;
+            const UP: i32 = _MM_FROUND_TO_POS_INF | _MM_FROUND_NO_EXC;
+            const TOWARDS_ZERO: i32 = _MM_FROUND_TO_ZERO | _MM_FROUND_NO_EXC;
+            let down = _mm512_fmadd_round_ps::<DOWN>(a, b, c);
+            let up = _mm512_fmadd_round_ps::<UP>(a, b, c);
+            let rest = _mm512_cmp_ps_mask::<_CMP_NEQ_OQ>(down, up);
+            let sum = _mm512_castps_si512(_mm512_fmadd_round_ps::<TOWARDS_ZERO>(a, b, c));
+            _mm512_castsi512_ps(_mm512_mask_or_epi32(sum, rest, sum, _mm512_set1_epi32(1)))
+        })
+    }
+
+    /// `a + b` of 32 f16.
+    #[inline(always)]
+    fn add_halves(self, a: __m512i, b: __m512i) -> __m512i {
+        if BY == FP16 {
+            // SAFETY: both types are 512 bits of anything; `self` proves that the CPU has the feature.
+            return unsafe {
+                let halves = |v| std::mem::transmute::<__m512i, __m512h>(v);
+                std::mem::transmute::<__m512h, __m512i>(_mm512_add_ph(halves(a), halves(b)))
+            };
+        }
+        op!({
+            let [[a0, a1], [b0, b1]] = [a, b].map(|v| self.widen_words(_mm512_castsi512_ps(v)));
+            let sums = self.narrow_words(_mm512_add_ps(a0, b0), _mm512_add_ps(a1, b1));
+            _mm512_castps_si512(sums)
+        })
+    }
 }
 
-impl WithBf16<true> {
+impl Avx512Bf16 {
     /// Whether a multiplication of pairs takes less time than the two FMAs that it replaces, by far: they take
     /// as long as two, or as half a one, so that no noise can hide which.
     pub(super) fn multiplies_pairs_fast(self) -> bool {
@@ -66,7 +137,7 @@ impl WithBf16<true> {
     }
 }
 
-/// Turns of [`WithBf16::multiplies_pairs_fast`].
+/// Turns of [`Extended::multiplies_pairs_fast`].
 const ROUNDS: usize = 20;
 
 /// Sums that hide each other's latency, of pairs or of numbers.
@@ -90,17 +161,11 @@ impl Kernel for Chains {
     }
 }
 
-/// Wraps an intrinsic whose only requirement is the CPU feature.
-macro_rules! op {
-    ($call:expr) => {
-        // SAFETY: `self` proves that the CPU has the feature.
-        unsafe { $call }
-    };
-}
-
-impl<const BF16: bool> Isa for WithBf16<BF16> {
+impl<const BY: u8> Isa for Extended<BY> {
     type V = __m512;
     const REGISTERS: usize = 32;
+    const MULTIPLIES_PAIRS: bool = BY == BF16;
+    const MULTIPLIES_HALVES: bool = BY == FP16;
 
     #[inline(always)]
     fn splat(self, x: f32) -> __m512 {
@@ -292,7 +357,6 @@ impl<const BF16: bool> Isa for WithBf16<BF16> {
     #[inline(always)]
     fn narrow_f16(self, a: __m512, b: __m512) -> __m512 {
         op!({
-            const NEAREST: i32 = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
             let (a, b) = (_mm512_cvtps_ph::<NEAREST>(a), _mm512_cvtps_ph::<NEAREST>(b));
             let tiles = _mm512_inserti64x4::<1>(_mm512_castsi256_si512(a), b);
             let runs = _mm512_set_epi64(7, 3, 6, 2, 5, 1, 4, 0);
@@ -301,7 +365,7 @@ impl<const BF16: bool> Isa for WithBf16<BF16> {
     }
     #[inline(always)]
     fn dot(self, a: __m512, b: __m512, c: __m512) -> __m512 {
-        if BF16 {
+        if BY == BF16 {
             // SAFETY: both types are 512 bits of anything; `self` proves that the CPU has the feature.
             return unsafe {
                 let words = |v| std::mem::transmute::<__m512, __m512bh>(v);
@@ -327,14 +391,39 @@ impl<const BF16: bool> Isa for WithBf16<BF16> {
         })
     }
     #[inline(always)]
+    fn fma_halves(self, a: __m512, b: __m512, c: __m512) -> __m512 {
+        if BY == FP16 {
+            // SAFETY: both types are 512 bits of anything; `self` proves that the CPU has the feature.
+            return unsafe {
+                let halves = |v| std::mem::transmute::<__m512, __m512h>(v);
+                let sums = _mm512_fmadd_ph(halves(a), halves(b), halves(c));
+                std::mem::transmute::<__m512h, __m512>(sums)
+            };
+        }
+        let [[a0, a1], [b0, b1], [c0, c1]] = [a, b, c].map(|v| self.widen_words(v));
+        self.narrow_words(self.fma_to_odd(a0, b0, c0), self.fma_to_odd(a1, b1, c1))
+    }
+    #[inline(always)]
+    fn sum_halves(self, v: [__m512; 4]) -> __m512 {
+        op!({
+            let v = v.map(|v| _mm512_castps_si512(v));
+            let sums =
+                |a, b| self.add_halves(_mm512_unpacklo_epi16(a, b), _mm512_unpackhi_epi16(a, b));
+            let (a, b) = (sums(v[0], v[1]), sums(v[2], v[3]));
+            let sums = self.add_halves(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
+            let [low, high] = self.widen_words(_mm512_castsi512_ps(sums));
+            _mm512_add_ps(low, high)
+        })
+    }
+    #[inline(always)]
     fn run<K: Kernel>(self, kernel: K) -> K::Output {
         #[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,avx2,fma,f16c")]
         fn compiled<K: Kernel>(isa: Avx512, kernel: K) -> K::Output {
             kernel.run(isa)
         }
-        // Only kernels of pairs differ, so all others are compiled once.
+        // Only kernels of pairs and of halves differ, so all others are compiled once.
         // SAFETY: `self` proves that the CPU has the features.
-        unsafe { compiled(WithBf16(()), kernel) }
+        unsafe { compiled(Extended(()), kernel) }
     }
     #[inline(always)]
     fn run_pairs<K: Kernel>(self, kernel: K) -> K::Output {
@@ -342,11 +431,23 @@ impl<const BF16: bool> Isa for WithBf16<BF16> {
         fn compiled<K: Kernel>(isa: Avx512Bf16, kernel: K) -> K::Output {
             kernel.run(isa)
         }
-        if !BF16 {
+        if BY != BF16 {
             return self.run(kernel);
         }
         // SAFETY: `self` proves that the CPU has the features.
-        unsafe { compiled(WithBf16(()), kernel) }
+        unsafe { compiled(Extended(()), kernel) }
+    }
+    #[inline(always)]
+    fn run_halves<K: Kernel>(self, kernel: K) -> K::Output {
+        #[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,avx512fp16,avx2,fma,f16c")]
+        fn compiled<K: Kernel>(isa: Avx512Fp16, kernel: K) -> K::Output {
+            kernel.run(isa)
+        }
+        if BY != FP16 {
+            return self.run(kernel);
+        }
+        // SAFETY: `self` proves that the CPU has the features.
+        unsafe { compiled(Extended(()), kernel) }
     }
 }
 

@@ -2,6 +2,7 @@
 //! one word after the other.
 
 use crate::LANES;
+use half::f16;
 
 /// Words of a tile that lie together in a line.
 const RUN: usize = 4;
@@ -50,4 +51,46 @@ pub(super) fn dot(a: f32, b: f32, c: f32) -> f32 {
 #[inline(always)]
 fn flush(x: f32) -> f32 {
     if x.is_subnormal() { 0f32.copysign(x) } else { x }
+}
+
+/// The words of a vector, in the order of memory.
+#[inline(always)]
+pub(super) fn words(line: [f32; LANES]) -> [u16; 2 * LANES] {
+    std::array::from_fn(|at| (line[at / 2].to_bits() >> (at % 2 * 16)) as u16)
+}
+
+/// The vector of so many words.
+#[inline(always)]
+pub(super) fn of_words(words: [u16; 2 * LANES]) -> [f32; LANES] {
+    std::array::from_fn(|lane| join(words[2 * lane], words[2 * lane + 1]))
+}
+
+/// `a · b + c` of f16, rounded once. The product is exact in `f32`; the sum is rounded to odd, from which the nearest f16
+/// is that of the exact sum.
+#[inline(always)]
+pub(super) fn fma(a: u16, b: u16, c: u16) -> u16 {
+    let [a, b, c] = [a, b, c].map(|x| f64::from(f16::from_bits(x).to_f32_const()));
+    let product = a * b;
+    let sum = product + c;
+    // What the sum lost (Knuth).
+    let of_c = sum - product;
+    let lost = (product - (sum - of_c)) + (c - of_c);
+    let nearest = sum as f32;
+    let off = f64::from(nearest) - sum;
+    let odd = if !sum.is_finite() || off == 0.0 && lost == 0.0 {
+        nearest
+    } else {
+        // Towards zero, and the last bit says that something is left.
+        let beyond = if off == 0.0 { -lost } else { off };
+        let is_beyond = (beyond > 0.0) == (sum > 0.0);
+        f32::from_bits((nearest.to_bits() - u32::from(is_beyond)) | 1)
+    };
+    f16::from_f32_const(odd).to_bits()
+}
+
+/// `a + b` of f16, rounded once: the sum in `f32` has more than twice the bits of an f16, so its rounding changes nothing.
+#[inline(always)]
+pub(super) fn add(a: u16, b: u16) -> u16 {
+    let [a, b] = [a, b].map(|x| f16::from_bits(x).to_f32_const());
+    f16::from_f32_const(a + b).to_bits()
 }

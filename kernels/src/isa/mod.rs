@@ -13,6 +13,7 @@ mod half_words;
 pub mod math;
 mod vector;
 
+use crate::Precision;
 use std::sync::OnceLock;
 
 pub use vector::{Isa, Kernel};
@@ -31,7 +32,7 @@ mod scalar;
 #[cfg(target_arch = "x86_64")]
 pub use self::{
     avx2::Avx2,
-    avx512::{Avx512, Avx512Bf16},
+    avx512::{Avx512, Avx512Bf16, Avx512Fp16},
 };
 #[cfg(target_arch = "aarch64")]
 pub use neon::Neon;
@@ -113,6 +114,24 @@ macro_rules! instruction_sets {
                     _ => panic!("{self} is missing on this architecture"),
                 }
             }
+
+            /// Runs a kernel of [halves](Isa::fma_halves) on this instruction set.
+            /// # Panics
+            /// If the machine lacks it.
+            #[track_caller]
+            pub fn run_halves<K: Kernel>(self, kernel: K) -> K::Output {
+                match self {
+                    $(
+                        $(#[cfg(target_arch = $arch)])?
+                        IsaKind::$name => match $name::detect() {
+                            Some(isa) => isa.run_halves(kernel),
+                            None => panic!("this CPU lacks {self}"),
+                        },
+                    )+
+                    #[allow(unreachable_patterns)]
+                    _ => panic!("{self} is missing on this architecture"),
+                }
+            }
         }
     };
 }
@@ -120,6 +139,8 @@ macro_rules! instruction_sets {
 instruction_sets! {
     /// AVX-512 F, VL, BW, DQ and BF16, which multiplies pairs of bf16.
     Avx512Bf16: "avx512bf16" on "x86_64", registers 32;
+    /// AVX-512 F, VL, BW, DQ and FP16, which multiplies 32 f16 at once.
+    Avx512Fp16: "avx512fp16" on "x86_64", registers 32;
     /// AVX-512 F, VL, BW, DQ.
     Avx512: "avx512" on "x86_64", registers 32;
     /// AVX2 with FMA and F16C.
@@ -152,9 +173,14 @@ impl IsaKind {
         format!("{} or {last}", others.join(", "))
     }
 
-    /// Whether it multiplies pairs of bf16 by one instruction ([`Isa::dot`]).
-    pub fn multiplies_pairs(self) -> bool {
-        self == IsaKind::Avx512Bf16
+    /// Whether it has instructions that multiply numbers of a precision as they are, two in the time of one of `f32`:
+    /// [`Isa::dot`] for bf16, [`Isa::fma_halves`] for f16. Those of `f32` are multiplied by all.
+    pub fn multiplies(self, precision: Precision) -> bool {
+        match precision {
+            Precision::F32 => true,
+            Precision::Bf16 => self == IsaKind::Avx512Bf16,
+            Precision::F16 => self == IsaKind::Avx512Fp16,
+        }
     }
 
     /// The kinds this machine has, best first.

@@ -53,7 +53,14 @@ impl Kernel for Everything {
             out.push(("narrow_f16", lanes(isa.narrow_f16(a, b))));
             out.push(("dot", lanes(isa.dot(a, b, c))));
             out.push(("dot of dots", lanes(isa.dot(b, a, isa.dot(a, b, c)))));
-            out.push(("dot with any sum", lanes(isa.dot(a, b, isa.load_line(&words(seed + 128))))));
+            let any = isa.load_line(&words(seed + 128));
+            out.push(("dot with any sum", lanes(isa.dot(a, b, any))));
+            let [a, b, any] = [a, b, any].map(|v| half_words::of_words(halves(isa.to_array(v))));
+            let [a, b, any] = [a, b, any].map(|v| isa.load_line(&v));
+            let sum = isa.fma_halves(a, b, any);
+            out.push(("halves: fma", lanes(sum)));
+            out.push(("halves: near nothing", lanes(isa.fma_halves(a, b, negative(isa, sum)))));
+            out.push(("halves: sum", lanes(isa.sum_halves([a, b, any, sum]))));
         }
         for n in 0..=LANES + 1 {
             out.push(("first_lanes", lanes(isa.first_lanes(n, a, b))));
@@ -78,15 +85,65 @@ fn words(seed: u32) -> [f32; LANES] {
     })
 }
 
+/// The f16 of a vector, with one NaN for all.
+fn halves(line: [f32; LANES]) -> [u16; 2 * LANES] {
+    half_words::words(line).map(|x| if half::f16::from_bits(x).is_nan() { 0x7e00 } else { x })
+}
+
+/// f16 of the other sign.
+#[inline(always)]
+fn negative<I: Isa>(isa: I, v: I::V) -> I::V {
+    let words = half_words::words(isa.to_array(v)).map(|x| x ^ 0x8000);
+    isa.load_line(&half_words::of_words(words))
+}
+
+/// `a · b + c` by the definition: among all f16 one of those nearest to the exact sum.
+#[test]
+fn sums_of_halves_are_rounded_once() {
+    let exact = |x: u16| f64::from(half::f16::from_bits(x).to_f32());
+    for seed in 0..20_000u32 {
+        let of = |shift| half_words::words(words(seed * 4 + shift));
+        let (a, b, c) = (of(0)[0], of(1)[0], of(2)[0]);
+        let found = half_words::fma(a, b, c);
+        // Sums of these are exact in f64 where they are not much smaller than their terms.
+        let (product, c) = (exact(a) * exact(b), exact(c));
+        let sum = product + c;
+        if !sum.is_finite() || sum - product != c || sum - c != product {
+            continue;
+        }
+        let off = |x: u16| (exact(x) - sum).abs();
+        if exact(found).is_infinite() {
+            assert!(sum.abs() >= 65_520.0, "{a:04x} · {b:04x} + {c}");
+            continue;
+        }
+        for other in [found.wrapping_sub(1), found.wrapping_add(1)] {
+            let is_tie = off(found) == off(other) && found.is_multiple_of(2);
+            let beside = half::f16::from_bits(other).is_finite() && (found ^ other) < 0x8000;
+            assert!(!beside || off(found) < off(other) || is_tie, "{a:04x} · {b:04x} + {c}");
+        }
+    }
+}
+
 #[test]
 fn every_isa_agrees_with_scalar_bit_for_bit() {
     let expected = IsaKind::Scalar.run(Everything);
     for kind in IsaKind::available() {
-        for results in [kind.run(Everything), kind.run_pairs(Everything)] {
+        let run = [
+            IsaKind::run::<Everything>,
+            IsaKind::run_pairs::<Everything>,
+            IsaKind::run_halves::<Everything>,
+        ];
+        for results in run.map(|run| run(kind, Everything)) {
             for ((name, want), (_, got)) in expected.iter().zip(results) {
                 // Which NaN comes of a NaN, the standard leaves open.
                 let is_number = name.starts_with("dot") || name.starts_with("widen");
+                let is_halves = ["halves: fma", "halves: near nothing"].contains(name);
                 let bits = |v: &[f32]| -> Vec<u32> {
+                    if is_halves {
+                        let lines = v.as_chunks::<LANES>().0.iter();
+                        return lines.flat_map(|&line| halves(line).map(u32::from)).collect();
+                    }
+                    let is_number = is_number || *name == "halves: sum";
                     let one = |x: &f32| if is_number && x.is_nan() { f32::NAN } else { *x };
                     v.iter().map(|x| one(x).to_bits()).collect()
                 };

@@ -13,6 +13,10 @@ pub trait Isa: Copy + Send + Sync + 'static {
 
     /// Sixteen-lane vectors that fit in registers at once (accumulators plus operands).
     const REGISTERS: usize;
+    /// Whether [`Isa::dot`] is an instruction.
+    const MULTIPLIES_PAIRS: bool = false;
+    /// Whether [`Isa::fma_halves`] is an instruction.
+    const MULTIPLIES_HALVES: bool = false;
 
     /// All lanes equal to `x`.
     fn splat(self, x: f32) -> Self::V;
@@ -181,11 +185,39 @@ pub trait Isa: Copy + Send + Sync + 'static {
         }
         self.load_line(&c)
     }
+    /// `a · b + c` of 32 f16 in the place of sixteen lanes, each rounded once, to the nearest, ties to even.
+    #[inline(always)]
+    fn fma_halves(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V {
+        let [a, b, mut c] = [a, b, c].map(|v| half_words::words(self.to_array(v)));
+        for (c, (a, b)) in c.iter_mut().zip(a.into_iter().zip(b)) {
+            *c = half_words::fma(a, b, *c);
+        }
+        self.load_line(&half_words::of_words(c))
+    }
+    /// Of four vectors of 32 f16: lane `l` of the result is the sum of a quarter of the numbers of `vs[l % 4]`, which
+    /// [`Isa::sum_over_quarters`] completes. In every quarter of a vector, number `i + 4` is added to number `i`, then
+    /// the third to the first and the fourth to the second, in f16; the other additions are of `f32`.
+    #[inline(always)]
+    fn sum_halves(self, vs: [Self::V; 4]) -> Self::V {
+        let words = vs.map(|v| half_words::words(self.to_array(v)));
+        let part = |lane: usize, half: usize| {
+            let (words, add) = (&words[lane % 4], half_words::add);
+            let first = 16 * half + lane / 8 * 8 + lane % 8 / 4;
+            let sum = |at: usize| add(words[at], words[at + 4]);
+            half::f16::from_bits(add(sum(first), sum(first + 2))).to_f32_const()
+        };
+        self.load_line(&std::array::from_fn(|lane| part(lane, 0) + part(lane, 1)))
+    }
     /// Runs `kernel` compiled for this instruction set.
     fn run<K: Kernel>(self, kernel: K) -> K::Output;
     /// Runs a kernel that calls [`Isa::dot`] compiled for this instruction set.
     #[inline(always)]
     fn run_pairs<K: Kernel>(self, kernel: K) -> K::Output {
+        self.run(kernel)
+    }
+    /// Runs a kernel that calls [`Isa::fma_halves`] compiled for this instruction set.
+    #[inline(always)]
+    fn run_halves<K: Kernel>(self, kernel: K) -> K::Output {
         self.run(kernel)
     }
 }

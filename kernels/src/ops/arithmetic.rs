@@ -1,48 +1,126 @@
-//! Kernels whose loops are the same for numbers and for pairs of bf16 in the place of each.
+//! What a word of 32 bits holds in a kernel, and how words are multiplied: loops over words are the same for all.
 
 use crate::isa::{Isa, IsaKind, Kernel};
 
-/// A kernel that multiplies by [`multiply_add`].
-pub(super) trait Multiplication {
-    /// The code, as [`Kernel::run`].
-    fn run<I: Isa, const PAIRS: bool>(self, isa: I);
+/// What the words of a kernel's operands hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Words {
+    /// A number of `f32`.
+    Numbers,
+    /// Two bf16 of a row, or of neighbouring tokens: their products are added up ([`Isa::dot`]).
+    Pairs,
+    /// Two f16 of neighbouring tokens, each for itself ([`Isa::fma_halves`]); of a weight, twice the same.
+    Halves,
 }
 
-/// Runs it on an instruction set, with pairs or with numbers.
+impl Words {
+    /// Whether an instruction set multiplies them by an instruction. Emulations run for their bits alone, so what
+    /// changes none is compiled for them in one size.
+    pub(super) const fn is_native<I: Isa>(self) -> bool {
+        match self {
+            Words::Numbers => true,
+            Words::Pairs => I::MULTIPLIES_PAIRS,
+            Words::Halves => I::MULTIPLIES_HALVES,
+        }
+    }
+}
+
+/// The arithmetic of one kind of words.
+pub(super) trait Arithmetic {
+    /// The kind.
+    const WORDS: Words;
+    /// Whether words are pairs.
+    const PAIRS: bool = matches!(Self::WORDS, Words::Pairs);
+    /// Whether words are halves.
+    const HALVES: bool = matches!(Self::WORDS, Words::Halves);
+
+    /// `a · b + c`.
+    fn multiply_add<I: Isa>(isa: I, a: I::V, b: I::V, c: I::V) -> I::V;
+
+    /// `a · b`, the first product of a sum.
+    #[inline(always)]
+    fn multiply<I: Isa>(isa: I, a: I::V, b: I::V) -> I::V {
+        Self::multiply_add(isa, a, b, isa.splat(0.0))
+    }
+
+    /// `f32` sums over parts of four sums of products, for [`Isa::sum_over_quarters`] to complete.
+    #[inline(always)]
+    fn sum_within_quarters<I: Isa>(isa: I, sums: [I::V; 4]) -> I::V {
+        isa.sum_within_quarters(sums)
+    }
+}
+
+/// [`Words::Numbers`].
+pub(super) struct Numbers;
+
+impl Arithmetic for Numbers {
+    const WORDS: Words = Words::Numbers;
+
+    #[inline(always)]
+    fn multiply_add<I: Isa>(isa: I, a: I::V, b: I::V, c: I::V) -> I::V {
+        isa.fma(a, b, c)
+    }
+
+    #[inline(always)]
+    fn multiply<I: Isa>(isa: I, a: I::V, b: I::V) -> I::V {
+        isa.mul(a, b)
+    }
+}
+
+/// [`Words::Pairs`].
+pub(super) struct Pairs;
+
+impl Arithmetic for Pairs {
+    const WORDS: Words = Words::Pairs;
+
+    #[inline(always)]
+    fn multiply_add<I: Isa>(isa: I, a: I::V, b: I::V, c: I::V) -> I::V {
+        isa.dot(a, b, c)
+    }
+}
+
+/// [`Words::Halves`].
+pub(super) struct Halves;
+
+impl Arithmetic for Halves {
+    const WORDS: Words = Words::Halves;
+
+    #[inline(always)]
+    fn multiply_add<I: Isa>(isa: I, a: I::V, b: I::V, c: I::V) -> I::V {
+        isa.fma_halves(a, b, c)
+    }
+
+    #[inline(always)]
+    fn sum_within_quarters<I: Isa>(isa: I, sums: [I::V; 4]) -> I::V {
+        isa.sum_halves(sums)
+    }
+}
+
+/// A kernel over words.
+pub(super) trait Multiplication {
+    /// The code, as [`Kernel::run`].
+    fn run<I: Isa, W: Arithmetic>(self, isa: I);
+}
+
+/// Runs it on an instruction set, over words of a kind.
 /// # Panics
 /// If the machine lacks it.
 #[track_caller]
-pub(super) fn run(isa: IsaKind, pairs: bool, work: impl Multiplication) {
-    match pairs {
-        true => isa.run_pairs(Pairs(work)),
-        false => isa.run(Numbers(work)),
+pub(super) fn run(isa: IsaKind, words: Words, work: impl Multiplication) {
+    match words {
+        Words::Numbers => isa.run(Over(work, Numbers)),
+        Words::Pairs => isa.run_pairs(Over(work, Pairs)),
+        Words::Halves => isa.run_halves(Over(work, Halves)),
     }
 }
 
-/// `a · b + c`: of a number in each lane rounded once, of two as [`Isa::dot`].
-#[inline(always)]
-pub(super) fn multiply_add<I: Isa, const PAIRS: bool>(isa: I, a: I::V, b: I::V, c: I::V) -> I::V {
-    if PAIRS { isa.dot(a, b, c) } else { isa.fma(a, b, c) }
-}
+struct Over<M, W>(M, W);
 
-struct Numbers<M>(M);
-
-impl<M: Multiplication> Kernel for Numbers<M> {
+impl<M: Multiplication, W: Arithmetic> Kernel for Over<M, W> {
     type Output = ();
 
     #[inline(always)]
     fn run<I: Isa>(self, isa: I) {
-        self.0.run::<I, false>(isa);
-    }
-}
-
-struct Pairs<M>(M);
-
-impl<M: Multiplication> Kernel for Pairs<M> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<I: Isa>(self, isa: I) {
-        self.0.run::<I, true>(isa);
+        self.0.run::<I, W>(isa);
     }
 }

@@ -1,6 +1,6 @@
 //! Copies in another order: values in that of a product, and lines of several tiles side by side.
 
-use crate::isa::Isa;
+use crate::isa::{Isa, Kernel, dispatch};
 use crate::parallel::for_each_chunk;
 use crate::rounding::{bf16_pair, widen};
 use crate::{LANES, Lines, Precision};
@@ -40,6 +40,42 @@ pub(super) fn gather_pairs(values: &[f32], source: &[u32], packed: &mut [f32]) {
             *to = bf16_pair(value(low), value(high));
         }
     });
+}
+
+/// The same as f16, each twice in a word.
+pub(super) fn gather_halves(values: &[f32], source: &[u32], packed: &mut [f32]) {
+    assert_eq!(packed.len(), source.len(), "one source per value is needed");
+    for_each_chunk(packed, PACK_BLOCK, |block, packed| {
+        let source = &source[block * PACK_BLOCK..][..packed.len()];
+        for (packed, source) in packed.chunks_mut(LANES).zip(source.chunks(LANES)) {
+            for (to, &at) in packed.iter_mut().zip(source) {
+                *to = values.get(at as usize).copied().unwrap_or(0.0);
+            }
+        }
+        dispatch(DoubledHalves(packed));
+    });
+}
+
+/// Puts the nearest f16 in the place of each number, twice in its word.
+pub(super) struct DoubledHalves<'a>(pub &'a mut [f32]);
+
+impl Kernel for DoubledHalves<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<I: Isa>(self, isa: I) {
+        let doubled = |line: &mut [f32; LANES]| {
+            let v = isa.load_line(line);
+            let halves = isa.narrow_f16(v, v);
+            isa.store_line(line, isa.interleave(halves, halves).0);
+        };
+        let (lines, rest) = self.0.as_chunks_mut::<LANES>();
+        lines.iter_mut().for_each(doubled);
+        let mut line = [0.0; LANES];
+        line[..rest.len()].copy_from_slice(rest);
+        doubled(&mut line);
+        rest.copy_from_slice(&line[..rest.len()]);
+    }
 }
 
 /// How micro-kernels get their operand into L1: the lines of `columns` in `V` tiles from `tile`, as

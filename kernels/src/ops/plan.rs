@@ -3,7 +3,7 @@
 use super::product::Product;
 use super::strategy::{
     Strategy, StrategyError, dense,
-    panels::{pairs, panels},
+    panels::{halves, pairs, panels},
 };
 use crate::Precision;
 use crate::isa::IsaKind;
@@ -18,6 +18,9 @@ pub struct LayerPlan {
     precision: Precision,
     strategies: [Strategy; 3],
 }
+
+/// Density from which on dense products win.
+const DENSE: f64 = 0.87;
 
 impl LayerPlan {
     /// A plan of the strategies of [`Product::TRAINING`].
@@ -43,7 +46,7 @@ impl LayerPlan {
 
     /// The plan of a dense weight.
     pub(super) fn dense(precision: Precision, isa: IsaKind) -> Self {
-        Self::all(precision, dense::strategy(precision, isa.multiplies_pairs()))
+        Self::all(precision, dense::strategy(precision, isa))
     }
 
     /// What activations and weights are rounded to.
@@ -59,10 +62,14 @@ impl LayerPlan {
     /// The default of the cost model for a density in [0, 1] on this machine's caches.
     pub fn of(precision: Precision, density: f64, isa: IsaKind) -> Self {
         let l1 = probe::l1_bytes();
-        if precision == Precision::Bf16 && isa.multiplies_pairs() {
-            return Self::estimate_pairs(density, l1);
+        if density >= DENSE {
+            return Self::dense(precision, isa);
         }
-        Self { precision, ..Self::estimate(density, isa.registers(), l1) }
+        match precision {
+            Precision::Bf16 if isa.multiplies(precision) => Self::estimate_pairs(density, l1),
+            Precision::F16 if isa.multiplies(precision) => Self::estimate_halves(density, l1),
+            _ => Self { precision, ..Self::estimate(density, isa.registers(), l1) },
+        }
     }
 
     /// The default of the cost model for a density in [0, 1],
@@ -81,7 +88,7 @@ impl LayerPlan {
         let precision = Precision::F32;
         let all = |shape| Self::all(precision, panels(registers, shape));
         match (density, registers) {
-            (0.87.., _) => Self::all(precision, dense::strategy(precision, false)),
+            (DENSE.., _) => Self::all(precision, dense::strategy(precision, IsaKind::Scalar)),
             (0.35.., 32..) => all((4, 4, lines / 4, 1024, 2)),
             (0.2.., 32..) => all((2, 4, lines / 4, 1024, 4)),
             (0.07.., 32..) => all((2, 4, lines / 4, 1024, 8)),
@@ -108,10 +115,27 @@ impl LayerPlan {
             Self { precision, strategies: [product.clone(), product, weight_gradient] }
         };
         match density {
-            0.87.. => Self::all(precision, dense::strategy(precision, true)),
+            DENSE.. => Self::dense(precision, IsaKind::Avx512Bf16),
             0.35.. => plan(4, 1024, 2),
             0.2.. => plan(2, 1024, 4),
             _ => plan(2, 2048, 8),
+        }
+    }
+
+    /// The default for f16 where 32 of them are multiplied at once. Sums are widened and added to Y once per panel and
+    /// K block, so K blocks are wide, and few lines are taken at once. The weight gradient widens its sums once per V
+    /// lines, of any plan.
+    fn estimate_halves(density: f64, l1: usize) -> Self {
+        let lines = if l1 >= 48 << 10 { 640 } else { 512 };
+        let precision = Precision::F16;
+        let plan = |product| {
+            let (product, weight_gradient) = (halves(product), halves((2, 4, lines / 4, 1024, 4)));
+            Self { precision, strategies: [product.clone(), product, weight_gradient] }
+        };
+        match density {
+            DENSE.. => Self::dense(precision, IsaKind::Avx512Fp16),
+            0.2.. => plan((2, 2, lines / 2, 1024, 4)),
+            _ => plan((2, 2, lines, 2048, 8)),
         }
     }
 
@@ -159,8 +183,9 @@ mod tests {
             for density in [1.0, 0.8, 0.5, 0.25, 0.05, 0.001] {
                 let plan = LayerPlan::estimate(density, registers, 32 << 10);
                 let pairs = LayerPlan::estimate_pairs(density, 32 << 10);
+                let halves = LayerPlan::estimate_halves(density, 32 << 10);
                 let widened = LayerPlan { precision: Precision::F16, ..plan.clone() };
-                for plan in [plan, pairs, widened] {
+                for plan in [plan, pairs, halves, widened] {
                     assert_eq!(plan.to_string().parse(), Ok(plan.clone()));
                     let strategies = plan.strategies().clone();
                     assert_eq!(LayerPlan::new(plan.precision(), strategies), Ok(plan));

@@ -68,10 +68,11 @@ fn races(
     })
 }
 
-/// Who races: pairs only where they are an instruction.
+/// Who races: what 16 bits alone can be multiplied by, only where it is an instruction.
 fn candidates(precision: Precision, isa: IsaKind) -> Vec<Strategy> {
     let all = Strategy::candidates(precision, isa.registers()).into_iter();
-    all.filter(|strategy| isa.multiplies_pairs() || strategy.multiplies(Precision::F32)).collect()
+    all.filter(|strategy| isa.multiplies(precision) || strategy.multiplies(Precision::F32))
+        .collect()
 }
 
 /// The winner; the first of equals.

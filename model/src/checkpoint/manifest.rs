@@ -2,6 +2,7 @@
 
 use crate::error::Error;
 use crate::loss_scale::LossScale;
+use crate::sparsity::MaskState;
 use crate::tensor_file::{FileSummary, unusable};
 use mediswift_files::{self as files, NewFile, SMALL};
 use serde::{Deserialize, Serialize};
@@ -52,6 +53,9 @@ pub struct CheckpointManifest {
     /// What the next step scales its loss with, if it is of f16.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub loss_scale: Option<LossScale>,
+    /// How far masks have moved, if they do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub masks: Option<MaskState>,
     /// Position in the data.
     pub data: DataState,
     /// Where randomness comes from.

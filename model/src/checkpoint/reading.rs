@@ -49,6 +49,9 @@ impl Checkpoint {
         if manifest.loss_scale.is_some_and(|scale| !scale.is_valid()) {
             return Err(unusable(&file, "it scales the loss by no power of two from 1 to 2^24"));
         }
+        if manifest.masks.is_some_and(|masks| masks.last > manifest.step) {
+            return Err(unusable(&file, "its masks moved after its last step"));
+        }
         Ok(Self { path: path.to_path_buf(), manifest, config })
     }
 

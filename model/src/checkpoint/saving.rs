@@ -11,6 +11,7 @@ use crate::config::Config;
 use crate::error::Error;
 use crate::finite::check_finite;
 use crate::loss_scale::LossScale;
+use crate::sparsity::MaskState;
 use crate::tensor_file::{self, Elements, FileSummary, TensorView};
 use mediswift_engine::{Parameters, Shape};
 use mediswift_files::{self as files, remove};
@@ -27,6 +28,8 @@ pub struct Snapshot<'a> {
     pub skipped: u64,
     /// What the next step scales its loss with, if it is of f16.
     pub loss_scale: Option<LossScale>,
+    /// How far masks have moved, if they do.
+    pub masks: Option<MaskState>,
     /// The model.
     pub parameters: &'a Parameters,
     /// The optimiser's moments; without them, training goes on from this model with zeros.
@@ -82,6 +85,7 @@ fn write_files(folder: &Path, snapshot: &Snapshot<'_>) -> Result<CheckpointManif
         step: snapshot.step,
         skipped: snapshot.skipped,
         loss_scale: snapshot.loss_scale,
+        masks: snapshot.masks,
         data: snapshot.data.clone(),
         random: "ChaCha8, keyed by BLAKE3 of seed and name: no state".into(),
         weights_hash: weights_hash(parameters),

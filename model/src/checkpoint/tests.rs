@@ -67,7 +67,8 @@ impl State {
             tokenizer: "words".into(),
         };
         let moments = Some(moments);
-        Snapshot { config, step: *step, skipped: 0, loss_scale: None, parameters, moments, data }
+        let (skipped, loss_scale, masks) = (0, None, None);
+        Snapshot { config, step: *step, skipped, loss_scale, masks, parameters, moments, data }
     }
 
     fn save(&self, run: &Path) -> PathBuf {

@@ -6,7 +6,7 @@ use super::value::{Setting, wrong_type};
 use crate::error::{Error, Place};
 use crate::named::named;
 use crate::presets::Preset;
-use crate::sparsity::MaskPolicy;
+use crate::sparsity::{Distribution, DropShape, MaskPolicy, MaskSchedule};
 use mediswift_kernels::Precision;
 use serde::{Deserialize, Deserializer, Serialize, de};
 use std::collections::BTreeMap;
@@ -30,7 +30,8 @@ macro_rules! tables {
 
             impl Section for $name {
                 fn keys(&self) -> &'static [&'static str] {
-                    &[$(stringify!($key)),+]
+                    const KEYS: &[&str] = &[$($crate::config::text::key_name(stringify!($key))),+];
+                    KEYS
                 }
 
                 fn set(
@@ -40,15 +41,18 @@ macro_rules! tables {
                     path: &str,
                     place: &Place,
                 ) -> Result<(), Error> {
-                    $(if key == stringify!($key) {
-                        self.$key = Setting::read(value, path, place)?;
-                        return Ok(());
+                    $(if key == $crate::config::text::key_name(stringify!($key)) {
+                        return self.$key.change(value, path, place);
                     })+
                     panic!("[{}] has no key '{key}'", $path)
                 }
 
                 fn comment(path: &str) -> Option<Comment> {
-                    COMMENTS.iter().find(|(known, _)| *known == path).map(|(_, lines)| *lines)
+                    let known = COMMENTS.iter().find(|(table, key, _)| match *key {
+                        "" => path == *table,
+                        key => path.strip_prefix(table).and_then(|p| p.strip_prefix('.')) == Some(key),
+                    });
+                    known.map(|(_, _, lines)| *lines)
                 }
             }
 
@@ -63,7 +67,7 @@ macro_rules! tables {
                     };
                     let read = Self {
                         $($key: {
-                            let key = stringify!($key);
+                            let key = $crate::config::text::key_name(stringify!($key));
                             let value = keys.remove(key).ok_or_else(|| missing(key))?;
                             Setting::read(value, &format!("{path}.{key}"), place)?
                         },)+
@@ -76,6 +80,21 @@ macro_rules! tables {
                         None => Ok(read),
                     }
                 }
+
+                fn change(&mut self, value: Value, path: &str, place: &Place) -> Result<(), Error> {
+                    let Value::Table(keys) = value else {
+                        return Err(wrong_type(place, path, "table", &value));
+                    };
+                    for (key, value) in keys {
+                        let known = self.keys();
+                        if !known.contains(&&*key) {
+                            let place = place.within(&format!("[{path}]"));
+                            return Err(Error::unknown(place, "key", &key, known.iter().copied()));
+                        }
+                        Section::set(self, &key, value, &format!("{path}.{key}"), place)?;
+                    }
+                    Ok(())
+                }
             }
 
             /// Reads a whole table from JSON.
@@ -87,10 +106,10 @@ macro_rules! tables {
             }
         )+
 
-        /// Lines of documentation by `table` and by `table.key`.
-        const COMMENTS: &[(&str, Comment)] = &[$(
-            ($path, &[$($about),+]),
-            $((concat!($path, ".", stringify!($key)), &[$($comment),+]),)+
+        /// Lines of documentation by table and key, which is empty for a table's own.
+        const COMMENTS: &[(&str, &str, Comment)] = &[$(
+            ($path, "", &[$($about),+]),
+            $(($path, $crate::config::text::key_name(stringify!($key)), &[$($comment),+]),)+
         )+];
     };
 }
@@ -154,17 +173,49 @@ tables! {
     ["sparsity"] SparsityConfig {
         /// Fraction of the weights of every linear layer that is left out, in [0, 1); 0 is dense.
         sparsity: f64,
+        /// How that is shared out among the layers: uniform (the same in all), or er or erk (small ones denser
+        /// than large ones, as many weights in all; the two are the same here).
+        distribution: Distribution,
         /// How the masks are made, once, before training: random (uniformly), magnitude (the largest of
         /// the first weights stay), or for studies any other that bench layer --mask draws.
         init_method: &'static dyn MaskPolicy,
         /// Seed of the masks.
         seed: u64,
+        /// Whether and how masks move during training: static (never), set (the smallest weights make room for
+        /// random ones), rigl (for those of largest gradient), gmp (a dense model loses its smallest weights, update
+        /// by update), or one-shot (all at once, at the first update).
+        algorithm: &'static dyn MaskSchedule,
+        /// Fraction of a layer's weights that make room, in an update of set or rigl.
+        drop_fraction: DropFractionConfig,
+        /// When masks move.
+        update: UpdateConfig,
         /// Exceptions for some layers; the last group that matches a weight decides. One of them, in
         /// place of the empty list, is
         ///     [[sparsity.groups]]
         ///     param_filter = ["blocks.*.mlp.*"]
         ///     sparsity = 0.9
         groups: Vec<SparsityGroup>,
+    }
+
+    /// Fraction of a layer's weights that make room for others.
+    ["sparsity.drop_fraction"] DropFractionConfig {
+        /// How it changes with the step: cosine (from init along half a cosine to 0), or constant.
+        r#type: DropShape,
+        /// At the beginning of the run, in [0, 1].
+        init: f64,
+        /// Steps until a cosine is 0; 0 is update.stop.
+        half_period: usize,
+    }
+
+    /// When masks move: after the optimiser's steps start, start + freq, start + 2 freq and so on before stop, counted
+    /// from 1.
+    ["sparsity.update"] UpdateConfig {
+        /// The first step with an update; 0 is freq.
+        start: usize,
+        /// Steps from one update to the next; at least 1.
+        freq: usize,
+        /// The step before which updates end; 0 is three quarters of train.steps.
+        stop: usize,
     }
 
     /// Another sparsity for some of the linear layers.

@@ -33,6 +33,14 @@ pub(crate) trait Section {
         Self: Sized;
 }
 
+/// The name of a key: what the language needs besides, where it is a word of its own, is no part of it.
+pub(crate) const fn key_name(identifier: &'static str) -> &'static str {
+    match identifier.as_bytes() {
+        [b'r', b'#', ..] => identifier.split_at(2).1,
+        _ => identifier,
+    }
+}
+
 /// All tables that decide a run.
 pub(crate) trait Tables: Serialize {
     /// Their names.
@@ -148,7 +156,7 @@ pub(crate) fn parse(text: &str, place: &Place) -> Result<Table, Error> {
 }
 
 /// `table.key=value` as a table of tables, and its place for messages; a value that is not TOML is a
-/// string.
+/// string. A key of a table within the table is `table.key.key`.
 /// # Errors
 /// If the assignment is malformed.
 pub(crate) fn parse_assignment(assignment: &str) -> Result<(Table, Place), Error> {
@@ -162,6 +170,7 @@ pub(crate) fn parse_assignment(assignment: &str) -> Result<(Table, Place), Error
         Ok(mut parsed) if parsed.len() == 1 => parsed.remove("value").ok_or_else(malformed)?,
         _ => Value::String(value.to_string()),
     };
-    let keys = Table::from_iter([(key.to_string(), value)]);
-    Ok((Table::from_iter([(table.to_string(), Value::Table(keys))]), place))
+    let within = |value, key: &str| Value::Table(Table::from_iter([(key.to_string(), value)]));
+    let keys = key.rsplit('.').fold(value, within);
+    Ok((Table::from_iter([(table.to_string(), keys)]), place))
 }

@@ -12,6 +12,14 @@ pub(crate) trait Setting: Sized {
     /// # Errors
     /// If the value is none of this type.
     fn read(value: Value, key: &str, place: &Place) -> Result<Self, Error>;
+
+    /// Changes it to what is read; of a table, the keys that are there.
+    /// # Errors
+    /// If the value is none of this type.
+    fn change(&mut self, value: Value, key: &str, place: &Place) -> Result<(), Error> {
+        *self = Self::read(value, key, place)?;
+        Ok(())
+    }
 }
 
 impl Setting for bool {

@@ -22,6 +22,7 @@ pub use super::identity::{SETTINGS, read_settings};
 use super::identity::{IDENTITY, Identity};
 use super::settings::Settings;
 use super::train::{Cell, CellReport};
+use crate::cells::Cells;
 use crate::checkpoint::{self, Checkpoint, Choice, DataState, Snapshot};
 use crate::config::Config;
 use crate::error::Error;
@@ -37,6 +38,8 @@ use std::path::{Path, PathBuf};
 #[derive(Debug)]
 pub(crate) struct Folder {
     path: PathBuf,
+    /// Its trainings.
+    cells: Cells,
     /// What it is made from.
     identity: Identity,
     /// Hash of the tokenizer.
@@ -70,8 +73,9 @@ impl Folder {
             run::check_unused_but(path, &[IDENTITY, tokenizer::FILE_NAME])?;
         }
         let _lock = run::lock(path)?;
-        let folder = Self { path: path.into(), identity, tokenizer: tokenizer.hash(), _lock };
-        files::clear(&folder.path("cells"))?;
+        let (cells, tokenizer_hash) = (Cells::of(path.join("cells")), tokenizer.hash());
+        let folder = Self { path: path.into(), cells, identity, tokenizer: tokenizer_hash, _lock };
+        files::clear(folder.cells.path())?;
         if there {
             let known: Identity = folder.read(IDENTITY)?;
             known.check(path, &folder.identity, settings)?;
@@ -111,8 +115,7 @@ impl Folder {
 
     /// The report of a cell, if it is finished.
     pub fn cell(&self, cell: &Cell) -> Result<Option<CellReport>, Error> {
-        let name = format!("cells/{}.json", cell.name());
-        if self.has(&name) { self.read(&name).map(Some) } else { Ok(None) }
+        self.cells.report(&cell.name())
     }
 
     /// Saves a finished cell, its weights first.
@@ -123,13 +126,13 @@ impl Folder {
         parameters: &Parameters,
     ) -> Result<(), Error> {
         let name = report.cell.name();
-        self.save(&self.path(&format!("cells/{name}")), report.steps, config, parameters)?;
-        self.write(&format!("cells/{name}.json"), report)
+        self.save(&self.cells.place(&name), report.steps, config, parameters)?;
+        self.cells.finish(&name, report)
     }
 
     /// The weights of a finished cell, with their settings.
     pub fn weights(&self, cell: &Cell) -> Result<(Config, Parameters), Error> {
-        let path = self.path(&format!("cells/{}", cell.name()));
+        let path = self.cells.place(&cell.name());
         let chosen = checkpoint::choose(&path, Choice::default(), Checkpoint::parameters)?;
         let chosen = chosen.map(|chosen| (chosen.checkpoint.config, chosen.content));
         chosen.ok_or_else(|| {
@@ -140,7 +143,7 @@ impl Folder {
 
     /// Removes the weights of a cell; its report stays.
     pub fn forget(&self, cell: &Cell) -> Result<(), Error> {
-        Ok(files::remove(&self.path(&format!("cells/{}", cell.name())))?)
+        self.cells.forget(&cell.name())
     }
 
     /// Makes weights those of the run.
@@ -173,6 +176,7 @@ impl Folder {
             step,
             skipped: 0,
             loss_scale: None,
+            masks: None,
             parameters,
             moments: None,
             data,

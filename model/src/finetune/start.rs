@@ -37,6 +37,7 @@ impl Start {
     /// back as zeros, so that the function it computes is that of the sparse model (MediSwift
     /// §2.2), or at random for comparison.
     pub fn new(mut config: Config, parameters: &Parameters, settings: &Settings) -> Self {
+        config.sparsity.stay();
         if settings.finetune.weights != Weights::Dense {
             return Self { config, parameters: parameters.clone() };
         }
@@ -52,8 +53,7 @@ impl Start {
             initialise(&mut dense, &config, settings.finetune.seed);
         }
         dense.carry_over(parameters);
-        config.sparsity.sparsity = 0.0;
-        config.sparsity.groups.clear();
+        config.sparsity.fall();
         config.kernels.plans.clear();
         Self { config, parameters: dense }
     }

@@ -27,10 +27,10 @@ use crate::architecture::{PROMPT, decays, slots};
 use crate::config::{Config, ModelConfig, SparsityConfig};
 use crate::error::Error;
 use crate::plans::Plans;
-use crate::sparsity::LayerSparsity;
-use mediswift_engine::ops::CrossEntropy;
+use crate::sparsity::{LayerSparsity, LinearWeight, Targets, linear_weights};
+use mediswift_engine::ops::{self, CrossEntropy, Observer};
 use mediswift_engine::{
-    Arena, Cost, Gradients, Layout, Loss, LossSum, Op, Parameters, Shape, Tape, Tensor,
+    Arena, Cost, Gradients, Layout, Loss, LossSum, Op, ParamId, Parameters, Shape, Tape, Tensor,
     TokenLayout, Var,
 };
 use mediswift_kernels::Precision;
@@ -74,8 +74,9 @@ impl Gpt {
     /// indices.
     pub fn new(config: &Config) -> Result<Self, Error> {
         check(config)?;
+        let targets = Targets::new(&config.sparsity, &config.model);
         let tensors = slots(&config.model, 0).into_iter().map(|slot| {
-            let shape = slot.shape(config, || slot.initial_values(config.train.seed))?;
+            let shape = slot.shape(config, &targets, || slot.initial_values(config.train.seed))?;
             Ok((slot.name, shape))
         });
         let layout = Layout::new(tensors.collect::<Result<Vec<_>, Error>>()?);
@@ -97,13 +98,14 @@ impl Gpt {
         if let Some((_, extra)) = extra {
             return Err(Error::ExtraTensor { name: extra.name.to_string() });
         }
+        let targets = Targets::new(&config.sparsity, &config.model);
         let mut tensors = Vec::with_capacity(slots.len());
         for slot in slots {
             let Some(id) = given.find(&slot.name) else {
                 return Err(Error::MissingTensor { name: slot.name });
             };
             let found = given.get(id);
-            slot.check(config, found)?;
+            slot.check(config, &targets, found)?;
             tensors.push((slot.name, found.shape.clone()));
         }
         let layout = Layout::new(tensors);
@@ -121,7 +123,7 @@ impl Gpt {
         let weights = network.linears().map(|linear| linear.weight);
         // A head of 16 bits has copies of its table too.
         let table = (precision != Precision::F32).then_some(network.tok_embed);
-        let layers = Layers::new(&config.kernels, precision, &parameters, weights.chain(table))?;
+        let layers = Layers::new(config, &parameters, weights.chain(table))?;
         let (size, recompute) = (config.model.clone(), config.train.recompute);
         Ok(Self { size, parameters, network, layers, recompute })
     }
@@ -172,19 +174,38 @@ impl Gpt {
         self.network.linears().map(|linear| self.parameters.get(linear.weight))
     }
 
-    /// The sparsity of all these weights, as `config` wants it and as it is.
+    /// How many of these weights there are.
+    pub(crate) fn kept(&self) -> usize {
+        self.linear_weights().map(|weight| weight.values.len()).sum()
+    }
+
+    /// The sparsity of all these weights, as `config` wants it in the end and as it is.
     pub fn layer_sparsity(&self, config: &SparsityConfig) -> Vec<LayerSparsity> {
-        let layer = |weight: Tensor<'_>| LayerSparsity {
-            name: weight.name.to_string(),
-            target: config.of(weight.name),
-            actual: match weight.shape {
+        let targets = Targets::new(config, &self.size);
+        let layer = |(weight, tensor): (LinearWeight, Tensor<'_>)| LayerSparsity {
+            target: targets.of(&weight),
+            name: weight.name,
+            actual: match tensor.shape {
                 Shape::Sparse(pattern) => 1.0 - pattern.density(),
                 _ => 0.0,
             },
-            nnz: weight.values.len(),
-            weights: weight.shape.extents().iter().product(),
+            nnz: tensor.values.len(),
+            weights: tensor.shape.extents().iter().product(),
         };
-        self.linear_weights().map(layer).collect()
+        linear_weights(&self.size).zip(self.linear_weights()).map(layer).collect()
+    }
+
+    /// Takes the same parameters under other masks of the weights `changed`, whose layers are planned anew.
+    /// # Errors
+    /// If a plan in the configuration is none.
+    pub(crate) fn remask(
+        &mut self,
+        config: &Config,
+        parameters: Parameters,
+        changed: &[ParamId],
+    ) -> Result<(), Error> {
+        self.parameters = parameters;
+        self.layers.replan(config, &self.parameters, changed)
     }
 
     /// The parameters to change, and the linear layers to bring up to date with them.
@@ -205,7 +226,8 @@ impl Gpt {
     /// Runs the network on a tape, and keeps only the values between blocks.
     pub(crate) fn record<'a>(&'a self, ids: &'a [u32], tape: &mut Tape<'a>) -> Var {
         let (forget, spend, inputs) = (true, false, Vec::new());
-        self.forward(ids, &mut Recording { tape, gpt: self, forget, spend, inputs })
+        let observer = None;
+        self.forward(ids, &mut Recording { tape, gpt: self, observer, forget, spend, inputs })
     }
 
     /// The output head, with nothing to predict.
@@ -230,11 +252,11 @@ impl Gpt {
         gradients: &mut Gradients,
         arena: &mut Arena,
     ) -> Result<LossSum, Error> {
-        self.loss_and_gradients_telling(batch, normaliser, gradients, arena, |_, _| {})
+        self.loss_and_gradients_telling(batch, normaliser, gradients, arena, None, |_, _| {})
     }
 
-    /// The same; `is_final` is told, block by block, from which element on no gradient changes any more. Those may
-    /// be taken away.
+    /// The same; an observer sees what the gradients of linear layers are made of, and `is_final` is told, block by
+    /// block, from which element on no gradient changes any more. Those may be taken away.
     /// # Errors
     /// As for [`Gpt::loss_and_gradients`], before anything is computed.
     pub(crate) fn loss_and_gradients_telling(
@@ -243,12 +265,14 @@ impl Gpt {
         normaliser: f64,
         gradients: &mut Gradients,
         arena: &mut Arena,
+        observer: Option<&dyn Observer>,
         mut is_final: impl FnMut(usize, &mut Gradients),
     ) -> Result<LossSum, Error> {
         self.check(batch)?;
         let mut tape = Tape::new(batch.layout, arena);
         let (forget, spend, inputs) = (self.recompute, true, Vec::new());
-        let mut recording = Recording { tape: &mut tape, gpt: self, forget, spend, inputs };
+        let mut recording =
+            Recording { tape: &mut tape, gpt: self, observer, forget, spend, inputs };
         let last = self.forward(&batch.ids, &mut recording);
         let mut inputs = recording.inputs;
         let loss = self.loss(batch, (1.0 / normaliser) as f32);
@@ -314,6 +338,8 @@ impl Gpt {
 struct Recording<'t, 'a> {
     tape: &'t mut Tape<'a>,
     gpt: &'a Gpt,
+    /// Who sees what the gradients of linear layers are made of.
+    observer: Option<&'a dyn Observer>,
     /// Whether only the values between blocks are kept.
     forget: bool,
     /// Whether nothing but the backward pass comes after the forward pass; without one, what is spent is soon
@@ -331,7 +357,8 @@ impl<'a> Recorder<'a> for Recording<'_, 'a> {
     }
 
     fn linear(&mut self, linear: Linear, x: Var) -> Var {
-        self.apply(self.gpt.layers.operator(linear), &[x])
+        let observer = self.observer;
+        self.apply(ops::Linear { observer, ..self.gpt.layers.operator(linear) }, &[x])
     }
 
     fn spend(&mut self, value: Var) {

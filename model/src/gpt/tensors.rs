@@ -3,7 +3,7 @@
 use crate::architecture::{Slot, slots};
 use crate::config::Config;
 use crate::error::Error;
-use crate::sparsity::layer_mask;
+use crate::sparsity::{Targets, layer_mask};
 use mediswift_engine::{Parameters, Shape, Tensor};
 use mediswift_kernels::AlignedBuffer;
 use std::sync::Arc;
@@ -18,25 +18,27 @@ pub(crate) fn initialise(parameters: &mut Parameters, config: &Config, seed: u64
 }
 
 impl Slot {
-    /// The sparsity that the tensor is to have; without one it is dense.
-    pub(crate) fn sparsity(&self, config: &Config) -> Option<f64> {
-        let sparsity = (self.masks() > 0).then(|| config.sparsity.of(&self.name))?;
-        (sparsity > 0.0).then_some(sparsity)
+    /// The sparsity that the tensor is to have in the end; without one it is dense.
+    pub(crate) fn sparsity(&self, targets: &Targets<'_>) -> Option<f64> {
+        self.linear_weight().map(|weight| targets.of(&weight)).filter(|sparsity| *sparsity > 0.0)
     }
 
-    /// The shape, with the mask that the policy of `config` makes of the dense values.
+    /// The shape that a run begins with, with the mask that the policy of `config` makes of the dense values.
     /// # Errors
-    /// If the policy is unknown or the layer is too large for 32-bit indices.
+    /// If the layer is too large for 32-bit indices.
     pub(crate) fn shape(
         &self,
         config: &Config,
+        targets: &Targets<'_>,
         values: impl FnOnce() -> AlignedBuffer,
     ) -> Result<Shape, Error> {
-        if self.sparsity(config).is_none() {
+        let target = self.sparsity(targets).unwrap_or(0.0);
+        let sparsity = config.sparsity.algorithm.sparsity(target, 0.0);
+        if sparsity == 0.0 {
             return Ok(self.dense_shape());
         }
         let weight = self.linear_weight().expect("sparsity applies");
-        Ok(Shape::Sparse(Arc::new(layer_mask(&config.sparsity, &weight, values)?)))
+        Ok(Shape::Sparse(Arc::new(layer_mask(&config.sparsity, &weight, sparsity, values)?)))
     }
 
     /// The first values, dense.
@@ -47,14 +49,20 @@ impl Slot {
     }
 
     /// Checks a tensor from outside.
-    pub(super) fn check(&self, config: &Config, tensor: Tensor<'_>) -> Result<(), Error> {
+    pub(super) fn check(
+        &self,
+        config: &Config,
+        targets: &Targets<'_>,
+        tensor: Tensor<'_>,
+    ) -> Result<(), Error> {
         let (name, Tensor { shape, values, .. }) = (self.name.clone(), tensor);
         let (found, expected) = (shape.extents(), self.extents.clone());
         if found != expected {
             return Err(Error::TensorShape { name, found, expected });
         }
-        match (matches!(shape, Shape::Sparse(_)), self.sparsity(config)) {
-            (false, Some(sparsity)) => {
+        let may_be_dense = |target| config.sparsity.algorithm.sparsity(target, 0.0) == 0.0;
+        match (matches!(shape, Shape::Sparse(_)), self.sparsity(targets)) {
+            (false, Some(sparsity)) if !may_be_dense(sparsity) => {
                 return Err(Error::SparsityOfTensor { name, sparsity, has_mask: false });
             }
             (true, None) => {

@@ -23,7 +23,7 @@ fn batch(seed: u32) -> TokenBatch {
 fn gradients_of(optimisation: &mut Optimisation) -> Result<(LossSum, Gradients), Error> {
     let (scale, batch) = (optimisation.scale(), [batch(1)]);
     let Optimisation { gradients, gpt, .. } = optimisation;
-    gradients.of_step(gpt, scale, 1, Ok(&batch), &mut ())
+    gradients.of_step(gpt, scale, 1, Ok(&batch), None, &mut ())
 }
 
 /// A micro-batch whose loss is not finite, though every weight of the model is.
@@ -93,6 +93,7 @@ fn an_update_that_is_not_finite_is_an_error_and_no_checkpoint() {
         step: 1,
         loss_scale: None,
         skipped: 0,
+        masks: None,
         parameters: optimisation.gpt().parameters(),
         moments: Some(optimisation.moments()),
         data: Default::default(),

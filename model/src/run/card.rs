@@ -33,7 +33,14 @@ pub(crate) fn model_card(config: &Config, origin: Option<&Origin>, result: &str)
     let when = if origin.is_some() { "" } else { " before training (arXiv 2403.00952)" };
     let kind = match config.sparsity.describe(model).as_str() {
         "dense" => "It is dense.".to_string(),
-        sparse => format!("Its linear layers are {sparse}: weights were left out {how}{when}."),
+        sparse => match config.sparsity.algorithm {
+            schedule if !schedule.moves() => {
+                format!("Its linear layers are {sparse}: weights were left out {how}{when}.")
+            }
+            _ => format!(
+                "Its linear layers are {sparse}: which weights there are changed during training."
+            ),
+        },
     };
     format!(
         "# MediSwift {preset}\n\n\

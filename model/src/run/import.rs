@@ -42,6 +42,7 @@ pub(crate) fn import_run(
             step: 0,
             skipped: 0,
             loss_scale: None,
+            masks: None,
             parameters,
             moments: None,
             data,

@@ -11,6 +11,12 @@ pub(crate) fn write(path: &Path, value: &impl Serialize) -> Result<(), Error> {
     Ok(files::write(path, text.as_bytes())?)
 }
 
+/// The same in one line, for many numbers.
+pub(crate) fn write_line(path: &Path, value: &impl Serialize) -> Result<(), Error> {
+    let text = serde_json::to_string(value).expect("plain data") + "\n";
+    Ok(files::write(path, text.as_bytes())?)
+}
+
 pub(crate) fn read<T: DeserializeOwned>(path: &Path) -> Result<T, Error> {
     let text = files::read_text(path, SMALL)?;
     serde_json::from_str(&text).map_err(|error| Error::damaged(path, error.to_string()))

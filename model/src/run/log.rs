@@ -1,6 +1,7 @@
 //! [`Log`]: one JSON object a line, appended to while a run goes on.
 
 use crate::error::Error;
+use crate::sparsity::MaskUpdate;
 use mediswift_files as files;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize};
@@ -28,6 +29,9 @@ pub struct StepMetrics {
     /// Steps skipped so far because a loss or a gradient was not finite.
     #[serde(default)]
     pub skipped: u64,
+    /// What became of the masks, if they moved after this step.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub masks: Option<MaskUpdate>,
 }
 
 fn null_is_nan<'de, D: Deserializer<'de>>(number: D) -> Result<f64, D::Error> {

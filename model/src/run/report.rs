@@ -15,7 +15,8 @@ pub struct TrainingReport {
     pub val_loss: f64,
     /// Tokens per second of training; evaluating and saving are not counted.
     pub tokens_per_second: f64,
-    /// Floating-point operations of all training steps: the exact work of every operator.
+    /// Floating-point operations of all training steps: the exact work of every operator, and of the gradients by which
+    /// masks move.
     pub flops: f64,
     /// BLAKE3 over all parameters in name order.
     pub weights_hash: String,
@@ -25,6 +26,9 @@ pub struct TrainingReport {
     pub nnz: usize,
     /// Sparsity of every such layer.
     pub layers: Vec<LayerSparsity>,
+    /// How often masks have moved, where they do.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mask_updates: Option<u64>,
     /// How ranks have added up their gradients: the faster way if any of them were.
     pub reduce: Reduce,
 }

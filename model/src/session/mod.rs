@@ -22,10 +22,13 @@ use crate::checkpoint::{self, Choice, DataState, Snapshot, weights_hash};
 use crate::config::{Config, OnNonFinite};
 use crate::error::Error;
 use crate::evaluate::{Windows, validation_loss};
+use crate::flops::Spent;
 use crate::gpt::{Gpt, TokenBatch};
 use crate::optimisation::Optimisation;
+use crate::plans;
 use crate::reduction::Reduce;
 use crate::run::{RunFolder, StepMetrics, Together, TrainingReport, Validation};
+use crate::sparsity::MaskState;
 use crate::watch::{Pace, Progress, Watch};
 use mediswift_data::{Batches, Dataset, Position};
 use mediswift_engine::TokenLayout;
@@ -75,7 +78,7 @@ pub struct Session {
     reduce: Reduce,
     /// What is written of the run: by rank 0.
     records: Option<Records>,
-    /// Floating-point operations of an optimiser step: the exact work of every operator.
+    /// Floating-point operations of the next optimiser step: the exact work of every operator.
     flops_per_step: f64,
     /// Seconds of the last step of this session.
     last_seconds: f64,
@@ -131,7 +134,7 @@ impl Session {
         // Rank 0 plans, for plans decide the last bits and may be measured.
         let planned = first_says(&*ranks, || {
             let gpt = Gpt::new(&config)?;
-            config.kernels.plans = gpt.plans();
+            config.kernels.plans = plans::of_run(&config, gpt.plans())?;
             let config = config.to_toml();
             Ok((gpt, Origin { config, checkpoint: None, reduce: together.reduce }))
         })?;
@@ -147,7 +150,8 @@ impl Session {
         let moments = Optimisation::zero_moments(&*ranks, reduce, &gpt);
         let optimisation =
             Optimisation::among(Arc::clone(&ranks), reduce, gpt, moments, 0, 0, &config);
-        let optimisation = agree(&*ranks, optimisation)?;
+        let optimisation =
+            agree(&*ranks, optimisation)?.with_moving_masks(&config, MaskState::default());
         agree(&*ranks, optimisation.share(config.micro_batches()))?;
         let folder = match ranks.rank() {
             0 => RunFolder::create(out, &config, &dataset, together).map(Some),
@@ -207,11 +211,13 @@ impl Session {
         };
         let taken = agree(&*ranks, taken)?;
         let Taken { config, batches, folder, model, reduce: so_far, resumed, notes } = taken;
-        let Model { gpt, moments, step, skipped, loss_scale } = model;
+        let Model { gpt, moments, step, skipped, loss_scale, masks } = model;
         let ranks_too = Arc::clone(&ranks);
         let optimisation =
             Optimisation::among(ranks_too, reduce, gpt, moments, step, skipped, &config);
-        let optimisation = agree(&*ranks, optimisation)?.with_loss_scale(loss_scale);
+        let optimisation = agree(&*ranks, optimisation)?;
+        let optimisation =
+            optimisation.with_loss_scale(loss_scale).with_moving_masks(&config, masks);
         check_weights(&*ranks, optimisation.gpt().parameters())?;
         agree(&*ranks, optimisation.share(config.micro_batches()))?;
         let mut session = Self::assemble(ranks, config, dataset, batches, folder, optimisation)?;
@@ -247,17 +253,15 @@ impl Session {
                 Opened { records: None, last: None, logged: step, notes: vec![], validation: None }
             }
         };
-        let (sequences, context) = (config.train.batch, config.train.context);
-        let cost = optimisation.gpt().cost(TokenLayout { sequences, context });
         Ok(Self {
             ranks,
+            flops_per_step: flops_per_step(optimisation.gpt(), &config),
             config,
             dataset,
             batches,
             optimisation,
             reduce: Reduce::Exact,
             records,
-            flops_per_step: (cost.forward_flops + cost.backward_flops) as f64,
             last_seconds: f64::NAN,
             last,
             logged,
@@ -321,16 +325,16 @@ impl Session {
             (self.config.train.on_nonfinite, self.optimisation.learning_rate());
         let all = self.config.micro_batches();
         let mine = self.optimisation.share(all).and_then(|share| self.next_micro_batches(share));
-        let (loss, grad_norm, problem) = match self.optimisation.step_of(all, mine, watch) {
+        let (loss, grad_norm, masks, problem) = match self.optimisation.step_of(all, mine, watch) {
             Ok(done) => {
                 let scale = self.optimisation.loss_scale().map(|loss_scale| loss_scale.scale);
                 let too_large = scale.filter(|_| done.grad_norm.is_nan());
                 let problem = too_large.map(|scale| Error::TooLargeForF16 { scale });
-                (done.loss.mean(), done.grad_norm, problem)
+                (done.loss.mean(), done.grad_norm, done.masks, problem)
             }
             Err(error) if on_nonfinite == OnNonFinite::Skip && may_be_skipped(&error) => {
                 self.optimisation.skip();
-                (f64::NAN, f64::NAN, Some(error))
+                (f64::NAN, f64::NAN, None, Some(error))
             }
             Err(error) => {
                 self.batches.seek(position)?;
@@ -348,7 +352,11 @@ impl Session {
             tokens: (self.step() * train.batch * train.context) as u64,
             seconds: before + self.last_seconds,
             skipped: self.optimisation.skipped(),
+            masks,
         };
+        if masks.is_some() {
+            self.flops_per_step = flops_per_step(self.gpt(), &self.config);
+        }
         let logged = self.records.as_mut().map_or(Ok(()), |records| records.step(&metrics));
         self.agree(logged)?;
         self.logged += 1;
@@ -476,6 +484,7 @@ impl Session {
             step: self.optimisation.steps(),
             skipped: self.optimisation.skipped(),
             loss_scale: self.optimisation.loss_scale(),
+            masks: self.optimisation.mask_state(),
             parameters: self.optimisation.gpt().parameters(),
             moments: Some(moments.unwrap_or(self.optimisation.moments())),
             data: DataState {
@@ -505,20 +514,36 @@ impl Session {
             train_loss: last.map_or(f64::NAN, |last| last.loss),
             val_loss: validation.expect("a model that was evaluated").val_loss,
             tokens_per_second: self.tokens_per_second(),
-            flops: self.flops_per_step * self.step() as f64,
+            flops: self.flops(),
             weights_hash: weights_hash(gpt.parameters()),
             parameters: gpt.parameters().count(),
             nnz: layers.iter().map(|layer| layer.nnz).sum(),
             layers,
+            mask_updates: self.optimisation.mask_state().map(|masks| masks.updates),
             reduce: self.reduce,
         };
-        let written = self
-            .records
-            .as_ref()
-            .map_or(Ok(()), |records| records.folder().finish(&self.config, &report));
+        let written = self.records.as_ref().map_or(Ok(()), |records| {
+            records.folder().describe_sparsity(&report.layers)?;
+            records.folder().finish(&self.config, &report)
+        });
         self.agree(written)?;
         Ok(report)
     }
+
+    /// Floating-point operations of all steps so far.
+    fn flops(&self) -> f64 {
+        match self.optimisation.mask_state() {
+            Some(masks) => Spent::new(&self.config).by_masks(self.step(), masks),
+            None => self.flops_per_step * self.step() as f64,
+        }
+    }
+}
+
+/// Floating-point operations of an optimiser step: the exact work of every operator.
+fn flops_per_step(gpt: &Gpt, config: &Config) -> f64 {
+    let (sequences, context) = (config.train.batch, config.train.context);
+    let cost = gpt.cost(TokenLayout { sequences, context });
+    (cost.forward_flops + cost.backward_flops) as f64
 }
 
 /// Whether a step failed because of its data, so that the next one may succeed.

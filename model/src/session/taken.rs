@@ -13,6 +13,7 @@ use crate::optimisation::Optimisation;
 use crate::reduction::Reduce;
 use crate::run::{RunFolder, Together, read_config, read_reduce};
 use crate::schedule::Schedule;
+use crate::sparsity::MaskState;
 use mediswift_data::{Batches, Dataset, Position, Split};
 use mediswift_ranks::Ranks;
 use std::path::{Path, PathBuf};
@@ -44,6 +45,7 @@ pub(super) struct Model {
     pub step: u64,
     pub skipped: u64,
     pub loss_scale: Option<LossScale>,
+    pub masks: MaskState,
 }
 
 impl Taken {
@@ -133,7 +135,8 @@ impl Model {
     fn new(ranks: &dyn Ranks, reduce: Reduce, config: &Config) -> Result<Self, Error> {
         let gpt = Gpt::new(config)?;
         let moments = Optimisation::zero_moments(ranks, reduce, &gpt);
-        Ok(Self { gpt, moments, step: 0, skipped: 0, loss_scale: None })
+        let (loss_scale, masks) = (None, MaskState::default());
+        Ok(Self { gpt, moments, step: 0, skipped: 0, loss_scale, masks })
     }
 
     /// The model of a checkpoint, and this rank's shard of its moments.
@@ -148,7 +151,8 @@ impl Model {
         let moments = checkpoint.moments_of(gpt.parameters(), &zeros.first.held())?;
         let manifest = &checkpoint.manifest;
         let (step, skipped, loss_scale) = (manifest.step, manifest.skipped, manifest.loss_scale);
-        Ok(Self { gpt, moments: moments.unwrap_or(zeros), step, skipped, loss_scale })
+        let (moments, masks) = (moments.unwrap_or(zeros), manifest.masks.unwrap_or_default());
+        Ok(Self { gpt, moments, step, skipped, loss_scale, masks })
     }
 }
 

@@ -2,6 +2,7 @@
 //! most of what it learnt; of initial weights, it is Cerebras' `topk`.
 
 use super::policy::MaskPolicy;
+use super::selection::largest;
 use mediswift_kernels::sparse::mask::kept;
 use mediswift_kernels::{PatternError, SparsePattern};
 
@@ -22,25 +23,11 @@ impl MaskPolicy for Magnitude {
         values: &dyn Fn() -> &'v [f32],
     ) -> Result<SparsePattern, PatternError> {
         let weights = values();
-        let count = kept(weights.len(), sparsity);
-        // Without their signs, the bits of floating-point numbers are ordered as the numbers are.
-        let magnitude = |weight: &f32| weight.abs().to_bits();
-        let mut magnitudes: Vec<u32> = weights.iter().map(magnitude).collect();
-        let smallest_kept = match count {
-            0 => u32::MAX,
-            count => *magnitudes.select_nth_unstable_by(count - 1, |a, b| b.cmp(a)).1,
-        };
-        let larger = weights.iter().filter(|weight| magnitude(weight) > smallest_kept).count();
-        let mut equal = count - larger;
-        let (mut row_offsets, mut column_indices) = (vec![0], Vec::with_capacity(count));
+        let marks = largest(weights, kept(weights.len(), sparsity));
+        let (mut row_offsets, mut column_indices) = (vec![0], Vec::new());
         for row in 0..rows {
-            for (column, weight) in weights[row * columns..][..columns].iter().enumerate() {
-                let is_equal = magnitude(weight) == smallest_kept && equal > 0;
-                if magnitude(weight) > smallest_kept || is_equal {
-                    column_indices.push(column as u32);
-                    equal -= usize::from(is_equal);
-                }
-            }
+            let marks = (0..).zip(&marks[row * columns..][..columns]);
+            column_indices.extend(marks.filter(|(_, mark)| **mark).map(|(column, _)| column));
             row_offsets.push(column_indices.len() as u32);
         }
         SparsePattern::new(rows, columns, row_offsets, column_indices)

@@ -1,17 +1,39 @@
-//! Mask policies: which weights a sparse layer starts with.
+//! Which weights exist: mask policies say which ones a sparse layer starts with, mask schedules how that changes.
 //!
 //! A policy is one file and one entry of `policies`, or a family of the kernels' list of masks;
 //! `sparsity.init_method` names it. Every layer
 //! draws from a seed of its own, derived from the configured seed and the layer's name, so a mask
-//! depends neither on the order in which layers are made nor on how many there are.
+//! depends neither on the order in which layers are made nor on how many there are. A schedule is one file and one
+//! entry of [`SCHEDULES`]; `sparsity.algorithm` names it.
 
+mod dense_gradient;
 mod drawn;
+mod frozen;
+mod gmp;
 mod magnitude;
+mod moving;
+mod one_shot;
 mod policy;
+mod rigl;
+mod schedule;
+mod selection;
+mod set;
+mod settings;
+mod targets;
+mod timing;
+mod trajectory;
 mod weights;
 
+pub(crate) use dense_gradient::{Decided, DenseGradients};
+pub use frozen::Static;
 pub(crate) use magnitude::Magnitude;
+pub(crate) use moving::{Due, MovingMasks};
+pub use moving::{MaskState, MaskUpdate};
 pub use policy::MaskPolicy;
+pub use schedule::{Distribution, DropShape, Growth, MaskSchedule};
+pub(crate) use targets::Targets;
+pub(crate) use timing::Timing;
+pub(crate) use trajectory::Trajectory;
 pub use weights::LayerSparsity;
 pub(crate) use weights::{LinearWeight, linear_weights};
 
@@ -29,6 +51,22 @@ pub(crate) fn policies() -> impl Iterator<Item = &'static dyn MaskPolicy> {
     drawn.chain(iter::once(&Magnitude as &dyn MaskPolicy))
 }
 
+/// Every schedule, the usual one first.
+pub static SCHEDULES: &[&dyn MaskSchedule] =
+    &[&Static, &set::Set, &rigl::Rigl, &gmp::Gmp, &one_shot::OneShot];
+
+impl Named for &'static dyn MaskSchedule {
+    const WHAT: &'static str = "algorithm";
+
+    fn all() -> impl Iterator<Item = Self> {
+        SCHEDULES.iter().copied()
+    }
+
+    fn name(&self) -> &'static str {
+        MaskSchedule::name(*self)
+    }
+}
+
 impl Named for &'static dyn MaskPolicy {
     const WHAT: &'static str = "mask policy";
 
@@ -41,7 +79,7 @@ impl Named for &'static dyn MaskPolicy {
     }
 }
 
-/// The mask of a weight, made of its parts, each with its exact number of non-zeros. `values` returns
+/// The mask of a weight at a sparsity, made of its parts, each with its exact number of non-zeros. `values` returns
 /// its dense values, row by row; it is asked if the policy wants them.
 /// # Errors
 /// If the layer exceeds 32-bit indices.
@@ -52,6 +90,7 @@ impl Named for &'static dyn MaskPolicy {
 pub(crate) fn layer_mask(
     config: &SparsityConfig,
     weight: &LinearWeight,
+    sparsity: f64,
     values: impl FnOnce() -> AlignedBuffer,
 ) -> Result<SparsePattern, Error> {
     let &LinearWeight { ref name, rows, columns, parts } = weight;
@@ -66,7 +105,7 @@ pub(crate) fn layer_mask(
             let seed = layer_seed(config.seed, name, part);
             let count = rows / parts * columns;
             let values = || &values()[part * count..][..count];
-            config.init_method.mask(rows / parts, columns, config.of(name), seed, &values)
+            config.init_method.mask(rows / parts, columns, sparsity, seed, &values)
         })
         .collect();
     masks
@@ -87,11 +126,10 @@ fn layer_seed(seed: u64, name: &str, part: usize) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use mediswift_kernels::sparse::mask::{RANDOM, kept};
+    use mediswift_kernels::sparse::mask::kept;
 
     fn config(seed: u64) -> SparsityConfig {
-        let groups = Vec::new();
-        SparsityConfig { sparsity: 0.75, init_method: &RANDOM, seed, groups }
+        SparsityConfig { seed, ..SparsityConfig::default() }
     }
 
     fn weight(name: &str, rows: usize, columns: usize, parts: usize) -> LinearWeight {
@@ -104,7 +142,7 @@ mod tests {
             let config = SparsityConfig { init_method: policy, ..config(1) };
             let values: AlignedBuffer =
                 (0..39 * 13).map(|i| (i * 37 % 101) as f32 - 50.0).collect();
-            let pattern = layer_mask(&config, &weight("qkv", 39, 13, 3), || values).unwrap();
+            let pattern = layer_mask(&config, &weight("qkv", 39, 13, 3), 0.75, || values).unwrap();
             for part in 0..3 {
                 let count: usize = (part * 13..(part + 1) * 13).map(|r| pattern.row(r).len()).sum();
                 assert_eq!(count, kept(13 * 13, 0.75));
@@ -118,7 +156,7 @@ mod tests {
     fn masks_depend_on_seed_and_name_alone() {
         let values = || AlignedBuffer::zeros(256);
         let mask =
-            |seed, name| layer_mask(&config(seed), &weight(name, 16, 16, 1), values).unwrap();
+            |seed, name| layer_mask(&config(seed), &weight(name, 16, 16, 1), 0.75, values).unwrap();
         assert_eq!(mask(1, "a"), mask(1, "a"));
         assert_ne!(mask(1, "a"), mask(2, "a"));
         assert_ne!(mask(1, "a"), mask(1, "b"));

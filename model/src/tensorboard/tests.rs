@@ -72,7 +72,8 @@ fn fields(mut bytes: &[u8]) -> Vec<((u8, u64), &[u8])> {
 fn metrics(step: usize) -> StepMetrics {
     let (tokens, seconds) = (100 * step as u64, 0.5 * step as f64);
     let loss = 1.0 / step as f64;
-    StepMetrics { step, loss, lr: 1e-3, grad_norm: 2.0, tokens, seconds, skipped: 0 }
+    let (lr, grad_norm, skipped, masks) = (1e-3, 2.0, 0, None);
+    StepMetrics { step, loss, lr, grad_norm, tokens, seconds, skipped, masks }
 }
 
 fn validation(step: usize) -> Validation {

@@ -192,6 +192,7 @@ fn an_imported_run_is_trained_on() {
         config: &older.config,
         step: 0,
         loss_scale: None,
+        masks: None,
         skipped: 0,
         parameters: &parameters,
         moments: Some(&zeros),

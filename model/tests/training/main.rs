@@ -1,5 +1,6 @@
 //! Whole runs: invariance, interruption, and what they refuse.
 
+mod masks;
 mod precision;
 mod ranks;
 #[path = "../support/mod.rs"]
@@ -14,6 +15,7 @@ use mediswift_model::flops::{Convention, Workload};
 use mediswift_model::pretrain::pretrain;
 use mediswift_model::run::{self, LoadedModel, StepMetrics, TrainingReport, Validation};
 use mediswift_model::session::{Advance, Session};
+use mediswift_model::sparsity::MaskUpdate;
 use mediswift_model::watch::{Progress, Watch};
 use mediswift_model::{Config, Error, Gpt, Optimisation, TokenBatch, tensorboard};
 use std::fs;
@@ -37,7 +39,11 @@ fn resume(config: &Config, data: &Arc<Dataset>, out: &Path) -> TrainingReport {
 /// What must be the same in equal runs: everything but times.
 fn trace(out: &Path) -> (Vec<StepMetrics>, Vec<Validation>, String) {
     let metrics = run::read_log::<StepMetrics>(out).unwrap();
-    let timeless = metrics.into_iter().map(|line| StepMetrics { seconds: 0.0, ..line }).collect();
+    let timeless = metrics.into_iter().map(|line| {
+        let masks = line.masks.map(|masks| MaskUpdate { seconds: 0.0, ..masks });
+        StepMetrics { seconds: 0.0, masks, ..line }
+    });
+    let timeless = timeless.collect();
     let checkpoint = checkpoint::latest(&run::checkpoints(out)).unwrap().checkpoint.unwrap();
     let parameters = checkpoint.parameters().unwrap();
     let moments = checkpoint.moments(&parameters).unwrap().unwrap();

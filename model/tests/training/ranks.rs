@@ -38,7 +38,7 @@ pub(super) fn join(
 }
 
 /// The same, adding up in that way.
-fn join_by(
+pub(super) fn join_by(
     reduce: Reduce,
     ranks: &Arc<dyn Ranks>,
     config: &Config,

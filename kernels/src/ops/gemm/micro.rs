@@ -1,8 +1,9 @@
 //! The micro-kernel of dense products: a few rows of A by a few tiles, sums in registers.
 
+use super::product::tiles_of_line;
 use crate::LANES;
 use crate::isa::Isa;
-use crate::ops::arithmetic::multiply_add;
+use crate::ops::arithmetic::{Arithmetic, Numbers};
 use crate::parallel::Part;
 
 /// Rows of A per micro-kernel.
@@ -56,7 +57,7 @@ impl TileProduct<'_> {
         assert!(reach <= c.len(), "C is shorter than the product");
         self.check_operands();
         // SAFETY: no index exceeds what was checked, and C is borrowed for writing.
-        unsafe { self.micro(c.as_mut_ptr(), c_row, c_tile).run(isa) };
+        unsafe { self.micro(c.as_mut_ptr(), c_row, c_tile).run(isa, self.tiles) };
     }
 
     /// Computes the product on this thread; the lines of C's tiles are the rows of a part from `first`
@@ -69,7 +70,7 @@ impl TileProduct<'_> {
         self.check_operands();
         let (c, c_tile) = c.pointer(first..first + self.tiles, self.rows.saturating_mul(LANES));
         // SAFETY: as in `run`; the part has these rows, and they hold as many lines.
-        unsafe { self.micro(c, LANES, c_tile).run(isa) };
+        unsafe { self.micro(c, LANES, c_tile).run(isa, self.tiles) };
     }
 
     #[inline(always)]
@@ -88,7 +89,6 @@ impl TileProduct<'_> {
         Micro {
             rows,
             k,
-            tiles,
             a,
             a_row,
             a_col,
@@ -99,6 +99,7 @@ impl TileProduct<'_> {
             c,
             c_row,
             c_tile,
+            c_tiles: tiles,
             accumulate,
         }
     }
@@ -126,7 +127,6 @@ fn reach(steps: [(usize, usize); 2], len: usize) -> usize {
 pub(super) struct Micro {
     pub rows: usize,
     pub k: usize,
-    pub tiles: usize,
     pub a: *const f32,
     pub a_row: usize,
     pub a_col: usize,
@@ -138,78 +138,84 @@ pub(super) struct Micro {
     pub c: *mut f32,
     pub c_row: usize,
     pub c_tile: usize,
+    /// Tiles of C from the first line on, of which the last line may have one alone.
+    pub c_tiles: usize,
     pub accumulate: bool,
 }
 
 impl Micro {
-    /// Computes the whole product on this thread.
+    /// Computes the product on so many lines on this thread.
     /// # Safety
     /// Every element that the strides and extents reach is valid, for writing in C, and C
     /// overlaps neither A nor B.
     #[inline(always)]
-    unsafe fn run<I: Isa>(self, isa: I) {
-        let group = if I::REGISTERS >= 32 { 4 } else { 1 };
-        for tile in (0..self.tiles).step_by(group) {
+    unsafe fn run<I: Isa>(self, isa: I, lines: usize) {
+        let mut line = 0;
+        while line < lines {
             for row in (0..self.rows).step_by(PANEL) {
-                let (rows, tiles) = (PANEL.min(self.rows - row), group.min(self.tiles - tile));
+                let rows = PANEL.min(self.rows - row);
                 // SAFETY: a sub-block of what the caller vouches for.
                 unsafe {
-                    Micro { rows, tiles, ..self.at(row, tile) }.panel::<I, false, STRIDED>(isa)
-                };
+                    let part = Micro { rows, ..self.at::<Numbers>(row, line) };
+                    if const { I::REGISTERS < 32 } {
+                        part.panel::<I, Numbers, STRIDED, 1>(isa);
+                    } else {
+                        match lines - line {
+                            4.. => part.panel::<I, Numbers, STRIDED, 4>(isa),
+                            2..4 => part.panel::<I, Numbers, STRIDED, 2>(isa),
+                            _ => part.panel::<I, Numbers, STRIDED, 1>(isa),
+                        }
+                    }
+                }
             }
+            line += match lines - line {
+                _ if I::REGISTERS < 32 => 1,
+                4.. => 4,
+                2..4 => 2,
+                _ => 1,
+            };
         }
     }
 
-    /// The same product from row `row` and tile `tile` on.
+    /// The same product from row `row` and line `line` on.
     /// # Safety
     /// They lie inside the product.
     #[inline(always)]
-    unsafe fn at(self, row: usize, tile: usize) -> Micro {
+    unsafe fn at<W: Arithmetic>(self, row: usize, line: usize) -> Micro {
+        let tile = line * tiles_of_line(W::WORDS);
         // SAFETY: the caller vouches that the strides stay inside the operands.
         unsafe {
             Micro {
                 a: self.a.add(row * self.a_row),
-                b: self.b.add(tile * self.b_tile),
+                b: self.b.add(line * self.b_tile),
                 c: self.c.add(row * self.c_row + tile * self.c_tile),
+                c_tiles: self.c_tiles - tile,
                 ..self
             }
         }
     }
 
-    /// At most `PANEL` rows by at most four tiles, in pieces that have a micro-kernel.
+    /// At most `PANEL` rows by `V` lines, in pieces that have a micro-kernel.
     #[inline(always)]
-    pub(super) unsafe fn panel<I: Isa, const PAIRS: bool, const A: u8>(self, isa: I) {
-        let mut tile = 0;
-        while tile < self.tiles {
-            let tiles = floor_power_of_two(self.tiles - tile);
-            let mut row = 0;
-            while row < self.rows {
-                // SAFETY: a sub-block of what the caller vouches for.
-                unsafe {
-                    let part = self.at(row, tile);
-                    row += match (self.rows - row, tiles) {
-                        (6, 4) => part.micro::<I, PAIRS, A, 6, 4>(isa),
-                        (6, 2) => part.micro::<I, PAIRS, A, 6, 2>(isa),
-                        (6, _) => part.micro::<I, PAIRS, A, 6, 1>(isa),
-                        (4..6, 4) => part.micro::<I, PAIRS, A, 4, 4>(isa),
-                        (4..6, 2) => part.micro::<I, PAIRS, A, 4, 2>(isa),
-                        (4..6, _) => part.micro::<I, PAIRS, A, 4, 1>(isa),
-                        (2..4, 4) => part.micro::<I, PAIRS, A, 2, 4>(isa),
-                        (2..4, 2) => part.micro::<I, PAIRS, A, 2, 2>(isa),
-                        (2..4, _) => part.micro::<I, PAIRS, A, 2, 1>(isa),
-                        (_, 4) => part.micro::<I, PAIRS, A, 1, 4>(isa),
-                        (_, 2) => part.micro::<I, PAIRS, A, 1, 2>(isa),
-                        (_, _) => part.micro::<I, PAIRS, A, 1, 1>(isa),
-                    };
-                }
+    pub(super) unsafe fn panel<I: Isa, W: Arithmetic, const A: u8, const V: usize>(self, isa: I) {
+        let mut row = 0;
+        while row < self.rows {
+            // SAFETY: a sub-block of what the caller vouches for.
+            unsafe {
+                let part = self.at::<W>(row, 0);
+                row += match self.rows - row {
+                    6 => part.micro::<I, W, A, 6, V>(isa),
+                    4..6 => part.micro::<I, W, A, 4, V>(isa),
+                    2..4 => part.micro::<I, W, A, 2, V>(isa),
+                    _ => part.micro::<I, W, A, 1, V>(isa),
+                };
             }
-            tile += tiles;
         }
     }
 
-    /// `M × V` accumulators; returns M. With `PAIRS`, an element of A and B is two bf16.
+    /// `M × V` accumulators; returns M.
     #[inline(always)]
-    unsafe fn micro<I: Isa, const PAIRS: bool, const A: u8, const M: usize, const V: usize>(
+    unsafe fn micro<I: Isa, W: Arithmetic, const A: u8, const M: usize, const V: usize>(
         self,
         isa: I,
     ) -> usize {
@@ -227,7 +233,8 @@ impl Micro {
         let mut acc = [[isa.splat(0.0); V]; M];
         // SAFETY: the caller vouches for every address formed from the strides and extents.
         unsafe {
-            if self.accumulate {
+            // Sums of halves begin at zero, and are added to C when they are whole.
+            if self.accumulate && !W::HALVES {
                 for (row, acc) in acc.iter_mut().enumerate() {
                     for (v, acc) in acc.iter_mut().enumerate() {
                         *acc = isa.load(self.c.add(row * self.c_row + v * self.c_tile));
@@ -246,7 +253,7 @@ impl Micro {
                     for (row, acc) in acc.iter_mut().enumerate() {
                         let w = isa.splat(*column.add(row * a_row));
                         for (acc, x) in acc.iter_mut().zip(x) {
-                            *acc = multiply_add::<I, PAIRS>(isa, w, x, *acc);
+                            *acc = W::multiply_add(isa, w, x, *acc);
                         }
                     }
                     column = column.wrapping_add(a_col);
@@ -257,20 +264,21 @@ impl Micro {
             }
             for (row, acc) in acc.into_iter().enumerate() {
                 for (v, acc) in acc.into_iter().enumerate() {
-                    isa.store(self.c.add(row * self.c_row + v * self.c_tile), acc);
+                    let c = |tile: usize| self.c.add(row * self.c_row + tile * self.c_tile);
+                    if !W::HALVES {
+                        isa.store(c(v), acc);
+                        continue;
+                    }
+                    let (first, second) = isa.widen_f16(acc);
+                    for (tile, sum) in [(2 * v, first), (2 * v + 1, second)] {
+                        if tile < self.c_tiles {
+                            let held = self.accumulate.then(|| isa.load(c(tile)));
+                            isa.store(c(tile), held.map_or(sum, |held| isa.add(held, sum)));
+                        }
+                    }
                 }
             }
         }
         M
-    }
-}
-
-/// The largest of 1, 2, 4 not above `n` ≥ 1.
-#[inline(always)]
-fn floor_power_of_two(n: usize) -> usize {
-    match n {
-        1 => 1,
-        2 | 3 => 2,
-        _ => 4,
     }
 }

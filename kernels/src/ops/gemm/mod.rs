@@ -11,12 +11,14 @@
 
 mod left;
 mod micro;
+mod outer;
 mod pack;
 mod product;
 mod transpose;
 
 pub use self::left::Left;
 pub use self::micro::TileProduct;
+pub(crate) use self::outer::outer_halves_on;
 pub use self::pack::Packed;
 pub(crate) use self::pack::PackedPairs;
 pub use self::product::Out;
@@ -69,6 +71,22 @@ pub(crate) fn gemm_words_on(
     accumulate: bool,
 ) {
     run(isa, Source::Tiles(a), Right::Words(b), c, out, accumulate);
+}
+
+/// C (+)= A · B of f16: words of A hold one twice, B is [lines](crate::precision) of f16, as words. Sums are of f16
+/// inside a K block.
+/// # Panics
+/// If the shapes disagree, the rows of A lie apart or the machine lacks `isa`.
+#[track_caller]
+pub(crate) fn gemm_halves_on(
+    isa: IsaKind,
+    a: Left<'_>,
+    b: &[f32],
+    c: &mut [f32],
+    accumulate: bool,
+) {
+    assert!(matches!(a.form(), Form::Rows), "rows of A that lie apart");
+    run(isa, Source::Rows(a), Right::Halves(b), c, Out::Tiles, accumulate);
 }
 
 #[cfg(test)]

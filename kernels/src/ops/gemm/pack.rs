@@ -46,6 +46,24 @@ impl<B: Deref<Target = [f32]>> Packed<B> {
     }
 }
 
+impl Packed {
+    /// C (+)= A · B of f16, as [`gemm_halves_on`](super::gemm_halves_on).
+    /// # Panics
+    /// If the shapes disagree or the machine lacks `isa`.
+    #[track_caller]
+    pub(crate) fn multiply_halves_on(
+        &self,
+        isa: IsaKind,
+        b: &[f32],
+        c: &mut [f32],
+        accumulate: bool,
+    ) {
+        let Self { values, rows, cols } = self;
+        let source = Source::Packed { values, rows: *rows, cols: *cols };
+        run(isa, source, Right::Halves(b), c, Out::Tiles, accumulate);
+    }
+}
+
 impl Left<'_> {
     /// Packs A into memory of its own, to keep.
     pub(crate) fn pack(&self) -> Packed {

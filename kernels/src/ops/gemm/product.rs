@@ -3,7 +3,7 @@
 use super::left::Left;
 use super::micro::{Micro, PACKED, PANEL, ROWS, TILED};
 use crate::isa::{Isa, IsaKind};
-use crate::ops::arithmetic::{self, Multiplication};
+use crate::ops::arithmetic::{self, Arithmetic, Multiplication, Words};
 use crate::ops::extent::{size, tiles};
 use crate::ops::gather::{gather_pairs_of_lines, gather_tiles};
 use crate::parallel::{SharedMut, for_each_block};
@@ -44,6 +44,19 @@ pub(super) enum Right<'a> {
     /// [Lines](crate::precision) of bf16, as words, with so many features, of which two neighbours meet the
     /// two numbers of a word of A.
     Features(&'a [f32], usize),
+    /// [Lines](crate::precision) of f16, as words `[pair of tiles][k][LANES]`, which meet words of A that hold an f16
+    /// twice. Sums are of f16 inside a K block.
+    Halves(&'a [f32]),
+}
+
+impl Right<'_> {
+    fn words(self) -> Words {
+        match self {
+            Right::Numbers(_) => Words::Numbers,
+            Right::Words(_) | Right::Features(..) => Words::Pairs,
+            Right::Halves(_) => Words::Halves,
+        }
+    }
 }
 
 /// C (+)= A · B.
@@ -63,7 +76,7 @@ pub(super) fn run(
         Source::Rows(a) | Source::Tiles(a) => (a.rows, a.cols),
     };
     let words = match b {
-        Right::Numbers(b) | Right::Words(b) | Right::Features(b, _) => b,
+        Right::Numbers(b) | Right::Words(b) | Right::Features(b, _) | Right::Halves(b) => b,
     };
     if k == 0 {
         assert!(words.is_empty(), "A has no columns, B has lines");
@@ -80,6 +93,11 @@ pub(super) fn run(
             assert_eq!(b.len(), size(&[count.div_ceil(2), features, LANES]), "B and C disagree");
             count
         }
+        Right::Halves(b) => {
+            let count = tiles("C", c, m);
+            assert_eq!(b.len(), size(&[count.div_ceil(2), k, LANES]), "B and C disagree");
+            count
+        }
     };
     // Exactly, so that no two elements of C share a place.
     let (found, needed) = (c.len(), size(&[m, tiles, LANES]));
@@ -92,13 +110,15 @@ pub(super) fn run(
         Out::Rows => (tiles * LANES, LANES),
     };
     let row_blocks = m.div_ceil(ROW_BLOCK);
-    let tile_blocks = tiles.div_ceil(TILE_BLOCK);
+    // A line of B is of one tile of C, or of two.
+    let lines = tiles.div_ceil(tiles_of_line(b.words()));
+    let tile_blocks = lines.div_ceil(TILE_BLOCK);
     let shared = SharedMut::new(c);
     for_each_block(row_blocks * tile_blocks, |task| {
         let rows = range(task / tile_blocks, ROW_BLOCK, m);
-        let tiles = range(task % tile_blocks, TILE_BLOCK, tiles);
-        let task = Task { a, m, k, b, c: shared, row_stride, tile_stride, rows, tiles, accumulate };
-        arithmetic::run(isa, !matches!(b, Right::Numbers(_)), task);
+        let lines = range(task % tile_blocks, TILE_BLOCK, lines);
+        let c = Place { c: shared, row_stride, tile_stride, tiles };
+        arithmetic::run(isa, b.words(), Task { a, m, k, b, c, rows, lines, accumulate });
     });
 }
 
@@ -107,32 +127,50 @@ pub(super) fn range(block: usize, size: usize, end: usize) -> Range<usize> {
     block * size..((block + 1) * size).min(end)
 }
 
+/// Tiles of C that a line of B makes.
+pub(super) const fn tiles_of_line(words: Words) -> usize {
+    match words {
+        Words::Halves => 2,
+        Words::Numbers | Words::Pairs => 1,
+    }
+}
+
+/// Where C lies.
+struct Place<'a> {
+    c: SharedMut<'a>,
+    row_stride: usize,
+    tile_stride: usize,
+    tiles: usize,
+}
+
 struct Task<'a> {
     a: Source<'a>,
     m: usize,
     k: usize,
     b: Right<'a>,
-    c: SharedMut<'a>,
-    row_stride: usize,
-    tile_stride: usize,
+    c: Place<'a>,
     rows: Range<usize>,
-    tiles: Range<usize>,
+    lines: Range<usize>,
     accumulate: bool,
 }
 
 impl Multiplication for Task<'_> {
     #[inline(always)]
-    fn run<I: Isa, const PAIRS: bool>(self, isa: I) {
+    fn run<I: Isa, W: Arithmetic>(self, isa: I) {
         let mut lines = Scratch::take(K_BLOCK * 4 * LANES);
         for k0 in (0..self.k).step_by(K_BLOCK) {
             let ks = k0..(k0 + K_BLOCK).min(self.k);
-            let mut tile = self.tiles.start;
-            while tile < self.tiles.end {
-                let left = self.tiles.end - tile;
-                tile += match if I::REGISTERS >= 32 { left } else { 1 } {
-                    4.. => self.group::<I, PAIRS, 4>(isa, ks.clone(), tile, &mut lines),
-                    2..4 => self.group::<I, PAIRS, 2>(isa, ks.clone(), tile, &mut lines),
-                    _ => self.group::<I, PAIRS, 1>(isa, ks.clone(), tile, &mut lines),
+            let mut line = self.lines.start;
+            while line < self.lines.end {
+                let left = self.lines.end - line;
+                line += if const { I::REGISTERS >= 32 && W::WORDS.is_native::<I>() } {
+                    match left {
+                        4.. => self.group::<I, W, 4>(isa, ks.clone(), line, &mut lines),
+                        2..4 => self.group::<I, W, 2>(isa, ks.clone(), line, &mut lines),
+                        _ => self.group::<I, W, 1>(isa, ks.clone(), line, &mut lines),
+                    }
+                } else {
+                    self.group::<I, W, 1>(isa, ks.clone(), line, &mut lines)
                 };
             }
         }
@@ -140,36 +178,38 @@ impl Multiplication for Task<'_> {
 }
 
 impl Task<'_> {
-    /// The K block `ks` of `V` tiles from `tile`, all rows of this task; returns V.
+    /// The K block `ks` of `V` lines from `line`, all rows of this task; returns V.
     #[inline(always)]
-    fn group<I: Isa, const PAIRS: bool, const V: usize>(
+    fn group<I: Isa, W: Arithmetic, const V: usize>(
         &self,
         isa: I,
         ks: Range<usize>,
-        tile: usize,
+        line: usize,
         lines: &mut [f32],
     ) -> usize {
         let b = match self.b {
-            Right::Numbers(b) | Right::Words(b) => {
-                gather_tiles::<I, V>(isa, b, self.k, tile, ks.clone(), lines)
+            Right::Numbers(b) | Right::Words(b) | Right::Halves(b) => {
+                gather_tiles::<I, V>(isa, b, self.k, line, ks.clone(), lines)
             }
             Right::Features(b, features) => {
-                gather_pairs_of_lines::<I, V>(isa, b, features, tile, ks.clone(), lines)
+                gather_pairs_of_lines::<I, V>(isa, b, features, line, ks.clone(), lines)
             }
         };
+        let Place { c, row_stride, tile_stride, tiles } = self.c;
+        let tile = line * tiles_of_line(W::WORDS);
         for row in self.rows.clone().step_by(PANEL) {
             let rows = PANEL.min(self.rows.end - row);
             let common = Micro {
                 rows,
                 k: ks.len(),
-                tiles: V,
                 b: b.as_ptr(),
                 b_line: V * LANES,
                 b_tile: LANES,
                 // SAFETY: in bounds by the check in `run`, and of this task alone.
-                c: unsafe { self.c.get(row * self.row_stride + tile * self.tile_stride) },
-                c_row: self.row_stride,
-                c_tile: self.tile_stride,
+                c: unsafe { c.get(row * row_stride + tile * tile_stride) },
+                c_row: row_stride,
+                c_tile: tile_stride,
+                c_tiles: tiles - tile,
                 accumulate: self.accumulate || ks.start > 0,
                 a: std::ptr::null(),
                 a_row: 0,
@@ -183,14 +223,14 @@ impl Task<'_> {
                     let product = Micro { a, a_row: 1, a_col: rows, ..common };
                     // SAFETY: A is one packed panel, B the gathered lines, both inside their
                     // slices; C as above.
-                    unsafe { product.panel::<I, PAIRS, PACKED>(isa) };
+                    unsafe { product.panel::<I, W, PACKED, V>(isa) };
                 }
                 Source::Rows(a) => {
                     let a_row = a.row_stride;
                     let a = a.data[row * a_row + ks.start..].as_ptr();
                     let product = Micro { a, a_row, a_col: 1, ..common };
                     // SAFETY: A is a part of each of `rows` rows; B and C as above.
-                    unsafe { product.panel::<I, PAIRS, ROWS>(isa) };
+                    unsafe { product.panel::<I, W, ROWS, V>(isa) };
                 }
                 Source::Tiles(a) => {
                     let at = a.column_offset(ks.start) + row * LANES;
@@ -199,7 +239,7 @@ impl Task<'_> {
                         Micro { a, a_row: LANES, a_col: 1, a_block_stride: stride, ..common };
                     // SAFETY: A is `rows` lines of each of the whole tiles that `ks` spans; B and C
                     // as above.
-                    unsafe { product.panel::<I, PAIRS, TILED>(isa) };
+                    unsafe { product.panel::<I, W, TILED, V>(isa) };
                 }
             }
         }

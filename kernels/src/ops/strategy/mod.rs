@@ -20,8 +20,15 @@ use crate::{Precision, UnknownPrecision};
 use std::str::FromStr;
 
 /// Every family of strategies.
-const FAMILIES: &[Family] =
-    &[panels::PANELS, panels::PAIRS, csr::FAMILY, dense::FAMILY, dense::PAIRS];
+const FAMILIES: &[Family] = &[
+    panels::PANELS,
+    panels::PAIRS,
+    panels::HALVES,
+    csr::FAMILY,
+    dense::FAMILY,
+    dense::PAIRS,
+    dense::HALVES,
+];
 
 impl Strategy {
     /// What the autotuner tries on a machine with so many [registers](crate::isa::Isa::REGISTERS).

@@ -53,7 +53,7 @@ impl<'a> Selection<'a> {
 }
 
 /// `count` of the numbers below `of`, rising, every choice equally likely.
-pub(super) fn sample(of: usize, count: usize, rng: &mut ChaCha8Rng) -> Vec<u32> {
+pub fn sample(of: usize, count: usize, rng: &mut ChaCha8Rng) -> Vec<u32> {
     let mut selection = Selection::new(rng, of as u64, count);
     (0..of as u32).filter(|_| selection.takes_next()).collect()
 }

@@ -5,7 +5,7 @@ mod skewed;
 mod structured;
 mod uniform;
 
-pub use self::drawing::kept;
+pub use self::drawing::{kept, sample};
 pub use self::skewed::{block_biased, column_skewed, row_skewed};
 pub use self::structured::{constant_fan_in, n_of_m, whole_blocks};
 pub use self::uniform::uniform_random;

@@ -12,6 +12,7 @@ use crate::error::Error;
 use crate::gpt::Gpt;
 use crate::memory::Memory;
 use crate::run;
+use crate::sparsity::Targets;
 use crate::tensor_file;
 use mediswift_data::{Tokenizer, tokenizer};
 use mediswift_engine::{Parameters, Shape};
@@ -65,14 +66,18 @@ pub fn import(folder: &Path, out: &Path, options: &Import) -> Result<Imported, E
         slots(&config.model, 0).into_iter().filter_map(place).collect();
     let masks = masks::read(folder, &places)?;
     if let Some(Masks { sparsity, patterns }) = &masks {
-        if places.values().any(|slot| slot.sparsity(&config).is_some()) {
+        let targets = Targets::new(&config.sparsity, &config.model);
+        if places.values().any(|slot| slot.sparsity(&targets).is_some()) {
             let problem = "the checkpoint has masks: ask for no sparsity, or move them away";
             return Err(Error::incompatible(folder.join(MASKS), problem));
         }
         config.sparsity = sparsity.clone();
+        // How masks came to be is one thing, what becomes of them another.
+        config.sparsity.stay();
         config.validate()?;
+        let targets = Targets::new(&config.sparsity, &config.model);
         let missing = places.iter().find(|(_, slot)| {
-            slot.sparsity(&config).is_some() && !patterns.contains_key(&slot.name)
+            slot.sparsity(&targets).is_some() && !patterns.contains_key(&slot.name)
         });
         if let Some((name, _)) = missing {
             let problem = format!("the mask of '{PREFIX}{name}' is missing");
@@ -84,7 +89,9 @@ pub fn import(folder: &Path, out: &Path, options: &Import) -> Result<Imported, E
 
     let has_masks = masks.is_some();
     let patterns = masks.map(|masks| masks.patterns);
-    let mut reader = Reader { config: &config, places, patterns, head: None, tensors: Vec::new() };
+    let targets = Targets::new(&config.sparsity, &config.model);
+    let (head, tensors) = (None, Vec::new());
+    let mut reader = Reader { config: &config, targets, places, patterns, head, tensors };
     for file in weight_files(folder)? {
         let mut visit = |name: &str, info: &TensorInfo, stream: &mut dyn Read| {
             reader.receive(&file, name, info, stream)
@@ -194,6 +201,7 @@ fn unwrapped(name: &str) -> String {
 /// Collects the tensors of a checkpoint.
 struct Reader<'a> {
     config: &'a Config,
+    targets: Targets<'a>,
     /// By their names in the checkpoint; those found are taken out.
     places: HashMap<String, Slot>,
     /// Masks that came with the checkpoint, by our names.
@@ -245,7 +253,7 @@ impl Reader<'_> {
         let (shape, values) = match pattern {
             Some(pattern) => masked(path, name, pattern, &values)?,
             // The settings decide; they make no mask where all masks came with the checkpoint.
-            None => match slot.shape(self.config, || values.clone())? {
+            None => match slot.shape(self.config, &self.targets, || values.clone())? {
                 Shape::Sparse(pattern) => kept(name, pattern, &values)?,
                 shape => (shape, values),
             },

@@ -4,12 +4,14 @@ use super::super::transposed;
 use super::{MASKS, PREFIX};
 use crate::architecture::{ForeignNames, Slot};
 use crate::config::SparsityConfig;
+use crate::config::value::Setting;
 use crate::error::Error;
 use crate::tensor_file::{self, Elements, TensorView};
 use mediswift_engine::{Parameters, Shape};
 use mediswift_kernels::SparsePattern;
 use safetensors::Dtype;
 use std::collections::{BTreeMap, HashMap};
+use std::fmt;
 use std::path::Path;
 
 const FORMAT: &str = "mediswift-masks";
@@ -110,9 +112,13 @@ pub(super) fn read(folder: &Path, slots: &HashMap<String, Slot>) -> Result<Optio
             format!("version {} is not {VERSION}", note("version")?),
         ));
     }
-    let sparsity = serde_json::from_str(note(SPARSITY)?).map_err(|error| {
+    let wrong = |error: &dyn fmt::Display| {
         Error::malformed(&path, format!("its metadata's '{SPARSITY}': {error}"))
-    })?;
+    };
+    let settings = serde_json::from_str(note(SPARSITY)?).map_err(|error| wrong(&error))?;
+    // Files of the past lack keys of today.
+    let mut sparsity = SparsityConfig::default();
+    sparsity.change(settings, SPARSITY, &"settings".into()).map_err(|error| wrong(&error))?;
     Ok(Some(Masks { sparsity, patterns }))
 }
 

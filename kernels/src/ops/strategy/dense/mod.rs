@@ -5,10 +5,12 @@
 //! the first input gradient and brought up to date from then on, so that what never runs backward
 //! never holds it.
 
+mod halves;
 mod numbers;
 mod pairs;
 mod sampled;
 
+pub(super) use self::halves::FAMILY as HALVES;
 pub(super) use self::numbers::FAMILY;
 pub(super) use self::pairs::FAMILY as PAIRS;
 
@@ -16,11 +18,11 @@ use super::{Planned, Strategy};
 use crate::Precision;
 use crate::isa::IsaKind;
 
-/// The strategy of a precision, where pairs of bf16 are multiplied at once or not; there is one, without
-/// tile sizes.
-pub(in crate::ops) fn strategy(precision: Precision, pairs: bool) -> Strategy {
+/// The strategy of a precision on an instruction set; there is one, without tile sizes.
+pub(in crate::ops) fn strategy(precision: Precision, isa: IsaKind) -> Strategy {
     match precision {
-        Precision::Bf16 if pairs => Strategy::new(pairs::DensePairs),
+        Precision::Bf16 if isa.multiplies(precision) => Strategy::new(pairs::DensePairs),
+        Precision::F16 if isa.multiplies(precision) => Strategy::new(halves::DenseHalves),
         _ => Strategy::new(numbers::Dense),
     }
 }
@@ -33,7 +35,8 @@ pub(in crate::ops) fn planned(
     columns: usize,
 ) -> Box<dyn Planned> {
     match precision {
-        Precision::Bf16 if isa.multiplies_pairs() => pairs::planned(isa, rows, columns),
+        Precision::Bf16 if isa.multiplies(precision) => pairs::planned(isa, rows, columns),
+        Precision::F16 if isa.multiplies(precision) => halves::planned(isa, rows, columns),
         _ => numbers::planned(isa, precision, rows, columns),
     }
 }

@@ -1,12 +1,14 @@
 //! [`Blocking`]: the tile sizes of panels, and the groups that packed values come in.
 
+use crate::ops::arithmetic::Words;
+
 /// Tile sizes of a plan. They are data: chosen by
 /// [`LayerPlan::estimate`](crate::ops::LayerPlan::estimate) or by measurement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Blocking {
     /// Rows of a panel: 1, 2 or 4.
     pub panel_rows: usize,
-    /// Tiles that a micro-kernel works on at once: 1, 2 or 4, or 8 with at most two rows.
+    /// Tiles that a micro-kernel works on at once, or lines of halves: 1, 2 or 4, or 8 with at most two rows.
     pub vectors: usize,
     /// Sums of each row that single-row columns go to in turn: 1, or 2 where rows × vectors alone are
     /// too few independent sums to hide the latency of an FMA.
@@ -18,8 +20,8 @@ pub(crate) struct Blocking {
     /// K blocks that one group of tiles meets before the next group does: many keep Y in L2, few
     /// keep W there.
     pub k_pass: usize,
-    /// Whether the non-zeros of a row come in pairs, which are multiplied by [`Isa::dot`](crate::isa::Isa::dot).
-    pub pairs: bool,
+    /// What is multiplied: of pairs, the non-zeros of a row come two by two.
+    pub words: Words,
 }
 
 impl Blocking {
@@ -28,7 +30,8 @@ impl Blocking {
         matches!(self.panel_rows, 1 | 2 | 4)
             && (matches!(self.vectors, 1 | 2 | 4) || self.vectors == 8 && self.panel_rows <= 2)
             && (self.unroll == 1 || self.unroll == 2 && self.panel_rows * self.vectors <= 4)
-            && (!self.pairs || self.unroll == 1 && self.vectors >= 2)
+            && (self.words == Words::Numbers || self.unroll == 1)
+            && (self.words != Words::Pairs || self.vectors >= 2)
             && (1..=1 << 16).contains(&self.k_block)
             && self.row_block > 0
             && self.k_pass > 0
@@ -46,14 +49,24 @@ impl Blocking {
 }
 
 impl Blocking {
+    /// Whether the non-zeros of a row come two by two.
+    pub(super) fn pairs(&self) -> bool {
+        self.words == Words::Pairs
+    }
+
+    /// Tiles that a micro-kernel works on at once.
+    pub(super) fn tiles(&self) -> usize {
+        self.vectors * if self.words == Words::Halves { 2 } else { 1 }
+    }
+
     /// Columns of a row set that come together: whole groups of values, and whole pairs.
     pub(super) fn whole(&self, set: usize) -> usize {
-        whole_groups(set).max(if self.pairs { 2 } else { 1 })
+        whole_groups(set).max(if self.pairs() { 2 } else { 1 })
     }
 
     /// Columns of a round of single rows: as many of each row, in whole groups and whole pairs.
     pub(super) fn round(&self) -> usize {
-        round(self.panel_rows, self.pairs)
+        round(self.panel_rows, self.pairs())
     }
 }
 

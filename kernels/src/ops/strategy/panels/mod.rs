@@ -1,7 +1,9 @@
 //! Panels: blocks of rows and columns, rows side by side that share columns, predictable loops.
 //!
-//! Two families: `panels` multiplies numbers one by one, those of 16 bits widened; `pairs` multiplies two
-//! non-zeros of a row at once, or two tokens, where there is an instruction for bf16 ([`crate::isa::Isa::dot`]).
+//! Three families: `panels` multiplies numbers one by one, those of 16 bits widened; `pairs` multiplies two
+//! non-zeros of a row at once, or two tokens, where there is an instruction for bf16 ([`crate::isa::Isa::dot`]);
+//! `halves` multiplies twice as many tokens where there is one for f16 ([`crate::isa::Isa::fma_halves`]), with sums of f16
+//! inside a K block.
 //!
 //! [`spmm`] computes the products with W and Wᵀ, [`sddmm`] the weight gradient, each with its loop nest;
 //! [`order`] has what both walk, [`panel`] how rows come together.
@@ -16,7 +18,8 @@ use self::blocking::Blocking;
 use self::order::PanelPlan;
 use super::{Family, Initial, Method, Planned, Product, Strategy};
 use crate::isa::IsaKind;
-use crate::ops::gather::{gather_pairs, gather_values};
+use crate::ops::arithmetic::Words;
+use crate::ops::gather::{gather_halves, gather_pairs, gather_values};
 use crate::{AlignedBuffer, Lines, Precision, SparsePattern};
 use std::sync::Arc;
 
@@ -25,7 +28,7 @@ pub(super) const PANELS: Family = Family {
               or of 2 where R × V ≤ 4, K up to 65536, M and P above 0",
     parse: |name| {
         let sizes = numbers(name.strip_prefix("panels-")?, ["r", "v", "u", "k", "m", "p"])?;
-        named(blocking(sizes, false))
+        named(blocking(sizes, Words::Numbers))
     },
     candidates,
 };
@@ -35,7 +38,7 @@ pub(super) const PAIRS: Family = Family {
               65536, M and P above 0",
     parse: |name| {
         let [r, v, k, m, p] = numbers(name.strip_prefix("pairs-")?, ["r", "v", "k", "m", "p"])?;
-        named(blocking([r, v, 1, k, m, p], true))
+        named(blocking([r, v, 1, k, m, p], Words::Pairs))
     },
     candidates: |registers| {
         let shapes: &[Shape] = &[
@@ -55,6 +58,29 @@ pub(super) const PAIRS: Family = Family {
     },
 };
 
+pub(super) const HALVES: Family = Family {
+    grammar: "halves-rR-vV-kK-mM-pP, of f16 alone, with R of 1, 2, 4, V of 1, 2, 4 (8 where R is 1 or 2) lines of 32 \
+              tokens, K up to 65536, M and P above 0",
+    parse: |name| {
+        let [r, v, k, m, p] = numbers(name.strip_prefix("halves-")?, ["r", "v", "k", "m", "p"])?;
+        named(blocking([r, v, 1, k, m, p], Words::Halves))
+    },
+    candidates: |registers| {
+        let shapes: &[Shape] = &[
+            (4, 2, 320, 1024, 2),
+            (2, 4, 160, 1024, 4),
+            (2, 2, 320, 1024, 4),
+            (2, 8, 80, 1024, 4),
+            (2, 2, 640, 2048, 8),
+        ];
+        if registers >= 32 {
+            shapes.iter().map(|&shape| halves(shape)).collect()
+        } else {
+            Vec::new()
+        }
+    },
+};
+
 /// The numbers of a name, behind their letters.
 fn numbers<const N: usize>(name: &str, letters: [&str; N]) -> Option<[usize; N]> {
     let mut parts = name.split('-');
@@ -66,9 +92,9 @@ fn numbers<const N: usize>(name: &str, letters: [&str; N]) -> Option<[usize; N]>
 }
 
 /// Tile sizes in the order of the longer name.
-fn blocking(sizes: [usize; 6], pairs: bool) -> Blocking {
+fn blocking(sizes: [usize; 6], words: Words) -> Blocking {
     let [panel_rows, vectors, unroll, k_block, row_block, k_pass] = sizes;
-    Blocking { panel_rows, vectors, unroll, k_block, row_block, k_pass, pairs }
+    Blocking { panel_rows, vectors, unroll, k_block, row_block, k_pass, words }
 }
 
 /// The strategy of those sizes, if the kernels can run it.
@@ -109,27 +135,38 @@ type Shape = (usize, usize, usize, usize, usize);
 pub(in crate::ops) fn panels(registers: usize, (r, v, k, m, p): Shape) -> Strategy {
     // Two FMAs a cycle of four cycles each: eight independent sums, if there are registers for them.
     let unroll = if registers >= 32 && r * v <= 4 { 2 } else { 1 };
-    Strategy::new(Panels(blocking([r, v, unroll, k, m, p], false)))
+    Strategy::new(Panels(blocking([r, v, unroll, k, m, p], Words::Numbers)))
 }
 
 /// The same with non-zeros in pairs.
 pub(in crate::ops) fn pairs((r, v, k, m, p): Shape) -> Strategy {
-    Strategy::new(Panels(blocking([r, v, 1, k, m, p], true)))
+    Strategy::new(Panels(blocking([r, v, 1, k, m, p], Words::Pairs)))
+}
+
+/// The same with lines of f16 in the place of tiles.
+pub(in crate::ops) fn halves((r, v, k, m, p): Shape) -> Strategy {
+    Strategy::new(Panels(blocking([r, v, 1, k, m, p], Words::Halves)))
 }
 
 struct Panels(Blocking);
 
 impl Method for Panels {
     fn name(&self) -> String {
-        let Blocking { panel_rows, vectors, unroll, k_block, row_block, k_pass, pairs } = self.0;
-        if pairs {
-            return format!("pairs-r{panel_rows}-v{vectors}-k{k_block}-m{row_block}-p{k_pass}");
-        }
-        format!("panels-r{panel_rows}-v{vectors}-u{unroll}-k{k_block}-m{row_block}-p{k_pass}")
+        let Blocking { panel_rows, vectors, unroll, k_block, row_block, k_pass, words } = self.0;
+        let (family, unroll) = match words {
+            Words::Numbers => ("panels", format!("-u{unroll}")),
+            Words::Pairs => ("pairs", String::new()),
+            Words::Halves => ("halves", String::new()),
+        };
+        format!("{family}-r{panel_rows}-v{vectors}{unroll}-k{k_block}-m{row_block}-p{k_pass}")
     }
 
     fn precisions(&self) -> &[Precision] {
-        if self.0.pairs { &[Precision::Bf16] } else { &Precision::ALL }
+        match self.0.words {
+            Words::Numbers => &Precision::ALL,
+            Words::Pairs => &[Precision::Bf16],
+            Words::Halves => &[Precision::F16],
+        }
     }
 
     fn plan(
@@ -170,10 +207,10 @@ impl Planned for PlannedPanels {
         let copies = [(&self.own, &mut self.own_values), (&self.twin, &mut self.twin_values)];
         for (plan, packed) in copies {
             if let (Some(plan), false) = (plan, packed.is_empty()) {
-                if plan.blocking().pairs {
-                    gather_pairs(values, plan.source(), packed);
-                } else {
-                    gather_values(values, plan.source(), self.precision, packed);
+                match plan.blocking().words {
+                    Words::Numbers => gather_values(values, plan.source(), self.precision, packed),
+                    Words::Pairs => gather_pairs(values, plan.source(), packed),
+                    Words::Halves => gather_halves(values, plan.source(), packed),
                 }
             }
         }
@@ -201,11 +238,13 @@ mod tests {
 
     #[test]
     fn only_tile_sizes_that_the_kernels_can_run_have_names() {
-        let parse = |name| (PANELS.parse)(name).or_else(|| (PAIRS.parse)(name));
+        let families = [PANELS, PAIRS, HALVES];
+        let parse = |name| families.iter().find_map(|family| (family.parse)(name));
         for name in [
             "panels-r4-v4-u1-k128-m1024-p2",
             "panels-r2-v2-u2-k65536-m1-p1",
             "pairs-r4-v4-k256-m1024-p2",
+            "halves-r2-v8-k80-m1024-p4",
         ] {
             assert_eq!(parse(name).unwrap().to_string(), name);
         }
@@ -221,6 +260,7 @@ mod tests {
             "pairs-r4-v4-u1-k128-m1024-p2",
             "pairs-r4-v1-k128-m1024-p2",
             "pairs-r4-v8-k128-m1024-p2",
+            "halves-r4-v8-k128-m1024-p2",
         ] {
             assert!(parse(name).is_none(), "{name}");
         }

@@ -131,7 +131,7 @@ impl PanelPlan {
     fn add_panel(&mut self, panel: &Panel) {
         let panel_rows = self.blocking.panel_rows;
         // The non-zeros of a row that lie together.
-        let together = if self.blocking.pairs { 2 } else { 1 };
+        let together = if self.blocking.pairs() { 2 } else { 1 };
         let row = |slot| panel.rows.get(slot).map_or(NO_ROW, |&row| row as u32);
         self.panel_rows.extend((0..panel_rows).map(row));
         for &set in self.blocking.shared() {
@@ -184,16 +184,12 @@ impl PanelPlan {
     /// Words of packed values, the non-zeros of the matrix and the zeros that pad row sets: one each, or
     /// one for a pair.
     pub(super) fn packed_len(&self) -> usize {
-        self.source.len() / if self.blocking.pairs { 2 } else { 1 }
+        self.source.len() / if self.blocking.pairs() { 2 } else { 1 }
     }
 
     /// Tile sizes of the plan.
     pub(super) fn blocking(&self) -> Blocking {
         self.blocking
-    }
-
-    pub(super) fn vectors(&self) -> usize {
-        self.blocking.vectors
     }
 
     pub(super) fn row_blocks(&self) -> usize {

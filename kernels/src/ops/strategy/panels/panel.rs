@@ -224,6 +224,7 @@ fn split(set: usize) -> (usize, usize) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ops::arithmetic::Words;
 
     /// The block that *Studying the kernels* draws: two shared columns of panel C are demoted, one of
     /// panel D is promoted, and single rows come in whole rounds.
@@ -248,7 +249,7 @@ mod tests {
             k_block: 9,
             row_block: 2,
             k_pass: 1,
-            pairs: false,
+            words: Words::Numbers,
         };
         let targets = targets(&panels, blocking);
         for panel in &mut panels {

@@ -8,8 +8,9 @@
 //! a block stay in L2 until all tiles are done; then they are completed, four together
 //! ([`Isa::sum_over_quarters`]).
 //!
-//! Of 16-bit numbers, a line holds 32 tokens in pairs of neighbours, which is what [`Isa::dot`] multiplies: the
-//! same loops on words, with half as many lines. Where plans have no pairs, lines are widened to tiles.
+//! Of 16-bit numbers, a line holds 32 tokens in pairs of neighbours, which [`Isa::dot`] multiplies and adds up, and
+//! [`Isa::fma_halves`] each for itself: the same loops on words, with half as many lines. Sums of halves are of f16 over V
+//! lines and two additions more ([`Isa::sum_halves`]). In plans of numbers, lines are widened to tiles.
 //!
 //! Loop nest, outside in: row blocks × K blocks (parallel) · groups of V tiles · panels · row sets ·
 //! columns.
@@ -17,7 +18,7 @@
 use super::blocking::{Blocking, GROUP, ZERO, round, whole_groups};
 use super::order::{Block, NO_ROW, PanelPlan};
 use crate::isa::{Isa, IsaKind};
-use crate::ops::arithmetic::{self, Multiplication, multiply_add};
+use crate::ops::arithmetic::{self, Arithmetic, Multiplication, Words};
 use crate::ops::extent::{check_whole, tiles_per_line};
 use crate::ops::gather::gather_lines;
 use crate::parallel::{SharedMut, for_each_block};
@@ -44,13 +45,13 @@ pub(super) fn sddmm(isa: IsaKind, plan: &PanelPlan, dy: Lines<'_>, x: Lines<'_>,
     let shared = SharedMut::new(dw);
     for_each_block(plan.row_blocks() * plan.k_blocks(), |task| {
         let block = plan.block(task / plan.k_blocks(), task % plan.k_blocks());
-        let pairs = plan.blocking().pairs;
-        // Words of pairs are summed like numbers; lines of other plans are widened to tiles.
-        let (dy, x, tiles) = match pairs {
-            true => (Lines::F32(dy.words()), Lines::F32(x.words()), lines),
-            false => (dy, x, lines * tiles_per_line(x)),
+        let words = plan.blocking().words;
+        // Words of two numbers are walked like numbers; lines of other plans are widened to tiles.
+        let (dy, x, tiles) = match words {
+            Words::Numbers => (dy, x, lines * tiles_per_line(x)),
+            Words::Pairs | Words::Halves => (Lines::F32(dy.words()), Lines::F32(x.words()), lines),
         };
-        arithmetic::run(isa, pairs, Task { plan, block, dy, x, tiles, dw: shared });
+        arithmetic::run(isa, words, Task { plan, block, dy, x, tiles, dw: shared });
     });
 }
 
@@ -66,7 +67,7 @@ struct Task<'a> {
 
 impl Multiplication for Task<'_> {
     #[inline(always)]
-    fn run<I: Isa, const PAIRS: bool>(self, isa: I) {
+    fn run<I: Isa, W: Arithmetic>(self, isa: I) {
         let Blocking { panel_rows, vectors, k_block, .. } = self.plan.blocking();
         let source = &self.plan.source()[self.block.values.clone()];
         let groups = (source.len() / GROUP).next_multiple_of(PER_LINE);
@@ -77,17 +78,17 @@ impl Multiplication for Task<'_> {
         while tile < self.tiles {
             let (lines, partial) = (&mut *lines, &mut *partial);
             tile += match (panel_rows, vectors.min(self.tiles - tile)) {
-                (1, 8..) => self.strip::<I, PAIRS, 1, 8>(isa, tile, lines, partial),
-                (1, 4..8) => self.strip::<I, PAIRS, 1, 4>(isa, tile, lines, partial),
-                (1, 2..4) => self.strip::<I, PAIRS, 1, 2>(isa, tile, lines, partial),
-                (1, _) => self.strip::<I, PAIRS, 1, 1>(isa, tile, lines, partial),
-                (2, 8..) => self.strip::<I, PAIRS, 2, 8>(isa, tile, lines, partial),
-                (2, 4..8) => self.strip::<I, PAIRS, 2, 4>(isa, tile, lines, partial),
-                (2, 2..4) => self.strip::<I, PAIRS, 2, 2>(isa, tile, lines, partial),
-                (2, _) => self.strip::<I, PAIRS, 2, 1>(isa, tile, lines, partial),
-                (_, 4..) => self.strip::<I, PAIRS, 4, 4>(isa, tile, lines, partial),
-                (_, 2..4) => self.strip::<I, PAIRS, 4, 2>(isa, tile, lines, partial),
-                (_, _) => self.strip::<I, PAIRS, 4, 1>(isa, tile, lines, partial),
+                (1, 8..) => self.strip::<I, W, 1, 8>(isa, tile, lines, partial),
+                (1, 4..8) => self.strip::<I, W, 1, 4>(isa, tile, lines, partial),
+                (1, 2..4) => self.strip::<I, W, 1, 2>(isa, tile, lines, partial),
+                (1, _) => self.strip::<I, W, 1, 1>(isa, tile, lines, partial),
+                (2, 8..) => self.strip::<I, W, 2, 8>(isa, tile, lines, partial),
+                (2, 4..8) => self.strip::<I, W, 2, 4>(isa, tile, lines, partial),
+                (2, 2..4) => self.strip::<I, W, 2, 2>(isa, tile, lines, partial),
+                (2, _) => self.strip::<I, W, 2, 1>(isa, tile, lines, partial),
+                (_, 4..) => self.strip::<I, W, 4, 4>(isa, tile, lines, partial),
+                (_, 2..4) => self.strip::<I, W, 4, 2>(isa, tile, lines, partial),
+                (_, _) => self.strip::<I, W, 4, 1>(isa, tile, lines, partial),
             };
         }
         let mut from = partial.as_ptr();
@@ -111,7 +112,7 @@ impl Multiplication for Task<'_> {
 impl Task<'_> {
     /// Adds the products over `V` tiles from `tile`; returns V.
     #[inline(always)]
-    fn strip<I: Isa, const PAIRS: bool, const R: usize, const V: usize>(
+    fn strip<I: Isa, W: Arithmetic, const R: usize, const V: usize>(
         &self,
         isa: I,
         tile: usize,
@@ -160,22 +161,22 @@ impl Task<'_> {
                 }
                 match R {
                     1 => {}
-                    2 => walk.run::<I, PAIRS, R, V, 3>(isa, counts, 0, &g),
+                    2 => walk.run::<I, W, R, V, 3>(isa, counts, 0, &g),
                     _ => {
-                        walk.run::<I, PAIRS, R, V, 15>(isa, counts, 0, &g);
-                        walk.run::<I, PAIRS, R, V, 7>(isa, counts, 1, &g);
-                        walk.run::<I, PAIRS, R, V, 11>(isa, counts, 2, &g);
-                        walk.run::<I, PAIRS, R, V, 13>(isa, counts, 3, &g);
-                        walk.run::<I, PAIRS, R, V, 14>(isa, counts, 4, &g);
-                        walk.run::<I, PAIRS, R, V, 3>(isa, counts, 5, &g);
-                        walk.run::<I, PAIRS, R, V, 12>(isa, counts, 6, &g);
-                        walk.run::<I, PAIRS, R, V, 5>(isa, counts, 7, &g);
-                        walk.run::<I, PAIRS, R, V, 10>(isa, counts, 8, &g);
-                        walk.run::<I, PAIRS, R, V, 9>(isa, counts, 9, &g);
-                        walk.run::<I, PAIRS, R, V, 6>(isa, counts, 10, &g);
+                        walk.run::<I, W, R, V, 15>(isa, counts, 0, &g);
+                        walk.run::<I, W, R, V, 7>(isa, counts, 1, &g);
+                        walk.run::<I, W, R, V, 11>(isa, counts, 2, &g);
+                        walk.run::<I, W, R, V, 13>(isa, counts, 3, &g);
+                        walk.run::<I, W, R, V, 14>(isa, counts, 4, &g);
+                        walk.run::<I, W, R, V, 3>(isa, counts, 5, &g);
+                        walk.run::<I, W, R, V, 12>(isa, counts, 6, &g);
+                        walk.run::<I, W, R, V, 5>(isa, counts, 7, &g);
+                        walk.run::<I, W, R, V, 10>(isa, counts, 8, &g);
+                        walk.run::<I, W, R, V, 9>(isa, counts, 9, &g);
+                        walk.run::<I, W, R, V, 6>(isa, counts, 10, &g);
                     }
                 }
-                walk.run_singles::<I, PAIRS, R, V>(isa, counts[row_sets - 1], &g);
+                walk.run_singles::<I, W, R, V>(isa, counts[row_sets - 1], &g);
             }
         }
         V
@@ -193,7 +194,7 @@ struct Walk {
 impl Walk {
     /// The columns whose non-zeros are in the rows of the bits of `SET`.
     #[inline(always)]
-    unsafe fn run<I: Isa, const PAIRS: bool, const R: usize, const V: usize, const SET: usize>(
+    unsafe fn run<I: Isa, W: Arithmetic, const R: usize, const V: usize, const SET: usize>(
         &mut self,
         isa: I,
         counts: &[u16],
@@ -206,8 +207,8 @@ impl Walk {
         // SAFETY: the caller vouches for counts, columns, sums and X.
         unsafe {
             let whole =
-                const { if PAIRS && whole_groups(SET) == 1 { 2 } else { whole_groups(SET) } };
-            let together = if PAIRS { 2 } else { 1 };
+                const { if W::PAIRS && whole_groups(SET) == 1 { 2 } else { whole_groups(SET) } };
+            let together = if W::PAIRS { 2 } else { 1 };
             for _ in 0..usize::from(*counts.get_unchecked(which)) / whole {
                 let mut products = [g[0][0]; GROUP];
                 let mut filled = 0;
@@ -223,10 +224,10 @@ impl Walk {
                     for (row, g) in g.iter().enumerate() {
                         if SET >> row & 1 == 1 {
                             for x in &x[..together] {
-                                products[filled % GROUP] = dot::<I, PAIRS, V>(isa, g, x);
+                                products[filled % GROUP] = dot::<I, W, V>(isa, g, x);
                                 filled += 1;
                                 if filled % GROUP == 0 {
-                                    self.add(isa, products);
+                                    self.add::<I, W>(isa, products);
                                 }
                             }
                         }
@@ -239,7 +240,7 @@ impl Walk {
 
     /// Every round is some columns of each single row, in groups.
     #[inline(always)]
-    unsafe fn run_singles<I: Isa, const PAIRS: bool, const R: usize, const V: usize>(
+    unsafe fn run_singles<I: Isa, W: Arithmetic, const R: usize, const V: usize>(
         &mut self,
         isa: I,
         rounds: u16,
@@ -248,28 +249,28 @@ impl Walk {
         // SAFETY: the caller vouches for rounds, columns, sums and X.
         unsafe {
             for _ in 0..rounds {
-                for group in 0..round(R, PAIRS) / GROUP {
+                for group in 0..round(R, W::PAIRS) / GROUP {
                     // One load for the columns of a group, for loads are what this loop waits for.
                     let columns = self.columns.cast::<u64>().read_unaligned().to_le();
                     self.columns = self.columns.add(GROUP);
                     let line =
                         |at| self.x.add(usize::from((columns >> (16 * at)) as u16) * V * LANES);
-                    let g = |at: usize| match PAIRS {
+                    let g = |at: usize| match W::PAIRS {
                         true => &g[(group * GROUP + at) / 2 % R],
                         false => &g[at % R],
                     };
                     let mut products = [isa.splat(0.0); GROUP];
                     for (at, product) in products.iter_mut().enumerate() {
-                        *product = first::<I, PAIRS>(isa, g(at)[0], isa.load(line(at)));
+                        *product = W::multiply(isa, g(at)[0], isa.load(line(at)));
                     }
                     // Neighbouring FMAs belong to different products: none waits for the one before.
                     for v in 1..V {
                         for (at, product) in products.iter_mut().enumerate() {
                             let x = isa.load(line(at).add(v * LANES));
-                            *product = multiply_add::<I, PAIRS>(isa, g(at)[v], x, *product);
+                            *product = W::multiply_add(isa, g(at)[v], x, *product);
                         }
                     }
-                    self.add(isa, products);
+                    self.add::<I, W>(isa, products);
                 }
             }
         }
@@ -279,10 +280,10 @@ impl Walk {
     /// # Safety
     /// There are partial sums of another group.
     #[inline(always)]
-    unsafe fn add<I: Isa>(&mut self, isa: I, products: [I::V; GROUP]) {
+    unsafe fn add<I: Isa, W: Arithmetic>(&mut self, isa: I, products: [I::V; GROUP]) {
         // SAFETY: the caller vouches for the partial sums.
         unsafe {
-            isa.store(self.to, isa.add(isa.load(self.to), isa.sum_within_quarters(products)));
+            isa.store(self.to, isa.add(isa.load(self.to), W::sum_within_quarters(isa, products)));
             self.to = self.to.add(LANES);
         }
     }
@@ -290,16 +291,10 @@ impl Walk {
 
 /// Σ g · x, lane by lane.
 #[inline(always)]
-fn dot<I: Isa, const PAIRS: bool, const V: usize>(isa: I, g: &[I::V; V], x: &[I::V; V]) -> I::V {
-    let mut sum = first::<I, PAIRS>(isa, g[0], x[0]);
+fn dot<I: Isa, W: Arithmetic, const V: usize>(isa: I, g: &[I::V; V], x: &[I::V; V]) -> I::V {
+    let mut sum = W::multiply(isa, g[0], x[0]);
     for v in 1..V {
-        sum = multiply_add::<I, PAIRS>(isa, g[v], x[v], sum);
+        sum = W::multiply_add(isa, g[v], x[v], sum);
     }
     sum
-}
-
-/// The first product of a sum.
-#[inline(always)]
-fn first<I: Isa, const PAIRS: bool>(isa: I, g: I::V, x: I::V) -> I::V {
-    if PAIRS { isa.dot(g, x, isa.splat(0.0)) } else { isa.mul(g, x) }
 }

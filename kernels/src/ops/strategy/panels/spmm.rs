@@ -18,7 +18,7 @@ use super::blocking::{Blocking, GROUP, round};
 use super::order::{NO_ROW, PanelPlan};
 use crate::isa::{Isa, IsaKind};
 use crate::ops::Initial;
-use crate::ops::arithmetic::{self, Multiplication, multiply_add};
+use crate::ops::arithmetic::{self, Arithmetic, Multiplication, Numbers, Words};
 use crate::ops::extent::{check_lines, tiles};
 use crate::ops::gather::{gather_lines, gather_tiles};
 use crate::parallel::{SharedMut, for_each_block};
@@ -60,8 +60,8 @@ pub(super) fn spmm(
     // How tokens are shared out changes no sum, so it may depend on the threads.
     let enough = TASKS_PER_THREAD * rayon::current_num_threads();
     let blocks_wanted = enough.div_ceil(plan.row_blocks());
-    let block = (tiles / blocks_wanted).clamp(plan.vectors(), TILE_BLOCK);
-    let block = block.next_multiple_of(plan.vectors());
+    let together = plan.blocking().tiles();
+    let block = (tiles / blocks_wanted).clamp(together, TILE_BLOCK).next_multiple_of(together);
     let tile_blocks = tiles.div_ceil(block);
     let shared = SharedMut::new(y);
     for_each_block(plan.row_blocks() * tile_blocks, |task| {
@@ -69,7 +69,7 @@ pub(super) fn spmm(
         let tiles = first..(first + block).min(tiles);
         let task =
             Task { plan, values, x, y: shared, initial, row_block: task / tile_blocks, tiles };
-        arithmetic::run(isa, plan.blocking().pairs, task);
+        arithmetic::run(isa, plan.blocking().words, task);
     });
 }
 
@@ -85,7 +85,7 @@ struct Task<'a> {
 
 impl Multiplication for Task<'_> {
     #[inline(always)]
-    fn run<I: Isa, const PAIRS: bool>(self, isa: I) {
+    fn run<I: Isa, W: Arithmetic>(self, isa: I) {
         let blocking = self.plan.blocking();
         let mut lines = Scratch::take(blocking.k_block * blocking.vectors * LANES);
         let pass = blocking.k_pass;
@@ -95,10 +95,15 @@ impl Multiplication for Task<'_> {
                 let left = self.tiles.end - tile;
                 let mut step = 0;
                 for k_block in first..(first + pass).min(self.plan.k_blocks()) {
-                    step = if PAIRS {
-                        self.sized_pairs(isa, k_block, tile, left, &mut lines)
-                    } else {
-                        self.sized(isa, k_block, tile, left, &mut lines)
+                    step = match W::WORDS {
+                        Words::Numbers => self.sized(isa, k_block, tile, left, &mut lines),
+                        Words::Pairs => {
+                            self.sized_words::<I, W>(isa, k_block, tile, left, &mut lines)
+                        }
+                        Words::Halves => {
+                            let left = left.div_ceil(2);
+                            2 * self.sized_words::<I, W>(isa, k_block, tile, left, &mut lines)
+                        }
                     };
                 }
                 tile += step;
@@ -120,29 +125,29 @@ impl Task<'_> {
     ) -> usize {
         let Blocking { panel_rows, vectors, unroll, .. } = self.plan.blocking();
         match (panel_rows, vectors.min(left), unroll) {
-            (1, 8.., _) => self.group::<I, false, 1, 8, 1>(isa, k_block, tile, lines),
-            (2, 8.., _) => self.group::<I, false, 2, 8, 1>(isa, k_block, tile, lines),
-            (1, 4.., 2) => self.group::<I, false, 1, 4, 2>(isa, k_block, tile, lines),
-            (1, 2..4, 2) => self.group::<I, false, 1, 2, 2>(isa, k_block, tile, lines),
-            (1, _, 2) => self.group::<I, false, 1, 1, 2>(isa, k_block, tile, lines),
-            (1, 4.., _) => self.group::<I, false, 1, 4, 1>(isa, k_block, tile, lines),
-            (1, 2..4, _) => self.group::<I, false, 1, 2, 1>(isa, k_block, tile, lines),
-            (1, _, _) => self.group::<I, false, 1, 1, 1>(isa, k_block, tile, lines),
-            (2, 2..4, 2) => self.group::<I, false, 2, 2, 2>(isa, k_block, tile, lines),
-            (2, ..2, 2) => self.group::<I, false, 2, 1, 2>(isa, k_block, tile, lines),
-            (2, 4.., _) => self.group::<I, false, 2, 4, 1>(isa, k_block, tile, lines),
-            (2, 2..4, _) => self.group::<I, false, 2, 2, 1>(isa, k_block, tile, lines),
-            (2, _, _) => self.group::<I, false, 2, 1, 1>(isa, k_block, tile, lines),
-            (_, ..2, 2) => self.group::<I, false, 4, 1, 2>(isa, k_block, tile, lines),
-            (_, 4.., _) => self.group::<I, false, 4, 4, 1>(isa, k_block, tile, lines),
-            (_, 2..4, _) => self.group::<I, false, 4, 2, 1>(isa, k_block, tile, lines),
-            (_, _, _) => self.group::<I, false, 4, 1, 1>(isa, k_block, tile, lines),
+            (1, 8.., _) => self.group::<I, Numbers, 1, 8, 1>(isa, k_block, tile, lines),
+            (2, 8.., _) => self.group::<I, Numbers, 2, 8, 1>(isa, k_block, tile, lines),
+            (1, 4.., 2) => self.group::<I, Numbers, 1, 4, 2>(isa, k_block, tile, lines),
+            (1, 2..4, 2) => self.group::<I, Numbers, 1, 2, 2>(isa, k_block, tile, lines),
+            (1, _, 2) => self.group::<I, Numbers, 1, 1, 2>(isa, k_block, tile, lines),
+            (1, 4.., _) => self.group::<I, Numbers, 1, 4, 1>(isa, k_block, tile, lines),
+            (1, 2..4, _) => self.group::<I, Numbers, 1, 2, 1>(isa, k_block, tile, lines),
+            (1, _, _) => self.group::<I, Numbers, 1, 1, 1>(isa, k_block, tile, lines),
+            (2, 2..4, 2) => self.group::<I, Numbers, 2, 2, 2>(isa, k_block, tile, lines),
+            (2, ..2, 2) => self.group::<I, Numbers, 2, 1, 2>(isa, k_block, tile, lines),
+            (2, 4.., _) => self.group::<I, Numbers, 2, 4, 1>(isa, k_block, tile, lines),
+            (2, 2..4, _) => self.group::<I, Numbers, 2, 2, 1>(isa, k_block, tile, lines),
+            (2, _, _) => self.group::<I, Numbers, 2, 1, 1>(isa, k_block, tile, lines),
+            (_, ..2, 2) => self.group::<I, Numbers, 4, 1, 2>(isa, k_block, tile, lines),
+            (_, 4.., _) => self.group::<I, Numbers, 4, 4, 1>(isa, k_block, tile, lines),
+            (_, 2..4, _) => self.group::<I, Numbers, 4, 2, 1>(isa, k_block, tile, lines),
+            (_, _, _) => self.group::<I, Numbers, 4, 1, 1>(isa, k_block, tile, lines),
         }
     }
 
-    /// The same with non-zeros in pairs.
+    /// The same with words that hold two numbers; of halves, `left` counts lines, and so does the result.
     #[inline(always)]
-    fn sized_pairs<I: Isa>(
+    fn sized_words<I: Isa, W: Arithmetic>(
         &self,
         isa: I,
         k_block: usize,
@@ -151,24 +156,34 @@ impl Task<'_> {
         lines: &mut [f32],
     ) -> usize {
         let Blocking { panel_rows, vectors, .. } = self.plan.blocking();
+        if const { !W::WORDS.is_native::<I>() } {
+            return match (panel_rows, vectors.min(left)) {
+                (1, 2..) => self.group::<I, W, 1, 2, 1>(isa, k_block, tile, lines),
+                (1, _) => self.group::<I, W, 1, 1, 1>(isa, k_block, tile, lines),
+                (2, 2..) => self.group::<I, W, 2, 2, 1>(isa, k_block, tile, lines),
+                (2, _) => self.group::<I, W, 2, 1, 1>(isa, k_block, tile, lines),
+                (_, 2..) => self.group::<I, W, 4, 2, 1>(isa, k_block, tile, lines),
+                (_, _) => self.group::<I, W, 4, 1, 1>(isa, k_block, tile, lines),
+            };
+        }
         match (panel_rows, vectors.min(left)) {
-            (1, 8..) => self.group::<I, true, 1, 8, 1>(isa, k_block, tile, lines),
-            (2, 8..) => self.group::<I, true, 2, 8, 1>(isa, k_block, tile, lines),
-            (1, 4..) => self.group::<I, true, 1, 4, 1>(isa, k_block, tile, lines),
-            (1, 2..4) => self.group::<I, true, 1, 2, 1>(isa, k_block, tile, lines),
-            (1, _) => self.group::<I, true, 1, 1, 1>(isa, k_block, tile, lines),
-            (2, 4..) => self.group::<I, true, 2, 4, 1>(isa, k_block, tile, lines),
-            (2, 2..4) => self.group::<I, true, 2, 2, 1>(isa, k_block, tile, lines),
-            (2, _) => self.group::<I, true, 2, 1, 1>(isa, k_block, tile, lines),
-            (_, 4..) => self.group::<I, true, 4, 4, 1>(isa, k_block, tile, lines),
-            (_, 2..4) => self.group::<I, true, 4, 2, 1>(isa, k_block, tile, lines),
-            (_, _) => self.group::<I, true, 4, 1, 1>(isa, k_block, tile, lines),
+            (1, 8..) => self.group::<I, W, 1, 8, 1>(isa, k_block, tile, lines),
+            (2, 8..) => self.group::<I, W, 2, 8, 1>(isa, k_block, tile, lines),
+            (1, 4..) => self.group::<I, W, 1, 4, 1>(isa, k_block, tile, lines),
+            (1, 2..4) => self.group::<I, W, 1, 2, 1>(isa, k_block, tile, lines),
+            (1, _) => self.group::<I, W, 1, 1, 1>(isa, k_block, tile, lines),
+            (2, 4..) => self.group::<I, W, 2, 4, 1>(isa, k_block, tile, lines),
+            (2, 2..4) => self.group::<I, W, 2, 2, 1>(isa, k_block, tile, lines),
+            (2, _) => self.group::<I, W, 2, 1, 1>(isa, k_block, tile, lines),
+            (_, 4..) => self.group::<I, W, 4, 4, 1>(isa, k_block, tile, lines),
+            (_, 2..4) => self.group::<I, W, 4, 2, 1>(isa, k_block, tile, lines),
+            (_, _) => self.group::<I, W, 4, 1, 1>(isa, k_block, tile, lines),
         }
     }
 
-    /// All panels of this row block and K block on `V` tiles from `tile`; returns V.
+    /// All panels of this row block and K block on `V` tiles from `tile`, or lines of halves; returns V.
     #[inline(always)]
-    fn group<I: Isa, const PAIRS: bool, const R: usize, const V: usize, const U: usize>(
+    fn group<I: Isa, W: Arithmetic, const R: usize, const V: usize, const U: usize>(
         &self,
         isa: I,
         k_block: usize,
@@ -179,19 +194,20 @@ impl Task<'_> {
         let y_tile = self.plan.rows() * LANES;
         // From here on raw pointers: the plan guarantees that columns, rows and counts are in
         // range, and `spmm` has checked the extents of X, Y and the values.
-        let x = self.gather::<I, PAIRS, V>(isa, tile, block.columns(), lines).as_ptr();
+        let x = self.gather::<I, W, V>(isa, tile, block.columns(), lines).as_ptr();
         let mut columns = block.places.as_ptr();
-        let words = if PAIRS { 2 } else { 1 };
+        let words = if W::PAIRS { 2 } else { 1 };
         let Range { start, end } = block.values;
         let mut values = self.values[start / words..end / words].as_ptr();
         let fresh = k_block == 0 && !matches!(self.initial, Initial::Held);
+        let tiles = if W::HALVES { (2 * V).min(self.tiles.end - tile) } else { V };
         for panel in 0..block.panels() {
             let rows = &block.rows[panel * R..(panel + 1) * R];
             let row_sets = block.row_sets();
             let counts = &block.counts[panel * row_sets..(panel + 1) * row_sets];
             let mut acc = [[isa.splat(0.0); V]; R];
             // SAFETY: the plan names rows below `rows()`, columns below the block's width and as
-            // many columns and values as the counts say; tiles tile..tile + V exist. Row blocks
+            // many columns and values as the counts say; `tiles` tiles from `tile` exist. Row blocks
             // and tile blocks partition Y, so this task alone touches these lines. Slots of the
             // last panel that have no row have no non-zeros either, and are neither read nor stored.
             unsafe {
@@ -199,12 +215,13 @@ impl Task<'_> {
                 // Rows come in the order of their counts, which no hardware prefetcher foresees.
                 let ahead = block.rows.iter().skip((panel + PREFETCH) * R).take(R);
                 for &row in ahead.filter(|&&row| row != NO_ROW) {
-                    for v in 0..V {
+                    for v in 0..tiles {
                         isa.prefetch(y(row, v));
                     }
                 }
                 for (acc, &row) in acc.iter_mut().zip(rows) {
-                    if row == NO_ROW {
+                    // Sums of halves begin at zero, and are added to Y when they are whole.
+                    if row == NO_ROW || W::HALVES {
                         continue;
                     }
                     if !fresh {
@@ -218,27 +235,43 @@ impl Task<'_> {
                 let mut cursor = Cursor { columns, values, x };
                 match R {
                     1 => {}
-                    2 => cursor.run::<I, PAIRS, R, V, 3>(isa, counts, 0, &mut acc),
+                    2 => cursor.run::<I, W, R, V, 3>(isa, counts, 0, &mut acc),
                     _ => {
-                        cursor.run::<I, PAIRS, R, V, 15>(isa, counts, 0, &mut acc);
-                        cursor.run::<I, PAIRS, R, V, 7>(isa, counts, 1, &mut acc);
-                        cursor.run::<I, PAIRS, R, V, 11>(isa, counts, 2, &mut acc);
-                        cursor.run::<I, PAIRS, R, V, 13>(isa, counts, 3, &mut acc);
-                        cursor.run::<I, PAIRS, R, V, 14>(isa, counts, 4, &mut acc);
-                        cursor.run::<I, PAIRS, R, V, 3>(isa, counts, 5, &mut acc);
-                        cursor.run::<I, PAIRS, R, V, 12>(isa, counts, 6, &mut acc);
-                        cursor.run::<I, PAIRS, R, V, 5>(isa, counts, 7, &mut acc);
-                        cursor.run::<I, PAIRS, R, V, 10>(isa, counts, 8, &mut acc);
-                        cursor.run::<I, PAIRS, R, V, 9>(isa, counts, 9, &mut acc);
-                        cursor.run::<I, PAIRS, R, V, 6>(isa, counts, 10, &mut acc);
+                        cursor.run::<I, W, R, V, 15>(isa, counts, 0, &mut acc);
+                        cursor.run::<I, W, R, V, 7>(isa, counts, 1, &mut acc);
+                        cursor.run::<I, W, R, V, 11>(isa, counts, 2, &mut acc);
+                        cursor.run::<I, W, R, V, 13>(isa, counts, 3, &mut acc);
+                        cursor.run::<I, W, R, V, 14>(isa, counts, 4, &mut acc);
+                        cursor.run::<I, W, R, V, 3>(isa, counts, 5, &mut acc);
+                        cursor.run::<I, W, R, V, 12>(isa, counts, 6, &mut acc);
+                        cursor.run::<I, W, R, V, 5>(isa, counts, 7, &mut acc);
+                        cursor.run::<I, W, R, V, 10>(isa, counts, 8, &mut acc);
+                        cursor.run::<I, W, R, V, 9>(isa, counts, 9, &mut acc);
+                        cursor.run::<I, W, R, V, 6>(isa, counts, 10, &mut acc);
                     }
                 }
-                cursor.run_singles::<I, PAIRS, R, V, U>(isa, counts[row_sets - 1], &mut acc);
+                cursor.run_singles::<I, W, R, V, U>(isa, counts[row_sets - 1], &mut acc);
                 (columns, values) = (cursor.columns, cursor.values);
                 for (acc, &row) in acc.iter().zip(rows) {
-                    if row != NO_ROW {
-                        for (v, acc) in acc.iter().enumerate() {
-                            isa.store(y(row, v), *acc);
+                    if row == NO_ROW {
+                        continue;
+                    }
+                    for (v, &acc) in acc.iter().enumerate() {
+                        if !W::HALVES {
+                            isa.store(y(row, v), acc);
+                            continue;
+                        }
+                        let (first, second) = isa.widen_f16(acc);
+                        for (at, sum) in [(2 * v, first), (2 * v + 1, second)] {
+                            // A last line may hold one tile alone.
+                            if at < tiles {
+                                let held = match self.initial {
+                                    _ if !fresh => isa.load(y(row, at)),
+                                    Initial::Bias(bias) => isa.splat(bias[row as usize]),
+                                    _ => isa.splat(0.0),
+                                };
+                                isa.store(y(row, at), isa.add(held, sum));
+                            }
                         }
                     }
                 }
@@ -247,9 +280,9 @@ impl Task<'_> {
         V
     }
 
-    /// The lines of X's columns in `V` tiles: `[column][tile][LANES]`, in pairs `[column][pair of tiles]`.
+    /// The lines of X's columns in `V` tiles: `[column][tile][LANES]`, of 16 bits `[column][pair of tiles]`.
     #[inline(always)]
-    fn gather<'a, I: Isa, const PAIRS: bool, const V: usize>(
+    fn gather<'a, I: Isa, W: Arithmetic, const V: usize>(
         &'a self,
         isa: I,
         tile: usize,
@@ -257,11 +290,12 @@ impl Task<'_> {
         lines: &'a mut [f32],
     ) -> &'a [f32] {
         let features = self.plan.columns();
-        if !PAIRS {
+        if W::WORDS == Words::Numbers {
             return gather_lines::<I, V>(isa, self.x, features, tile, columns, lines);
         }
         let x = self.x.words();
         match V {
+            _ if W::HALVES => gather_tiles::<I, V>(isa, x, features, tile / 2, columns, lines),
             8 => gather_tiles::<I, 4>(isa, x, features, tile / 2, columns, lines),
             4 => gather_tiles::<I, 2>(isa, x, features, tile / 2, columns, lines),
             _ => gather_tiles::<I, 1>(isa, x, features, tile / 2, columns, lines),
@@ -272,7 +306,7 @@ impl Task<'_> {
 /// Walks the columns and values of one panel.
 struct Cursor {
     columns: *const u16,
-    /// In pairs, a word holds the two non-zeros of a row.
+    /// Of pairs, a word holds two non-zeros of a row; of halves, one twice.
     values: *const f32,
     x: *const f32,
 }
@@ -280,7 +314,7 @@ struct Cursor {
 impl Cursor {
     /// The columns whose non-zeros are in the rows of the bits of `SET`.
     #[inline(always)]
-    unsafe fn run<I: Isa, const PAIRS: bool, const R: usize, const V: usize, const SET: usize>(
+    unsafe fn run<I: Isa, W: Arithmetic, const R: usize, const V: usize, const SET: usize>(
         &mut self,
         isa: I,
         counts: &[u16],
@@ -292,9 +326,9 @@ impl Cursor {
         }
         // SAFETY: the caller vouches for counts, columns, values and X.
         unsafe {
-            let rounds = *counts.get_unchecked(which) / if PAIRS { 2 } else { 1 };
+            let rounds = *counts.get_unchecked(which) / if W::PAIRS { 2 } else { 1 };
             for _ in 0..rounds {
-                let x = if PAIRS {
+                let x = if W::PAIRS {
                     let columns = [*self.columns, *self.columns.add(1)];
                     self.columns = self.columns.add(2);
                     self.pair(isa, columns)
@@ -312,7 +346,7 @@ impl Cursor {
                         let w = isa.splat(*self.values);
                         self.values = self.values.add(1);
                         for (acc, x) in acc.iter_mut().zip(x) {
-                            *acc = multiply_add::<I, PAIRS>(isa, w, x, *acc);
+                            *acc = W::multiply_add(isa, w, x, *acc);
                         }
                     }
                 }
@@ -344,13 +378,7 @@ impl Cursor {
 
     /// Every round is some columns of each single row; `U` sums of each row take turns.
     #[inline(always)]
-    unsafe fn run_singles<
-        I: Isa,
-        const PAIRS: bool,
-        const R: usize,
-        const V: usize,
-        const U: usize,
-    >(
+    unsafe fn run_singles<I: Isa, W: Arithmetic, const R: usize, const V: usize, const U: usize>(
         &mut self,
         isa: I,
         rounds: u16,
@@ -361,17 +389,17 @@ impl Cursor {
         // SAFETY: the caller vouches for rounds, columns, values and X.
         unsafe {
             for _ in 0..rounds {
-                for group in 0..round(R, PAIRS) / GROUP {
+                for group in 0..round(R, W::PAIRS) / GROUP {
                     // One load for the columns of a group, for loads are what this loop waits for.
                     let columns = self.columns.cast::<u64>().read_unaligned().to_le();
                     let column = |at: usize| (columns >> (16 * at)) as u16;
-                    if PAIRS {
+                    if W::PAIRS {
                         for at in 0..GROUP / 2 {
                             let w = isa.splat(*self.values.add(at));
                             let x: [I::V; V] = self.pair(isa, [column(2 * at), column(2 * at + 1)]);
                             let sums = &mut sums[0][(group * GROUP / 2 + at) % R];
                             for (sum, x) in sums.iter_mut().zip(x) {
-                                *sum = isa.dot(w, x, *sum);
+                                *sum = W::multiply_add(isa, w, x, *sum);
                             }
                         }
                         self.values = self.values.add(GROUP / 2);
@@ -380,7 +408,7 @@ impl Cursor {
                             let line = self.x.add(usize::from(column(at)) * V * LANES);
                             let w = isa.splat(*self.values.add(at));
                             for (v, sum) in sums[at / R % U][at % R].iter_mut().enumerate() {
-                                *sum = isa.fma(w, isa.load(line.add(v * LANES)), *sum);
+                                *sum = W::multiply_add(isa, w, isa.load(line.add(v * LANES)), *sum);
                             }
                         }
                         self.values = self.values.add(GROUP);

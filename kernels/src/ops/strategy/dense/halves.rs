@@ -1,0 +1,117 @@
+//! Dense products of f16, where 32 of them are multiplied at once.
+
+use super::sampled::{add_product, begin, scatter};
+use crate::isa::{IsaKind, dispatch};
+use crate::ops::gather::DoubledHalves;
+use crate::ops::gemm::{Left, Packed, gemm_halves_on, outer_halves_on};
+use crate::ops::strategy::{Family, Initial, Method, Planned, Product, Strategy};
+use crate::parallel::for_each_chunk;
+use crate::{AlignedBuffer, Lines, Precision, SparsePattern};
+use std::sync::{Arc, OnceLock};
+
+pub(in crate::ops::strategy) const FAMILY: Family = Family {
+    grammar: "dense-halves, of f16 alone",
+    parse: |name| (name == "dense-halves").then(|| Strategy::new(DenseHalves)),
+    candidates: |registers| {
+        if registers >= 32 { vec![Strategy::new(DenseHalves)] } else { Vec::new() }
+    },
+};
+
+pub(super) struct DenseHalves;
+
+impl Method for DenseHalves {
+    fn name(&self) -> String {
+        "dense-halves".into()
+    }
+
+    fn precisions(&self) -> &[Precision] {
+        &[Precision::F16]
+    }
+
+    fn is_dense(&self) -> bool {
+        true
+    }
+
+    fn plan(
+        &self,
+        isa: IsaKind,
+        pattern: &Arc<SparsePattern>,
+        products: &[Product],
+        _: Precision,
+    ) -> Box<dyn Planned> {
+        let with_w = products.iter().any(|&product| product != Product::WeightGradient);
+        let (rows, columns) = (pattern.rows(), pattern.columns());
+        let w = AlignedBuffer::zeros(if with_w { rows * columns } else { 0 });
+        let (pattern, transposed) = (Some(pattern.clone()), OnceLock::new());
+        Box::new(PlannedHalves { isa, rows, columns, pattern, w, transposed })
+    }
+}
+
+/// All products of a dense weight `[rows, columns]`.
+pub(super) fn planned(isa: IsaKind, rows: usize, columns: usize) -> Box<dyn Planned> {
+    let (w, transposed) = (AlignedBuffer::zeros(rows * columns), OnceLock::new());
+    Box::new(PlannedHalves { isa, rows, columns, pattern: None, w, transposed })
+}
+
+struct PlannedHalves {
+    isa: IsaKind,
+    rows: usize,
+    columns: usize,
+    /// Of a sparse W.
+    pattern: Option<Arc<SparsePattern>>,
+    /// W with its zeros, each number twice in a word, if a product reads it.
+    w: AlignedBuffer,
+    /// Wᵀ, from the first input gradient on.
+    transposed: OnceLock<Packed>,
+}
+
+impl PlannedHalves {
+    fn wt(&self) -> Left<'_> {
+        Left::transposed(&self.w, self.columns, self.rows)
+    }
+}
+
+impl Planned for PlannedHalves {
+    fn refresh(&mut self, values: &[f32]) {
+        if self.w.is_empty() {
+            return;
+        }
+        match &self.pattern {
+            Some(pattern) => scatter(pattern, values, &mut self.w, |x| x),
+            None => self.w.copy_from_slice(values),
+        }
+        for_each_chunk(&mut self.w, self.columns, |_, row| dispatch(DoubledHalves(row)));
+        if let Some(mut packed) = self.transposed.take() {
+            self.wt().pack_into(&mut packed);
+            self.transposed = OnceLock::from(packed);
+        }
+    }
+
+    fn forward(&self, _: &[f32], x: Lines<'_>, y: &mut [f32], initial: Initial<'_>) {
+        if y.is_empty() {
+            return;
+        }
+        let accumulate = begin(y, initial);
+        let w = Left::row_major(&self.w, self.rows, self.columns);
+        gemm_halves_on(self.isa, w, x.words(), y, accumulate);
+    }
+
+    fn input_gradient(&self, _: &[f32], dy: Lines<'_>, dx: &mut [f32], initial: Initial<'_>) {
+        if dx.is_empty() {
+            return;
+        }
+        let accumulate = begin(dx, initial);
+        let wt = self.transposed.get_or_init(|| self.wt().pack());
+        wt.multiply_halves_on(self.isa, dy.words(), dx, accumulate);
+    }
+
+    fn weight_gradient(&self, dy: Lines<'_>, x: Lines<'_>, dw: &mut [f32]) {
+        if dw.is_empty() {
+            return;
+        }
+        let (dy, x) = ((dy.words(), self.rows), (x.words(), self.columns));
+        add_product(self.pattern.as_deref(), self.columns, dw, |to, accumulate| {
+            outer_halves_on(self.isa, dy, x, to, accumulate);
+        });
+    }
+}
