@@ -167,6 +167,37 @@ fn a_run_that_was_interrupted_equals_one_that_was_not() {
 }
 
 #[test]
+fn masks_move_and_every_update_is_told() {
+    let folder = prepared();
+    let at = folder.path();
+    for algorithm in ["set", "rigl", "gmp", "one-shot"] {
+        let command = format!(
+            "--json pretrain {SHORT} --sparsity 0.75 --out {algorithm} \
+             --set sparsity.algorithm={algorithm} --set sparsity.update.freq=2 \
+             --set sparsity.update={{stop=6}} --set sparsity.drop_fraction.init=0.5"
+        );
+        let done = run(at, &command);
+        let report = json(&done);
+        let updates = if algorithm == "one-shot" { 1 } else { 2 };
+        assert_eq!(report["mask_updates"], updates, "{algorithm}");
+        let layers = report["sparsity"]["layers"].as_object().expect("layers");
+        assert_eq!(layers.len(), 8);
+        assert!(layers.values().all(|layer| (number(layer) - 0.75).abs() < 1e-3), "{layers:?}");
+        let metrics = fs::read_to_string(at.join(algorithm).join("metrics.jsonl")).expect("read");
+        let metrics =
+            metrics.lines().map(|line| serde_json::from_str::<Value>(line).expect("JSON"));
+        let moved: Vec<Value> = metrics.filter(|line| line["masks"].is_object()).collect();
+        assert_eq!(moved.len(), updates);
+        assert!(moved.iter().all(|line| number(&line["masks"]["seconds"]) > 0.0), "{moved:?}");
+        assert_eq!(moved[updates - 1]["masks"]["kept"], report["nnz"]);
+        let said = String::from_utf8_lossy(&done.stderr).into_owned();
+        assert_eq!(said.matches("masks moved, ").count(), updates, "{said}");
+        // The model goes on to be used like any other.
+        json(&run(at, &format!("--json eval {algorithm} --data dataset")));
+    }
+}
+
+#[test]
 fn impossible_arguments_are_usage_errors() {
     let folder = trained();
     let at = folder.path();
@@ -188,6 +219,11 @@ fn impossible_arguments_are_usage_errors() {
             format!("{pretrain} --set sparsity.groups=[{{param_filter=['*.mpl.*'],sparsity=0}}]"),
             ".mlp.",
         ),
+        (format!("{pretrain} --set sparsity.algorithm=rigle"), "did you mean 'rigl'?"),
+        (format!("{pretrain} --set sparsity.algorithm=rigl"), "every layer is dense"),
+        (format!("{pretrain} --set sparsity.update.fre=3"), "did you mean 'freq'?"),
+        (format!("{pretrain} --set sparsity.drop_fraction.init=2"), "must lie in [0, 1]"),
+        (format!("{pretrain} --set sparsity.drop_fraction=2"), "must be a table"),
         (format!("{pretrain} --sparsity 1"), "must lie in [0, 1)"),
         (format!("{pretrain} --sparsity -0.5"), "must lie in [0, 1)"),
         (format!("{pretrain} --sparsity nan"), "must lie in [0, 1)"),

@@ -439,6 +439,29 @@ mod tests {
     }
 
     #[test]
+    fn masks_that_shrink_are_counted_where_they_are_largest() {
+        let moving = |algorithm: &str| {
+            let mut config = config(0.75);
+            for set in ["train.steps=100", "sparsity.update={freq=10, stop=91}"] {
+                config.set(set).unwrap();
+            }
+            config.set(&format!("sparsity.algorithm={algorithm}")).unwrap();
+            config.validate().unwrap();
+            Memory::of_step(&config)
+        };
+        let (dense, sparse) = (Memory::of_step(&config(0.0)), Memory::of_step(&config(0.75)));
+        assert_eq!(moving("set"), sparse);
+        let rigl = moving("rigl");
+        assert_eq!(Memory { masks: 0, ..rigl }, sparse);
+        let kept = 2 * 12 * 64 * 64 / 4;
+        assert_eq!(rigl.masks, kept + 4 * (kept * 3 / 10));
+        // At once: dense, and then sparse. Step by step, masks of the first update have plans besides.
+        assert_eq!(moving("one-shot"), dense);
+        let gmp = moving("gmp");
+        assert!(gmp.total() > dense.total() && gmp.weights < dense.weights, "{gmp:?}");
+    }
+
+    #[test]
     fn fine_tuning_holds_a_dense_model_and_its_prompt() {
         let task = crate::tasks::task("hoc").unwrap();
         let (mut settings, sparse) = (Settings::new(task), config(0.75));
