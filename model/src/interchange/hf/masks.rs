@@ -6,17 +6,19 @@ use crate::architecture::{ForeignNames, Slot};
 use crate::config::SparsityConfig;
 use crate::config::value::Setting;
 use crate::error::Error;
+use crate::sparsity::Distribution;
 use crate::tensor_file::{self, Elements, TensorView};
 use mediswift_engine::{Parameters, Shape};
 use mediswift_kernels::SparsePattern;
 use safetensors::Dtype;
+use serde_json::Value;
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::path::Path;
 
 const FORMAT: &str = "mediswift-masks";
 const VERSION: &str = "1";
-/// The run's settings `[sparsity]`, as JSON.
+/// What of the run's settings `[sparsity]` its masks need, as JSON.
 const SPARSITY: &str = "sparsity";
 
 /// The masks of a model, and how they were made.
@@ -49,11 +51,24 @@ pub(super) fn write(
     let notes = [
         ("format", FORMAT.to_string()),
         ("version", VERSION.to_string()),
-        (SPARSITY, serde_json::to_string(sparsity).expect("plain data")),
+        (SPARSITY, described(sparsity)),
     ];
     let notes = BTreeMap::from(notes.map(|(key, value)| (key.to_string(), value)));
     let file = tensor_file::write(&folder.join(MASKS), &notes, &tensors)?;
     Ok((tensors.len(), file.bytes))
+}
+
+/// The settings that say how much of each layer is left; how and when masks moved is over.
+fn described(sparsity: &SparsityConfig) -> String {
+    let settings = serde_json::to_value(sparsity).expect("plain data");
+    let Value::Object(mut settings) = settings else { unreachable!("a table") };
+    let is_uniform = sparsity.distribution == Distribution::Uniform;
+    settings.retain(|key, _| match key.as_str() {
+        "algorithm" | "drop_fraction" | "update" => false,
+        "distribution" => !is_uniform,
+        _ => true,
+    });
+    Value::Object(settings).to_string()
 }
 
 /// `[in, out]`, 1 where there is a weight.
