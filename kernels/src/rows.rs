@@ -167,6 +167,15 @@ fn columns<I: Isa, E: RowElement>(
     isa.transpose(block)
 }
 
+/// Asks for what the block after the next one reads or writes: sixteen rows are more streams than CPUs foresee
+/// (a tenth of the time of both ways when measured).
+#[inline(always)]
+fn prefetch<I: Isa, E: RowElement>(isa: I, rows: &[E], features: usize, block: usize) {
+    for row in rows.chunks_exact(features) {
+        isa.prefetch(row.as_ptr().wrapping_add((block + 2) * LANES).cast());
+    }
+}
+
 /// Up to sixteen numbers, and zeros after them.
 #[inline(always)]
 fn load<I: Isa, E: RowElement>(isa: I, from: &[E]) -> I::V {
@@ -193,6 +202,7 @@ impl<E: RowElement> Kernel for ToTiles<'_, E> {
         for (rows, tile) in self.rows.chunks(features * LANES).zip(tiles) {
             for (block, lines) in tile.chunks_mut(LANES * LANES).enumerate() {
                 let lines = lines.as_chunks_mut().0;
+                prefetch(isa, rows, features, block);
                 let columns = columns(isa, rows, features, block * LANES, lines.len());
                 for (to, line) in lines.iter_mut().zip(columns) {
                     isa.store_line(to, line);
@@ -244,6 +254,7 @@ impl<E: RowElement> Kernel for ToRows<'_, E> {
         for (tile, rows) in tiles.zip(self.rows.chunks_mut(features * LANES)) {
             for (block, lines) in tile.chunks(LANES * LANES).enumerate() {
                 let lines = lines.as_chunks().0;
+                prefetch(isa, rows, features, block);
                 let mut columns = [isa.splat(0.0); LANES];
                 for (v, line) in columns.iter_mut().zip(lines) {
                     *v = isa.load_line(line);

@@ -88,7 +88,7 @@ class Layer:
         y: NDArray[Any],
         bias: NDArray[np.float32] | None,
         keep: bool,
-    ) -> tuple[int, Tiles | None]: ...
+    ) -> tuple[int | None, Tiles | None]: ...
     def backward(
         self,
         values: NDArray[np.float32] | None,

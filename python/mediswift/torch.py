@@ -435,8 +435,8 @@ def _forward(
     layer: _core.Layer,
     result: torch.dtype,
     keep: bool,
-) -> tuple[Tensor, int, _core.Tiles | None]:
-    """y, the number of the weights that it was made with, and x as tiles if it is to be kept."""
+) -> tuple[Tensor, int | None, _core.Tiles | None]:
+    """y, the number of the packed weights that it was made with, and x as tiles if it is to be kept."""
     outputs, inputs = layer.pattern.shape
     y = torch.empty(*x.shape[:-1], outputs, dtype=result)
     generation, tiles = layer.forward(

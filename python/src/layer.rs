@@ -15,7 +15,7 @@ use rayon::ThreadPool;
 use rayon::prelude::*;
 
 use crate::activations::Tiles;
-use crate::arrays::{RowArray, RowArrayMut, vector, vector_mut, wrong};
+use crate::arrays::{RowArray, RowArrayMut, Rows, RowsMut, vector, vector_mut, wrong};
 use crate::error::IntoException;
 use crate::pattern::Pattern;
 use crate::threads::compute;
@@ -135,8 +135,8 @@ impl Layer {
         compute(py, |pool| drop(self.current(pool, Some(values), None)))
     }
 
-    /// y = x · Wᵀ + bias for rows x `[tokens, columns]`, into rows y `[tokens, rows]`: the number of the weights it
-    /// was made with, and x as tiles for the way back if they are to be kept.
+    /// y = x · Wᵀ + bias for rows x `[tokens, columns]`, into rows y `[tokens, rows]`: the number of the packed
+    /// weights it was made with, if it was, and x as tiles for the way back if they are to be kept.
     #[pyo3(signature = (values, x, y, bias, keep))]
     fn forward(
         &self,
@@ -146,7 +146,7 @@ impl Layer {
         y: &Bound<'_, PyAny>,
         bias: Option<&Bound<'_, PyAny>>,
         keep: bool,
-    ) -> PyResult<(u64, Option<Tiles>)> {
+    ) -> PyResult<(Option<u64>, Option<Tiles>)> {
         let (rows, columns) = (self.pattern.rows(), self.pattern.columns());
         let values = self.lent(values)?;
         let values = values.as_ref().map(|array| array.as_slice()).transpose()?;
@@ -155,9 +155,19 @@ impl Layer {
         let x = RowArray::of("x", x, columns)?;
         let tokens = x.tokens();
         let mut y = RowArrayMut::of("y", y, [tokens, rows])?;
-        let (x, y) = (x.rows()?, y.rows()?);
+        let (x, mut y) = (x.rows()?, y.rows()?);
         let initial = bias.map_or(Initial::Zero, Initial::Bias);
         let (generation, tiles) = compute(py, |pool| {
+            if let (1, false, Precision::F32) = (tokens, keep, self.plan.precision())
+                && let (Rows::F32(x), RowsMut::F32(y)) = (x, &mut y)
+            {
+                // A single token needs no packed weights, and no tile for fifteen others.
+                let state = self.read();
+                let (layer, values) = (&state.layer, values.unwrap_or(&state.values));
+                pool.install(|| layer.one_token(values, x, y));
+                y.iter_mut().zip(bias.unwrap_or_default()).for_each(|(y, bias)| *y += bias);
+                return (None, None);
+            }
             let state = self.current(pool, values, None);
             let state = &*state;
             pool.install(|| {
@@ -165,7 +175,7 @@ impl Layer {
                 let mut out = Scratch::take(tokens.div_ceil(LANES) * rows * LANES);
                 state.layer.forward(&state.values, tiles.lines(), &mut out, initial);
                 y.take(&out, rows);
-                (state.generation, keep.then_some(tiles))
+                (Some(state.generation), keep.then_some(tiles))
             })
         })?;
         Ok((generation, tiles.map(|tiles| Tiles { tiles, tokens, features: columns })))

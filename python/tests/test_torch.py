@@ -143,6 +143,19 @@ def test_the_backward_pass_has_the_weights_of_its_forward_pass():
         y.sum().backward()
 
 
+@pytest.mark.parametrize("tokens", [1, 8])
+def test_frozen_weights_that_changed_are_seen_on_the_way_back(tokens):
+    layer, dense, _ = twins(32, 16, bias=False)
+    layer.requires_grad_(False)
+    layer(torch.randn(8, 32))
+    layer.weight.mul_(2)
+    x = torch.randn(tokens, 32, requires_grad=True)
+    y = layer(x)
+    close(y, 2 * x.double() @ dense.T, 64)
+    y.sum().backward()
+    close(x.grad, 2 * dense.sum(0).expand(tokens, 32), 32)
+
+
 def test_a_graph_can_be_walked_twice_and_layers_shared():
     layer, _, _ = twins(16, 16)
     x = torch.randn(8, 16, requires_grad=True)

@@ -157,7 +157,7 @@ impl Task<'_> {
     ) -> usize {
         let Blocking { panel_rows, vectors, .. } = self.plan.blocking();
         if const { !W::WORDS.is_native::<I>() } {
-            return match (panel_rows, left) {
+            return match (panel_rows, vectors.min(left)) {
                 (1, 2..) => self.group::<I, W, 1, 2, 1>(isa, k_block, tile, lines),
                 (1, _) => self.group::<I, W, 1, 1, 1>(isa, k_block, tile, lines),
                 (2, 2..) => self.group::<I, W, 2, 2, 1>(isa, k_block, tile, lines),
