@@ -134,38 +134,57 @@ impl Setting for Changes {
             return Err(wrong_type(place, key, "table", &value));
         };
         let mut nested = Table::new();
-        let mut put = |table: &str, key: &str, value: Value| {
-            let keys = nested.entry(table).or_insert_with(|| Value::Table(Table::new()));
-            keys.as_table_mut().expect("it was made as one").insert(key.into(), value).is_some()
-        };
         for (name, value) in given {
-            let twice = match (name.split_once('.'), value) {
-                (Some((table, inner)), value) => put(table, inner, value),
-                (None, Value::Table(keys)) => keys
-                    .into_iter()
-                    .fold(false, |twice, (inner, value)| put(&name, &inner, value) || twice),
-                (None, value) => {
-                    let path = format!("{key}.{name}");
-                    return Err(wrong_type(place, &path, "table of settings", &value));
-                }
-            };
-            if twice {
-                let problem = format!("{key}: a setting of {name} is given twice");
-                return Err(Error::setting(place.clone(), problem));
+            if !name.contains('.') && !value.is_table() {
+                let path = format!("{key}.{name}");
+                return Err(wrong_type(place, &path, "table of settings", &value));
+            }
+            if let Err(path) = merge(&mut nested, at_path(&name, value)) {
+                return Err(Error::setting(place.clone(), format!("{key}.{path} is given twice")));
             }
         }
         Ok(Self(nested))
     }
 }
 
-impl Changes {
-    /// Every setting as `table.key` with its value.
-    pub fn each(&self) -> Vec<(String, &Value)> {
-        let mut each = Vec::new();
-        for (table, keys) in &self.0 {
-            let keys = keys.as_table().expect("changes are tables of keys");
-            each.extend(keys.iter().map(|(key, value)| (format!("{table}.{key}"), value)));
+/// A value within as many tables as its path has names.
+pub(super) fn at_path(path: &str, value: Value) -> Table {
+    let within =
+        |value: Value, key: &str| Value::Table(Table::from_iter([(key.to_string(), value)]));
+    match path.rsplit('.').fold(value, within) {
+        Value::Table(table) => table,
+        _ => unreachable!("a path has a name"),
+    }
+}
+
+/// Adds the values of a table to another; the path of one that both have is the error.
+fn merge(into: &mut Table, from: Table) -> Result<(), String> {
+    for (key, value) in from {
+        match (into.get_mut(&key), value) {
+            (None, value) => _ = into.insert(key, value),
+            (Some(Value::Table(known)), Value::Table(more)) => {
+                merge(known, more).map_err(|path| format!("{key}.{path}"))?;
+            }
+            (Some(_), _) => return Err(key),
         }
+    }
+    Ok(())
+}
+
+impl Changes {
+    /// Every setting by its path, as `train.steps`, with its value.
+    pub fn each(&self) -> Vec<(String, &Value)> {
+        fn walk<'v>(path: &str, table: &'v Table, each: &mut Vec<(String, &'v Value)>) {
+            for (key, value) in table {
+                let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+                match value {
+                    Value::Table(keys) => walk(&path, keys, each),
+                    value => each.push((path, value)),
+                }
+            }
+        }
+        let mut each = Vec::new();
+        walk("", &self.0, &mut each);
         each
     }
 }

@@ -4,7 +4,7 @@ use super::baseline::{Rule, dense, narrower};
 use super::column::Column;
 use super::file::{
     ArmTable, BaseTable, Baseline, EvaluateTable, FigureKind, FigureTable, File, FinetuneTable,
-    StudyTable, TableTable,
+    StudyTable, TableTable, at_path,
 };
 use super::record::Record;
 use crate::config::Config;
@@ -402,9 +402,7 @@ fn expand(
         for (name, label, config) in &grid {
             for value in values {
                 let mut config = config.clone();
-                let (table, inner) = path.split_once('.').expect("settings are table.key");
-                let keys = Toml::from_iter([(inner.to_string(), value.clone())]);
-                let over = Toml::from_iter([(table.to_string(), Value::Table(keys))]);
+                let over = at_path(path, value.clone());
                 change(&mut config, over, &place.within(&format!("{key}.vary")))?;
                 let said = match value {
                     Value::String(text) => text.clone(),
@@ -682,11 +680,19 @@ mod tests {
             vary.sparsity.sparsity = [0.5, 0.75]
             vary.'train.lr' = [1e-3, 2e-3]
             baselines = ['equal-active', 'equal-seconds']
+            [[arm]]
+            name = 'moving'
+            seeds = [3]
+            set.sparsity = { sparsity = 0.5, algorithm = 'set' }
+            set.'sparsity.update.start' = 2
+            vary.sparsity.update.freq = [1, 2]
             [[table]]
             arms = ['sparse', 'dense-lr0.001']",
         );
-        // Two dense ones of one seed, four sparse ones and eight baselines of two.
-        assert_eq!(study.cells.len(), 2 + 2 * (4 + 8));
+        // Two dense ones and two that move of one seed, four sparse ones and eight baselines of two.
+        assert_eq!(study.cells.len(), 2 + 2 + 2 * (4 + 8));
+        let moving = &config(&study, "moving-freq2-seed3").sparsity;
+        assert_eq!((moving.update.start, moving.update.freq), (2, 2));
         let sparse = config(&study, "sparse-sparsity0.75-lr0.002-seed3");
         assert_eq!((sparse.sparsity.sparsity, sparse.train.lr), (0.75, 2e-3));
         assert_eq!((sparse.train.seed, sparse.sparsity.seed, sparse.train.steps), (3, 3, 7));
