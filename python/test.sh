@@ -4,7 +4,7 @@
 # Needs Python 3.10 or newer with venv, and an index of packages for pip; says so and succeeds where it has none.
 # PyTorch and transformers are tested where this Python has them installed. All that is made lies in target/.
 #
-# Usage: python/test.sh [arguments of pytest]
+# Usage: python/test.sh [arguments of pytest, with paths from python/tests]
 set -euo pipefail
 cd "$(dirname "$0")"
 
@@ -23,8 +23,9 @@ venv=$target/python/venv
     skip "pip cannot fetch maturin, NumPy, SciPy and pytest"
 
 rm -rf "$target/python/wheels"
-"$venv/bin/maturin" build --quiet --release --locked --interpreter "$venv/bin/python" --out "$target/python/wheels"
+"$venv/bin/python" -m maturin build --quiet --release --locked --interpreter "$venv/bin/python" --out "$target/python/wheels"
 "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --force-reinstall --no-deps \
     "$target"/python/wheels/*.whl
-# Not python -m pytest: it would import the sources, which lack the compiled part.
-"$venv/bin/pytest" -rs "$@"
+# Not from here, where Python would import the sources, which lack the compiled part.
+cd tests
+"$venv/bin/python" -m pytest -rs "$@"

@@ -170,9 +170,19 @@ class SparseMatrix:
         self._layer.backward(None, None, dy, x, None, dw, None)
         return dw
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _restored, (type(self), self.pattern, self.values, self.precision, self.plan)
+
     def __repr__(self) -> str:
         rows, columns = self.shape
         return f"SparseMatrix({rows} × {columns}, {self.nnz} weights, {self.plan})"
+
+
+def _restored(
+    kind: type[SparseMatrix], pattern: Pattern, values: np.ndarray, precision: str, plan: str
+) -> SparseMatrix:
+    """A matrix that was pickled."""
+    return kind(pattern, values, precision=precision, plan=plan)
 
 
 def save_plans(path: str | os.PathLike[str], matrices: Iterable[SparseMatrix]) -> None:

@@ -95,9 +95,7 @@ class SparseLinear(nn.Module):
         """A sparse layer with the weights of a dense one that `mask` keeps: an array that is not zero there, a
         `Pattern`, or with `sparsity` a name, of which `magnitude` keeps the largest. Without a mask, those that are
         not zero."""
-        weight = linear.weight.detach()
-        bias = None if linear.bias is None else linear.bias.detach()
-        return cls._of(weight, bias, mask, sparsity, seed, precision, plan)
+        return cls._of(linear.weight, linear.bias, mask, sparsity, seed, precision, plan)
 
     @classmethod
     def _of(
@@ -110,8 +108,10 @@ class SparseLinear(nn.Module):
         precision: str,
         plan: str,
     ) -> SparseLinear:
-        """The layer of a dense weight `[out, in]`."""
+        """The layer of a dense weight `[out, in]`; what needs no gradient there needs none here."""
         _check_cpu("weight", weight)
+        needs_gradient = weight.requires_grad
+        weight = weight.detach()
         out_features, in_features = weight.shape
         if mask is None:
             mask = weight != 0
@@ -133,8 +133,10 @@ class SparseLinear(nn.Module):
         )
         with torch.no_grad():
             layer.weight.copy_(weight.reshape(-1)[layer._places()])
-            if has_bias:
+            layer.weight.requires_grad_(needs_gradient)
+            if bias is not None:
                 layer.bias.copy_(bias)
+                layer.bias.requires_grad_(bias.requires_grad)
         return layer
 
     def to_dense(self) -> nn.Linear:
@@ -324,21 +326,24 @@ def sparsify(
         last = name.rpartition(".")[2]
         return any(fnmatch.fnmatch(name, of) or last == of for of in skip)
 
-    found = [(name, module) for name, module in model.named_modules() if _is_linear(module)]
-    for at, (name, module) in enumerate(found):
-        if stays(name, module):
-            continue
-        weight = module.weight.detach()
-        if not isinstance(module, nn.Linear):
+    # A module in two places is one afterwards, too.
+    made: dict[int, SparseLinear] = {}
+    places = model.named_modules(remove_duplicate=False)
+    for name, module in [(name, module) for name, module in places if _is_linear(module)]:
+        if id(module) not in made:
+            if stays(name, module):
+                continue
             # A Conv1D holds its weight as [in, out].
-            weight = weight.t().contiguous()
-        bias = None if module.bias is None else module.bias.detach()
-        sparse = SparseLinear._of(weight, bias, mask, sparsity, seed + at, precision, "auto")
-        sparse.train(module.training)
+            weight = module.weight if isinstance(module, nn.Linear) else module.weight.t()
+            own_seed = seed + len(made)
+            sparse = SparseLinear._of(
+                weight, module.bias, mask, sparsity, own_seed, precision, "auto"
+            )
+            made[id(module)] = sparse.train(module.training)
         if not name:
-            return sparse
+            return made[id(module)]
         parent, _, last = name.rpartition(".")
-        setattr(model.get_submodule(parent), last, sparse)
+        setattr(model.get_submodule(parent), last, made[id(module)])
     return model
 
 

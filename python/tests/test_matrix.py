@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import pickle
 import subprocess
 import sys
 import threading
@@ -298,6 +299,8 @@ def test_values_can_be_changed():
     w.values = 2 * w.values
     assert np.array_equal(w.forward(x), 2 * y)
     assert np.array_equal(w.to_dense(), 2 * dense)
+    again = pickle.loads(pickle.dumps(w))
+    assert again.plan == w.plan and np.array_equal(again.forward(x), w.forward(x))
 
 
 def test_threads_may_call_at_once_and_arrays_change_meanwhile():

@@ -388,6 +388,10 @@ def test_models_are_made_sparse():
     assert kinds(sparsify(three(), 0.5, skip=["[01]"])) == [False, False, True]
     assert kinds(sparsify(three(), 0.5, skip=lambda name, _: name == "2")) == [True, True, False]
     assert type(sparsify(nn.Linear(16, 16), 0.5)) is SparseLinear
+    shared = nn.Linear(16, 16).requires_grad_(False)
+    twice = sparsify(nn.Sequential(shared, nn.GELU(), shared), 0.5)
+    assert twice[0] is twice[2] and type(twice[0]) is SparseLinear
+    assert not any(parameter.requires_grad for parameter in twice.parameters())
     with pytest.raises(ValueError, match="sparsity: is 1.5"):
         sparsify(three(), 1.5)
 
