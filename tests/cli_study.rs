@@ -146,9 +146,13 @@ fn a_study_trains_measures_and_reports_and_knows_what_is_finished() {
     ];
     assert_eq!(names, expected);
     let text = fs::read_to_string(out.join("report.md")).expect("read");
-    for part in
-        ["# Dense and sparse", "| three quarters left out | 2 | 3,072 |", " ± ", "pareto.svg"]
-    {
+    for part in [
+        "# Dense and sparse",
+        "| three quarters left out | 2 | 3,072 |",
+        " ± ",
+        "pareto.svg",
+        "held: loss on it",
+    ] {
         assert!(text.contains(part), "{part}: {text}");
     }
     let table: Value = serde_json::from_slice(&report[&out.join("report.json")]).expect("JSON");

@@ -36,6 +36,13 @@ run mediswift pretrain --preset tiny --sparsity 0.75 --data dataset --out run --
 for_a_while 600 "mediswift data fetch all --out pubmed"
 for_a_while 60 "mediswift data fetch all --out updates --base-url https://ftp.ncbi.nlm.nih.gov/pubmed/updatefiles/"
 
+# Studies of the results, on what was fetched; the runs take hours on two cores.
+cp -r "$repository/docs" docs
+run mediswift data prepare pubmed --out abstracts --vocab-size 2048
+run mediswift study docs/results/losses.toml docs/results/speedup.toml docs/results/equal-weights.toml \
+    docs/results/moving-masks.toml docs/results/families.toml --data abstracts --out results
+run mediswift study docs/results/savings.toml --data abstracts --out savings
+
 run mediswift bench layer --plot speedup.svg
 run mediswift bench layer --full --plot full.svg
 run mediswift bench layer --shape 4096x4096 --dense libopenblas.so.0

@@ -145,7 +145,10 @@ impl Column {
             // A count, the same for all seeds.
             Column::Theory => format!("{mean:.2}×"),
             Column::Realised | Column::Sooner => with(&|value| format!("{value:.2}")) + "×",
-            Column::Gap | Column::Loss | Column::TrainLoss => with(&|value| format!("{value:.3}")),
+            // What rounds to nothing has no sign.
+            Column::Gap | Column::Loss | Column::TrainLoss => {
+                with(&|value| format!("{:.3}", (1e3 * value).round() / 1e3 + 0.0))
+            }
             Column::Score(_) => with(&|value| format!("{value:.2}")),
         }
     }
@@ -207,6 +210,8 @@ mod tests {
         let spread = |values: &[f64]| Spread::of(values).unwrap();
         assert_eq!(Column::Loss.show(spread(&[4.0, 5.0])), "4.500 ± 0.707");
         assert_eq!(Column::Loss.show(spread(&[4.0])), "4.000");
+        assert_eq!(Column::Gap.show(spread(&[-1e-5])), "0.000");
+        assert_eq!(Column::Gap.show(spread(&[-0.0126])), "-0.013");
         assert_eq!(Column::Flops.show(spread(&[1.234e14])), "1.23 × 10¹⁴");
         assert_eq!(Column::Tokens.show(spread(&[1_234_567.0])), "1,234,567");
         assert_eq!(Column::Kept.show(spread(&[999.0])), "999");

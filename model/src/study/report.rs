@@ -88,13 +88,20 @@ impl<'a> Report<'a> {
     /// Evaluations or scores of an arm's models, over all seeds.
     fn scores(&self, arm: &str, name: &str) -> Vec<f64> {
         let of_arm = self.study.cells.iter().filter(|cell| cell.arm == arm);
-        let measured = of_arm.filter(|cell| match &cell.work {
-            Work::Pretrain { .. } => false,
-            Work::Evaluate { data, .. } => data == name,
-            Work::Finetune { task, .. } => task.name() == name,
-        });
+        let measured = of_arm.filter(|cell| is_measured_by(&cell.work, name));
         let records = measured.filter_map(|cell| self.records.get(&cell.name));
         records.flat_map(|record| Column::of_other(&record.outcome)).collect()
+    }
+
+    /// What a column of scores is.
+    fn measure(&self, name: &str) -> Option<String> {
+        let of_name = self.study.cells.iter().filter(|cell| is_measured_by(&cell.work, name));
+        let mut records = of_name.filter_map(|cell| self.records.get(&cell.name));
+        match &records.next()?.outcome {
+            Outcome::Pretrained(_) => None,
+            Outcome::Evaluated { .. } => Some("loss on it, in nats per token".into()),
+            Outcome::Tuned { metric, .. } => Some(format!("{metric} on test, in percent")),
+        }
     }
 
     fn spread(&self, arm: &str, column: &Column) -> Option<Spread> {
@@ -137,7 +144,9 @@ impl<'a> Report<'a> {
     /// The loss that all arms of a table reach: the highest that one of their runs ends with.
     fn common_loss(&self, table: &Table) -> f64 {
         let runs = table.arms.iter().flat_map(|arm| self.runs(arm));
-        runs.map(|run| run.val_loss).fold(f64::NEG_INFINITY, f64::max)
+        // As curves have it, which are rounded.
+        let last = runs.filter_map(|run| run.validation.loss.last().copied());
+        last.fold(f64::NEG_INFINITY, f64::max)
     }
 
     fn rows(&self, chapter: &'a Chapter, table: &Table) -> Vec<Row<'a>> {
@@ -231,6 +240,11 @@ impl<'a> Report<'a> {
             let loss = self.common_loss(table);
             notes.push(format!("That loss: {loss:.3}, which all of these runs reach."));
         }
+        let scores = table.columns.iter().filter_map(|column| match column {
+            Column::Score(name) => Some((name, self.measure(name)?)),
+            _ => None,
+        });
+        notes.extend(scores.map(|(name, measure)| format!("{name}: {measure}.")));
         if !notes.is_empty() {
             text += &format!("{}\n\n", notes.join(" "));
         }
@@ -425,6 +439,15 @@ impl<'a> Report<'a> {
             training: mean(&|run| run.training.points()),
             validation: mean(&|run| run.validation.points()),
         })
+    }
+}
+
+/// Whether work gives the score of that name.
+fn is_measured_by(work: &Work, name: &str) -> bool {
+    match work {
+        Work::Pretrain { .. } => false,
+        Work::Evaluate { data, .. } => data == name,
+        Work::Finetune { task, .. } => task.name() == name,
     }
 }
 
