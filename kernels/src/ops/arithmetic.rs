@@ -14,6 +14,14 @@ pub(crate) enum Words {
 }
 
 impl Words {
+    /// Tiles that a register of words has tokens of.
+    pub(super) const fn tiles(self) -> usize {
+        match self {
+            Words::Numbers | Words::Pairs => 1,
+            Words::Halves => 2,
+        }
+    }
+
     /// Whether an instruction set multiplies them by an instruction. Emulations run for their bits alone, so what
     /// changes none is compiled for them in one size.
     pub(super) const fn is_native<I: Isa>(self) -> bool {

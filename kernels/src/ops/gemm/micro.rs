@@ -1,6 +1,5 @@
 //! The micro-kernel of dense products: a few rows of A by a few tiles, sums in registers.
 
-use super::product::tiles_of_line;
 use crate::LANES;
 use crate::isa::Isa;
 use crate::ops::arithmetic::{Arithmetic, Numbers};
@@ -182,7 +181,7 @@ impl Micro {
     /// They lie inside the product.
     #[inline(always)]
     unsafe fn at<W: Arithmetic>(self, row: usize, line: usize) -> Micro {
-        let tile = line * tiles_of_line(W::WORDS);
+        let tile = line * W::WORDS.tiles();
         // SAFETY: the caller vouches that the strides stay inside the operands.
         unsafe {
             Micro {

@@ -111,7 +111,7 @@ pub(super) fn run(
     };
     let row_blocks = m.div_ceil(ROW_BLOCK);
     // A line of B is of one tile of C, or of two.
-    let lines = tiles.div_ceil(tiles_of_line(b.words()));
+    let lines = tiles.div_ceil(b.words().tiles());
     let tile_blocks = lines.div_ceil(TILE_BLOCK);
     let shared = SharedMut::new(c);
     for_each_block(row_blocks * tile_blocks, |task| {
@@ -125,14 +125,6 @@ pub(super) fn run(
 /// The places of a block.
 pub(super) fn range(block: usize, size: usize, end: usize) -> Range<usize> {
     block * size..((block + 1) * size).min(end)
-}
-
-/// Tiles of C that a line of B makes.
-pub(super) const fn tiles_of_line(words: Words) -> usize {
-    match words {
-        Words::Halves => 2,
-        Words::Numbers | Words::Pairs => 1,
-    }
 }
 
 /// Where C lies.
@@ -196,7 +188,7 @@ impl Task<'_> {
             }
         };
         let Place { c, row_stride, tile_stride, tiles } = self.c;
-        let tile = line * tiles_of_line(W::WORDS);
+        let tile = line * W::WORDS.tiles();
         for row in self.rows.clone().step_by(PANEL) {
             let rows = PANEL.min(self.rows.end - row);
             let common = Micro {

@@ -56,7 +56,7 @@ impl Blocking {
 
     /// Tiles that a micro-kernel works on at once.
     pub(super) fn tiles(&self) -> usize {
-        self.vectors * if self.words == Words::Halves { 2 } else { 1 }
+        self.vectors * self.words.tiles()
     }
 
     /// Columns of a row set that come together: whole groups of values, and whole pairs.
