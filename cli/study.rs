@@ -73,21 +73,22 @@ impl Verb for Study {
         let plan = Plan::read(&self.files)?;
         let cells = self.cells.clone().unwrap_or_else(|| self.out.join("cells"));
         let folders = Folders::read(&self.data)?;
+        let dataset = folders.trained_on().map(Dataset::open).transpose()?;
+        let data = dataset.as_ref().map(Dataset::fingerprint);
+        let known = Ledger::read(&cells, &plan, data.clone())?;
         if self.plan {
-            return Ok(listed(&plan, &Ledger::read(&cells, &plan)?));
+            return Ok(listed(&plan, &known));
         }
-        let known = Ledger::read(&cells, &plan)?;
         let missing = plan.cells.iter().any(|cell| known.record(&cell.name).is_none());
         if self.report || !missing {
             return self.finished(&plan, &known, &cells);
         }
         folders.check(&plan, &known)?;
-        let dataset = folders.trained_on().map(Dataset::open).transpose()?;
         let jobs = usize::from(self.jobs);
         if let Some(dataset) = &dataset {
             has_room(&plan, dataset.vocab_size(), jobs)?;
         }
-        let ledger = Ledger::open(&cells, &plan, dataset.map(|dataset| dataset.fingerprint()))?;
+        let ledger = Ledger::open(&cells, &plan, data)?;
         let signals = StopSignal::watch()?;
         let crew = Crew { plan: &plan, folders: &folders, signals: &signals, jobs };
         let (ledger, ended) = crew.work(ledger, context.threads)?;

@@ -17,9 +17,11 @@ python=${PYTHON:-python3}
 command -v "$python" >/dev/null || skip "there is no $python"
 "$python" -c 'import sys; sys.exit(sys.version_info < (3, 10))' || skip "$("$python" -V) is older than 3.10"
 target=${CARGO_TARGET_DIR:-$PWD/../target}
+mkdir -p "$target"
+target=$(cd "$target" && pwd)
 venv=$target/python/venv
 "$python" -m venv --system-site-packages "$venv" || skip "there is no venv: on Debian, install python3-venv"
-"$venv/bin/python" -m pip install --quiet --disable-pip-version-check "maturin>=1.9,<2" numpy scipy pytest ||
+"$venv/bin/python" -m pip install --quiet --disable-pip-version-check "maturin>=1.9,<2" "numpy>=1.26" scipy pytest ||
     skip "pip cannot fetch maturin, NumPy, SciPy and pytest"
 
 rm -rf "$target/python/wheels"
@@ -28,4 +30,4 @@ rm -rf "$target/python/wheels"
     "$target"/python/wheels/*.whl
 # Not from here, where Python would import the sources, which lack the compiled part.
 cd tests
-"$venv/bin/python" -m pytest -rs "$@"
+PYTHONDONTWRITEBYTECODE=1 "$venv/bin/python" -m pytest -p no:cacheprovider -rs "$@"

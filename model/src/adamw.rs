@@ -102,14 +102,9 @@ impl AdamW {
         &self.moments
     }
 
-    /// Goes on with other moments of the same tensors.
-    /// # Panics
-    /// If they are those of more or fewer tensors.
-    #[track_caller]
-    pub(crate) fn replace_moments(&mut self, moments: Moments) {
-        let tensors = moments.first.layout().iter().len();
-        assert_eq!(self.decays.len(), tensors, "weight decay is a matter of every tensor");
-        self.moments = moments;
+    /// The moments, for whoever carries them over to other masks of the same tensors.
+    pub(crate) fn moments_mut(&mut self) -> &mut Moments {
+        &mut self.moments
     }
 
     /// Makes update `t`, counted from 1, from `scale · gradients`, of the elements whose moments are here.

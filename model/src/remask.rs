@@ -40,10 +40,11 @@ pub(crate) fn remask(
     let before = gradients.shards.clone();
     gradients.relay(&layout);
     let (ranks, after) = (&*gradients.ranks, &gradients.shards);
-    let Moments { first, second } = adamw.moments();
-    let carried = |moment| carried(ranks, moment, &before, &layout, after);
-    let moments = Moments { first: carried(first)?, second: carried(second)? };
-    adamw.replace_moments(moments);
+    // One after the other, so that no more than one of them is there twice.
+    let Moments { first, second } = adamw.moments_mut();
+    for moments in [first, second] {
+        *moments = carried(ranks, moments, &before, &layout, after)?;
+    }
     let parameters = gpt.parameters().remapped(&layout);
     gpt.remask(config, parameters, &changed)
 }

@@ -235,7 +235,7 @@ def _toml(value: Any) -> str:
     if isinstance(value, float) and not math.isfinite(value):
         return "nan" if math.isnan(value) else ("inf" if value > 0 else "-inf")
     if isinstance(value, bool | int | float | str):
-        return json.dumps(value)
+        return json.dumps(value, ensure_ascii=False)
     if isinstance(value, list | tuple):
         return f"[{', '.join(map(_toml, value))}]"
     raise TypeError(f"settings: {value!r} is no boolean, number, text or list of them")

@@ -305,7 +305,7 @@ def sparsify(
 
     Linear layers are `nn.Linear` and the `Conv1D` of `transformers`' GPT-2. `skip` names those that stay dense, by
     names or patterns such as `"*.attn.*"`, or decides on each; layers that share their weight with another module,
-    such as a tied output head, stay so too. `mask` is a name of `mediswift.mask_names()`, or `magnitude`, which keeps
+    such as a tied output head, stay so too, and so do those whose weight is computed from others, as by pruning. `mask` is a name of `mediswift.mask_names()`, or `magnitude`, which keeps
     the largest weights; every layer has a seed of its own. Optimisers must be made after this.
 
     >>> from torch import nn
@@ -319,7 +319,7 @@ def sparsify(
             owners[id(parameter)] = owners.get(id(parameter), 0) + 1
 
     def stays(name: str, module: nn.Module) -> bool:
-        if owners[id(module.weight)] > 1:
+        if owners.get(id(module.weight), 2) > 1:
             return True
         if callable(skip):
             return skip(name, module)

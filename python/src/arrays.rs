@@ -10,6 +10,7 @@ use numpy::{
 };
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
+use std::ops::Range;
 
 /// Elements of rows `[token][feature]`.
 #[derive(Clone, Copy, Debug)]
@@ -264,4 +265,36 @@ fn write<'py, E: Element, D: Dimension>(
         numpy::BorrowError::NotWriteable => wrong(name, "is read-only"),
         _ => wrong(name, "shares its memory with what another call, or this one, uses"),
     })
+}
+
+/// Refuses results that share memory with operands, or with each other. Owners alone do not tell: DLPack and buffers
+/// make several arrays of one memory.
+pub fn check_apart(
+    results: &[(&str, Option<&Bound<'_, PyAny>>)],
+    operands: &[Option<&Bound<'_, PyAny>>],
+) -> PyResult<()> {
+    let mut taken = Vec::new();
+    for operand in operands.iter().flatten() {
+        taken.extend(place(operand)?);
+    }
+    for (name, result) in results {
+        let Some(place) = result.map(place).transpose()?.flatten() else { continue };
+        if taken
+            .iter()
+            .any(|other: &Range<usize>| other.start < place.end && place.start < other.end)
+        {
+            return Err(wrong(name, "shares its memory with what another call, or this one, uses"));
+        }
+        taken.push(place);
+    }
+    Ok(())
+}
+
+/// Where a contiguous array lies, if it is an array.
+fn place(array: &Bound<'_, PyAny>) -> PyResult<Option<Range<usize>>> {
+    let Ok(array) = array.cast::<PyUntypedArray>() else { return Ok(None) };
+    let data = array.getattr("__array_interface__")?.get_item("data")?;
+    let (start, len): (usize, usize) =
+        (data.get_item(0)?.extract()?, array.getattr("nbytes")?.extract()?);
+    Ok(Some(start..start + len))
 }

@@ -15,7 +15,7 @@ use rayon::ThreadPool;
 use rayon::prelude::*;
 
 use crate::activations::Tiles;
-use crate::arrays::{RowArray, RowArrayMut, Rows, RowsMut, vector, vector_mut, wrong};
+use crate::arrays::{RowArray, RowArrayMut, Rows, RowsMut, check_apart, vector, vector_mut, wrong};
 use crate::error::IntoException;
 use crate::pattern::Pattern;
 use crate::threads::compute;
@@ -148,6 +148,7 @@ impl Layer {
         keep: bool,
     ) -> PyResult<(Option<u64>, Option<Tiles>)> {
         let (rows, columns) = (self.pattern.rows(), self.pattern.columns());
+        check_apart(&[("y", Some(y))], &[Some(x), values, bias])?;
         let values = self.lent(values)?;
         let values = values.as_ref().map(|array| array.as_slice()).transpose()?;
         let bias = bias.map(|bias| vector::<f32>("bias", bias, Some(rows))).transpose()?;
@@ -200,6 +201,7 @@ impl Layer {
         let (rows, columns, nnz) =
             (self.pattern.rows(), self.pattern.columns(), self.pattern.nnz());
         let precision = self.plan.precision();
+        check_apart(&[("dx", dx), ("dw", dw), ("db", db)], &[Some(dy), x, values])?;
         let values = self.lent(values)?;
         let values = values.as_ref().map(|array| array.as_slice()).transpose()?;
         let dy = RowArray::of("dy", dy, rows)?;

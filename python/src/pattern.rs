@@ -10,6 +10,7 @@ use pyo3::types::PyTuple;
 
 use crate::arrays::{matrix, narrowed, wrong};
 use crate::error::IntoException;
+use crate::threads::compute;
 
 /// Rows or columns that a mask may be drawn for.
 const MOST: usize = 1 << 20;
@@ -47,11 +48,14 @@ impl Pattern {
     /// The pattern of the elements of a matrix `[rows, columns]` of booleans that are true.
     #[staticmethod]
     fn of_mask(mask: &Bound<'_, PyAny>) -> PyResult<Self> {
-        let mask = matrix::<bool>("mask", mask)?;
+        matrix::<bool>("mask", mask)?;
+        // As bytes: what NumPy calls a boolean may be any of them.
+        let mask = mask.call_method1("view", ("uint8",))?;
+        let mask = matrix::<u8>("mask", &mask)?;
         let mask = mask.as_array();
         let (mut offsets, mut indices) = (vec![0], Vec::new());
         for row in mask.rows() {
-            let kept = row.iter().enumerate().filter(|(_, kept)| **kept);
+            let kept = row.iter().enumerate().filter(|(_, kept)| **kept != 0);
             indices.extend(kept.map(|(column, _)| column as u32));
             if indices.len() >= u32::MAX as usize {
                 return Err(wrong("mask", "keeps more weights than 32-bit indices can name"));
@@ -66,7 +70,14 @@ impl Pattern {
     /// Draws a mask of the family `name`, one of `mask_names()`, that leaves out the fraction `sparsity` of
     /// the weights, in [0, 1).
     #[staticmethod]
-    fn draw(name: &str, rows: usize, columns: usize, sparsity: f64, seed: u64) -> PyResult<Self> {
+    fn draw(
+        py: Python<'_>,
+        name: &str,
+        rows: usize,
+        columns: usize,
+        sparsity: f64,
+        seed: u64,
+    ) -> PyResult<Self> {
         let Some(family) = MASKS.iter().find(|family| family.name == name) else {
             let known = mask_names().join(", ");
             return Err(wrong("mask", format!("is '{name}', but must be one of {known}")));
@@ -82,7 +93,7 @@ impl Pattern {
         if (rows * columns) as f64 * (1.0 - sparsity) >= f64::from(u32::MAX) {
             return Err(wrong("mask", "keeps more weights than 32-bit indices can name"));
         }
-        let pattern = (family.draw)(rows, columns, sparsity, seed);
+        let pattern = compute(py, |_| (family.draw)(rows, columns, sparsity, seed))?;
         Ok(Self(Arc::new(pattern.map_err(IntoException::into_exception)?)))
     }
 
@@ -119,14 +130,15 @@ impl Pattern {
     /// A matrix `[rows, columns]` of booleans: true where a weight is.
     fn to_mask<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyArray2<bool>>> {
         let (rows, columns) = self.shape();
-        let Some(len) = rows.checked_mul(columns) else {
-            return Err(wrong("mask", "has more elements than fit in memory"));
-        };
-        let mut mask = vec![false; len];
+        // NumPy's own zeros: what does not fit is an error there, and pages that stay false are never touched.
+        let mask = py.import("numpy")?.call_method1("zeros", ((rows, columns), "bool"))?;
+        let mask = mask.cast_into::<PyArray2<bool>>()?;
+        let mut kept = mask.readwrite();
+        let kept = kept.as_slice_mut()?;
         for row in 0..rows {
-            self.0.row(row).iter().for_each(|&at| mask[row * columns + at as usize] = true);
+            self.0.row(row).iter().for_each(|&at| kept[row * columns + at as usize] = true);
         }
-        mask.into_pyarray(py).reshape([rows, columns])
+        Ok(mask)
     }
 
     fn __repr__(&self) -> String {

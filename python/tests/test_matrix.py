@@ -239,6 +239,11 @@ def test_wrong_arguments_are_named():
     both = np.ones((3, 8), np.float32)
     with pytest.raises(ValueError, match="shares its memory"):
         square.forward(both, out=both)
+    # Two arrays of one memory that know nothing of each other.
+    memory = bytearray(8 * 4)
+    one, other = (np.frombuffer(memory, np.float32).reshape(1, 8) for _ in range(2))
+    with pytest.raises(ValueError, match="shares its memory"):
+        square.forward(one, out=other)
 
 
 def test_masks():

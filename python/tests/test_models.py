@@ -192,8 +192,10 @@ def test_a_callback_stops_and_the_run_goes_on_with_the_same_bits(world, tmp_path
 @pytest.mark.skipif(os.name != "posix", reason="signals are of POSIX")
 def test_ctrl_c_saves(world, tmp_path):
     folder, _ = world
+    # A background shell's children ignore the signal, and theirs too, unless they ask for it.
     code = """
-import sys, mediswift
+import signal, sys, mediswift
+signal.signal(signal.SIGINT, signal.default_int_handler)
 def told(step):
     print(step["step"], flush=True)
 settings = eval(sys.argv[3]) | {"train.steps": 1_000_000, "eval.every": 0}
@@ -206,13 +208,16 @@ mediswift.train(sys.argv[1], sys.argv[2], preset="micro", settings=settings, cal
         stderr=subprocess.PIPE,
         text=True,
     )
-    assert process.stdout.readline() == "1\n"
-    reader = threading.Thread(target=process.stdout.read)
-    reader.start()
-    process.send_signal(signal.SIGINT)
-    reader.join(timeout=60)
-    assert process.wait(timeout=60) != 0
-    assert "KeyboardInterrupt" in process.stderr.read()
+    try:
+        assert process.stdout.readline() == "1\n"
+        reader = threading.Thread(target=process.stdout.read)
+        reader.start()
+        process.send_signal(signal.SIGINT)
+        reader.join(timeout=60)
+        assert process.wait(timeout=60) != 0
+        assert "KeyboardInterrupt" in process.stderr.read()
+    finally:
+        process.kill()
     process.stderr.close(), process.stdout.close()
     assert Model.load(tmp_path / "run").step >= 1
 

@@ -37,7 +37,12 @@ impl Start {
     /// back as zeros, so that the function it computes is that of the sparse model (MediSwift
     /// §2.2), or at random for comparison.
     pub fn new(mut config: Config, parameters: &Parameters, settings: &Settings) -> Self {
-        config.sparsity.stay();
+        // A model that was to become sparse later may have no mask yet.
+        let is_sparse = |shape: &Shape| matches!(shape, Shape::Sparse(_));
+        match parameters.iter().any(|(_, tensor)| is_sparse(tensor.shape)) {
+            true => config.sparsity.stay(),
+            false => config.sparsity.fall(),
+        }
         if settings.finetune.weights != Weights::Dense {
             return Self { config, parameters: parameters.clone() };
         }

@@ -30,8 +30,8 @@ impl Ledger {
     /// Reads what the folder `path` knows of the cells of `study`, and nothing else.
     /// # Errors
     /// If a record is damaged, or a cell was finished with other settings.
-    pub fn read(path: &Path, study: &Study) -> Result<Self, Error> {
-        Self::of(path, study, None, None)
+    pub fn read(path: &Path, study: &Study, data: Option<String>) -> Result<Self, Error> {
+        Self::of(path, study, data, None)
     }
 
     /// The same to do what is missing, and to train on data of that fingerprint. The folder is made if need be, and

@@ -7,7 +7,7 @@
 //!
 //! * `file`: the file as it stands there; [`plan`]: arms and cells; `baseline`: dense models to compare with.
 //! * [`ledger`]: the folder of cells; [`record`]: what is kept of one.
-//! * [`report`]: tables and figures, from records; [`column`]: what a table tells of an arm.
+//! * [`report`]: tables and figures, from records; [`mod@column`]: what a table tells of an arm.
 
 mod baseline;
 pub mod column;

@@ -225,6 +225,18 @@ impl Study {
                     return Err(Error::setting(place, problem));
                 }
             }
+            let ways = |arm: &Arm| format!("{:?} {:?}", arm.steps, arm.config);
+            let mut known = study.chapters.iter().flat_map(|chapter| &chapter.arms);
+            let is_another = |known: &Arm| {
+                let same_name = |arm: &&Arm| arm.name == known.name;
+                chapter.arms.iter().find(same_name).is_some_and(|arm| ways(arm) != ways(known))
+            };
+            if let Some(Arm { name, .. }) = known.find(|known| is_another(known)) {
+                let problem = format!(
+                    "arm '{name}' has other settings than in an earlier file: give arms names that differ"
+                );
+                return Err(Error::setting(place, problem));
+            }
             let before = study.cells.len();
             for cell in cells {
                 study.add(cell, before, &place)?;
@@ -397,6 +409,10 @@ fn expand(
             let problem = format!("vary.{path} has no values");
             return Err(Error::setting(place.within(key), problem));
         }
+        if grid.len().saturating_mul(values.len()) > MOST_CELLS {
+            let problem = format!("has more than {MOST_CELLS} combinations");
+            return Err(Error::setting(place.within(key), problem));
+        }
         let short = path.rsplit('.').next().unwrap_or(path);
         let mut wider = Vec::new();
         for (name, label, config) in &grid {
@@ -412,10 +428,6 @@ fn expand(
                 let label = format!("{label}, {} {said}", short.replace('_', " "));
                 wider.push((format!("{name}-{short}{kept}"), label, config));
             }
-        }
-        if wider.len() > MOST_CELLS {
-            let problem = format!("has more than {MOST_CELLS} combinations");
-            return Err(Error::setting(place.within(key), problem));
         }
         grid = wider;
     }

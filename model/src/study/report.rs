@@ -238,7 +238,9 @@ impl<'a> Report<'a> {
         let has_loss = |column: &Column| matches!(column, Column::ToLoss | Column::Sooner);
         if table.columns.iter().any(has_loss) {
             let loss = self.common_loss(table);
-            notes.push(format!("That loss: {loss:.3}, which all of these runs reach."));
+            if loss.is_finite() {
+                notes.push(format!("That loss: {loss:.3}, which all of these runs reach."));
+            }
         }
         let scores = table.columns.iter().filter_map(|column| match column {
             Column::Score(name) => Some((name, self.measure(name)?)),
