@@ -86,7 +86,7 @@ impl Verb for Study {
         folders.check(&plan, &known)?;
         let jobs = usize::from(self.jobs);
         if let Some(dataset) = &dataset {
-            has_room(&plan, dataset.vocab_size(), jobs)?;
+            has_room(&plan, &known, dataset.vocab_size(), jobs)?;
         }
         let ledger = Ledger::open(&cells, &plan, data)?;
         let signals = StopSignal::watch()?;
@@ -173,10 +173,12 @@ fn listed(plan: &Plan, ledger: &Ledger) -> Outcome {
     Outcome::new(json!({ "cells": rows, "report": null }), text)
 }
 
-/// Checks that this machine has memory for so many of the largest cells.
-fn has_room(plan: &Plan, vocabulary: usize, jobs: usize) -> anyhow::Result<()> {
+/// Checks that this machine has memory for so many of the largest cells that are not finished.
+fn has_room(plan: &Plan, known: &Ledger, vocabulary: usize, jobs: usize) -> anyhow::Result<()> {
+    let missing = || plan.cells.iter().filter(|cell| known.record(&cell.name).is_none());
+    let jobs = jobs.min(missing().count()).max(1);
     let free = machine::free_memory().map(|free| free / jobs as u64);
-    for cell in &plan.cells {
+    for cell in missing() {
         let Work::Pretrain { config, .. } = &cell.work else { continue };
         let mut config = config.as_ref().clone();
         if config.model.vocabulary == 0 {

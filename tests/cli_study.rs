@@ -303,6 +303,11 @@ fn what_cannot_be_studied_is_refused_in_one_line_and_nothing_is_lost() {
             format!("{base}{arm}[[figure]]\nname = 'f'\nx = 'loss'\n"),
             "among tokens, flops and seconds",
         ),
+        (
+            format!("{base}{arm}[[figure]]\nname = 'f'\ny = 'seconds'\n"),
+            "losses have no y but the loss",
+        ),
+        (format!("{base}{arm}[[evaluate]]\ndata = 'loss'\n"), "'loss' is a column already"),
         ("title = ".to_string(), "study.toml:1: "),
     ] {
         fs::write(at.join("study.toml"), &study).expect("write");
@@ -310,6 +315,13 @@ fn what_cannot_be_studied_is_refused_in_one_line_and_nothing_is_lost() {
         assert!(message.contains(expected), "{study}: {message}");
         assert!(!at.join("out").exists(), "{study}");
     }
+
+    // An arm is one way to train, in all files.
+    fs::write(at.join("study.toml"), format!("{base}{arm}")).expect("write");
+    let other = format!("{base}{arm}set.train.lr = 2e-3\nseeds = [2]\n");
+    fs::write(at.join("other.toml"), other).expect("write");
+    let message = failure(&run(at, "study study.toml other.toml --data dataset --out out"), 1);
+    assert!(message.contains("arm 'a' has other settings than in an earlier file"), "{message}");
 
     fs::write(at.join("study.toml"), format!("{base}{arm}[[finetune]]\ntask = 'hoc'\n"))
         .expect("write");

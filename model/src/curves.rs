@@ -47,7 +47,8 @@ impl Curves {
             return Err(Error::not_found(run, "no step is done yet"));
         }
         let spent = Spent::new(&config);
-        let times: Vec<f64> = steps.iter().map(|step| step.seconds).collect();
+        let masks = |step: &StepMetrics| step.masks.as_ref().map_or(0.0, |masks| masks.seconds);
+        let times: Vec<_> = steps.iter().map(|step| (step.seconds, masks(step))).collect();
         let computing = computing_time(&times);
         let point = |at: usize, loss| Point {
             tokens: steps[at].tokens as f64,
@@ -98,16 +99,20 @@ fn centred_means(values: &[f64], reach: usize) -> Vec<f64> {
     (0..values.len()).map(mean).collect()
 }
 
-/// Seconds of computing after every step, of the seconds that had passed: steps that took far longer
-/// than others count as one that computed all the time.
-fn computing_time(passed: &[f64]) -> Vec<f64> {
-    let before = [0.0].into_iter().chain(passed.iter().copied());
-    let durations: Vec<f64> = passed.iter().zip(before).map(|(now, before)| now - before).collect();
-    let mut sorted = durations.clone();
+/// Seconds of computing after every step, of the seconds that had passed and those that its masks took to move: steps
+/// that took far longer than others, and not for their masks, count as one that computed all the time.
+fn computing_time(passed: &[(f64, f64)]) -> Vec<f64> {
+    let before = [0.0].into_iter().chain(passed.iter().map(|(passed, _)| *passed));
+    let durations: Vec<(f64, f64)> = passed
+        .iter()
+        .zip(before)
+        .map(|((now, masks), before)| (now - before - masks, *masks))
+        .collect();
+    let mut sorted: Vec<f64> = durations.iter().map(|(step, _)| *step).collect();
     sorted.sort_by(f64::total_cmp);
     let median = sorted.get(sorted.len() / 2).copied().unwrap_or(0.0);
-    let computing = |sum: &mut f64, duration: f64| {
-        *sum += if duration > ASLEEP * median { median } else { duration };
+    let computing = |sum: &mut f64, (step, masks): (f64, f64)| {
+        *sum += masks + if step > ASLEEP * median { median } else { step };
         Some(*sum)
     };
     durations.into_iter().scan(0.0, computing).collect()
@@ -119,7 +124,10 @@ mod tests {
 
     #[test]
     fn a_step_asleep_counts_as_one_awake() {
-        assert_eq!(computing_time(&[1.0, 2.0, 3.0, 903.0, 905.0]), [1.0, 2.0, 3.0, 4.0, 6.0]);
+        let still = [1.0, 2.0, 3.0, 903.0, 905.0].map(|passed| (passed, 0.0));
+        assert_eq!(computing_time(&still), [1.0, 2.0, 3.0, 4.0, 6.0]);
+        let moving = [(1.0, 0.0), (2.0, 0.0), (53.0, 50.0), (54.0, 0.0)];
+        assert_eq!(computing_time(&moving), [1.0, 2.0, 53.0, 54.0], "masks took their time");
         assert_eq!(computing_time(&[]), [0.0; 0]);
     }
 

@@ -41,6 +41,26 @@ pub use scalar::Scalar;
 /// Declares instruction sets, best first: the type, its name, and the architecture that it is compiled
 /// for. The kinds are known on every machine.
 macro_rules! instruction_sets {
+    // A method of the kind that runs a kernel by the method of that name of its type.
+    (@runner #[doc = $about:literal] $run:ident; $($name:ident $(on $arch:literal)?),+) => {
+        #[doc = $about]
+        /// # Panics
+        /// If the machine lacks it.
+        #[track_caller]
+        pub fn $run<K: Kernel>(self, kernel: K) -> K::Output {
+            match self {
+                $(
+                    $(#[cfg(target_arch = $arch)])?
+                    IsaKind::$name => match $name::detect() {
+                        Some(isa) => isa.$run(kernel),
+                        None => panic!("this CPU lacks {self}"),
+                    },
+                )+
+                #[allow(unreachable_patterns)]
+                _ => panic!("{self} is missing on this architecture"),
+            }
+        }
+    };
     ($(#[doc = $about:literal] $name:ident: $label:literal $(on $arch:literal)?, registers $registers:literal;)+) => {
 
         /// The instruction sets this crate knows, best first.
@@ -79,59 +99,21 @@ macro_rules! instruction_sets {
                 }
             }
 
-            /// Runs `kernel` on this instruction set.
-            /// # Panics
-            /// If the machine lacks it.
-            #[track_caller]
-            pub fn run<K: Kernel>(self, kernel: K) -> K::Output {
-                match self {
-                    $(
-                        $(#[cfg(target_arch = $arch)])?
-                        IsaKind::$name => match $name::detect() {
-                            Some(isa) => isa.run(kernel),
-                            None => panic!("this CPU lacks {self}"),
-                        },
-                    )+
-                    #[allow(unreachable_patterns)]
-                    _ => panic!("{self} is missing on this architecture"),
-                }
-            }
-
-            /// Runs a kernel of [pairs](Isa::dot) on this instruction set.
-            /// # Panics
-            /// If the machine lacks it.
-            #[track_caller]
-            pub fn run_pairs<K: Kernel>(self, kernel: K) -> K::Output {
-                match self {
-                    $(
-                        $(#[cfg(target_arch = $arch)])?
-                        IsaKind::$name => match $name::detect() {
-                            Some(isa) => isa.run_pairs(kernel),
-                            None => panic!("this CPU lacks {self}"),
-                        },
-                    )+
-                    #[allow(unreachable_patterns)]
-                    _ => panic!("{self} is missing on this architecture"),
-                }
-            }
-
-            /// Runs a kernel of [halves](Isa::fma_halves) on this instruction set.
-            /// # Panics
-            /// If the machine lacks it.
-            #[track_caller]
-            pub fn run_halves<K: Kernel>(self, kernel: K) -> K::Output {
-                match self {
-                    $(
-                        $(#[cfg(target_arch = $arch)])?
-                        IsaKind::$name => match $name::detect() {
-                            Some(isa) => isa.run_halves(kernel),
-                            None => panic!("this CPU lacks {self}"),
-                        },
-                    )+
-                    #[allow(unreachable_patterns)]
-                    _ => panic!("{self} is missing on this architecture"),
-                }
-            }
+            instruction_sets!(
+                @runner
+                /// Runs `kernel` on this instruction set.
+                run; $($name $(on $arch)?),+
+            );
+            instruction_sets!(
+                @runner
+                /// Runs a kernel of [pairs](Isa::dot) on this instruction set.
+                run_pairs; $($name $(on $arch)?),+
+            );
+            instruction_sets!(
+                @runner
+                /// Runs a kernel of [halves](Isa::fma_halves) on this instruction set.
+                run_halves; $($name $(on $arch)?),+
+            );
         }
     };
 }

@@ -214,21 +214,23 @@ fn unknown_and_missing_names_are_errors() {
     assert_eq!(IsaKind::by_name("scalar"), Ok(IsaKind::Scalar));
 }
 
-/// How many registers the code of an instruction set counts on.
-struct Registers;
+/// What the code of an instruction set counts on: registers, and instructions for pairs and halves.
+struct CountsOn;
 
-impl Kernel for Registers {
-    type Output = usize;
+impl Kernel for CountsOn {
+    type Output = (usize, bool, bool);
 
     #[inline(always)]
-    fn run<I: Isa>(self, _: I) -> usize {
-        I::REGISTERS
+    fn run<I: Isa>(self, _: I) -> Self::Output {
+        (I::REGISTERS, I::MULTIPLIES_PAIRS, I::MULTIPLIES_HALVES)
     }
 }
 
 #[test]
-fn the_list_and_the_code_agree_on_registers() {
+fn the_list_and_the_code_agree() {
     for kind in IsaKind::available() {
-        assert_eq!(kind.registers(), kind.run(Registers), "{kind}");
+        assert_eq!(kind.registers(), kind.run(CountsOn).0, "{kind}");
+        assert_eq!(kind.multiplies(Precision::Bf16), kind.run_pairs(CountsOn).1, "{kind}");
+        assert_eq!(kind.multiplies(Precision::F16), kind.run_halves(CountsOn).2, "{kind}");
     }
 }

@@ -1,5 +1,6 @@
 //! What a word of 32 bits holds in a kernel, and how words are multiplied: loops over words are the same for all.
 
+use crate::Precision;
 use crate::isa::{Isa, IsaKind, Kernel};
 
 /// What the words of a kernel's operands hold.
@@ -19,6 +20,24 @@ impl Words {
         match self {
             Words::Numbers | Words::Pairs => 1,
             Words::Halves => 2,
+        }
+    }
+
+    /// What numbers of a precision are multiplied as on an instruction set.
+    pub(super) fn of(precision: Precision, isa: IsaKind) -> Self {
+        match precision {
+            Precision::Bf16 if isa.multiplies(precision) => Words::Pairs,
+            Precision::F16 if isa.multiplies(precision) => Words::Halves,
+            _ => Words::Numbers,
+        }
+    }
+
+    /// The precisions whose numbers they can hold; those of 16 bits become numbers when they are widened.
+    pub(super) fn precisions(self) -> &'static [Precision] {
+        match self {
+            Words::Numbers => &Precision::ALL,
+            Words::Pairs => &[Precision::Bf16],
+            Words::Halves => &[Precision::F16],
         }
     }
 

@@ -1,5 +1,6 @@
 //! [`LayerPlan`]: the strategies of a layer's products, and the cost model that picks them.
 
+use super::arithmetic::Words;
 use super::product::Product;
 use super::strategy::{
     Strategy, StrategyError, dense,
@@ -46,7 +47,7 @@ impl LayerPlan {
 
     /// The plan of a dense weight.
     pub(super) fn dense(precision: Precision, isa: IsaKind) -> Self {
-        Self::all(precision, dense::strategy(precision, isa))
+        Self::all(precision, dense::strategy(Words::of(precision, isa)))
     }
 
     /// What activations and weights are rounded to.
@@ -65,10 +66,10 @@ impl LayerPlan {
         if density >= DENSE {
             return Self::dense(precision, isa);
         }
-        match precision {
-            Precision::Bf16 if isa.multiplies(precision) => Self::estimate_pairs(density, l1),
-            Precision::F16 if isa.multiplies(precision) => Self::estimate_halves(density, l1),
-            _ => Self { precision, ..Self::estimate(density, isa.registers(), l1) },
+        match Words::of(precision, isa) {
+            Words::Pairs => Self::estimate_pairs(density, l1),
+            Words::Halves => Self::estimate_halves(density, l1),
+            Words::Numbers => Self { precision, ..Self::estimate(density, isa.registers(), l1) },
         }
     }
 
@@ -88,7 +89,7 @@ impl LayerPlan {
         let precision = Precision::F32;
         let all = |shape| Self::all(precision, panels(registers, shape));
         match (density, registers) {
-            (DENSE.., _) => Self::all(precision, dense::strategy(precision, IsaKind::Scalar)),
+            (DENSE.., _) => Self::all(precision, dense::strategy(Words::Numbers)),
             (0.35.., 32..) => all((4, 4, lines / 4, 1024, 2)),
             (0.2.., 32..) => all((2, 4, lines / 4, 1024, 4)),
             (0.07.., 32..) => all((2, 4, lines / 4, 1024, 8)),
@@ -115,7 +116,6 @@ impl LayerPlan {
             Self { precision, strategies: [product.clone(), product, weight_gradient] }
         };
         match density {
-            DENSE.. => Self::dense(precision, IsaKind::Avx512Bf16),
             0.35.. => plan(4, 1024, 2),
             0.2.. => plan(2, 1024, 4),
             _ => plan(2, 2048, 8),
@@ -133,7 +133,6 @@ impl LayerPlan {
             Self { precision, strategies: [product.clone(), product, weight_gradient] }
         };
         match density {
-            DENSE.. => Self::dense(precision, IsaKind::Avx512Fp16),
             0.2.. => plan((2, 2, lines / 2, 1024, 4)),
             _ => plan((2, 2, lines, 2048, 8)),
         }

@@ -61,6 +61,11 @@ impl Column {
         usual.into_iter().chain(scores.iter().cloned().map(Column::Score)).collect()
     }
 
+    /// Whether every study has a column of that name.
+    pub(super) fn is_known(name: &str) -> bool {
+        COLUMNS.iter().any(|(known, ..)| *known == name)
+    }
+
     /// The column of that name, where there are such scores.
     pub(super) fn named(
         name: &str,

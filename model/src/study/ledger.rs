@@ -7,7 +7,8 @@
 //!       LOCK         held by the study at work
 //! ```
 
-use super::plan::{Cell, Study, Work};
+use super::cell::{Cell, Work};
+use super::plan::Study;
 use super::record::{Machine, Outcome, Record};
 use crate::cells::Cells;
 use crate::error::Error;

@@ -5,20 +5,25 @@
 //! ([`Ledger`]): it holds the run folders, and beside each a [`Record`] with all that a report needs, small
 //! enough to be kept for good. So a report is made again from records alone.
 //!
-//! * `file`: the file as it stands there; [`plan`]: arms and cells; `baseline`: dense models to compare with.
+//! * `file`: the file as it stands there; [`plan`]: all of it, checked; [`arm`]: ways to pre-train; `baseline`: dense
+//!   models to compare with; [`cell`]: runs; [`wanted`]: tables and figures.
 //! * [`ledger`]: the folder of cells; [`record`]: what is kept of one.
 //! * [`report`]: tables and figures, from records; [`mod@column`]: what a table tells of an arm.
 
+pub mod arm;
 mod baseline;
+pub mod cell;
 pub mod column;
 mod file;
 pub mod ledger;
 pub mod plan;
 pub mod record;
 pub mod report;
+pub mod wanted;
 
+pub use cell::{Cell, Work};
 pub use file::{FigureKind, reference};
 pub use ledger::Ledger;
-pub use plan::{Cell, Study, Work};
+pub use plan::Study;
 pub use record::Record;
 pub use report::Report;

@@ -1,9 +1,12 @@
 //! [`Report`]: tables and figures of a study, from its records alone.
 
+use super::arm::Arm;
+use super::cell::Work;
 use super::column::{Column, Spread};
 use super::file::FigureKind;
-use super::plan::{Arm, Chapter, Figure, Study, Table, Work};
+use super::plan::{Chapter, Study};
 use super::record::{Machine, Outcome, Pretrained, Record};
+use super::wanted::{Figure, Table};
 use crate::curves::{Curves, Point};
 use crate::error::Error;
 use serde_json::{Value, json};

@@ -25,7 +25,7 @@ const FAMILIES: &[Family] = &[
     panels::PAIRS,
     panels::HALVES,
     csr::FAMILY,
-    dense::FAMILY,
+    dense::NUMBERS,
     dense::PAIRS,
     dense::HALVES,
 ];

@@ -4,47 +4,22 @@ use super::sampled::{add_product, begin, scatter};
 use crate::isa::{IsaKind, dispatch};
 use crate::ops::gather::DoubledHalves;
 use crate::ops::gemm::{Left, Packed, gemm_halves_on, outer_halves_on};
-use crate::ops::strategy::{Family, Initial, Method, Planned, Product, Strategy};
+use crate::ops::strategy::{Initial, Planned, Product};
 use crate::parallel::for_each_chunk;
-use crate::{AlignedBuffer, Lines, Precision, SparsePattern};
+use crate::{AlignedBuffer, Lines, SparsePattern};
 use std::sync::{Arc, OnceLock};
 
-pub(in crate::ops::strategy) const FAMILY: Family = Family {
-    grammar: "dense-halves, of f16 alone",
-    parse: |name| (name == "dense-halves").then(|| Strategy::new(DenseHalves)),
-    candidates: |registers| {
-        if registers >= 32 { vec![Strategy::new(DenseHalves)] } else { Vec::new() }
-    },
-};
-
-pub(super) struct DenseHalves;
-
-impl Method for DenseHalves {
-    fn name(&self) -> String {
-        "dense-halves".into()
-    }
-
-    fn precisions(&self) -> &[Precision] {
-        &[Precision::F16]
-    }
-
-    fn is_dense(&self) -> bool {
-        true
-    }
-
-    fn plan(
-        &self,
-        isa: IsaKind,
-        pattern: &Arc<SparsePattern>,
-        products: &[Product],
-        _: Precision,
-    ) -> Box<dyn Planned> {
-        let with_w = products.iter().any(|&product| product != Product::WeightGradient);
-        let (rows, columns) = (pattern.rows(), pattern.columns());
-        let w = AlignedBuffer::zeros(if with_w { rows * columns } else { 0 });
-        let (pattern, transposed) = (Some(pattern.clone()), OnceLock::new());
-        Box::new(PlannedHalves { isa, rows, columns, pattern, w, transposed })
-    }
+/// Products of a sparse weight, of which `products` are asked for.
+pub(super) fn of_sparse(
+    isa: IsaKind,
+    pattern: &Arc<SparsePattern>,
+    products: &[Product],
+) -> Box<dyn Planned> {
+    let with_w = products.iter().any(|&product| product != Product::WeightGradient);
+    let (rows, columns) = (pattern.rows(), pattern.columns());
+    let w = AlignedBuffer::zeros(if with_w { rows * columns } else { 0 });
+    let (pattern, transposed) = (Some(pattern.clone()), OnceLock::new());
+    Box::new(PlannedHalves { isa, rows, columns, pattern, w, transposed })
 }
 
 /// All products of a dense weight `[rows, columns]`.

@@ -4,26 +4,84 @@
 //! a dense copy of it; of its weight gradient the elements at the non-zeros are kept. Wᵀ is packed for
 //! the first input gradient and brought up to date from then on, so that what never runs backward
 //! never holds it.
+//!
+//! Three families without tile sizes, one for each kind of [`Words`], each with its products in a file.
 
 mod halves;
 mod numbers;
 mod pairs;
 mod sampled;
 
-pub(super) use self::halves::FAMILY as HALVES;
-pub(super) use self::numbers::FAMILY;
-pub(super) use self::pairs::FAMILY as PAIRS;
-
-use super::{Planned, Strategy};
-use crate::Precision;
+use super::{Family, Method, Planned, Strategy};
 use crate::isa::IsaKind;
+use crate::ops::arithmetic::Words;
+use crate::ops::product::Product;
+use crate::{Precision, SparsePattern};
+use std::sync::Arc;
 
-/// The strategy of a precision on an instruction set; there is one, without tile sizes.
-pub(in crate::ops) fn strategy(precision: Precision, isa: IsaKind) -> Strategy {
-    match precision {
-        Precision::Bf16 if isa.multiplies(precision) => Strategy::new(pairs::DensePairs),
-        Precision::F16 if isa.multiplies(precision) => Strategy::new(halves::DenseHalves),
-        _ => Strategy::new(numbers::Dense),
+pub(super) const NUMBERS: Family = Family {
+    grammar: "dense",
+    parse: |name| named(name, Words::Numbers),
+    candidates: |_| vec![strategy(Words::Numbers)],
+};
+
+pub(super) const PAIRS: Family = Family {
+    grammar: "dense-pairs, of bf16 alone",
+    parse: |name| named(name, Words::Pairs),
+    candidates: |registers| with_registers(registers, Words::Pairs),
+};
+
+pub(super) const HALVES: Family = Family {
+    grammar: "dense-halves, of f16 alone",
+    parse: |name| named(name, Words::Halves),
+    candidates: |registers| with_registers(registers, Words::Halves),
+};
+
+/// The strategy of a kind of words.
+pub(in crate::ops) fn strategy(words: Words) -> Strategy {
+    Strategy::new(Dense(words))
+}
+
+fn named(name: &str, words: Words) -> Option<Strategy> {
+    (Dense(words).name() == name).then(|| strategy(words))
+}
+
+fn with_registers(registers: usize, words: Words) -> Vec<Strategy> {
+    if registers >= 32 { vec![strategy(words)] } else { Vec::new() }
+}
+
+struct Dense(Words);
+
+impl Method for Dense {
+    fn name(&self) -> String {
+        let name = match self.0 {
+            Words::Numbers => "dense",
+            Words::Pairs => "dense-pairs",
+            Words::Halves => "dense-halves",
+        };
+        name.into()
+    }
+
+    fn precisions(&self) -> &[Precision] {
+        self.0.precisions()
+    }
+
+    fn is_dense(&self) -> bool {
+        true
+    }
+
+    fn plan(
+        &self,
+        isa: IsaKind,
+        pattern: &Arc<SparsePattern>,
+        products: &[Product],
+        precision: Precision,
+    ) -> Box<dyn Planned> {
+        match self.0 {
+            Words::Numbers => numbers::of_sparse(isa, precision, pattern, products),
+            Words::Pairs => pairs::of_sparse(isa, pattern, products),
+            Words::Halves => halves::of_sparse(isa, pattern, products),
+        }
     }
 }
 
@@ -34,9 +92,9 @@ pub(in crate::ops) fn planned(
     rows: usize,
     columns: usize,
 ) -> Box<dyn Planned> {
-    match precision {
-        Precision::Bf16 if isa.multiplies(precision) => pairs::planned(isa, rows, columns),
-        Precision::F16 if isa.multiplies(precision) => halves::planned(isa, rows, columns),
-        _ => numbers::planned(isa, precision, rows, columns),
+    match Words::of(precision, isa) {
+        Words::Numbers => numbers::planned(isa, precision, rows, columns),
+        Words::Pairs => pairs::planned(isa, rows, columns),
+        Words::Halves => halves::planned(isa, rows, columns),
     }
 }

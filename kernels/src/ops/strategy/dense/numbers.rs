@@ -3,44 +3,26 @@
 use super::sampled::{add_product, begin, scatter};
 use crate::isa::IsaKind;
 use crate::ops::gemm::{Left, Out, Packed, gemm_on, transpose_tiles};
-use crate::ops::strategy::{Family, Initial, Method, Planned, Product, Strategy};
+use crate::ops::strategy::{Initial, Planned, Product};
 use crate::parallel::for_each_chunk;
 use crate::rounding::widened;
 use crate::{AlignedBuffer, LANES, Lines, Precision, Scratch, SparsePattern};
 use std::ops::Deref;
 use std::sync::{Arc, OnceLock};
 
-pub(in crate::ops::strategy) const FAMILY: Family = Family {
-    grammar: "dense",
-    parse: |name| (name == "dense").then(|| Strategy::new(Dense)),
-    candidates: |_| vec![Strategy::new(Dense)],
-};
-
-pub(super) struct Dense;
-
-impl Method for Dense {
-    fn name(&self) -> String {
-        "dense".into()
-    }
-
-    fn is_dense(&self) -> bool {
-        true
-    }
-
-    fn plan(
-        &self,
-        isa: IsaKind,
-        pattern: &Arc<SparsePattern>,
-        products: &[Product],
-        precision: Precision,
-    ) -> Box<dyn Planned> {
-        let with_w = products.iter().any(|&product| product != Product::WeightGradient);
-        let len = if with_w { pattern.rows() * pattern.columns() } else { 0 };
-        let copy = Some(AlignedBuffer::zeros(len));
-        let (rows, columns) = (pattern.rows(), pattern.columns());
-        let (pattern, transposed) = (Some(pattern.clone()), OnceLock::new());
-        Box::new(PlannedDense { isa, precision, rows, columns, pattern, copy, transposed })
-    }
+/// Products of a sparse weight, of which `products` are asked for.
+pub(super) fn of_sparse(
+    isa: IsaKind,
+    precision: Precision,
+    pattern: &Arc<SparsePattern>,
+    products: &[Product],
+) -> Box<dyn Planned> {
+    let with_w = products.iter().any(|&product| product != Product::WeightGradient);
+    let len = if with_w { pattern.rows() * pattern.columns() } else { 0 };
+    let copy = Some(AlignedBuffer::zeros(len));
+    let (rows, columns) = (pattern.rows(), pattern.columns());
+    let (pattern, transposed) = (Some(pattern.clone()), OnceLock::new());
+    Box::new(PlannedDense { isa, precision, rows, columns, pattern, copy, transposed })
 }
 
 /// All products of a dense weight `[rows, columns]`.

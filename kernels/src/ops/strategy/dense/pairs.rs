@@ -6,54 +6,28 @@
 use super::sampled::{add_product, begin, scatter};
 use crate::isa::IsaKind;
 use crate::ops::gemm::{Left, Out, PackedPairs, gemm_words_on, transpose_tiles};
-use crate::ops::strategy::{Family, Initial, Method, Planned, Product, Strategy};
-use crate::{Lines, Precision, Scratch, SparsePattern};
+use crate::ops::strategy::{Initial, Planned, Product};
+use crate::{Lines, Scratch, SparsePattern};
 use std::sync::{Arc, OnceLock};
 
-pub(in crate::ops::strategy) const FAMILY: Family = Family {
-    grammar: "dense-pairs, of bf16 alone",
-    parse: |name| (name == "dense-pairs").then(|| Strategy::new(DensePairs)),
-    candidates: |registers| {
-        if registers >= 32 { vec![Strategy::new(DensePairs)] } else { Vec::new() }
-    },
-};
-
-pub(super) struct DensePairs;
-
-impl Method for DensePairs {
-    fn name(&self) -> String {
-        "dense-pairs".into()
+/// Products of a sparse weight, of which `products` are asked for.
+pub(super) fn of_sparse(
+    isa: IsaKind,
+    pattern: &Arc<SparsePattern>,
+    products: &[Product],
+) -> Box<dyn Planned> {
+    let (rows, columns) = (pattern.rows(), pattern.columns());
+    let mut planned = PlannedPairs::new(isa, rows, columns);
+    planned.pattern = Some(pattern.clone());
+    planned.forward = products.contains(&Product::Forward).then(|| {
+        let zeros = Scratch::zeros(rows * columns);
+        Left::row_major(&zeros, rows, columns).pack_pairs()
+    });
+    if products.contains(&Product::InputGradient) {
+        let zeros = Scratch::zeros(rows * columns);
+        planned.transposed = OnceLock::from(Left::transposed(&zeros, columns, rows).pack_pairs());
     }
-
-    fn precisions(&self) -> &[Precision] {
-        &[Precision::Bf16]
-    }
-
-    fn is_dense(&self) -> bool {
-        true
-    }
-
-    fn plan(
-        &self,
-        isa: IsaKind,
-        pattern: &Arc<SparsePattern>,
-        products: &[Product],
-        _: Precision,
-    ) -> Box<dyn Planned> {
-        let (rows, columns) = (pattern.rows(), pattern.columns());
-        let mut planned = PlannedPairs::new(isa, rows, columns);
-        planned.pattern = Some(pattern.clone());
-        planned.forward = products.contains(&Product::Forward).then(|| {
-            let zeros = Scratch::zeros(rows * columns);
-            Left::row_major(&zeros, rows, columns).pack_pairs()
-        });
-        if products.contains(&Product::InputGradient) {
-            let zeros = Scratch::zeros(rows * columns);
-            planned.transposed =
-                OnceLock::from(Left::transposed(&zeros, columns, rows).pack_pairs());
-        }
-        Box::new(planned)
-    }
+    Box::new(planned)
 }
 
 /// All products of a dense weight `[rows, columns]`.

@@ -162,11 +162,7 @@ impl Method for Panels {
     }
 
     fn precisions(&self) -> &[Precision] {
-        match self.0.words {
-            Words::Numbers => &Precision::ALL,
-            Words::Pairs => &[Precision::Bf16],
-            Words::Halves => &[Precision::F16],
-        }
+        self.0.words.precisions()
     }
 
     fn plan(
