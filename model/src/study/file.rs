@@ -105,7 +105,7 @@ tables! {
         reference: String,
     }
 
-    /// A figure of the report; losses and a Pareto picture if there is none.
+    /// A figure of the report; losses and a Pareto picture if there is neither a table nor a figure.
     ["figure"] FigureTable: Default {
         /// Its file: NAME.svg and NAME.png.
         name: String,

@@ -7,7 +7,7 @@ use super::arm::{
 use super::cell::{Cell, Work};
 use super::column::Column;
 use super::file::{EvaluateTable, File, FinetuneTable, StudyTable};
-use super::wanted::{Figure, Reported, Table};
+use super::wanted::{Figure, Reported, Table, usual_figures};
 use crate::config::text::Tables;
 use crate::error::{Error, Place};
 use crate::finetune::settings::Settings;
@@ -199,8 +199,10 @@ fn chapter(file: File, path: &Path) -> Result<(Chapter, Vec<Cell>), Error> {
         }
     }
     let report = Reported { arms: &arms, scores: &scores, place: &place };
+    let says_nothing = tables.is_empty() && figures.is_empty();
     let tables = report.tables(tables)?;
-    let figures = report.figures(figures, &title, &stem)?;
+    let figures = if says_nothing { usual_figures(&stem) } else { figures };
+    let figures = report.figures(figures, &title)?;
     Ok((Chapter { title, about, arms, tables, figures }, cells))
 }
 

@@ -70,23 +70,8 @@ impl Reported<'_> {
         tables.into_iter().zip(1..).map(table).collect()
     }
 
-    /// The figures of the file, or one of each kind.
-    pub fn figures(
-        &self,
-        figures: Vec<FigureTable>,
-        title: &str,
-        stem: &str,
-    ) -> Result<Vec<Figure>, Error> {
-        let figures = match figures.is_empty() {
-            false => figures,
-            true => FigureKind::all()
-                .map(|kind| FigureTable {
-                    name: format!("{stem}-{}", kind.name()),
-                    kind: kind.name().into(),
-                    ..FigureTable::default()
-                })
-                .collect(),
-        };
+    /// The figures of the file.
+    pub fn figures(&self, figures: Vec<FigureTable>, title: &str) -> Result<Vec<Figure>, Error> {
         let figure = |(FigureTable { name, title: own, kind, arms, x, y }, at)| {
             let key = format!("figure[{at}]");
             check_name(&name, &format!("{key}.name"), self.place)?;
@@ -118,4 +103,14 @@ impl Reported<'_> {
         };
         figures.into_iter().zip(1..).map(figure).collect()
     }
+}
+
+/// One figure of each kind, for a file of that name that says nothing of a report.
+pub(super) fn usual_figures(stem: &str) -> Vec<FigureTable> {
+    let figure = |kind: FigureKind| FigureTable {
+        name: format!("{stem}-{}", kind.name()),
+        kind: kind.name().into(),
+        ..FigureTable::default()
+    };
+    FigureKind::all().map(figure).collect()
 }
