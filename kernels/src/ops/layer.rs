@@ -55,9 +55,28 @@ impl LinearLayer {
     /// If no machine can address so many weights.
     #[track_caller]
     pub fn dense(isa: IsaKind, precision: Precision, rows: usize, columns: usize) -> Self {
+        Self::of_dense(isa, precision, rows, columns, &Product::TRAINING)
+    }
+
+    /// The same for the weight gradient alone, which needs no copy of the weight.
+    /// # Panics
+    /// If no machine can address so many weights.
+    #[track_caller]
+    pub fn dense_gradient(isa: IsaKind, precision: Precision, rows: usize, columns: usize) -> Self {
+        Self::of_dense(isa, precision, rows, columns, &[Product::WeightGradient])
+    }
+
+    #[track_caller]
+    fn of_dense(
+        isa: IsaKind,
+        precision: Precision,
+        rows: usize,
+        columns: usize,
+        products: &[Product],
+    ) -> Self {
         size(&[rows, columns]);
         let plan = LayerPlan::dense(precision, isa);
-        let planned = vec![dense::planned(isa, precision, rows, columns)];
+        let planned = vec![dense::planned(isa, precision, rows, columns, products)];
         let weight = Weight::Dense { rows, columns };
         Self { isa, weight, plan, planned, by_product: [0; 3] }
     }

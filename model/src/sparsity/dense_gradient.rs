@@ -103,7 +103,7 @@ impl Kept {
                 let start = part * rows_of_part;
                 let gradient = &mut block[..some.len() * columns];
                 gradient.fill(0.0);
-                let layer = LinearLayer::dense(isa, dy.precision(), some.len(), columns);
+                let layer = LinearLayer::dense_gradient(isa, dy.precision(), some.len(), columns);
                 let in_all = start + some.start..start + some.end;
                 Cut::new(dy, rows, in_all).with(|dy| layer.weight_gradient(dy, x, gradient));
                 largest.add(first, columns, gradient, |row, excluded| {

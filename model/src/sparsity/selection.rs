@@ -25,6 +25,44 @@ pub(super) fn largest(values: &[f32], count: usize) -> Vec<bool> {
     marks.collect()
 }
 
+/// How many magnitudes there are of each size, roughly: enough to pass over most of those that are too small.
+#[derive(Default)]
+struct Histogram {
+    counts: Vec<usize>,
+    /// Room for marks.
+    excluded: Vec<bool>,
+}
+
+impl Histogram {
+    /// Bits of a magnitude that do not count: those left are the exponent and the first three behind it.
+    const ROUGH: u32 = 20;
+
+    /// Counts the values that are not marked.
+    fn count(&mut self, values: &[f32]) {
+        self.counts.resize(1 << (31 - Self::ROUGH), 0);
+        for (x, _) in values.iter().zip(&self.excluded).filter(|(_, is_excluded)| !**is_excluded) {
+            self.counts[(magnitude(*x) >> Self::ROUGH) as usize] += 1;
+        }
+    }
+
+    /// With the counts of another.
+    fn with(mut self, other: Self) -> Self {
+        self.counts.resize(self.counts.len().max(other.counts.len()), 0);
+        self.counts.iter_mut().zip(&other.counts).for_each(|(count, more)| *count += more);
+        self
+    }
+
+    /// A magnitude that at least `count` of them exceed, if there are as many.
+    fn floor(&self, count: usize) -> Option<u32> {
+        let mut larger = 0;
+        let least = self.counts.iter().enumerate().rev().find(|(_, of_size)| {
+            larger += **of_size;
+            larger >= count
+        });
+        ((least?.0 as u32) << Self::ROUGH).checked_sub(1)
+    }
+}
+
 /// The places of the largest magnitudes of a matrix that is seen row block by row block, from the first to the last,
 /// and never as a whole.
 pub(super) struct LargestPlaces {
@@ -50,29 +88,33 @@ impl LargestPlaces {
         values: &[f32],
         exclude: impl Fn(usize, &mut [bool]) + Sync,
     ) {
-        let floor = self.floor;
         let rows = values.par_chunks_exact(columns).with_min_len(8).enumerate();
-        let found: Vec<Vec<(u32, u32)>> = rows
-            .map_init(
-                || vec![false; columns],
-                |excluded, (row, values)| {
-                    excluded.fill(false);
-                    exclude(first + row, excluded);
-                    let start = (first + row) * columns;
-                    let places = values.iter().zip(&*excluded).enumerate();
-                    let free = places.filter(|(_, (x, is_excluded))| {
-                        !**is_excluded && floor.is_none_or(|floor| magnitude(**x) > floor)
-                    });
-                    free.map(|(at, (x, _))| (magnitude(*x), (start + at) as u32)).collect()
-                },
-            )
-            .collect();
-        for row in found {
-            self.found.extend(row);
-            // Room for as many again, so that it is seldom that all are looked at.
-            if self.found.len() > (2 * self.count).max(1 << 16) {
-                self.cut();
-            }
+        let marked = |excluded: &mut Vec<bool>, row: usize| {
+            excluded.resize(columns, false);
+            excluded.fill(false);
+            exclude(first + row, excluded);
+        };
+        let floor = self.floor.or_else(|| {
+            let counts = rows.clone().fold(Histogram::default, |mut histogram, (row, values)| {
+                marked(&mut histogram.excluded, row);
+                histogram.count(values);
+                histogram
+            });
+            counts.reduce(Histogram::default, Histogram::with).floor(self.count)
+        });
+        let nothing = || (Vec::new(), Vec::new());
+        let found = rows.fold(nothing, |(mut found, mut excluded), (row, values)| {
+            marked(&mut excluded, row);
+            let start = (first + row) * columns;
+            let free = values.iter().zip(&excluded).enumerate().filter(|(_, (x, is_excluded))| {
+                !**is_excluded && floor.is_none_or(|floor| magnitude(**x) > floor)
+            });
+            found.extend(free.map(|(at, (x, _))| (magnitude(*x), (start + at) as u32)));
+            (found, excluded)
+        });
+        let found: Vec<(Vec<(u32, u32)>, Vec<bool>)> = found.collect();
+        for (found, _) in found {
+            self.found.extend(found);
         }
         self.cut();
     }

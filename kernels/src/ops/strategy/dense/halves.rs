@@ -1,5 +1,6 @@
 //! Dense products of f16, where 32 of them are multiplied at once.
 
+use super::reads_w;
 use super::sampled::{add_product, begin, scatter};
 use crate::isa::{IsaKind, dispatch};
 use crate::ops::gather::DoubledHalves;
@@ -15,16 +16,21 @@ pub(super) fn of_sparse(
     pattern: &Arc<SparsePattern>,
     products: &[Product],
 ) -> Box<dyn Planned> {
-    let with_w = products.iter().any(|&product| product != Product::WeightGradient);
     let (rows, columns) = (pattern.rows(), pattern.columns());
-    let w = AlignedBuffer::zeros(if with_w { rows * columns } else { 0 });
+    let w = AlignedBuffer::zeros(if reads_w(products) { rows * columns } else { 0 });
     let (pattern, transposed) = (Some(pattern.clone()), OnceLock::new());
     Box::new(PlannedHalves { isa, rows, columns, pattern, w, transposed })
 }
 
-/// All products of a dense weight `[rows, columns]`.
-pub(super) fn planned(isa: IsaKind, rows: usize, columns: usize) -> Box<dyn Planned> {
-    let (w, transposed) = (AlignedBuffer::zeros(rows * columns), OnceLock::new());
+/// Products with a dense weight `[rows, columns]`.
+pub(super) fn planned(
+    isa: IsaKind,
+    rows: usize,
+    columns: usize,
+    products: &[Product],
+) -> Box<dyn Planned> {
+    let w = AlignedBuffer::zeros(if reads_w(products) { rows * columns } else { 0 });
+    let transposed = OnceLock::new();
     Box::new(PlannedHalves { isa, rows, columns, pattern: None, w, transposed })
 }
 

@@ -85,16 +85,22 @@ impl Method for Dense {
     }
 }
 
-/// All products of a dense weight `[rows, columns]`.
+/// Whether one of the products reads W.
+fn reads_w(products: &[Product]) -> bool {
+    products.iter().any(|&product| product != Product::WeightGradient)
+}
+
+/// Products with a dense weight `[rows, columns]`.
 pub(in crate::ops) fn planned(
     isa: IsaKind,
     precision: Precision,
     rows: usize,
     columns: usize,
+    products: &[Product],
 ) -> Box<dyn Planned> {
     match Words::of(precision, isa) {
-        Words::Numbers => numbers::planned(isa, precision, rows, columns),
-        Words::Pairs => pairs::planned(isa, rows, columns),
-        Words::Halves => halves::planned(isa, rows, columns),
+        Words::Numbers => numbers::planned(isa, precision, rows, columns, products),
+        Words::Pairs => pairs::planned(isa, rows, columns, products),
+        Words::Halves => halves::planned(isa, rows, columns, products),
     }
 }

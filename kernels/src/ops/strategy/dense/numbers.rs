@@ -1,5 +1,6 @@
 //! Dense products of numbers, those of 16 bits widened.
 
+use super::reads_w;
 use super::sampled::{add_product, begin, scatter};
 use crate::isa::IsaKind;
 use crate::ops::gemm::{Left, Out, Packed, gemm_on, transpose_tiles};
@@ -17,22 +18,21 @@ pub(super) fn of_sparse(
     pattern: &Arc<SparsePattern>,
     products: &[Product],
 ) -> Box<dyn Planned> {
-    let with_w = products.iter().any(|&product| product != Product::WeightGradient);
-    let len = if with_w { pattern.rows() * pattern.columns() } else { 0 };
-    let copy = Some(AlignedBuffer::zeros(len));
     let (rows, columns) = (pattern.rows(), pattern.columns());
+    let copy = Some(AlignedBuffer::zeros(if reads_w(products) { rows * columns } else { 0 }));
     let (pattern, transposed) = (Some(pattern.clone()), OnceLock::new());
     Box::new(PlannedDense { isa, precision, rows, columns, pattern, copy, transposed })
 }
 
-/// All products of a dense weight `[rows, columns]`.
+/// Products with a dense weight `[rows, columns]`.
 pub(super) fn planned(
     isa: IsaKind,
     precision: Precision,
     rows: usize,
     columns: usize,
+    products: &[Product],
 ) -> Box<dyn Planned> {
-    let rounded = precision != Precision::F32;
+    let rounded = precision != Precision::F32 && reads_w(products);
     let copy = rounded.then(|| AlignedBuffer::zeros(rows * columns));
     let (pattern, transposed) = (None, OnceLock::new());
     Box::new(PlannedDense { isa, precision, rows, columns, pattern, copy, transposed })

@@ -30,11 +30,18 @@ pub(super) fn of_sparse(
     Box::new(planned)
 }
 
-/// All products of a dense weight `[rows, columns]`.
-pub(super) fn planned(isa: IsaKind, rows: usize, columns: usize) -> Box<dyn Planned> {
-    let zeros = Scratch::zeros(rows * columns);
+/// Products with a dense weight `[rows, columns]`.
+pub(super) fn planned(
+    isa: IsaKind,
+    rows: usize,
+    columns: usize,
+    products: &[Product],
+) -> Box<dyn Planned> {
     let mut planned = PlannedPairs::new(isa, rows, columns);
-    planned.forward = Some(Left::row_major(&zeros, rows, columns).pack_pairs());
+    planned.forward = products.contains(&Product::Forward).then(|| {
+        let zeros = Scratch::zeros(rows * columns);
+        Left::row_major(&zeros, rows, columns).pack_pairs()
+    });
     Box::new(planned)
 }
 

@@ -137,18 +137,19 @@ impl PanelPlan {
         for &set in self.blocking.shared() {
             self.counts.push(count(panel.columns[set].len()));
             for columns in panel.columns[set].chunks(together) {
-                self.places.extend(columns.iter().map(|column| column.place));
+                columns.iter().for_each(|column| self.places.push(column.place));
                 for row in (0..panel_rows).filter(|row| set >> row & 1 == 1) {
-                    self.source.extend(columns.iter().map(|column| column.source[row]));
+                    columns.iter().for_each(|column| self.source.push(column.source[row]));
                 }
             }
         }
         self.counts.push(count(panel.columns[1].len() * panel_rows / self.blocking.round()));
         for at in (0..panel.columns[1].len()).step_by(together) {
             for row in 0..panel_rows {
-                let columns = &panel.columns[1 << row][at..at + together];
-                self.places.extend(columns.iter().map(|column| column.place));
-                self.source.extend(columns.iter().map(|column| column.source[row]));
+                for column in &panel.columns[1 << row][at..at + together] {
+                    self.places.push(column.place);
+                    self.source.push(column.source[row]);
+                }
             }
         }
     }

@@ -3,13 +3,15 @@
 //!
 //! Rows of a panel share the loads of the columns that they have in common, so rows are put together
 //! that share many: each panel starts with the sparsest row that is left and takes the rows, among
-//! some of about as many non-zeros, that share most columns with it ([`group`]). Then the columns are made to
+//! some of about as many non-zeros, that share most columns with it ([`Group`]). Then the columns are made to
 //! come in the same numbers in every panel of the block, so that the trip counts of the kernels' loops
 //! are foreseeable: surplus columns of a set of several rows are *demoted* to two smaller sets, missing
 //! ones *promoted* from a smaller one, with a zero in the place of the value that is not there.
 
 use super::blocking::{Blocking, ZERO};
 use crate::SparsePattern;
+use crate::isa::{Isa, Kernel, dispatch};
+use std::mem;
 use std::ops::Range;
 
 /// Rows that are looked at for a place in a panel.
@@ -36,13 +38,16 @@ pub(super) fn panels(
         .collect();
     // Stable, so that the plan is a function of the pattern alone.
     segments.sort_by_key(|(_, segment)| segment.len());
-    let mut panels: Vec<Panel> = match blocking.panel_rows {
-        1 => segments.chunks(1).map(|row| Panel::new(pattern, row, first_column)).collect(),
-        rows => group(pattern, segments, rows, first_column, blocking.k_block)
-            .iter()
-            .map(|rows| Panel::new(pattern, rows, first_column))
-            .collect(),
+    let groups = match blocking.panel_rows {
+        1 => segments.into_iter().map(|row| vec![row]).collect(),
+        panel_rows => {
+            let k_block = blocking.k_block;
+            dispatch(Group { pattern, segments, panel_rows, first_column, k_block })
+        }
     };
+    let mut sets = vec![0; blocking.k_block.min(pattern.columns())];
+    let mut panels: Vec<Panel> =
+        groups.iter().map(|rows| Panel::new(pattern, rows, first_column, &mut sets)).collect();
     let targets = targets(&panels, blocking);
     for panel in &mut panels {
         panel.share(blocking.shared(), &targets);
@@ -51,47 +56,109 @@ pub(super) fn panels(
     panels
 }
 
-/// Puts rows together that have many columns in common.
-fn group(
-    pattern: &SparsePattern,
+/// Puts rows together that have many columns in common. It is run as a kernel for the instructions with which
+/// bits are counted.
+struct Group<'a> {
+    pattern: &'a SparsePattern,
+    /// Rows in the order of their counts.
     segments: Vec<Segment>,
     panel_rows: usize,
     first_column: usize,
     k_block: usize,
-) -> Vec<Vec<Segment>> {
-    let words = k_block.div_ceil(64);
-    let mut sets = vec![0u64; segments.len() * words];
-    for (set, (_, segment)) in sets.chunks_exact_mut(words).zip(&segments) {
-        for &column in &pattern.column_indices()[segment.clone()] {
+}
+
+impl Kernel for Group<'_> {
+    type Output = Vec<Vec<Segment>>;
+
+    #[inline(always)]
+    fn run<I: Isa>(self, _: I) -> Self::Output {
+        let Self { pattern, segments, panel_rows, first_column, k_block } = self;
+        let words = k_block.min(pattern.columns()).div_ceil(64);
+        let mut left = Left {
+            rows: Vec::with_capacity(CANDIDATES),
+            lengths: [0; CANDIDATES],
+            sets: vec![[0; CANDIDATES]; words],
+        };
+        let mut groups = Vec::with_capacity(segments.len().div_ceil(panel_rows));
+        let (mut union, mut gains) = (vec![0u64; words], [0; CANDIDATES]);
+        let mut behind = segments.iter().enumerate();
+        let mut fill = |left: &mut Left| {
+            while left.rows.len() < CANDIDATES
+                && let Some((row, (_, segment))) = behind.next()
+            {
+                left.push(row, &pattern.column_indices()[segment.clone()], first_column);
+            }
+        };
+        fill(&mut left);
+        while !left.rows.is_empty() {
+            let shortest = left.lengths[0];
+            union.fill(0);
+            let mut rows = vec![segments[left.take(0, &mut union)].clone()];
+            fill(&mut left);
+            while rows.len() < panel_rows && !left.rows.is_empty() {
+                let best = left.best(shortest, &union, &mut gains);
+                rows.push(segments[left.take(best, &mut union)].clone());
+                fill(&mut left);
+            }
+            groups.push(rows);
+        }
+        groups
+    }
+}
+
+/// The first of the rows that are left, in the order of their counts. Side by side, so that they are looked at many at
+/// a time.
+struct Left {
+    /// Their numbers.
+    rows: Vec<usize>,
+    /// Their counts.
+    lengths: [i64; CANDIDATES],
+    /// 64 columns of each: their bits.
+    sets: Vec<[u64; CANDIDATES]>,
+}
+
+impl Left {
+    /// Adds a row to the end.
+    #[inline(always)]
+    fn push(&mut self, row: usize, columns: &[u32], first_column: usize) {
+        let at = self.rows.len();
+        self.rows.push(row);
+        self.lengths[at] = columns.len() as i64;
+        self.sets.iter_mut().for_each(|word| word[at] = 0);
+        for &column in columns {
             let column = column as usize - first_column;
-            set[column / 64] |= 1 << (column % 64);
+            self.sets[column / 64][at] |= 1 << (column % 64);
         }
     }
-    let set = |row: usize| &sets[row * words..(row + 1) * words];
-    let length = |row: usize| segments[row].1.len();
-    // Rows that are left, in the order of their counts.
-    let mut left: Vec<usize> = (0..segments.len()).collect();
-    let mut groups = Vec::with_capacity(segments.len().div_ceil(panel_rows));
-    let mut union = vec![0u64; words];
-    while !left.is_empty() {
-        let mut rows = vec![left.remove(0)];
-        union.copy_from_slice(set(rows[0]));
-        while rows.len() < panel_rows && !left.is_empty() {
-            // A column in common saves a load; one that the shorter rows lack is padded in each.
-            let gain = |row: usize| -> i64 {
-                let both = set(row).iter().zip(&union).map(|(a, b)| (a & b).count_ones());
-                i64::from(both.sum::<u32>()) - (length(row) - length(rows[0])) as i64
-            };
-            let candidates = left.iter().take(CANDIDATES).enumerate();
-            // The first of equals: last in reverse.
-            let best = candidates.rev().max_by_key(|&(_, &row)| gain(row));
-            let row = left.remove(best.map_or(0, |(place, _)| place));
-            union.iter_mut().zip(set(row)).for_each(|(union, set)| *union |= set);
-            rows.push(row);
+
+    /// Takes a row away: its number. Its columns are added to `union`.
+    #[inline(always)]
+    fn take(&mut self, at: usize, union: &mut [u64]) -> usize {
+        let count = self.rows.len();
+        self.lengths.copy_within(at + 1..count, at);
+        for (word, union) in self.sets.iter_mut().zip(union) {
+            *union |= word[at];
+            word.copy_within(at + 1..count, at);
         }
-        groups.push(rows.into_iter().map(|row| segments[row].clone()).collect());
+        self.rows.remove(at)
     }
-    groups
+
+    /// The row that shares most columns with `union`; the first of equals. A column in common saves a load; one
+    /// that the `shortest` row lacks is padded in each.
+    #[inline(always)]
+    fn best(&self, shortest: i64, union: &[u64], gains: &mut [i64; CANDIDATES]) -> usize {
+        let gains = &mut gains[..self.rows.len()];
+        for (gain, length) in gains.iter_mut().zip(&self.lengths) {
+            *gain = shortest - length;
+        }
+        for (word, &union) in self.sets.iter().zip(union) {
+            for (gain, set) in gains.iter_mut().zip(word) {
+                *gain += i64::from((set & union).count_ones());
+            }
+        }
+        let most = gains.iter().fold(i64::MIN, |most, &gain| most.max(gain));
+        gains.iter().position(|&gain| gain == most).unwrap_or(0)
+    }
 }
 
 /// One column of a panel, or the part of it in a set of rows.
@@ -122,28 +189,44 @@ pub(super) struct Panel {
     /// At most four rows of the matrix.
     pub rows: Vec<usize>,
     /// Those of each row set.
-    pub columns: Vec<Vec<PanelColumn>>,
+    pub columns: [Vec<PanelColumn>; 16],
 }
 
 impl Panel {
-    fn new(pattern: &SparsePattern, segments: &[Segment], first_column: usize) -> Self {
-        let mut columns = vec![Vec::new(); 16];
-        let mut heads: Vec<Range<usize>> =
-            segments.iter().map(|(_, range)| range.clone()).collect();
-        loop {
-            let column_of = |at: usize| pattern.column_indices()[at];
-            let left = heads.iter().filter(|h| !h.is_empty());
-            let Some(column) = left.map(|h| column_of(h.start)).min() else { break };
-            let place = (column as usize - first_column) as u16;
-            let (mut source, mut set) = ([ZERO; 4], 0);
-            for (row, head) in heads.iter_mut().enumerate() {
-                if head.start < head.end && pattern.column_indices()[head.start] == column {
-                    source[row] = head.start as u32;
-                    set |= 1 << row;
-                    head.start += 1;
-                }
+    /// The panel of some rows; `sets` is room for one number for each column of the K block, all 0 before and after.
+    fn new(
+        pattern: &SparsePattern,
+        segments: &[Segment],
+        first_column: usize,
+        sets: &mut [u8],
+    ) -> Self {
+        let mut heads = [0; 4];
+        for (row, (_, segment)) in segments.iter().enumerate() {
+            heads[row] = segment.start as u32;
+            for &column in &pattern.column_indices()[segment.clone()] {
+                sets[column as usize - first_column] |= 1 << row;
             }
-            columns[set].push(PanelColumn { place, source });
+        }
+        let mut counts = [0; 16];
+        sets.iter().for_each(|&set| counts[usize::from(set)] += 1);
+        // Room for those that other sets give away.
+        let room = |set: usize| match set {
+            0 => 0,
+            _ if set >> segments.len() != 0 => 0,
+            _ => counts[set] + counts[set] / 2 + 4,
+        };
+        let mut columns: [Vec<PanelColumn>; 16] =
+            std::array::from_fn(|set| Vec::with_capacity(room(set)));
+        for (place, set) in sets.iter_mut().enumerate().filter(|(_, set)| **set != 0) {
+            let set = usize::from(mem::take(set));
+            let source = std::array::from_fn(|row| match set >> row & 1 {
+                1 => {
+                    heads[row] += 1;
+                    heads[row] - 1
+                }
+                _ => ZERO,
+            });
+            columns[set].push(PanelColumn { place: place as u16, source });
         }
         Self { rows: segments.iter().map(|&(row, _)| row).collect(), columns }
     }
@@ -153,13 +236,13 @@ impl Panel {
     /// non-zero there.
     fn share(&mut self, shared: &[usize], targets: &[usize; 16]) {
         for &set in shared {
-            let kept = self.columns[set].len().min(targets[set]);
-            let surplus = self.columns[set].split_off(kept);
+            let mut columns = mem::take(&mut self.columns[set]);
             let (a, b) = split(set);
-            for column in surplus {
+            for column in columns.drain(columns.len().min(targets[set])..) {
                 self.columns[a].push(column.only(a));
                 self.columns[b].push(column.only(b));
             }
+            self.columns[set] = columns;
             while self.columns[set].len() < targets[set] {
                 let smaller = (1..set).filter(|part| {
                     part & set == *part && part.count_ones() + 1 == set.count_ones()
@@ -190,9 +273,9 @@ fn targets(panels: &[Panel], blocking: Blocking) -> [usize; 16] {
     let mut counts: Vec<[usize; 16]> =
         panels.iter().map(|p| std::array::from_fn(|set| p.columns[set].len())).collect();
     for &set in blocking.shared() {
-        let mut sorted: Vec<usize> = counts.iter().map(|c| c[set]).collect();
-        sorted.sort_unstable();
-        let median = sorted.get(sorted.len() / 2).copied().unwrap_or(0);
+        let mut all: Vec<usize> = counts.iter().map(|c| c[set]).collect();
+        let middle = all.len() / 2;
+        let median = if all.is_empty() { 0 } else { *all.select_nth_unstable(middle).1 };
         let whole = blocking.whole(set);
         // A loop of one round costs more than what it saves.
         targets[set] = if median < 2 { 0 } else { median / whole * whole };
@@ -234,7 +317,8 @@ mod tests {
             let indices = [upper, lower].concat();
             let offsets = vec![0, upper.len() as u32, indices.len() as u32];
             let pattern = SparsePattern::new(2, 9, offsets, indices).unwrap();
-            Panel::new(&pattern, &[(0, pattern.row_range(0)), (1, pattern.row_range(1))], 0)
+            let rows = [(0, pattern.row_range(0)), (1, pattern.row_range(1))];
+            Panel::new(&pattern, &rows, 0, &mut [0; 9])
         };
         let mut panels = [
             panel(&[0, 1, 3, 4, 6], &[0, 1, 3, 4, 5]),
