@@ -1,10 +1,12 @@
-//! The book is whole: every chapter is listed, every link leads somewhere, and the reference is what the
-//! program says.
+//! The book is whole: every chapter is listed, every link leads somewhere, the reference is what the
+//! program says, and the book is built, without a network.
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+
+use mdbook_driver::MDBook;
 
 fn docs() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("docs")
@@ -99,6 +101,37 @@ fn every_link_leads_to_a_file_and_a_heading() {
     }
     assert!(found > 20, "the check must see the links: {found}");
     assert!(problems.is_empty(), "{}", problems.join("\n"));
+}
+
+/// Where the links, pictures, styles and scripts of a page lead.
+fn targets(page: &str) -> Vec<String> {
+    let targets = ["href=\"", "src=\""].map(|attribute| page.split(attribute).skip(1));
+    let targets = targets.into_iter().flatten().filter_map(|rest| rest.split('"').next());
+    targets.map(str::to_string).collect()
+}
+
+#[test]
+fn the_book_builds_and_nothing_in_it_is_missing() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let mut book = MDBook::load(docs()).unwrap_or_else(|error| panic!("{error:#}"));
+    book.config.build.build_dir = folder.path().join("book");
+    book.build().unwrap_or_else(|error| panic!("{error:#}"));
+    let mut missing = Vec::new();
+    for chapter in links(&read(&docs().join("SUMMARY.md"))) {
+        let text = read(&docs().join(&chapter));
+        let path = folder.path().join("book").join(&chapter).with_extension("html");
+        let page = read(&path);
+        let title = text.lines().next().and_then(|line| line.strip_prefix("# ")).expect("a title");
+        assert!(page.contains(&format!(">{title}</a></h1>")), "{chapter} has no title");
+        for target in targets(&page) {
+            let file = target.split('#').next().expect("a part");
+            let is_elsewhere = file.contains(':') || file.is_empty();
+            if !is_elsewhere && !path.parent().expect("a folder").join(file).exists() {
+                missing.push(format!("{chapter}: {target}"));
+            }
+        }
+    }
+    assert!(missing.is_empty(), "{}", missing.join("\n"));
 }
 
 #[test]
