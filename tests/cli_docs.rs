@@ -213,16 +213,40 @@ fn world(at: &Path) {
     );
 }
 
-/// The studies of the documents; those that run here in the small.
+/// The studies of the documents; the one that runs here in the small.
 fn studies(at: &Path) {
     let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs");
-    fs::create_dir_all(at.join("docs/results")).expect("create");
-    for name in ["four-cells.toml", "results/losses.toml", "results/speedup.toml"] {
-        let text = fs::read_to_string(docs.join(name)).expect("read");
-        let small = text.replace("\"tiny\"", "\"micro\"").replace("steps = 500", "steps = 4");
-        fs::write(at.join("docs").join(name), small.replace("every = 50", "every = 2"))
-            .expect("write");
+    fs::create_dir(at.join("docs")).expect("create");
+    // Of these only plans and reports are made here.
+    shell(at, &format!("cp -r {} docs/results", docs.join("results").display()));
+    let text = fs::read_to_string(docs.join("four-cells.toml")).expect("read");
+    let small = text.replace("\"tiny\"", "\"micro\"").replace("steps = 500", "steps = 4");
+    fs::write(at.join("docs/four-cells.toml"), small.replace("every = 50", "every = 2"))
+        .expect("write");
+}
+
+#[test]
+fn commands_stand_in_blocks_that_are_looked_at() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut problems = Vec::new();
+    for (path, _) in commands().iter().filter(|(path, _)| !path.ends_with("reference.md")) {
+        let text = fs::read_to_string(path).expect("read");
+        let mut block = None;
+        for (line, number) in text.lines().zip(1..) {
+            if let Some(kind) = line.strip_prefix("```") {
+                block = if block.is_some() { None } else { Some(kind) };
+                continue;
+            }
+            let first = line.split(' ').next().expect("a word");
+            let is_command = ["mediswift", "cargo", "mpirun", "srun", "pip"].contains(&first)
+                && !line.contains(" = ");
+            if is_command && block.is_some_and(|kind| kind != "sh") {
+                let path = path.strip_prefix(root).expect("a file of the repository");
+                problems.push(format!("{}:{number}: {line}", path.display()));
+            }
+        }
     }
+    assert!(problems.is_empty(), "mark these as ```sh: {}", problems.join("\n"));
 }
 
 #[test]

@@ -69,6 +69,9 @@ run cargo install --locked --path . --features mpi --root "$folder/mpi"
 export PATH="$folder/mpi/bin:$PATH"
 mkdir -p "$folder/ranks" && cd "$folder/ranks" && ln -sfn ../dataset dataset
 run mpirun -n 2 --bind-to none mediswift doctor
+run mpirun -n 4 mediswift bench comm
+# Where there is Slurm.
+! command -v srun || run srun mediswift bench comm --largest 64 --json
 for_a_while 60 "mpirun -n 4 --bind-to none mediswift pretrain --preset small --sparsity 0.75 --data dataset --out run"
 for_a_while 60 "mpirun -n 2 --bind-to none mediswift pretrain --resume --data dataset --out run"
 
