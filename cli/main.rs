@@ -86,6 +86,10 @@ struct Cli {
     #[arg(long, global = true, value_name = "N", value_parser = verb::threads)]
     threads: Option<usize>,
 
+    /// Stop, as at SIGTERM, when standard input ends: whoever started this holds its other end, and is no more
+    #[arg(long, global = true, hide = true)]
+    end_with_stdin: bool,
+
     #[command(flatten)]
     wishes: Wishes,
 
@@ -96,7 +100,7 @@ struct Cli {
 fn main() -> ExitCode {
     let launch = Launch::detect(|name| env::var(name).ok());
     output::speak_as(launch.map_or(0, |launch| launch.rank));
-    let Cli { json, threads, wishes, command } = match Cli::try_parse() {
+    let Cli { json, threads, end_with_stdin, wishes, command } = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => return output::usage(&error),
     };
@@ -111,6 +115,7 @@ fn main() -> ExitCode {
     };
     let done = job
         .sit_down(wishes, threads)
+        .and_then(|()| if end_with_stdin { signals::end_with_stdin() } else { Ok(()) })
         .and_then(|()| command.run(&Context::new(job.clone(), json, Cli::command)));
     job.end_if_lonely(&done);
     // mpirun stops whoever is left when one has gone with an error: all is said before anyone goes.

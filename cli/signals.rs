@@ -5,6 +5,7 @@
 //! program with 128 + the signal's number: 130, 143 or 138. A SIGINT after any of them ends it at
 //! once.
 
+use std::io;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
@@ -26,6 +27,18 @@ use crate::output;
 pub fn outlive_file_limits() -> anyhow::Result<()> {
     let nobody_asks = Arc::new(AtomicBool::new(false));
     flag::register(SIGXFSZ, nobody_asks).context("cannot watch for signals")?;
+    Ok(())
+}
+
+/// Sends this process a SIGTERM when its standard input ends: work that watches for signals saves itself. The other
+/// end of it closes with whoever holds it, however that one ends.
+pub fn end_with_stdin() -> anyhow::Result<()> {
+    let watch = || {
+        // Nobody writes; what can be read no more has ended too.
+        let _ = io::copy(&mut io::stdin().lock(), &mut io::sink());
+        let _ = low_level::raise(SIGTERM);
+    };
+    thread::Builder::new().name("parent".into()).spawn(watch).context("cannot watch the input")?;
     Ok(())
 }
 

@@ -3,6 +3,7 @@
 mod crew;
 mod folders;
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use mediswift_data::Dataset;
@@ -10,12 +11,11 @@ use mediswift_files as files;
 use mediswift_model::Reduce;
 use mediswift_model::memory::Memory;
 use mediswift_model::study::report::Drawn;
-use mediswift_model::study::{Ledger, Report, Study as Plan, Work};
+use mediswift_model::study::{Cell, Ledger, Report, Study as Plan, Work};
 
 use serde_json::{Value, json};
 
 use self::crew::{Crew, Ended};
-use self::folders::Folders;
 use crate::chart::Files;
 use crate::chart::losses::{Axis, Losses};
 use crate::chart::pareto::Pareto;
@@ -72,10 +72,9 @@ impl Verb for Study {
     fn run(self, context: &Context) -> anyhow::Result<Outcome> {
         let plan = Plan::read(&self.files)?;
         let cells = self.cells.clone().unwrap_or_else(|| self.out.join("cells"));
-        let folders = Folders::read(&self.data)?;
-        let dataset = folders.trained_on().map(Dataset::open).transpose()?;
-        let data = dataset.as_ref().map(Dataset::fingerprint);
-        let known = Ledger::read(&cells, &plan, data.clone())?;
+        let sources = folders::read(&self.data)?;
+        let dataset = sources.trained_on.as_deref().map(Dataset::open).transpose()?;
+        let known = Ledger::read(&cells, &plan, &sources)?;
         if self.plan {
             return Ok(listed(&plan, &known));
         }
@@ -83,14 +82,14 @@ impl Verb for Study {
         if self.report || !missing {
             return self.finished(&plan, &known, &cells);
         }
-        folders.check(&plan, &known)?;
+        folders::check(&sources, &plan, &known)?;
         let jobs = usize::from(self.jobs);
         if let Some(dataset) = &dataset {
             has_room(&plan, &known, dataset.vocab_size(), jobs)?;
         }
-        let ledger = Ledger::open(&cells, &plan, data)?;
+        let ledger = Ledger::open(&cells, &plan, &sources)?;
         let signals = StopSignal::watch()?;
-        let crew = Crew { plan: &plan, folders: &folders, signals: &signals, jobs };
+        let crew = Crew { plan: &plan, sources: &sources, signals: &signals, jobs };
         let (ledger, ended) = crew.work(ledger, context.threads)?;
         match ended {
             Ended::Stopped => {
@@ -178,13 +177,24 @@ fn has_room(plan: &Plan, known: &Ledger, vocabulary: usize, jobs: usize) -> anyh
     let missing = || plan.cells.iter().filter(|cell| known.record(&cell.name).is_none());
     let jobs = jobs.min(missing().count()).max(1);
     let free = machine::free_memory().map(|free| free / jobs as u64);
-    for cell in missing() {
-        let Work::Pretrain { config, .. } = &cell.work else { continue };
+    let by_name: HashMap<&str, &Cell> = plan.cells.iter().map(|cell| (&*cell.name, cell)).collect();
+    let settings = |cell: &Cell| {
+        let Work::Pretrain { config, .. } = &cell.work else { return None };
         let mut config = config.as_ref().clone();
         if config.model.vocabulary == 0 {
             config.model.vocabulary = vocabulary;
         }
-        Memory::of_rank(&config, 1, Reduce::Exact)
+        Some(config)
+    };
+    for cell in missing() {
+        let memory = match &cell.work {
+            Work::Finetune { of, settings: tuning, .. } => {
+                settings(by_name[&**of]).map(|config| Memory::of_tuning(&config, tuning))
+            }
+            _ => settings(cell).map(|config| Memory::of_rank(&config, 1, Reduce::Exact)),
+        };
+        let Some(memory) = memory else { continue };
+        memory
             .require("a cell", free)
             .map_err(|error| Exit::usage(format!("{} (with --jobs {jobs}): {error}", cell.name)))?;
     }

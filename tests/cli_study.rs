@@ -11,6 +11,7 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use common::{contents, failure, json, program, questions, run};
+use mediswift_files::Lock;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -255,6 +256,94 @@ fn a_study_that_is_interrupted_goes_on_and_ends_as_if_it_never_was() {
         assert_eq!(hashes(&parts["cells"]), hashes(&whole["cells"]));
         assert_eq!(hashes(&whole["cells"]).len(), 3);
     }
+}
+
+#[test]
+fn cells_of_a_study_that_is_killed_save_themselves_and_end() {
+    let endless =
+        LONG.replace("steps = 60", "steps = 1000000").replace("every = 20", "every = 1000000");
+    let folder = world(&endless);
+    let at = folder.path();
+    let call = "--json study study.toml --data dataset --out out --jobs 2";
+    let mut study = program(at)
+        .args(call.split_whitespace())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("the program starts");
+    let cells = ["0.5", "0.75"].map(|sparsity| {
+        let cell = at.join(format!("out/cells/sparse-sparsity{sparsity}-seed1"));
+        while fs::read_to_string(cell.join("metrics.jsonl")).unwrap_or_default().is_empty() {
+            assert!(study.try_wait().expect("a state").is_none(), "it ended by itself");
+            sleep(Duration::from_millis(1));
+        }
+        cell
+    });
+    study.kill().expect("it is killed");
+    study.wait().expect("it ends");
+    for cell in cells {
+        // A step takes milliseconds, all of them hours.
+        let is_free = || Lock::take(&cell.join("LOCK")).expect("a lock").is_some();
+        let ended = (0..6000).any(|_| is_free() || (sleep(Duration::from_millis(10)), false).1);
+        assert!(ended, "{} goes on", cell.display());
+        let saved = fs::read_dir(cell.join("checkpoints")).expect("list").count();
+        assert!(saved > 0, "{} is not saved", cell.display());
+    }
+}
+
+#[test]
+fn other_data_under_what_is_finished_is_noticed() {
+    let folder = world(
+        "[base]
+        preset = 'micro'
+        set.model = { layers = 1, d_model = 32 }
+        set.train = { steps = 2, batch = 2, context = 16 }
+        set.eval.sequences = 1
+        [[arm]]
+        name = 'a'
+        [[evaluate]]
+        data = 'file'
+        [[evaluate]]
+        data = 'held'
+        [[finetune]]
+        task = 'pubmedqa'
+        data = 'qa'
+        set.finetune = { epochs = 1, seeds = 1, batch = 40, lr = 1e-3, prompt_tokens = 1, stages = [] }",
+    );
+    let at = folder.path();
+    let call = |data: &str| run(at, &format!("study study.toml --out out --data dataset {data}"));
+    let all = "--data file=corpus.jsonl --data held=dataset --data qa=qa";
+    json(&run(at, &format!("--json study study.toml --out out --data dataset {all}")));
+    let before = contents(&at.join("out/cells"));
+    for name in ["file", "held", "pubmedqa"] {
+        let record = &before[&at.join(format!("out/cells/a-seed1-{name}.json"))];
+        let record: Value = serde_json::from_slice(record).expect("JSON");
+        assert_eq!(record["data"].as_str().map(str::len), Some(64), "{name}: {record}");
+    }
+
+    json(&run(at, "--json data synth --documents 150 --seed 5 --out other.jsonl"));
+    let prepare =
+        "--json data prepare other.jsonl --out others --validation 0.1 --tokenizer dataset";
+    json(&run(at, prepare));
+    fs::create_dir(at.join("qb")).expect("create");
+    let mut questions = questions();
+    questions["1007"]["QUESTION"] = "Is it another?".into();
+    fs::write(at.join("qb/ori_pqal.json"), questions.to_string()).expect("write");
+    // What is no example makes no difference.
+    fs::write(at.join("qa/README"), "Questions.").expect("write");
+    for (data, cell) in [
+        ("--data file=other.jsonl", "a-seed1-file"),
+        ("--data held=others", "a-seed1-held"),
+        ("--data qa=qb", "a-seed1-pubmedqa"),
+    ] {
+        let message = failure(&call(data), 1);
+        let expected =
+            format!("{cell}.json: the cell was finished with other settings: the data is another");
+        assert!(message.contains(&expected), "{message}");
+    }
+    let known = call(all);
+    assert!(!String::from_utf8_lossy(&known.stderr).contains("begins"), "{known:?}");
+    assert!(known.status.success() && contents(&at.join("out/cells")) == before);
 }
 
 #[test]

@@ -3,21 +3,21 @@
 //! A cell is a process of this program: what `pretrain`, `eval` and `finetune` do, by the same arguments that
 //! anybody may give them. So cells side by side share nothing, each has threads and CPUs of its own, and one that
 //! fails takes no other with it. Each is in a process group of its own: what a terminal sends to all is sent to
-//! them once, by the one who waits for them.
+//! them once, by the one who waits for them. Should that one be killed, they see the end of their standard input,
+//! save themselves and end too.
 
 use std::io::{BufRead, BufReader, Read};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Condvar, Mutex, MutexGuard};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use indicatif::ProgressBar;
-use mediswift_model::study::{Cell, Ledger, Study, Work};
+use mediswift_model::study::{Cell, Ledger, Sources, Study, Work};
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::folders::Folders;
 use crate::job::cores;
 use crate::signals::StopSignal;
 use crate::{machine, output, progress};
@@ -25,10 +25,13 @@ use crate::{machine, output, progress};
 /// How long to look away from a cell or from signals.
 const MOMENT: Duration = Duration::from_millis(20);
 
+/// How long another process may go on with a cell before it is in the way.
+const PATIENCE: Duration = Duration::from_secs(120);
+
 /// Who works on the cells of a study.
 pub struct Crew<'a> {
     pub plan: &'a Study,
-    pub folders: &'a Folders,
+    pub sources: &'a Sources,
     pub signals: &'a StopSignal,
     /// How many cells at a time.
     pub jobs: usize,
@@ -188,19 +191,29 @@ impl<'a> Shift<'a> {
         }
     }
 
+    /// Waits until nobody else works on a cell: of a study that was killed, it may still be saving itself.
+    fn let_go(&self, cell: &Cell) -> anyhow::Result<()> {
+        let begun = Instant::now();
+        let is_late = || begun.elapsed() > PATIENCE || self.crew.signals.flow().is_break();
+        while !is_late() && self.state().ledger.is_busy(cell)? {
+            thread::sleep(MOMENT);
+        }
+        Ok(())
+    }
+
     /// Does the work of a cell.
     fn run(&self, cell: &Cell) -> anyhow::Result<CellEnd> {
+        self.let_go(cell)?;
         let (settings, place, of) = {
             let State { ledger, .. } = &*self.state();
             (ledger.start(cell)?, ledger.place(&cell.name), ledger.run_of(cell))
         };
         let program = std::env::current_exe().context("cannot find this program")?;
         let mut command = Command::new(program);
-        command.args(["--json", "--threads", &self.threads.to_string()]);
-        let data = |name: &str| self.crew.folders.named(name).expect("it was checked");
+        command.args(["--json", "--end-with-stdin", "--threads", &self.threads.to_string()]);
+        let data = self.crew.sources.of(cell).expect("it was checked");
         match &cell.work {
             Work::Pretrain { config, .. } => {
-                let data = self.crew.folders.trained_on().expect("it was checked");
                 command.args(["pretrain", "--config"]).arg(settings);
                 command.arg("--data").arg(data).arg("--out").arg(&place);
                 let lines = (config.train.steps / 5).max(1).to_string();
@@ -209,24 +222,26 @@ impl<'a> Shift<'a> {
                     command.arg("--resume");
                 }
             }
-            Work::Evaluate { data: name, .. } => {
-                command.arg("eval").arg(&of).arg("--data").arg(data(name));
+            Work::Evaluate { .. } => {
+                command.arg("eval").arg(&of).arg("--data").arg(data);
             }
-            Work::Finetune { task, data: name, .. } => {
+            Work::Finetune { task, .. } => {
                 command.args(["finetune", task.name(), "--from"]).arg(&of);
-                command.arg("--data").arg(data(name)).arg("--out").arg(&place);
+                command.arg("--data").arg(data).arg("--out").arg(&place);
                 match place.join("finetune.toml").exists() {
                     true => command.arg("--resume"),
                     false => command.arg("--config").arg(settings),
                 };
             }
         }
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.process_group(0);
         let child = command.spawn().context("cannot start a process")?;
         self.wait(cell, child)
     }
 
-    /// Waits for a cell, passes on what it says, and stops it when a signal comes.
+    /// Waits for a cell, passes on what it says, and stops it when a signal comes. Its standard input stays open for
+    /// as long.
     fn wait(&self, cell: &Cell, mut child: Child) -> anyhow::Result<CellEnd> {
         let (mut stdout, stderr) = (child.stdout.take(), child.stderr.take());
         let said = thread::scope(|scope| {

@@ -46,13 +46,14 @@ impl Curves {
         if steps.is_empty() {
             return Err(Error::not_found(run, "no step is done yet"));
         }
-        let spent = Spent::new(&config);
+        let kept = |step: &StepMetrics| step.masks.as_ref().map(|masks| masks.kept);
+        let flops = Spent::new(&config).by_steps(steps.iter().map(|step| (step.step, kept(step))));
         let masks = |step: &StepMetrics| step.masks.as_ref().map_or(0.0, |masks| masks.seconds);
         let times: Vec<_> = steps.iter().map(|step| (step.seconds, masks(step))).collect();
         let computing = computing_time(&times);
         let point = |at: usize, loss| Point {
             tokens: steps[at].tokens as f64,
-            flops: spent.by(steps[at].step),
+            flops: flops[at],
             hours: computing[at] / 3600.0,
             loss,
         };

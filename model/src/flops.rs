@@ -189,9 +189,22 @@ impl Spent {
         }
     }
 
-    /// FLOPs of so many steps.
-    pub fn by(&self, steps: usize) -> f64 {
-        steps as f64 * self.fixed + self.weights(self.trajectory.sum(steps)) + self.updates(steps)
+    /// FLOPs of all steps until each of some: their numbers, rising, with the weights that are kept after those with an
+    /// update of masks. So past steps count as they were, whatever is planned now.
+    pub fn by_steps(&self, steps: impl Iterator<Item = (usize, Option<usize>)>) -> Vec<f64> {
+        let (mut kept, mut weight_steps, mut updates) = (self.trajectory.sum(1), 0.0, 0.0);
+        let mut before = 0.0;
+        let until = |(step, moved): (usize, Option<usize>)| {
+            let step = step as f64;
+            weight_steps += (step - before) * kept;
+            before = step;
+            // A step with an update is still made with the mask of before.
+            if let Some(now) = moved {
+                (kept, updates) = (now as f64, updates + self.per_update);
+            }
+            step * self.fixed + self.weights(weight_steps) + updates
+        };
+        steps.map(until).collect()
     }
 
     fn updates(&self, steps: usize) -> f64 {

@@ -17,6 +17,7 @@
 //! Every file is written whole or not at all, and a cell's report after its weights: what is there
 //! need not be computed again.
 
+pub(crate) use super::identity::read_examples;
 pub use super::identity::{SETTINGS, read_settings};
 
 use super::identity::{IDENTITY, Identity};

@@ -74,8 +74,15 @@ pub fn read_settings(path: &Path) -> Result<Settings, Error> {
     Settings::from_toml(&text, &file, task)
 }
 
+/// [`examples_hash`] of those that the run in `path` was started with.
+/// # Errors
+/// If there is no fine-tuning run, or it cannot be read.
+pub(crate) fn read_examples(path: &Path) -> Result<String, Error> {
+    Ok(run::json::read::<Identity>(&path.join(IDENTITY))?.examples)
+}
+
 /// BLAKE3 over all examples with their parts.
-fn examples_hash(data: &TaskData) -> String {
+pub(super) fn examples_hash(data: &TaskData) -> String {
     let mut hasher = blake3::Hasher::new();
     let mut part = |name: &str, examples: &[Example]| {
         for text in [name, &format!("{examples:?}")] {

@@ -80,14 +80,7 @@ struct Run<'a> {
 pub fn finetune(job: &Job<'_>, watch: &mut dyn Watch) -> Result<TuningReport, Error> {
     let (task, settings) = (job.task, &job.settings);
     settings.validate(task)?;
-    let tune = &settings.finetune;
-    let data = task.load(&Request {
-        folders: job.folders,
-        form: &tune.form,
-        split: &tune.split,
-        stages: &tune.stages,
-        allow_overlap: job.allow_overlap,
-    })?;
+    let data = examples(task, settings, job.folders, job.allow_overlap)?;
     let loaded = LoadedModel::load(job.from, job.choice)?;
     let LoadedModel { config, gpt, tokenizer, skipped, step } = loaded;
     let source = SourceModel::of(job.from, &config, &gpt);
@@ -104,6 +97,29 @@ pub fn finetune(job: &Job<'_>, watch: &mut dyn Watch) -> Result<TuningReport, Er
     let run = Run { task, settings, tokenizer, folder };
     let (seeds, notes) = run.stages(&data, base, watch)?;
     run.finish(&data, source, seeds, notes, watch)
+}
+
+/// The examples that a run with those settings has, of the files in some folders.
+fn examples(
+    task: &dyn Task,
+    settings: &Settings,
+    folders: &[PathBuf],
+    allow_overlap: bool,
+) -> Result<TaskData, Error> {
+    let tune = &settings.finetune;
+    let (form, split, stages) = (&*tune.form, &*tune.split, &*tune.stages);
+    task.load(&Request { folders, form, split, stages, allow_overlap })
+}
+
+/// What these examples are known by: their BLAKE3.
+/// # Errors
+/// As for [`Task::load`].
+pub fn examples_hash(
+    task: &dyn Task,
+    settings: &Settings,
+    folders: &[PathBuf],
+) -> Result<String, Error> {
+    Ok(identity::examples_hash(&examples(task, settings, folders, false)?))
 }
 
 impl Run<'_> {

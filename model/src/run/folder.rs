@@ -188,6 +188,14 @@ pub(crate) fn lock(path: &Path) -> Result<Lock, Error> {
     Ok(lock)
 }
 
+/// Whether a process writes in the run folder `path`.
+/// # Errors
+/// If the system refuses to say.
+pub(crate) fn is_locked(path: &Path) -> Result<bool, Error> {
+    let file = path.join(LOCK);
+    Ok(file.exists() && Lock::take(&file)?.is_none())
+}
+
 /// Checks that a folder holds nothing but what a start leaves that was killed before it had a
 /// configuration.
 /// # Errors

@@ -41,9 +41,9 @@ mod report;
 mod tokenizer;
 
 pub(crate) use card::model_card;
-pub(crate) use folder::lock;
 pub(crate) use folder::{RunFolder, Together, check_unused, check_unused_but, read_reduce};
 pub use folder::{checkpoints, read_config};
+pub(crate) use folder::{is_locked, lock};
 pub(crate) use import::import_run;
 pub use loading::{LoadedModel, load_model};
 pub use log::{Line, StepMetrics, Validation, read_log};

@@ -7,7 +7,7 @@ use crate::config::Config;
 use crate::config::text::Tables;
 use crate::error::{Error, Place};
 use crate::named::Named;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
 use toml::{Table as Toml, Value};
 
@@ -147,19 +147,20 @@ pub(super) fn expand(
 
 /// Finds the arm whose speed says how many steps a dense model makes in the time of another.
 pub(super) fn find_dense_twins(arms: &mut [Arm], place: &Place) -> Result<(), Error> {
-    let given: Vec<Arm> =
-        arms.iter().filter(|arm| matches!(arm.steps, Steps::Given)).cloned().collect();
+    let given = arms.iter().rev().filter(|arm| matches!(arm.steps, Steps::Given));
+    // The first of several.
+    let given: HashMap<String, String> =
+        given.map(|arm| (arm.config.to_toml(), arm.name.clone())).collect();
     for arm in arms {
         let Steps::Seconds { of, dense } = &mut arm.steps else { continue };
-        let twin = given.iter().find(|other| other.config == arm.config);
-        let Some(twin) = twin else {
+        let Some(twin) = given.get(&arm.config.to_toml()) else {
             let problem = format!(
                 "arm '{of}': equal-seconds needs the speed of its dense twin: add an arm with the same \
                  settings and no sparsity"
             );
             return Err(Error::setting(place.clone(), problem));
         };
-        dense.clone_from(&twin.name);
+        dense.clone_from(twin);
     }
     Ok(())
 }

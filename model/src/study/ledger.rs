@@ -10,8 +10,10 @@
 use super::cell::{Cell, Work};
 use super::plan::Study;
 use super::record::{Machine, Outcome, Record};
+use super::sources::{Fingerprints, Sources};
 use crate::cells::Cells;
 use crate::error::Error;
+use crate::finetune::folder::read_examples;
 use crate::run;
 use mediswift_files::{self as files, Lock, SMALL};
 use std::collections::BTreeMap;
@@ -22,41 +24,40 @@ use std::path::{Path, PathBuf};
 pub struct Ledger {
     cells: Cells,
     records: BTreeMap<String, Record>,
-    /// Fingerprint of the data that cells are trained on, where it is known.
-    data: Option<String>,
+    /// Where their data is.
+    sources: Sources,
     lock: Option<Lock>,
 }
 
 impl Ledger {
     /// Reads what the folder `path` knows of the cells of `study`, and nothing else.
     /// # Errors
-    /// If a record is damaged, or a cell was finished with other settings.
-    pub fn read(path: &Path, study: &Study, data: Option<String>) -> Result<Self, Error> {
-        Self::of(path, study, data, None)
+    /// If a record is damaged, or a cell was finished with other settings or on other data than there is in `sources`.
+    pub fn read(path: &Path, study: &Study, sources: &Sources) -> Result<Self, Error> {
+        Self::of(path, study, sources, None)
     }
 
-    /// The same to do what is missing, and to train on data of that fingerprint. The folder is made if need be, and
-    /// locked.
+    /// The same to do what is missing. The folder is made if need be, and locked.
     /// # Errors
-    /// As for [`Ledger::read`]; if a cell was started with other settings or finished on other data, or another
-    /// process trains in the folder.
-    pub fn open(path: &Path, study: &Study, data: Option<String>) -> Result<Self, Error> {
+    /// As for [`Ledger::read`]; if a cell was started with other settings, or another process trains in the folder.
+    pub fn open(path: &Path, study: &Study, sources: &Sources) -> Result<Self, Error> {
         files::create_folders(path)?;
         let lock = run::lock(path)?;
-        Self::of(path, study, data, Some(lock))
+        Self::of(path, study, sources, Some(lock))
     }
 
     fn of(
         path: &Path,
         study: &Study,
-        data: Option<String>,
+        sources: &Sources,
         lock: Option<Lock>,
     ) -> Result<Self, Error> {
         let (cells, records) = (Cells::of(path), BTreeMap::new());
-        let mut ledger = Self { cells, records, data, lock };
+        let mut ledger = Self { cells, records, sources: sources.clone(), lock };
+        let mut fingerprints = Fingerprints::default();
         for cell in &study.cells {
             let Some(cell) = ledger.decided(cell) else { continue };
-            if let Some(record) = ledger.known(&cell)? {
+            if let Some(record) = ledger.known(&cell, &mut fingerprints)? {
                 ledger.records.insert(cell.name, record);
             } else if ledger.lock.is_some() {
                 ledger.check_started(&cell)?;
@@ -93,6 +94,13 @@ impl Ledger {
         }
     }
 
+    /// Whether a process works on a cell: one that a study left when it was killed.
+    /// # Errors
+    /// If the system refuses to say.
+    pub fn is_busy(&self, cell: &Cell) -> Result<bool, Error> {
+        run::is_locked(&self.place(&cell.name))
+    }
+
     /// Writes down the settings of a cell that is to start, and says where.
     /// # Errors
     /// If it was started with others before, or they cannot be written.
@@ -110,12 +118,11 @@ impl Ledger {
     /// If its work cannot be read, or the record not be written.
     pub fn finish(&mut self, cell: &Cell, printed: &str, jobs: usize) -> Result<&Record, Error> {
         let (place, run) = (self.place(&cell.name), self.run_of(cell));
+        let there_is = || Ok::<_, Error>(self.sources.fingerprint(cell)?.unwrap_or_default());
         let (outcome, data) = match &cell.work {
-            Work::Pretrain { .. } => {
-                (Outcome::pretrained(&place)?, self.data.clone().unwrap_or_default())
-            }
-            Work::Evaluate { .. } => (Outcome::evaluated(&run, printed)?, String::new()),
-            Work::Finetune { .. } => (Outcome::tuned(&place)?, String::new()),
+            Work::Pretrain { .. } => (Outcome::pretrained(&place)?, there_is()?),
+            Work::Evaluate { .. } => (Outcome::evaluated(&run, printed)?, there_is()?),
+            Work::Finetune { .. } => (Outcome::tuned(&place)?, read_examples(&place)?),
         };
         let record = Record {
             cell: cell.name.clone(),
@@ -133,12 +140,15 @@ impl Ledger {
     }
 
     /// The record of a cell, which must be one of the same settings and data.
-    fn known(&self, cell: &Cell) -> Result<Option<Record>, Error> {
+    fn known(&self, cell: &Cell, fingerprints: &mut Fingerprints) -> Result<Option<Record>, Error> {
         let Some(record) = self.cells.report::<Record>(&cell.name)? else { return Ok(None) };
         let path = self.cells.beside(&cell.name, "json");
         let mut differences = cell.differences(&record.settings, &path)?;
-        let data = self.data.as_ref().filter(|_| matches!(cell.work, Work::Pretrain { .. }));
-        if data.is_some_and(|data| *data != record.data) {
+        let has_data = !record.data.is_empty() || matches!(cell.work, Work::Pretrain { .. });
+        if has_data
+            && let Some(data) = fingerprints.of(&self.sources, cell)?
+            && data != record.data
+        {
             differences.push("the data is another".into());
         }
         refuse(differences, &path, "finished")?;

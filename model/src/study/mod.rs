@@ -7,7 +7,7 @@
 //!
 //! * `file`: the file as it stands there; [`plan`]: all of it, checked; [`arm`]: ways to pre-train; `baseline`: dense
 //!   models to compare with; [`cell`]: runs; [`wanted`]: tables and figures.
-//! * [`ledger`]: the folder of cells; [`record`]: what is kept of one.
+//! * [`ledger`]: the folder of cells; [`record`]: what is kept of one; [`sources`]: their data.
 //! * [`report`]: tables and figures, from records; [`mod@column`]: what a table tells of an arm.
 
 pub mod arm;
@@ -19,6 +19,7 @@ pub mod ledger;
 pub mod plan;
 pub mod record;
 pub mod report;
+pub mod sources;
 pub mod wanted;
 
 pub use cell::{Cell, Work};
@@ -27,3 +28,4 @@ pub use ledger::Ledger;
 pub use plan::Study;
 pub use record::Record;
 pub use report::Report;
+pub use sources::Sources;

@@ -56,11 +56,11 @@ impl Study {
                 }
             }
             let ways = |arm: &Arm| format!("{:?} {:?}", arm.steps, arm.config);
+            let here: HashMap<&str, &Arm> =
+                chapter.arms.iter().map(|arm| (&*arm.name, arm)).collect();
             let mut known = study.chapters.iter().flat_map(|chapter| &chapter.arms);
-            let is_another = |known: &Arm| {
-                let same_name = |arm: &&Arm| arm.name == known.name;
-                chapter.arms.iter().find(same_name).is_some_and(|arm| ways(arm) != ways(known))
-            };
+            let is_another =
+                |known: &Arm| here.get(&*known.name).is_some_and(|arm| ways(arm) != ways(known));
             if let Some(Arm { name, .. }) = known.find(|known| is_another(known)) {
                 let problem = format!(
                     "arm '{name}' has other settings than in an earlier file: give arms names that differ"
@@ -132,11 +132,11 @@ fn chapter(file: File, path: &Path) -> Result<(Chapter, Vec<Cell>), Error> {
         return Err(Error::setting(place, "has no [[arm]]: name a way to train"));
     }
     let folder = path.parent().unwrap_or(Path::new(""));
-    let mut arms: Vec<Arm> = Vec::new();
+    let (mut arms, mut names) = (Vec::<Arm>::new(), BTreeSet::new());
     for (arm, at) in written.into_iter().zip(1..) {
         let key = format!("arm[{at}]");
         for arm in expand(arm, &base, &seeds, folder, &key, &place)? {
-            if arms.iter().any(|known| known.name == arm.name) {
+            if !names.insert(arm.name.clone()) {
                 let problem = format!("{key}: another arm is called '{}' too", arm.name);
                 return Err(Error::setting(place, problem));
             }
@@ -183,6 +183,7 @@ fn chapter(file: File, path: &Path) -> Result<(Chapter, Vec<Cell>), Error> {
         }
     }
     for (name, names, work) in measured {
+        let names: BTreeSet<String> = names.into_iter().collect();
         for arm in arms.iter().filter(|arm| names.contains(&arm.name)) {
             for &seed in &arm.seeds {
                 let from = cell_name(&arm.name, seed);

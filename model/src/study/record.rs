@@ -17,7 +17,8 @@ pub struct Record {
     pub cell: String,
     /// Its settings, as TOML.
     pub settings: String,
-    /// BLAKE3 of the manifest of the dataset that it was trained on; nothing for other work.
+    /// What the data is known by that it was trained, measured or tuned on; nothing for other work than training in
+    /// records of older programs.
     pub data: String,
     /// Where it ran.
     pub machine: Machine,

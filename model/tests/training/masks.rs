@@ -271,6 +271,23 @@ fn what_a_run_spends_and_says_follows_its_masks() {
 }
 
 #[test]
+fn past_steps_of_a_run_that_gets_more_count_as_they_were() {
+    let folder = tempfile::tempdir().unwrap();
+    let (data, out) = (dataset(folder.path(), 1), folder.path().join("run"));
+    let mut config = moving("gmp", 0.75);
+    // Until three quarters of the steps, however many those are.
+    config.set("sparsity.update={start=3, freq=3, stop=0}").unwrap();
+    let first = train(&config, &data, &out);
+    config.train.steps = 24;
+    let longer = resume(&config, &data, &out);
+    let curves = mediswift_model::curves::Curves::read(&out).unwrap();
+    for (step, report) in [(12, first), (24, longer)] {
+        let flops = curves.training[step - 1].flops;
+        assert!((report.flops / flops - 1.0).abs() < 1e-9, "after {step} steps: {flops}");
+    }
+}
+
+#[test]
 fn a_step_that_makes_no_update_moves_no_mask_and_the_next_one_does() {
     let mut config = moving("rigl", 0.75);
     config.model.vocabulary = 100;
