@@ -23,6 +23,11 @@ impl Product {
     pub const ALL: [Product; 4] =
         [Product::Forward, Product::InputGradient, Product::WeightGradient, Product::OneToken];
 
+    /// Whether it reads W.
+    pub(super) fn reads_weight(&self) -> bool {
+        *self != Product::WeightGradient
+    }
+
     /// Its name on the command line and in reports.
     pub const fn name(self) -> &'static str {
         match self {

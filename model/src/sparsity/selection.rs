@@ -102,7 +102,7 @@ impl LargestPlaces {
             });
             counts.reduce(Histogram::default, Histogram::with).floor(self.count)
         });
-        let nothing = || (Vec::new(), Vec::new());
+        let nothing = || (Vec::<(u32, u32)>::new(), Vec::new());
         let found = rows.fold(nothing, |(mut found, mut excluded), (row, values)| {
             marked(&mut excluded, row);
             let start = (first + row) * columns;
@@ -112,8 +112,7 @@ impl LargestPlaces {
             found.extend(free.map(|(at, (x, _))| (magnitude(*x), (start + at) as u32)));
             (found, excluded)
         });
-        let found: Vec<(Vec<(u32, u32)>, Vec<bool>)> = found.collect();
-        for (found, _) in found {
+        for (found, _) in found.collect::<Vec<_>>() {
             self.found.extend(found);
         }
         self.cut();

@@ -1,6 +1,5 @@
 //! Dense products of f16, where 32 of them are multiplied at once.
 
-use super::reads_w;
 use super::sampled::{add_product, begin, scatter};
 use crate::isa::{IsaKind, dispatch};
 use crate::ops::gather::DoubledHalves;
@@ -17,7 +16,11 @@ pub(super) fn of_sparse(
     products: &[Product],
 ) -> Box<dyn Planned> {
     let (rows, columns) = (pattern.rows(), pattern.columns());
-    let w = AlignedBuffer::zeros(if reads_w(products) { rows * columns } else { 0 });
+    let w = AlignedBuffer::zeros(if products.iter().any(Product::reads_weight) {
+        rows * columns
+    } else {
+        0
+    });
     let (pattern, transposed) = (Some(pattern.clone()), OnceLock::new());
     Box::new(PlannedHalves { isa, rows, columns, pattern, w, transposed })
 }
@@ -29,7 +32,11 @@ pub(super) fn planned(
     columns: usize,
     products: &[Product],
 ) -> Box<dyn Planned> {
-    let w = AlignedBuffer::zeros(if reads_w(products) { rows * columns } else { 0 });
+    let w = AlignedBuffer::zeros(if products.iter().any(Product::reads_weight) {
+        rows * columns
+    } else {
+        0
+    });
     let transposed = OnceLock::new();
     Box::new(PlannedHalves { isa, rows, columns, pattern: None, w, transposed })
 }

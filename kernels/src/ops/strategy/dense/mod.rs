@@ -85,11 +85,6 @@ impl Method for Dense {
     }
 }
 
-/// Whether one of the products reads W.
-fn reads_w(products: &[Product]) -> bool {
-    products.iter().any(|&product| product != Product::WeightGradient)
-}
-
 /// Products with a dense weight `[rows, columns]`.
 pub(in crate::ops) fn planned(
     isa: IsaKind,

@@ -1,6 +1,5 @@
 //! Dense products of numbers, those of 16 bits widened.
 
-use super::reads_w;
 use super::sampled::{add_product, begin, scatter};
 use crate::isa::IsaKind;
 use crate::ops::gemm::{Left, Out, Packed, gemm_on, transpose_tiles};
@@ -19,7 +18,11 @@ pub(super) fn of_sparse(
     products: &[Product],
 ) -> Box<dyn Planned> {
     let (rows, columns) = (pattern.rows(), pattern.columns());
-    let copy = Some(AlignedBuffer::zeros(if reads_w(products) { rows * columns } else { 0 }));
+    let copy = Some(AlignedBuffer::zeros(if products.iter().any(Product::reads_weight) {
+        rows * columns
+    } else {
+        0
+    }));
     let (pattern, transposed) = (Some(pattern.clone()), OnceLock::new());
     Box::new(PlannedDense { isa, precision, rows, columns, pattern, copy, transposed })
 }
@@ -32,7 +35,7 @@ pub(super) fn planned(
     columns: usize,
     products: &[Product],
 ) -> Box<dyn Planned> {
-    let rounded = precision != Precision::F32 && reads_w(products);
+    let rounded = precision != Precision::F32 && products.iter().any(Product::reads_weight);
     let copy = rounded.then(|| AlignedBuffer::zeros(rows * columns));
     let (pattern, transposed) = (None, OnceLock::new());
     Box::new(PlannedDense { isa, precision, rows, columns, pattern, copy, transposed })
