@@ -380,6 +380,7 @@ impl Kernel for SumTokens<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::rounding::widened;
 
     const SHAPES: [(usize, usize); 9] =
         [(0, 5), (1, 1), (3, 0), (15, 16), (16, 17), (17, 31), (33, 48), (70, 100), (40, 1)];
@@ -448,8 +449,10 @@ mod tests {
                 let mut y = vec![f16::from_f32(-1.0); tokens * outputs];
                 let kept = through_tiles(precision, &x, inputs, &mut y, outputs, |x, y| {
                     let tiles = y.len().checked_div(outputs * LANES).unwrap_or(0);
-                    let x = crate::rounding::widened(x, inputs, if inputs > 0 { tiles } else { 0 });
-                    product(tiles, &x, inputs, y, outputs);
+                    if tiles > 0 {
+                        let x = widened(x, inputs, tiles);
+                        product(tiles, &x, inputs, y, outputs);
+                    }
                 });
                 for (at, y) in y.iter().enumerate() {
                     let (token, output) = (at / outputs, at % outputs);
