@@ -85,7 +85,8 @@ pub struct Layer {
     #[arg(long, value_name = "I", help = isa_help())]
     isa: Option<String>,
 
-    /// A BLAS to compare with as well: a shared library with cblas_sgemm
+    /// A BLAS to compare with as well: a shared library with cblas_sgemm. In bf16 its cblas_sbgemm or
+    /// cblas_gemm_bf16bf16f32 takes part, if it has one; rounding its operands is not counted
     #[arg(long, value_name = "LIB")]
     dense: Option<PathBuf>,
 

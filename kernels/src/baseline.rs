@@ -2,31 +2,32 @@
 //!
 //! Operands are row-major matrices `[feature][token]`, the layout that dense libraries like best. The
 //! `gemm` crate is always there; any library with the C interface of BLAS (MKL, OpenBLAS, BLIS) can
-//! be loaded at run time.
+//! be loaded at run time, and multiplies bf16 too where it says so.
 //!
 //! Where AVX2 is forced, the `gemm` crate uses AVX2 as well; otherwise it takes the best that the CPU
 //! has. A loaded library chooses by itself; its own environment variables limit it (`MKL_ENABLE_INSTRUCTIONS=AVX2`, `OPENBLAS_CORETYPE=Haswell`).
 
 use crate::isa::IsaKind;
 use crate::ops::extent::size;
+use half::bf16;
 use std::ffi::c_int;
 use std::path::{Path, PathBuf};
 
 /// A matrix in memory: element (r, c) lies at `r · row_stride + c · column_stride`.
 #[derive(Clone, Copy, Debug)]
-pub struct Matrix<'a> {
-    data: &'a [f32],
+pub struct Matrix<'a, T = f32> {
+    data: &'a [T],
     rows: usize,
     columns: usize,
     transposed: bool,
 }
 
-impl<'a> Matrix<'a> {
+impl<'a, T> Matrix<'a, T> {
     /// A row-major matrix.
     /// # Panics
     /// If `data` does not hold `rows · columns` elements.
     #[track_caller]
-    pub fn new(data: &'a [f32], rows: usize, columns: usize) -> Self {
+    pub fn new(data: &'a [T], rows: usize, columns: usize) -> Self {
         assert_eq!(data.len(), size(&[rows, columns]), "matrix data and shape disagree");
         Self { data, rows, columns, transposed: false }
     }
@@ -60,6 +61,24 @@ impl Baseline {
         }
     }
 
+    /// Whether it has a product of bf16.
+    pub fn multiplies_bf16(&self) -> bool {
+        matches!(self, Self::Blas(Blas { bf16: Some(_), .. }))
+    }
+
+    /// C = A · B of bf16 with row-major C of `f32`, by the threads of the library.
+    /// # Panics
+    /// If the shapes disagree or it [has none](Self::multiplies_bf16).
+    #[track_caller]
+    pub fn multiply_bf16(&self, a: Matrix<'_, bf16>, b: Matrix<'_, bf16>, c: &mut [f32]) {
+        assert_eq!(a.columns, b.rows, "inner extents disagree");
+        assert_eq!(c.len(), size(&[a.rows, b.columns]), "C and its shape disagree");
+        let Self::Blas(Blas { bf16: Some(gemm), .. }) = self else {
+            panic!("{} has no product of bf16", self.name())
+        };
+        multiply(*gemm, a, b, c);
+    }
+
     /// C = A · B with row-major C, on the current pool's threads.
     /// # Panics
     /// If the shapes disagree or the machine lacks `isa`.
@@ -70,7 +89,7 @@ impl Baseline {
         assert!(isa.is_available(), "this CPU lacks {isa}");
         match self {
             Self::GemmCrate => gemm_crate(isa, a, b, c),
-            Self::Blas(blas) => blas.multiply(a, b, c),
+            Self::Blas(blas) => multiply(blas.sgemm, a, b, c),
         }
     }
 }
@@ -177,8 +196,8 @@ pub enum BlasError {
     },
 }
 
-/// `cblas_sgemm` with 32-bit integers.
-type Sgemm = unsafe extern "C" fn(
+/// `cblas_sgemm` with 32-bit integers, or the like of it whose operands are `T`.
+type Gemm<T> = unsafe extern "C" fn(
     c_int,
     c_int,
     c_int,
@@ -186,19 +205,23 @@ type Sgemm = unsafe extern "C" fn(
     c_int,
     c_int,
     f32,
-    *const f32,
+    *const T,
     c_int,
-    *const f32,
+    *const T,
     c_int,
     f32,
     *mut f32,
     c_int,
 );
 
+/// The names of products of bf16 with sums of `f32`: OpenBLAS's, where it was built with it, and MKL's.
+const BF16_GEMMS: [&[u8]; 2] = [b"cblas_sbgemm\0", b"cblas_gemm_bf16bf16f32\0"];
+
 /// A BLAS loaded at run time.
 pub struct Blas {
     name: String,
-    sgemm: Sgemm,
+    sgemm: Gemm<f32>,
+    bf16: Option<Gemm<bf16>>,
     /// Keeps the code in memory.
     _library: libloading::Library,
 }
@@ -211,9 +234,13 @@ impl Blas {
         // SAFETY: loading runs the library's initialisers; whoever names a library to run trusts it.
         let library = unsafe { libloading::Library::new(path) }
             .map_err(|cause| BlasError::Load { path: path.into(), cause })?;
-        // SAFETY: the symbol is the C interface of BLAS, whose signature is `Sgemm`.
-        let sgemm = unsafe { library.get::<Sgemm>(b"cblas_sgemm\0") }.map(|symbol| *symbol);
+        // SAFETY: the symbol is the C interface of BLAS, whose signature is `Gemm`.
+        let sgemm = unsafe { library.get::<Gemm<f32>>(b"cblas_sgemm\0") }.map(|symbol| *symbol);
         let Ok(sgemm) = sgemm else { return Err(BlasError::NoGemm { path: path.into() }) };
+        let bf16 = BF16_GEMMS.iter().find_map(|name| {
+            // SAFETY: both have the signature of `cblas_sgemm`, with pointers to bf16 for the operands.
+            unsafe { library.get::<Gemm<bf16>>(*name) }.ok().map(|symbol| *symbol)
+        });
         for setter in [&b"openblas_set_num_threads\0"[..], b"MKL_Set_Num_Threads\0"] {
             // SAFETY: both setters take one C integer.
             unsafe {
@@ -223,37 +250,38 @@ impl Blas {
             }
         }
         let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
-        Ok(Self { name, sgemm, _library: library })
+        Ok(Self { name, sgemm, bf16, _library: library })
     }
+}
 
-    fn multiply(&self, a: Matrix<'_>, b: Matrix<'_>, c: &mut [f32]) {
-        const ROW_MAJOR: c_int = 101;
-        let operation = |m: &Matrix<'_>| if m.transposed { 112 } else { 111 };
-        let leading = |m: &Matrix<'_>| {
-            let (rows, columns) = m.strides();
-            int(rows.max(columns) as usize)
-        };
-        let (m, n, k) = (int(a.rows), int(b.columns), int(a.columns));
-        // SAFETY: the caller has checked that the slices hold matrices of these shapes; the leading
-        // extents are those of the row-major memory.
-        unsafe {
-            (self.sgemm)(
-                ROW_MAJOR,
-                operation(&a),
-                operation(&b),
-                m,
-                n,
-                k,
-                1.0,
-                a.data.as_ptr(),
-                leading(&a),
-                b.data.as_ptr(),
-                leading(&b),
-                0.0,
-                c.as_mut_ptr(),
-                n,
-            );
-        }
+/// C = A · B of matrices that the caller has checked.
+fn multiply<T>(gemm: Gemm<T>, a: Matrix<'_, T>, b: Matrix<'_, T>, c: &mut [f32]) {
+    const ROW_MAJOR: c_int = 101;
+    let operation = |m: &Matrix<'_, T>| if m.transposed { 112 } else { 111 };
+    let leading = |m: &Matrix<'_, T>| {
+        let (rows, columns) = m.strides();
+        int(rows.max(columns) as usize)
+    };
+    let (m, n, k) = (int(a.rows), int(b.columns), int(a.columns));
+    // SAFETY: the caller has checked that the slices hold matrices of these shapes; the leading
+    // extents are those of the row-major memory.
+    unsafe {
+        gemm(
+            ROW_MAJOR,
+            operation(&a),
+            operation(&b),
+            m,
+            n,
+            k,
+            1.0,
+            a.data.as_ptr(),
+            leading(&a),
+            b.data.as_ptr(),
+            leading(&b),
+            0.0,
+            c.as_mut_ptr(),
+            n,
+        );
     }
 }
 
@@ -291,6 +319,79 @@ mod tests {
                     }
                 }
             }
+        }
+    }
+
+    /// The interface of BLAS, by the definition.
+    unsafe extern "C" fn by_the_definition<T: Copy + Into<f32>>(
+        order: c_int,
+        a_operation: c_int,
+        b_operation: c_int,
+        m: c_int,
+        n: c_int,
+        k: c_int,
+        alpha: f32,
+        a: *const T,
+        lda: c_int,
+        b: *const T,
+        ldb: c_int,
+        beta: f32,
+        c: *mut f32,
+        ldc: c_int,
+    ) {
+        assert_eq!((order, alpha, beta), (101, 1.0, 0.0));
+        let element = |from: *const T, operation, leading, row, column| {
+            let (row, column) = if operation == 112 { (column, row) } else { (row, column) };
+            // SAFETY: that is where a caller of BLAS has its matrices.
+            unsafe { (*from.offset((row * leading + column) as isize)).into() }
+        };
+        for row in 0..m {
+            for column in 0..n {
+                let left = |i| -> f32 { element(a, a_operation, lda, row, i) };
+                let right = |i| -> f32 { element(b, b_operation, ldb, i, column) };
+                // SAFETY: as above.
+                unsafe {
+                    *c.offset((row * ldc + column) as isize) =
+                        (0..k).map(|i| left(i) * right(i)).sum();
+                }
+            }
+        }
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_library_meets_matrices_where_they_lie() {
+        let library = Baseline::Blas(Blas {
+            name: "definition".into(),
+            sgemm: by_the_definition::<f32>,
+            bf16: Some(by_the_definition::<bf16>),
+            _library: libloading::os::unix::Library::this().into(),
+        });
+        assert!(library.multiplies_bf16() && !Baseline::GemmCrate.multiplies_bf16());
+        let (m, n, k) = (3, 5, 4);
+        let of = |count: usize| (0..count).map(|i| (i % 7) as f32 - 3.0).collect::<Vec<f32>>();
+        let half = |x: &[f32]| x.iter().map(|&x| bf16::from_f32(x)).collect::<Vec<bf16>>();
+        let (a, b) = (of(m * k), of(k * n));
+        let (a16, b16) = (half(&a), half(&b));
+        let mut want = vec![f32::NAN; m * n];
+        let mut c = vec![f32::NAN; m * n];
+        let isa = IsaKind::Scalar;
+        // A · B, A stored as [k, m], and B as [n, k].
+        for (at, bt) in [(false, false), (true, false), (false, true)] {
+            let a_shape = if at { (k, m) } else { (m, k) };
+            let b_shape = if bt { (n, k) } else { (k, n) };
+            let turn = |turned| if turned { Matrix::transposed } else { |matrix| matrix };
+            let turn16 = |turned| if turned { Matrix::transposed } else { |matrix| matrix };
+            let left = turn(at)(Matrix::new(&a, a_shape.0, a_shape.1));
+            let right = turn(bt)(Matrix::new(&b, b_shape.0, b_shape.1));
+            Baseline::GemmCrate.multiply(isa, left, right, &mut want);
+            library.multiply(isa, left, right, &mut c);
+            assert_eq!(c, want);
+            c.fill(f32::NAN);
+            let left = turn16(at)(Matrix::new(&a16, a_shape.0, a_shape.1));
+            let right = turn16(bt)(Matrix::new(&b16, b_shape.0, b_shape.1));
+            library.multiply_bf16(left, right, &mut c);
+            assert_eq!(c, want);
         }
     }
 

@@ -3,11 +3,14 @@
 //! Every product is timed in turns with the best dense code there is: the [baselines](crate::baseline)
 //! asked for and this crate's own dense product. Packing, zeroing and the refresh after an optimiser
 //! step are part of the times. A step is forward + dx + dw + refresh. At 16 bits, the dense product is one of
-//! the same precision, rounding X and dY is part of forward and dx, and `f32` runs beside.
+//! the same precision, our own or of a library that has one, and `f32` runs beside. Rounding X and dY is part of our
+//! forward and dx; a library's operands are rounded before.
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Instant;
+
+use half::bf16;
 
 use crate::baseline::{Baseline, Matrix};
 use crate::isa::IsaKind;
@@ -257,13 +260,17 @@ impl LayerBench {
         let mut contestants: Vec<Contestant<'_>> =
             self.baselines.iter().map(Contestant::Library).chain([Contestant::Own]).collect();
         let dense_f32 = 0..contestants.len();
+        let mut half_names = Vec::new();
         if half {
-            contestants.push(Contestant::Layer(LinearLayer::dense(
-                isa,
-                self.precision,
-                rows,
-                columns,
-            )));
+            let dense = LinearLayer::dense(isa, self.precision, rows, columns);
+            contestants.push(Contestant::Layer(dense));
+            half_names.push(format!("own {} gemm", self.precision));
+            if self.precision == Precision::Bf16 {
+                for library in self.baselines.iter().filter(|library| library.multiplies_bf16()) {
+                    contestants.push(Contestant::HalfLibrary(library));
+                    half_names.push(format!("{} bf16", library.name()));
+                }
+            }
             let plan = LayerPlan::of(Precision::F32, pattern.density(), isa);
             contestants.push(Contestant::Layer(LinearLayer::sparse(isa, pattern.clone(), plan)));
         }
@@ -273,6 +280,9 @@ impl LayerBench {
             plan.clone(),
         )));
         let mut data = Data::new(self.precision, rows, columns, tokens);
+        if half_names.len() > 1 {
+            data.round_matrices();
+        }
         // [contestant][forward, dx, dw, refresh] turns.
         let mut times = vec![vec![Vec::new(); 4]; contestants.len()];
         let (mut turn, mut turns) = (0, 1);
@@ -282,6 +292,7 @@ impl LayerBench {
                 flow()?;
                 let parts = match contestant {
                     Contestant::Library(baseline) => data.library(isa, baseline),
+                    Contestant::HalfLibrary(baseline) => data.half_library(baseline),
                     Contestant::Own => data.own(isa),
                     Contestant::Layer(layer) => data.layer(layer),
                 };
@@ -299,14 +310,11 @@ impl LayerBench {
             self.baselines.iter().map(Baseline::name).chain([OWN.to_string()]).collect();
         let sparse = times.pop().expect("the sparse times");
         let sparse_f32 = half.then(|| times.pop().expect("those of f32"));
-        let dense_half = half.then(|| times.pop().expect("those of the dense layer"));
-        let best_f32 = Best::of(&times[dense_f32], &names);
-        let (best, f32) = match (dense_half, sparse_f32) {
-            (Some(dense), Some(sparse)) => {
-                let name = format!("own {} gemm", self.precision);
-                (Best::of(&[dense], &[name]), Some((best_f32, sparse)))
-            }
-            _ => (best_f32, None),
+        let dense_half = times.split_off(dense_f32.end);
+        let best_f32 = Best::of(&times, &names);
+        let (best, f32) = match sparse_f32 {
+            Some(sparse) => (Best::of(&dense_half, &half_names), Some((best_f32, sparse))),
+            None => (best_f32, None),
         };
         ControlFlow::Continue(self.rows(pattern, plan, best, sparse, f32))
     }
@@ -415,6 +423,7 @@ impl LayerBench {
 /// Who takes turns.
 enum Contestant<'a> {
     Library(&'a Baseline),
+    HalfLibrary(&'a Baseline),
     Own,
     Layer(LinearLayer),
 }
@@ -434,6 +443,8 @@ struct Data {
     dw: AlignedBuffer,
     /// X and dY of 16 bits.
     rounded: Option<[HalfTiles; 2]>,
+    /// W, X and dY as matrices of bf16, for libraries.
+    matrices: [Vec<bf16>; 3],
 }
 
 /// Seconds of forward, dx, dw and refresh.
@@ -453,6 +464,7 @@ impl Data {
             x,
             dy,
             rounded,
+            matrices: [const { Vec::new() }; 3],
             y: AlignedBuffer::zeros(rows * tokens),
             dx: AlignedBuffer::zeros(columns * tokens),
             dw: AlignedBuffer::zeros(rows * columns.next_multiple_of(LANES)),
@@ -469,6 +481,27 @@ impl Data {
             time(|| baseline.multiply(isa, w, x, &mut self.y)),
             time(|| baseline.multiply(isa, w.transposed(), dy, &mut self.dx)),
             time(|| baseline.multiply(isa, dy, x.transposed(), dw)),
+            0.0,
+        ]
+    }
+
+    /// Rounds what libraries of bf16 multiply.
+    fn round_matrices(&mut self) {
+        let round = |numbers: &AlignedBuffer| numbers.iter().copied().map(bf16::from_f32).collect();
+        self.matrices = [&self.w, &self.x, &self.dy].map(round);
+    }
+
+    fn half_library(&mut self, baseline: &Baseline) -> Parts {
+        let (rows, columns, tokens) = (self.rows, self.columns, self.tokens);
+        let [w, x, dy] = &self.matrices;
+        let w = Matrix::new(w, rows, columns);
+        let x = Matrix::new(x, columns, tokens);
+        let dy = Matrix::new(dy, rows, tokens);
+        let dw = &mut self.dw[..rows * columns];
+        [
+            time(|| baseline.multiply_bf16(w, x, &mut self.y)),
+            time(|| baseline.multiply_bf16(w.transposed(), dy, &mut self.dx)),
+            time(|| baseline.multiply_bf16(dy, x.transposed(), dw)),
             0.0,
         ]
     }

@@ -121,6 +121,15 @@ impl<'a> Lines<'a> {
         }
     }
 
+    /// What is in words of 32 bits, two numbers of 16 bits a word.
+    pub(crate) fn of_words(precision: Precision, words: &'a [f32]) -> Self {
+        match precision {
+            Precision::F32 => Lines::F32(words),
+            Precision::Bf16 => Lines::Bf16(bytemuck::cast_slice(words)),
+            Precision::F16 => Lines::F16(bytemuck::cast_slice(words)),
+        }
+    }
+
     /// The elements as words of 32 bits, two numbers of 16 bits a word.
     /// # Panics
     /// If they do not lie at a multiple of four bytes.

@@ -87,11 +87,7 @@ impl<B: DerefMut<Target = [f32]>> HalfTiles<B> {
 
     /// The elements.
     pub fn lines(&self) -> Lines<'_> {
-        match self.precision {
-            Precision::Bf16 => Lines::Bf16(bytemuck::cast_slice(&self.words)),
-            Precision::F16 => Lines::F16(bytemuck::cast_slice(&self.words)),
-            Precision::F32 => unreachable!("it has 16 bits"),
-        }
+        Lines::of_words(self.precision, &self.words)
     }
 }
 

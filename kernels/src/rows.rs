@@ -2,6 +2,7 @@
 //!
 //! Both ways are 16 × 16 transposes in registers, tile by tile in parallel. Rows have the precision of their
 //! elements, whatever that of the products is: bf16 rows may become `f32` tiles, and `f32` rows bf16 lines.
+//! [`through_tiles`] goes both ways with a product between them.
 
 use crate::isa::{Isa, Kernel, dispatch};
 use crate::ops::extent::size;
@@ -71,23 +72,17 @@ impl RowTiles {
     #[track_caller]
     pub fn new<E: RowElement>(precision: Precision, rows: &[E], features: usize) -> Self {
         let tiles = tokens(rows.len(), features).div_ceil(LANES);
-        if precision != Precision::F32 {
-            let mut words = Scratch::take(half_words(tiles, features));
-            let (chunk, row) = (2 * LANES * features, features * LANES);
-            for_each_chunk(&mut words, row.max(1), |pair, to| {
-                let rows = &rows[pair * chunk..rows.len().min((pair + 1) * chunk)];
-                dispatch(ToLines { precision, rows, features, to });
-            });
-            return Self::Half(HalfTiles::of_words(precision, words));
+        let mut words = Scratch::take(words(precision, tiles, features));
+        fill(precision, rows, features, &mut words);
+        Self::of_words(precision, words)
+    }
+
+    /// What [`fill`] has filled.
+    fn of_words(precision: Precision, words: Scratch) -> Self {
+        match precision {
+            Precision::F32 => Self::F32(words),
+            _ => Self::Half(HalfTiles::of_words(precision, words)),
         }
-        let mut to = Scratch::take(size(&[tiles, features, LANES]));
-        let together = tiles_together(features);
-        let chunk = together * LANES * features;
-        for_each_chunk(&mut to, chunk, |at, to| {
-            let rows = &rows[at * chunk..rows.len().min((at + 1) * chunk)];
-            dispatch(ToTiles { rows, features, to });
-        });
-        Self::F32(to)
     }
 
     /// The elements.
@@ -97,6 +92,80 @@ impl RowTiles {
             Self::Half(tiles) => tiles.lines(),
         }
     }
+}
+
+/// Words of 32 bits that so many tiles take.
+fn words(precision: Precision, tiles: usize, features: usize) -> usize {
+    match precision {
+        Precision::F32 => size(&[tiles, features, LANES]),
+        _ => half_words(tiles, features),
+    }
+}
+
+/// Lays rows out in [`words`].
+fn fill<E: RowElement>(precision: Precision, rows: &[E], features: usize, words: &mut [f32]) {
+    // Of 16 bits, a pair of tiles is one.
+    let (together, tile) = match precision {
+        Precision::F32 => (tiles_together(features), features * LANES),
+        _ => (1, 2 * features * LANES),
+    };
+    let chunk = together * tile;
+    for_each_chunk(words, (together * features * LANES).max(1), |at, to| {
+        let rows = &rows[at * chunk..rows.len().min((at + 1) * chunk)];
+        match precision {
+            Precision::F32 => dispatch(ToTiles { rows, features, to }),
+            _ => dispatch(ToLines { precision, rows, features, to }),
+        }
+    });
+}
+
+/// Tiles that [`through_tiles`] takes at once, unless that makes too few tasks for the threads: 256 tokens.
+const AT_ONCE: usize = 16;
+
+/// Rows of x through a product: they become tiles, of which `product` makes those of y, which become rows again.
+/// x is `[token][inputs]`, y `[token][outputs]`; the product is called with some tiles of x, and as many of y, which hold
+/// anything and which it must fill. Returns all tiles of x.
+///
+/// Some tokens go all the way before the next ones do, each on one thread if there are many: what one step has written
+/// is in a cache when the next one reads it.
+/// # Panics
+/// If `x` or `y` is not made of whole rows, or they have different numbers of tokens.
+#[track_caller]
+pub fn through_tiles<E: RowElement, F: RowElement>(
+    precision: Precision,
+    x: &[E],
+    inputs: usize,
+    y: &mut [F],
+    outputs: usize,
+    product: impl Fn(Lines<'_>, &mut [f32]) + Sync,
+) -> RowTiles {
+    let (of_x, of_y) = (tokens(x.len(), inputs), tokens(y.len(), outputs));
+    let tiles = of_x.max(of_y).div_ceil(LANES);
+    if inputs == 0 || outputs == 0 {
+        let x = RowTiles::new(precision, x, inputs);
+        let mut out = Scratch::take(size(&[tiles, outputs, LANES]));
+        product(x.lines(), &mut out);
+        tiles_to_rows(&out, outputs, y);
+        return x;
+    }
+    assert_eq!(of_x, of_y, "both sides of a product have the same tokens");
+    // An even number: lines of 16 bits are of pairs of tiles.
+    let tasks = 4 * rayon::current_num_threads();
+    let block = (tiles / tasks).clamp(AT_ONCE / 2, AT_ONCE).next_multiple_of(2);
+    let mut of_tiles = Scratch::take(words(precision, tiles, inputs));
+    let blocks = x.par_chunks(block * LANES * inputs).zip_eq(
+        of_tiles
+            .par_chunks_mut(words(precision, block, inputs))
+            .zip_eq(y.par_chunks_mut(block * LANES * outputs)),
+    );
+    blocks.with_max_len(1).for_each(|(x, (of_tiles, y))| {
+        fill(precision, x, inputs, of_tiles);
+        let tiles = (y.len() / outputs).div_ceil(LANES);
+        let mut out = Scratch::take(size(&[tiles, outputs, LANES]));
+        product(Lines::of_words(precision, of_tiles), &mut out);
+        tiles_to_rows(&out, outputs, y);
+    });
+    RowTiles::of_words(precision, of_tiles)
 }
 
 /// Gathers the rows of the first tokens of tiles `[tile][feature][LANES]`, as many as `rows` has room for.
@@ -261,9 +330,11 @@ impl<E: RowElement> Kernel for ToRows<'_, E> {
                 }
                 let tokens = isa.transpose(columns);
                 for (row, token) in rows.chunks_exact_mut(features).zip(tokens) {
-                    let to = &mut row[block * LANES..][..lines.len()];
-                    for (to, x) in to.iter_mut().zip(isa.to_array(token)) {
-                        *to = E::nearest(x);
+                    let (to, token) = (&mut row[block * LANES..], isa.to_array(token));
+                    // Whole blocks are stored as such.
+                    match to.first_chunk_mut::<LANES>() {
+                        Some(to) => *to = token.map(E::nearest),
+                        None => to.iter_mut().zip(token).for_each(|(to, x)| *to = E::nearest(x)),
                     }
                 }
             }
@@ -309,6 +380,7 @@ impl Kernel for SumTokens<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::rounding::widened;
 
     const SHAPES: [(usize, usize); 9] =
         [(0, 5), (1, 1), (3, 0), (15, 16), (16, 17), (17, 31), (33, 48), (70, 100), (40, 1)];
@@ -356,6 +428,54 @@ mod tests {
                 assert_eq!(found, expected, "{precision}, {tokens} × {features}");
             }
         }
+    }
+
+    #[test]
+    fn a_product_between_rows_is_that_of_all_of_their_tiles() {
+        /// Output `o` is input `o % inputs` and a constant: 1, if there are no inputs.
+        fn product(tiles: usize, x: &[f32], inputs: usize, y: &mut [f32], outputs: usize) {
+            for at in 0..tiles * outputs {
+                let (tile, output) = (at / outputs, at % outputs);
+                for lane in 0..LANES {
+                    let from = (tile * inputs + output.checked_rem(inputs).unwrap_or(0)) * LANES;
+                    y[at * LANES + lane] = 1.0 + x.get(from + lane).copied().unwrap_or(0.0);
+                }
+            }
+        }
+        let shapes = [(0, 3, 2), (1, 1, 1), (40, 0, 5), (40, 5, 0), (300, 17, 33), (700, 40, 8)];
+        for precision in Precision::ALL {
+            for (tokens, inputs, outputs) in shapes {
+                let x = rows::<f32>(tokens, inputs);
+                let mut y = vec![f16::from_f32(-1.0); tokens * outputs];
+                let kept = through_tiles(precision, &x, inputs, &mut y, outputs, |x, y| {
+                    let tiles = y.len().checked_div(outputs * LANES).unwrap_or(0);
+                    if tiles > 0 {
+                        let x = widened(x, inputs, tiles);
+                        product(tiles, &x, inputs, y, outputs);
+                    }
+                });
+                for (at, y) in y.iter().enumerate() {
+                    let (token, output) = (at / outputs, at % outputs);
+                    let x = output.checked_rem(inputs).map_or(0.0, |i| x[token * inputs + i]);
+                    assert_eq!(y.to_f32(), 1.0 + x, "{precision}, {tokens}: {inputs} → {outputs}");
+                }
+                let bits = |lines: Lines<'_>| -> Vec<u32> {
+                    lines.words().iter().map(|x| x.to_bits()).collect()
+                };
+                let all = RowTiles::new(precision, &x, inputs);
+                assert_eq!(
+                    bits(kept.lines()),
+                    bits(all.lines()),
+                    "{precision}, {tokens} × {inputs}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "same tokens")]
+    fn a_product_between_different_numbers_of_rows_is_refused() {
+        through_tiles(Precision::F32, &[0.0f32; 4], 2, &mut [0.0f32; 9], 3, |_, _| {});
     }
 
     #[test]

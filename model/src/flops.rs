@@ -139,7 +139,7 @@ impl Workload {
         let ModelConfig { layers, d_model, heads, .. } = self.model;
         let mut parts = Rehearsal::new(&self.model, Precision::F32, one, self.kept).flops();
         // The paper has the softmax by itself.
-        let attention = CausalAttention { heads, features: d_model };
+        let attention = CausalAttention { heads, features: d_model, precision: Precision::F32 };
         let softmax = (3 * layers as u64 * attention.softmax_flops(one)) as f64;
         parts.push(("softmax", softmax));
         for (name, flops) in &mut parts {

@@ -53,7 +53,7 @@ impl Rehearsal {
     ) -> Self {
         let slots = slots(size, 0);
         let tensors = Layout::new(slots.iter().map(|slot| (&*slot.name, slot.dense_shape())));
-        let network = Network::new(size, &tensors);
+        let network = Network::new(size, precision, &tensors);
         let mut weights = HashMap::new();
         for linear in network.linears() {
             let extents = tensors.place(linear.weight).shape.extents();

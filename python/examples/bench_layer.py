@@ -95,7 +95,7 @@ def measure(shape, sparsity, tokens, rounds, seconds):
     x = torch.randn(tokens, inputs, requires_grad=True)
     dy = torch.randn(tokens, outputs)
     times = {name: [] for name in layers}
-    for name, layer in layers.items():
+    for layer in layers.values():
         step(layer, x, dy)
     for _ in range(rounds):
         for name, layer in layers.items():
@@ -116,24 +116,33 @@ def cpu():
 
 
 def draw(rows, path):
-    """Speedup of each contestant over the dense layer, against sparsity."""
+    """Speedup of each contestant over the dense layer, against sparsity: a picture for each number of threads."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(figsize=(7, 4.5), layout="constrained")
-    for name in dict.fromkeys(name for row in rows for name in row["times"] if name != "dense"):
-        points = {}
-        for row in rows:
-            total = {of: sum(parts) for of, parts in row["times"].items()}
-            if name in total:
-                points.setdefault(row["sparsity"], []).append(total["dense"] / total[name])
-        means = {s: statistics.geometric_mean(of) for s, of in sorted(points.items())}
-        axes.plot(list(means), list(means.values()), "o-", label=name)
-    axes.axhline(1.0, color="gray", linewidth=1, label="nn.Linear")
-    axes.set(yscale="log", xlabel="sparsity", ylabel="speedup of forward + backward (geometric mean)")
-    axes.legend()
+    threads = sorted({row["threads"] for row in rows})
+    figure, places = pyplot.subplots(1, len(threads), figsize=(1 + 4 * len(threads), 4), layout="constrained",
+                                     sharey=True, squeeze=False)
+    for axes, count in zip(places[0], threads):
+        rows_of = [row for row in rows if row["threads"] == count]
+        for name in dict.fromkeys(name for row in rows_of for name in row["times"] if name != "dense"):
+            points = {}
+            for row in rows_of:
+                total = {of: sum(parts) for of, parts in row["times"].items()}
+                if name in total:
+                    points.setdefault(row["sparsity"], []).append(total["dense"] / total[name])
+            means = {s: statistics.geometric_mean(of) for s, of in sorted(points.items())}
+            axes.plot(list(means), list(means.values()), "o-", label=name)
+        axes.axhline(1.0, color="gray", linewidth=1, label="nn.Linear")
+        axes.set(yscale="log", xlabel="sparsity", title=f"{count} thread{'s' if count > 1 else ''}")
+        axes.set_xticks(sorted({row["sparsity"] for row in rows_of}))
+        axes.xaxis.set_major_formatter("{x:.0%}")
+        axes.yaxis.set_major_formatter("{x:g}×")
+        axes.yaxis.set_minor_formatter("{x:g}×")
+    places[0][0].set_ylabel("speedup of forward + backward (geometric mean)")
+    places[0][0].legend()
     figure.savefig(path)
 
 
@@ -161,7 +170,7 @@ def main():
         for outputs, inputs in options.shapes:
             for sparsity in options.sparsities:
                 times = measure((outputs, inputs), sparsity, options.tokens, options.rounds, options.seconds)
-                rows.append({"sparsity": sparsity, "times": times})
+                rows.append({"threads": threads, "sparsity": sparsity, "times": times})
                 total = {name: 1e3 * sum(parts) for name, parts in times.items()}
                 ours = total["mediswift"]
                 forward, backward = (1e3 * part for part in times["mediswift"])

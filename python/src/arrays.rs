@@ -2,7 +2,8 @@
 
 use half::{bf16, f16};
 use mediswift::Precision;
-use mediswift::kernels::rows::{RowTiles, tiles_to_rows};
+use mediswift::kernels::Lines;
+use mediswift::kernels::rows::{RowElement, RowTiles, through_tiles, tiles_to_rows};
 use ndarray::{Dimension, Ix2};
 use numpy::{
     Element, PyArray, PyArrayDescrMethods, PyArrayMethods, PyReadonlyArray, PyReadonlyArray1,
@@ -11,6 +12,8 @@ use numpy::{
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use std::ops::Range;
+
+use crate::threads::compute;
 
 /// Elements of rows `[token][feature]`.
 #[derive(Clone, Copy, Debug)]
@@ -30,6 +33,21 @@ impl Rows<'_> {
             Self::F32(rows) => RowTiles::new(precision, rows, features),
             Self::Bf16(rows) => RowTiles::new(precision, rows, features),
             Self::F16(rows) => RowTiles::new(precision, rows, features),
+        }
+    }
+
+    /// The same, and on the way what `product` makes of them, as the rows of y.
+    pub fn through(
+        self,
+        precision: Precision,
+        features: [usize; 2],
+        y: RowsMut<'_>,
+        product: impl Fn(Lines<'_>, &mut [f32]) + Sync,
+    ) -> RowTiles {
+        match self {
+            Self::F32(rows) => y.made_of(precision, features, rows, product),
+            Self::Bf16(rows) => y.made_of(precision, features, rows, product),
+            Self::F16(rows) => y.made_of(precision, features, rows, product),
         }
     }
 }
@@ -52,6 +70,21 @@ impl RowsMut<'_> {
             Self::F32(rows) => tiles_to_rows(tiles, features, rows),
             Self::Bf16(rows) => tiles_to_rows(tiles, features, rows),
             Self::F16(rows) => tiles_to_rows(tiles, features, rows),
+        }
+    }
+
+    /// Takes what `product` makes of the rows of x, which are returned as tiles.
+    fn made_of<E: RowElement>(
+        self,
+        precision: Precision,
+        [inputs, outputs]: [usize; 2],
+        x: &[E],
+        product: impl Fn(Lines<'_>, &mut [f32]) + Sync,
+    ) -> RowTiles {
+        match self {
+            Self::F32(y) => through_tiles(precision, x, inputs, y, outputs, product),
+            Self::Bf16(y) => through_tiles(precision, x, inputs, y, outputs, product),
+            Self::F16(y) => through_tiles(precision, x, inputs, y, outputs, product),
         }
     }
 }
@@ -161,14 +194,15 @@ pub fn vector_mut<'py, E: Element>(
 /// # Errors
 /// If the array is something else, or one of them is negative or too large.
 pub fn narrowed(name: &str, array: &Bound<'_, PyAny>) -> PyResult<Vec<u32>> {
-    let array = vector::<i64>(name, array, None)?;
+    let lent = vector::<i64>(name, array, None)?;
     let narrow = |(at, &x): (usize, &i64)| {
         u32::try_from(x).map_err(|_| {
             let most = u32::MAX;
             wrong(name, format!("is {x} at {at}, but must lie between 0 and {most}"))
         })
     };
-    array.as_slice()?.iter().enumerate().map(narrow).collect()
+    let numbers = lent.as_slice()?;
+    compute(array.py(), |_| numbers.iter().enumerate().map(narrow).collect())?
 }
 
 /// Borrows a matrix.

@@ -1,7 +1,7 @@
 //! [`Layer`]: a pattern with a plan, and the products of the weights that it is handed.
 
 use std::path::PathBuf;
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use mediswift::kernels::isa::IsaKind;
 use mediswift::kernels::ops::{Initial, LayerPlan};
@@ -18,7 +18,7 @@ use crate::activations::Tiles;
 use crate::arrays::{RowArray, RowArrayMut, Rows, RowsMut, check_apart, vector, vector_mut, wrong};
 use crate::error::IntoException;
 use crate::pattern::Pattern;
-use crate::threads::compute;
+use crate::threads::{compute, locked};
 
 /// Tokens on which a plan is tuned.
 const TUNING_TOKENS: usize = 512;
@@ -157,9 +157,10 @@ impl Layer {
         let tokens = x.tokens();
         let mut y = RowArrayMut::of("y", y, [tokens, rows])?;
         let (x, mut y) = (x.rows()?, y.rows()?);
+        let precision = self.plan.precision();
         let initial = bias.map_or(Initial::Zero, Initial::Bias);
         let (generation, tiles) = compute(py, |pool| {
-            if let (1, false, Precision::F32) = (tokens, keep, self.plan.precision())
+            if let (1, false, Precision::F32) = (tokens, keep, precision)
                 && let (Rows::F32(x), RowsMut::F32(y)) = (x, &mut y)
             {
                 // A single token needs no packed weights, and no tile for fifteen others.
@@ -171,13 +172,11 @@ impl Layer {
             }
             let state = self.current(pool, values, None);
             let state = &*state;
-            pool.install(|| {
-                let tiles = x.tiles(self.plan.precision(), columns);
-                let mut out = Scratch::take(tokens.div_ceil(LANES) * rows * LANES);
-                state.layer.forward(&state.values, tiles.lines(), &mut out, initial);
-                y.take(&out, rows);
-                (Some(state.generation), keep.then_some(tiles))
-            })
+            let product = |x: Lines<'_>, y: &mut [f32]| {
+                state.layer.forward(&state.values, x, y, initial);
+            };
+            let tiles = pool.install(|| x.through(precision, [columns, rows], y, product));
+            (Some(state.generation), keep.then_some(tiles))
         })?;
         Ok((generation, tiles.map(|tiles| Tiles { tiles, tokens, features: columns })))
     }
@@ -233,13 +232,13 @@ impl Layer {
             let state = self.current(pool, values.filter(|_| dx.is_some()), generation);
             let state = &*state;
             pool.install(|| {
-                let dy = dy.tiles(precision, rows);
-                if let Some(dx) = dx {
-                    let mut out = Scratch::take(tokens.div_ceil(LANES) * columns * LANES);
-                    let layer = &state.layer;
-                    layer.input_gradient(&state.values, dy.lines(), &mut out, Initial::Zero);
-                    dx.take(&out, columns);
-                }
+                let product = |dy: Lines<'_>, dx: &mut [f32]| {
+                    state.layer.input_gradient(&state.values, dy, dx, Initial::Zero);
+                };
+                let dy = match dx {
+                    Some(dx) => dy.through(precision, [rows, columns], dx, product),
+                    None => dy.tiles(precision, rows),
+                };
                 if let Some(dw) = dw {
                     dw.par_chunks_mut(STRETCH).for_each(|dw| dw.fill(0.0));
                     let own = x.map(|x| x.tiles(precision, columns));
@@ -326,7 +325,7 @@ impl Layer {
     }
 
     fn read(&self) -> RwLockReadGuard<'_, State> {
-        self.state.read().unwrap_or_else(PoisonError::into_inner)
+        locked(|| self.state.try_read(), || self.state.read())
     }
 
     /// The layer packed with these weights, or with whatever it is packed with; nothing is done if the packed ones
@@ -345,7 +344,7 @@ impl Layer {
             return state;
         }
         drop(state);
-        let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
+        let mut state = locked(|| self.state.try_write(), || self.state.write());
         let State { layer, values: held, generation } = &mut *state;
         *generation += 1;
         pool.install(|| {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use mediswift::SparsePattern;
 use mediswift::kernels::sparse::mask::MASKS;
-use numpy::{IntoPyArray, PyArray1, PyArray2, PyArrayMethods};
+use numpy::{IntoPyArray, PyArray1, PyArray2, PyArrayMethods, PyUntypedArrayMethods};
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
@@ -14,6 +14,8 @@ use crate::threads::compute;
 
 /// Rows or columns that a mask may be drawn for.
 const MOST: usize = 1 << 20;
+
+const TOO_MANY: &str = "keeps more weights than 32-bit indices can name";
 
 /// The names of the masks that can be drawn.
 #[pyfunction]
@@ -34,6 +36,7 @@ impl Pattern {
     /// A pattern from the arrays of a CSR matrix, integers of 64 bits.
     #[new]
     fn new(
+        py: Python<'_>,
         rows: usize,
         columns: usize,
         row_offsets: &Bound<'_, PyAny>,
@@ -41,29 +44,29 @@ impl Pattern {
     ) -> PyResult<Self> {
         let offsets = narrowed("row_offsets", row_offsets)?;
         let indices = narrowed("column_indices", column_indices)?;
-        let pattern = SparsePattern::new(rows, columns, offsets, indices);
+        let pattern = compute(py, |_| SparsePattern::new(rows, columns, offsets, indices))?;
         Ok(Self(Arc::new(pattern.map_err(IntoException::into_exception)?)))
     }
 
     /// The pattern of the elements of a matrix `[rows, columns]` of booleans that are true.
     #[staticmethod]
-    fn of_mask(mask: &Bound<'_, PyAny>) -> PyResult<Self> {
+    fn of_mask(py: Python<'_>, mask: &Bound<'_, PyAny>) -> PyResult<Self> {
         matrix::<bool>("mask", mask)?;
         // As bytes: what NumPy calls a boolean may be any of them.
         let mask = mask.call_method1("view", ("uint8",))?;
         let mask = matrix::<u8>("mask", &mask)?;
-        let mask = mask.as_array();
-        let (mut offsets, mut indices) = (vec![0], Vec::new());
-        for row in mask.rows() {
-            let kept = row.iter().enumerate().filter(|(_, kept)| **kept != 0);
-            indices.extend(kept.map(|(column, _)| column as u32));
-            if indices.len() >= u32::MAX as usize {
-                return Err(wrong("mask", "keeps more weights than 32-bit indices can name"));
+        let (mask, [rows, columns]) = (mask.as_slice()?, [mask.shape()[0], mask.shape()[1]]);
+        let pattern = compute(py, |_| {
+            let (mut offsets, mut indices) = (vec![0], Vec::new());
+            for row in 0..rows {
+                let row = &mask[row * columns..(row + 1) * columns];
+                let kept = row.iter().enumerate().filter(|(_, kept)| **kept != 0);
+                indices.extend(kept.map(|(column, _)| column as u32));
+                offsets.push(u32::try_from(indices.len()).ok()?);
             }
-            offsets.push(indices.len() as u32);
-        }
-        let (rows, columns) = mask.dim();
-        let pattern = SparsePattern::new(rows, columns, offsets, indices);
+            Some(SparsePattern::new(rows, columns, offsets, indices))
+        })?;
+        let pattern = pattern.ok_or_else(|| wrong("mask", TOO_MANY))?;
         Ok(Self(Arc::new(pattern.map_err(IntoException::into_exception)?)))
     }
 
@@ -91,7 +94,7 @@ impl Pattern {
             }
         }
         if (rows * columns) as f64 * (1.0 - sparsity) >= f64::from(u32::MAX) {
-            return Err(wrong("mask", "keeps more weights than 32-bit indices can name"));
+            return Err(wrong("mask", TOO_MANY));
         }
         let pattern = compute(py, |_| (family.draw)(rows, columns, sparsity, seed))?;
         Ok(Self(Arc::new(pattern.map_err(IntoException::into_exception)?)))
@@ -118,13 +121,13 @@ impl Pattern {
     /// Where each row begins among the column indices, and their number: `rows + 1` integers.
     #[getter]
     fn row_offsets<'py>(&self, py: Python<'py>) -> Bound<'py, PyArray1<i64>> {
-        widened(self.0.row_offsets()).into_pyarray(py)
+        py.detach(|| widened(self.0.row_offsets())).into_pyarray(py)
     }
 
     /// The column of every weight, row by row: `nnz` integers.
     #[getter]
     fn column_indices<'py>(&self, py: Python<'py>) -> Bound<'py, PyArray1<i64>> {
-        widened(self.0.column_indices()).into_pyarray(py)
+        py.detach(|| widened(self.0.column_indices())).into_pyarray(py)
     }
 
     /// A matrix `[rows, columns]` of booleans: true where a weight is.
@@ -133,11 +136,14 @@ impl Pattern {
         // NumPy's own zeros: what does not fit is an error there, and pages that stay false are never touched.
         let mask = py.import("numpy")?.call_method1("zeros", ((rows, columns), "bool"))?;
         let mask = mask.cast_into::<PyArray2<bool>>()?;
-        let mut kept = mask.readwrite();
-        let kept = kept.as_slice_mut()?;
-        for row in 0..rows {
-            self.0.row(row).iter().for_each(|&at| kept[row * columns + at as usize] = true);
-        }
+        let mut lent = mask.readwrite();
+        let kept = lent.as_slice_mut()?;
+        compute(py, |_| {
+            for row in 0..rows {
+                self.0.row(row).iter().for_each(|&at| kept[row * columns + at as usize] = true);
+            }
+        })?;
+        drop(lent);
         Ok(mask)
     }
 

@@ -2,24 +2,28 @@
 //!
 //! A call gives up the interpreter's lock, takes the locks of what it works on, and then lends the work to the
 //! pool. No lock is taken inside the pool: its threads help each other, and one that waited for what the work
-//! below it on the same stack holds would wait forever.
+//! below it on the same stack holds would wait forever. Only the callback of a training calls from inside of it, with
+//! nothing locked below, and computes for others while it waits ([`locked`]).
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, LockResult, Mutex, PoisonError, TryLockError, TryLockResult};
 use std::thread;
 use std::time::Duration;
 
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
-use rayon::{ThreadPool, ThreadPoolBuilder};
+use rayon::{ThreadPool, ThreadPoolBuilder, Yield};
 
 /// Most threads that may be asked for.
 const MOST: usize = 1024;
 
 /// How often long work looks whether somebody wants to stop it.
 const GLANCE: Duration = Duration::from_millis(50);
+
+/// How long a thread of the pool waits for a lock when there is nothing to compute.
+const PAUSE: Duration = Duration::from_micros(100);
 
 struct Pool {
     /// The process whose threads these are: a fork has none of them.
@@ -129,6 +133,27 @@ pub fn compute_long<T: Send>(
     match (interrupt, done) {
         (Some(raised), _) => Err(raised),
         (None, done) => done.map_err(|panic| panicked(&*panic)),
+    }
+}
+
+/// A lock. Who holds it may be waiting for a thread of the pool: one that wants the lock itself, as it does when it
+/// calls the callback of a training, computes for others until it has it.
+pub fn locked<G>(
+    attempt: impl Fn() -> TryLockResult<G>,
+    wait: impl FnOnce() -> LockResult<G>,
+) -> G {
+    if rayon::current_thread_index().is_none() {
+        return wait().unwrap_or_else(PoisonError::into_inner);
+    }
+    loop {
+        match attempt() {
+            Ok(guard) => return guard,
+            Err(TryLockError::Poisoned(error)) => return error.into_inner(),
+            Err(TryLockError::WouldBlock) => {}
+        }
+        if rayon::yield_now() != Some(Yield::Executed) {
+            thread::sleep(PAUSE);
+        }
     }
 }
 

@@ -88,8 +88,8 @@ impl Tokenizer {
     }
 
     /// The ids of a text. Special tokens that are typed in it are ordinary characters.
-    fn encode(&self, text: &str) -> Vec<u32> {
-        self.get().encode(text)
+    fn encode(&self, py: Python<'_>, text: &str) -> PyResult<Vec<u32>> {
+        compute(py, |_| self.get().encode(text))
     }
 
     /// The ids of many texts, in parallel.
@@ -98,14 +98,13 @@ impl Tokenizer {
     }
 
     /// The text of ids.
-    fn decode(&self, ids: Vec<u32>) -> PyResult<String> {
-        self.get().decode(&ids).map_err(IntoException::into_exception)
+    fn decode(&self, py: Python<'_>, ids: Vec<u32>) -> PyResult<String> {
+        compute(py, |_| self.get().decode(&ids))?.map_err(IntoException::into_exception)
     }
 
     /// The token strings of ids, as files write them.
-    fn tokens(&self, ids: Vec<u32>) -> PyResult<Vec<String>> {
-        let tokens = self.get().tokens(&ids).map_err(IntoException::into_exception)?;
-        Ok(tokens.into_iter().map(str::to_owned).collect())
+    fn tokens(&self, py: Python<'_>, ids: Vec<u32>) -> PyResult<Vec<&str>> {
+        compute(py, |_| self.get().tokens(&ids))?.map_err(IntoException::into_exception)
     }
 
     /// Every id is below it.

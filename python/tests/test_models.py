@@ -189,6 +189,32 @@ def test_a_callback_stops_and_the_run_goes_on_with_the_same_bits(world, tmp_path
         assert resumed["weights_hash"] == report["weights_hash"]
 
 
+def test_a_callback_shares_a_layer_with_another_thread(world, tmp_path):
+    folder, _ = world
+    # In a process of its own, for there is one thread alone that computes, and it must not wait for itself.
+    code = """
+import sys, threading, mediswift, numpy as np
+mediswift.set_num_threads(1)
+w = mediswift.SparseMatrix.from_dense(np.ones((64, 64), np.float32))
+x, done, found = np.ones((256, 64), np.float32), threading.Event(), set()
+def use():
+    while not done.is_set():
+        found.add(float(w.forward(x).max()))
+def change(step):
+    w.values = np.full(64 * 64, step["step"], np.float32)
+    assert w.forward(x).max() == 64 * step["step"]
+users = [threading.Thread(target=use) for _ in range(2)]
+[user.start() for user in users]
+settings = eval(sys.argv[3]) | {"train.steps": 40}
+report = mediswift.train(sys.argv[1], sys.argv[2], preset="micro", settings=settings, callback=change)
+done.set()
+[user.join() for user in users]
+assert report["step"] == 40 and found <= {64.0 * step for step in range(41)}, found
+"""
+    arguments = [str(folder / "data"), str(tmp_path / "run"), repr(SMALL)]
+    subprocess.run([sys.executable, "-c", code, *arguments], check=True, timeout=300)
+
+
 @pytest.mark.skipif(os.name != "posix", reason="signals are of POSIX")
 def test_ctrl_c_saves(world, tmp_path):
     folder, _ = world

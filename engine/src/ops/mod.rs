@@ -43,6 +43,8 @@ pub const OPS: &[OpCase] = &[
     layer_norm::CASE,
     attention::CASE,
     attention::LONG_CASE,
+    attention::BF16_CASE,
+    attention::LONG_BF16_CASE,
     gelu::CASE,
     add::CASE,
 ];

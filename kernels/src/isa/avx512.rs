@@ -67,6 +67,16 @@ impl<const BY: u8> Extended<BY> {
         }
     }
 
+    /// Zeros of the same signs in the places of subnormal numbers, which have an exponent of zero.
+    #[inline(always)]
+    fn flush(self, v: __m512) -> __m512 {
+        op!({
+            let normal =
+                _mm512_test_epi32_mask(_mm512_castps_si512(v), _mm512_set1_epi32(0x7f80_0000));
+            _mm512_mask_blend_ps(normal, _mm512_and_ps(v, _mm512_set1_ps(-0.0)), v)
+        })
+    }
+
     /// The 32 f16 of a vector, in the order of memory.
     #[inline(always)]
     fn widen_words(self, v: __m512) -> [__m512; 2] {
@@ -346,6 +356,40 @@ impl<const BY: u8> Isa for Extended<BY> {
         op!(_mm512_castsi512_ps(_mm512_packus_epi32(a, b)))
     }
     #[inline(always)]
+    fn pair_bf16(self, low: __m512, high: __m512) -> __m512 {
+        if BY == BF16 {
+            // Word `j` of the first, then of the second.
+            const TURNS: [u16; 32] = {
+                let mut order = [0; 32];
+                let mut at = 0;
+                while at < 32 {
+                    order[at] = (at % 2 * 16 + at / 2) as u16;
+                    at += 1;
+                }
+                order
+            };
+            return op!({
+                let order = _mm512_loadu_si512(TURNS.as_ptr().cast());
+                let words = _mm512_castps_si512(self.pack_bf16(low, high));
+                _mm512_castsi512_ps(_mm512_permutexvar_epi16(order, words))
+            });
+        }
+        let [low, high] = [low, high].map(|v| self.upper_words(self.flush(v)));
+        op!(_mm512_castsi512_ps(_mm512_or_si512(low, _mm512_slli_epi32::<16>(high))))
+    }
+    #[inline(always)]
+    fn pack_bf16(self, a: __m512, b: __m512) -> __m512 {
+        if BY == BF16 {
+            // SAFETY: both types are 512 bits of anything; `self` proves that the CPU has the feature.
+            return unsafe { std::mem::transmute::<__m512bh, __m512>(_mm512_cvtne2ps_pbh(b, a)) };
+        }
+        let [a, b] = [a, b].map(|v| self.upper_words(self.flush(v)));
+        op!({
+            let words = _mm512_castsi256_si512(_mm512_cvtepi32_epi16(a));
+            _mm512_castsi512_ps(_mm512_inserti64x4::<1>(words, _mm512_cvtepi32_epi16(b)))
+        })
+    }
+    #[inline(always)]
     fn widen_f16(self, line: __m512) -> (__m512, __m512) {
         op!({
             let runs = _mm512_set_epi64(7, 5, 3, 1, 6, 4, 2, 0);
@@ -373,13 +417,7 @@ impl<const BY: u8> Isa for Extended<BY> {
             };
         }
         op!({
-            // Subnormal numbers have an exponent of zero.
-            let flush = |x: __m512| {
-                let normal =
-                    _mm512_test_epi32_mask(_mm512_castps_si512(x), _mm512_set1_epi32(0x7f80_0000));
-                let sign = _mm512_and_ps(x, _mm512_set1_ps(-0.0));
-                _mm512_mask_blend_ps(normal, sign, x)
-            };
+            let flush = |x| self.flush(x);
             let upper = |x| {
                 let bits = _mm512_and_si512(_mm512_castps_si512(x), _mm512_set1_epi32(!0xffff));
                 flush(_mm512_castsi512_ps(bits))

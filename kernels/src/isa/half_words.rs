@@ -2,7 +2,7 @@
 //! one word after the other.
 
 use crate::LANES;
-use half::f16;
+use half::{bf16, f16};
 
 /// Words of a tile that lie together in a line.
 const RUN: usize = 4;
@@ -45,6 +45,12 @@ pub(super) fn dot(a: f32, b: f32, c: f32) -> f32 {
     let lower = |x: f32| flush(f32::from_bits(x.to_bits() << 16));
     let odd = flush(upper(a).mul_add(upper(b), flush(c)));
     flush(lower(a).mul_add(lower(b), odd))
+}
+
+/// The bf16 nearest to a number, as an instruction of [pairs](super::Isa::pair_bf16) finds it.
+#[inline(always)]
+pub(super) fn nearest_bf16(x: f32) -> u16 {
+    bf16::from_f32(flush(x)).to_bits()
 }
 
 /// Zero of the same sign in the place of a subnormal number.

@@ -51,6 +51,8 @@ impl Kernel for Everything {
             out.push(("widen_f16", both(isa.widen_f16(a))));
             out.push(("narrow_bf16", lanes(isa.narrow_bf16(a, b))));
             out.push(("narrow_f16", lanes(isa.narrow_f16(a, b))));
+            out.push(("pair_bf16", lanes(isa.pair_bf16(a, b))));
+            out.push(("pack_bf16", lanes(isa.pack_bf16(c, a))));
             out.push(("dot", lanes(isa.dot(a, b, c))));
             out.push(("dot of dots", lanes(isa.dot(b, a, isa.dot(a, b, c)))));
             let any = isa.load_line(&words(seed + 128));

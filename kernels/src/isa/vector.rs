@@ -162,6 +162,21 @@ pub trait Isa: Copy + Send + Sync + 'static {
         let words = |v| self.to_array(v).map(|x| half::bf16::from_f32(x).to_bits());
         self.load_line(&half_words::merge(words(a), words(b)))
     }
+    /// Two bf16 in each lane: lane `i` of `low` in the lower half, and lane `i` of `high`. They are the nearest, ties to
+    /// even, as VCVTNE2PS2BF16 finds them: of subnormal numbers, zeros.
+    #[inline(always)]
+    fn pair_bf16(self, low: Self::V, high: Self::V) -> Self::V {
+        let [low, high] = [low, high].map(|v| self.to_array(v).map(half_words::nearest_bf16));
+        self.load_line(&std::array::from_fn(|i| half_words::join(low[i], high[i])))
+    }
+    /// The lanes of `a`, then those of `b`, as 32 bf16 in the order of memory, rounded as by [`Isa::pair_bf16`].
+    #[inline(always)]
+    fn pack_bf16(self, a: Self::V, b: Self::V) -> Self::V {
+        let words = [a, b].map(|v| self.to_array(v).map(half_words::nearest_bf16));
+        self.load_line(&half_words::of_words(std::array::from_fn(|at| {
+            words[at / LANES][at % LANES]
+        })))
+    }
     /// The two tiles of a [line](crate::precision) of f16.
     #[inline(always)]
     fn widen_f16(self, line: Self::V) -> (Self::V, Self::V) {

@@ -5,7 +5,7 @@ use crate::isa::{Isa, IsaKind, Kernel};
 
 /// What the words of a kernel's operands hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Words {
+pub enum Words {
     /// A number of `f32`.
     Numbers,
     /// Two bf16 of a row, or of neighbouring tokens: their products are added up ([`Isa::dot`]).
@@ -24,7 +24,7 @@ impl Words {
     }
 
     /// What numbers of a precision are multiplied as on an instruction set.
-    pub(super) fn of(precision: Precision, isa: IsaKind) -> Self {
+    pub fn of(precision: Precision, isa: IsaKind) -> Self {
         match precision {
             Precision::Bf16 if isa.multiplies(precision) => Words::Pairs,
             Precision::F16 if isa.multiplies(precision) => Words::Halves,
@@ -53,13 +53,19 @@ impl Words {
 }
 
 /// The arithmetic of one kind of words.
-pub(super) trait Arithmetic {
+pub trait Arithmetic {
     /// The kind.
     const WORDS: Words;
     /// Whether words are pairs.
     const PAIRS: bool = matches!(Self::WORDS, Words::Pairs);
     /// Whether words are halves.
     const HALVES: bool = matches!(Self::WORDS, Words::Halves);
+
+    /// Runs a kernel that multiplies such words compiled for an instruction set.
+    /// # Panics
+    /// If the machine lacks it.
+    #[track_caller]
+    fn run<K: Kernel>(isa: IsaKind, kernel: K) -> K::Output;
 
     /// `a · b + c`.
     fn multiply_add<I: Isa>(isa: I, a: I::V, b: I::V, c: I::V) -> I::V;
@@ -78,10 +84,15 @@ pub(super) trait Arithmetic {
 }
 
 /// [`Words::Numbers`].
-pub(super) struct Numbers;
+#[derive(Clone, Copy)]
+pub struct Numbers;
 
 impl Arithmetic for Numbers {
     const WORDS: Words = Words::Numbers;
+
+    fn run<K: Kernel>(isa: IsaKind, kernel: K) -> K::Output {
+        isa.run(kernel)
+    }
 
     #[inline(always)]
     fn multiply_add<I: Isa>(isa: I, a: I::V, b: I::V, c: I::V) -> I::V {
@@ -95,10 +106,15 @@ impl Arithmetic for Numbers {
 }
 
 /// [`Words::Pairs`].
-pub(super) struct Pairs;
+#[derive(Clone, Copy)]
+pub struct Pairs;
 
 impl Arithmetic for Pairs {
     const WORDS: Words = Words::Pairs;
+
+    fn run<K: Kernel>(isa: IsaKind, kernel: K) -> K::Output {
+        isa.run_pairs(kernel)
+    }
 
     #[inline(always)]
     fn multiply_add<I: Isa>(isa: I, a: I::V, b: I::V, c: I::V) -> I::V {
@@ -111,6 +127,10 @@ pub(super) struct Halves;
 
 impl Arithmetic for Halves {
     const WORDS: Words = Words::Halves;
+
+    fn run<K: Kernel>(isa: IsaKind, kernel: K) -> K::Output {
+        isa.run_halves(kernel)
+    }
 
     #[inline(always)]
     fn multiply_add<I: Isa>(isa: I, a: I::V, b: I::V, c: I::V) -> I::V {
@@ -135,9 +155,9 @@ pub(super) trait Multiplication {
 #[track_caller]
 pub(super) fn run(isa: IsaKind, words: Words, work: impl Multiplication) {
     match words {
-        Words::Numbers => isa.run(Over(work, Numbers)),
-        Words::Pairs => isa.run_pairs(Over(work, Pairs)),
-        Words::Halves => isa.run_halves(Over(work, Halves)),
+        Words::Numbers => Numbers::run(isa, Over(work, Numbers)),
+        Words::Pairs => Pairs::run(isa, Over(work, Pairs)),
+        Words::Halves => Halves::run(isa, Over(work, Halves)),
     }
 }
 

@@ -12,6 +12,7 @@ mod spmv;
 mod strategy;
 mod tune;
 
+pub use arithmetic::{Arithmetic, Numbers, Pairs, Words};
 pub use layer::LinearLayer;
 pub use list::{KernelSpec, Prepared, kernels};
 pub use plan::LayerPlan;

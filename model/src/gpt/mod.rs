@@ -118,8 +118,8 @@ impl Gpt {
     /// # Errors
     /// If a plan in the configuration is none.
     fn assemble(config: &Config, parameters: Parameters) -> Result<Self, Error> {
-        let network = Network::new(&config.model, parameters.layout());
         let precision = config.train.precision;
+        let network = Network::new(&config.model, precision, parameters.layout());
         let weights = network.linears().map(|linear| linear.weight);
         // A head of 16 bits has copies of its table too.
         let table = (precision != Precision::F32).then_some(network.tok_embed);

@@ -4,12 +4,14 @@ use crate::architecture::PROMPT;
 use crate::config::ModelConfig;
 use mediswift_engine::ops::{Add, CausalAttention, CrossEntropy, Embedding, Gelu, LayerNorm};
 use mediswift_engine::{Layout, Op, ParamId};
+use mediswift_kernels::Precision;
 
 /// Which tensor of a layout does what.
 pub(crate) struct Network {
     width: usize,
     heads: usize,
     vocabulary: usize,
+    precision: Precision,
     pub(crate) tok_embed: ParamId,
     pos_embed: ParamId,
     /// Vectors of virtual tokens, if the model has a soft prompt.
@@ -53,10 +55,10 @@ pub(crate) trait Recorder<'a> {
 }
 
 impl Network {
-    /// Finds every tensor.
+    /// Finds every tensor of a model whose products are in a precision.
     /// # Panics
     /// If one of [`crate::architecture`]'s is missing, but for the soft prompt.
-    pub(crate) fn new(size: &ModelConfig, layout: &Layout) -> Self {
+    pub(crate) fn new(size: &ModelConfig, precision: Precision, layout: &Layout) -> Self {
         let find = |name: &str| layout.find(name).expect("all tensors are there");
         let norm = |name: &str| Norm {
             gain: find(&format!("{name}.weight")),
@@ -78,6 +80,7 @@ impl Network {
             width: size.d_model,
             heads: size.heads,
             vocabulary: size.vocabulary,
+            precision,
             tok_embed: find("tok_embed.weight"),
             pos_embed: find("pos_embed.weight"),
             prompt: layout.find(PROMPT),
@@ -99,13 +102,13 @@ impl Network {
     /// From token ids to the hidden states that the output head reads: `[features]` per token.
     pub(crate) fn forward<'a, R: Recorder<'a>>(&self, ids: &'a [u32], r: &mut R) -> R::Value {
         let (tokens, positions, prompt) = (self.tok_embed, self.pos_embed, self.prompt);
-        let (features, heads) = (self.width, self.heads);
+        let (features, heads, precision) = (self.width, self.heads, self.precision);
         let mut x = r.apply(Embedding { tokens, positions, prompt, ids, features }, &[]);
         for block in &self.blocks {
             let input = x;
             let norm = block.ln1.apply(features, x, r);
             let qkv = block.qkv.apply(norm, r);
-            let mixed = r.apply(CausalAttention { heads, features }, &[qkv]);
+            let mixed = r.apply(CausalAttention { heads, features, precision }, &[qkv]);
             r.spend(qkv);
             let attention = block.proj.apply(mixed, r);
             x = r.apply(Add { features }, &[x, attention]);

@@ -51,6 +51,26 @@ impl Head {
         3 * self.heads * self.head_features * LANES
     }
 
+    /// Distance of tiles of one third.
+    pub(super) fn output_tile(self) -> usize {
+        self.heads * self.head_features * LANES
+    }
+
+    /// Elements of a tile of [packed](super::operand::Pack) pairs of features.
+    pub(super) fn packed_tile(self) -> usize {
+        self.head_features.div_ceil(2) * LANES
+    }
+
+    /// Elements of a block of packed pairs of tokens.
+    pub(super) fn packed_block(self) -> usize {
+        BLOCK * self.packed_tile()
+    }
+
+    /// Elements of all packed pairs, of features or of tokens.
+    pub(super) fn packed(self) -> usize {
+        self.tiles.div_ceil(BLOCK) * self.packed_block()
+    }
+
     /// Lines of this head at `offset`.
     #[inline(always)]
     pub(super) fn lines(self, data: &[f32], offset: usize) -> &[Line] {

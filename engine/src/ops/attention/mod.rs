@@ -20,6 +20,11 @@
 //! sums over broadcast queries; dQ takes dS transposed in registers. Tiles above the diagonal are
 //! never computed.
 //!
+//! In bf16, where the CPU multiplies pairs of it, the operands of all these products are rounded: Q, K, V, dO, the P
+//! that V and dO are multiplied with (before it is divided by its sum in the forward pass) and dS. Each is packed so that two
+//! features, or two tokens, over which a product adds up share a word. Sums, softmax, lse and D are `f32`, as is all
+//! of attention on other CPUs and in f16, whose range the scores of a trained model leave.
+//!
 //! A key in a padding lane comes after every real query, so the mask hides it; queries in padding
 //! lanes are left out of the backward pass.
 //!
@@ -31,16 +36,22 @@ mod backward;
 mod forward;
 mod head;
 mod one_token;
+mod operand;
+#[cfg(test)]
+mod tests;
 
-use self::backward::Gradient;
+use self::backward::{Gradient, Squares};
 use self::forward::Forward;
-use self::head::{BLOCK, Head, SQUARE};
+use self::head::{BLOCK, Head, SQUARE, Third};
+use self::operand::{Operand, Pack};
 use super::lines::lines_mut;
-use super::{F32, OpCase};
+use super::{BF16, F32, OpCase};
 use crate::{Backward, Cost, Need, OneToken, Op, Parameters, Tiles, TokenLayout};
-use mediswift_kernels::isa::dispatch;
-use mediswift_kernels::parallel::{Part, for_each_part};
-use mediswift_kernels::{LANES, Scratch};
+use mediswift_kernels::isa::IsaKind;
+use mediswift_kernels::ops::{Arithmetic, Numbers, Pairs, Words};
+use mediswift_kernels::parallel::{Part, for_each_chunk, for_each_part};
+use mediswift_kernels::{LANES, Precision, Scratch};
+use std::marker::PhantomData;
 
 /// y = softmax(mask(Qᵀ K / √d_head)) V for each head. The input has 3 · `features` rows: all of Q,
 /// all of K, all of V; head h has features h · d_head to (h + 1) · d_head of each.
@@ -49,6 +60,8 @@ pub struct CausalAttention {
     pub heads: usize,
     /// Features of the output.
     pub features: usize,
+    /// What the operands of its products may be rounded to, where that is faster.
+    pub precision: Precision,
 }
 
 impl CausalAttention {
@@ -62,6 +75,150 @@ impl CausalAttention {
         let (heads, features) = (self.heads, self.features);
         assert!(features.is_multiple_of(heads), "{heads} heads do not divide {features} features");
         features / heads
+    }
+}
+
+impl CausalAttention {
+    /// The forward pass by products of a kind of words.
+    fn forward_on<W: Arithmetic>(
+        &self,
+        isa: IsaKind,
+        qkv: &Tiles,
+        y: &mut Tiles,
+        saved: &mut Tiles,
+    ) {
+        let layout = y.layout();
+        let head_features = self.head_features();
+        assert_eq!(qkv.features(), 3 * self.features, "q, k and v of the output's size are needed");
+        assert_eq!((qkv.layout(), saved.layout()), (layout, layout), "layouts disagree");
+        assert_eq!((y.features(), saved.features()), (self.features, self.heads));
+        let tiles = layout.tiles_per_sequence();
+        let heads = self.heads_of(layout);
+        let size = if W::PAIRS { heads.first().map_or(0, |head| head.packed()) } else { 0 };
+        let mut packed = Scratch::take(heads.len() * 3 * size);
+        for_each_chunk(&mut packed, (3 * size).max(1), |head, packed| {
+            let at = heads[head];
+            let (q, kv) = packed.split_at_mut(size);
+            let (k, v) = kv.split_at_mut(size);
+            for (third, over_features, over_tokens) in
+                [(Third::Q, q, &mut [][..]), (Third::K, k, &mut []), (Third::V, &mut [], v)]
+            {
+                let from = (&qkv.data()[at.input(third, 0)..], at.input_tile());
+                W::run(isa, Pack { at, from, over_features, over_tokens });
+            }
+        });
+        let blocks = tiles.div_ceil(BLOCK);
+        let y = Part::whole(y.data_mut(), self.features * LANES).into_rows(tiles.max(1));
+        let saved = Part::whole(saved.data_mut(), self.heads * LANES).into_rows(tiles.max(1));
+        let parts = y.into_iter().zip(saved).flat_map(|(y, saved)| {
+            y.into_columns(head_features * LANES).into_iter().zip(saved.into_columns(LANES))
+        });
+        let mut tasks = Vec::with_capacity(heads.len() * blocks);
+        for ((head, &at), (y, saved)) in heads.iter().enumerate().zip(parts) {
+            let blocks = y.into_rows(BLOCK).into_iter().zip(saved.into_rows(BLOCK));
+            let blocks = (0..tiles).step_by(BLOCK).zip(blocks);
+            // Long rows of scores first, so that the last tasks to run are short ones.
+            tasks.extend(blocks.rev().map(|(first, (y, saved))| (head, at, first, y, saved)));
+        }
+        for_each_part(tasks, |(head, at, first, y, saved)| {
+            let operand = |third: Third| match &packed[head * 3 * size..(head + 1) * 3 * size] {
+                [] => Operand::in_place(&qkv.data()[at.input(third, 0)..], at.input_tile()),
+                packed => {
+                    let pairs = &packed[third as usize * size..][..size];
+                    match third {
+                        Third::Q | Third::K => Operand::packed(at, pairs, &[]),
+                        Third::V => Operand::packed(at, &[], pairs),
+                    }
+                }
+            };
+            let queries = first..first + y.rows();
+            let mut scores = Scratch::take(queries.len() * queries.end * SQUARE);
+            let [q, k, v] = [Third::Q, Third::K, Third::V].map(operand);
+            W::run(
+                isa,
+                Forward {
+                    words: PhantomData::<W>,
+                    at,
+                    q,
+                    k,
+                    v,
+                    queries,
+                    scores: &mut scores,
+                    y,
+                    saved,
+                },
+            );
+        });
+    }
+
+    /// The backward pass by products of a kind of words.
+    fn backward_on<W: Arithmetic>(&self, isa: IsaKind, pass: Backward<'_>) {
+        let (layout, qkv) = (pass.dy.layout(), pass.x[0].exact());
+        let head_features = self.head_features();
+        let tiles = layout.tiles_per_sequence();
+        let [dx] = pass.dx else { panic!("attention has one input") };
+        assert_eq!(dx.features(), 3 * self.features, "q, k and v of the output's size are needed");
+        assert_eq!((qkv.layout(), dx.layout()), (layout, layout), "layouts disagree");
+        assert_eq!((pass.dy.features(), qkv.features()), (self.features, dx.features()));
+        let heads = self.heads_of(layout);
+        let mut tasks = Vec::with_capacity(heads.len());
+        let sequences =
+            Part::whole(dx.data_mut(), 3 * self.features * LANES).into_rows(tiles.max(1));
+        for (dx, heads) in sequences.into_iter().zip(heads.chunks(self.heads.max(1))) {
+            let mut q = dx.into_columns(head_features * LANES);
+            let v = q.split_off(2 * self.heads);
+            let k = q.split_off(self.heads);
+            for (&at, ((q, k), v)) in heads.iter().zip(q.into_iter().zip(k).zip(v)) {
+                tasks.push((at, [q, k, v]));
+            }
+        }
+        for_each_part(tasks, |(at, dx)| {
+            let size = if W::PAIRS { at.packed() } else { 0 };
+            let mut packed = Scratch::take(7 * size);
+            let mut parts = packed.chunks_exact_mut(size.max(1));
+            let mut part = || parts.next().unwrap_or_default();
+            let of = |third| (&qkv.data()[at.input(third, 0)..], at.input_tile());
+            let dout = (&pass.dy.data()[at.output(0)..], at.output_tile());
+            let q = Operand::new::<W>(isa, at, of(Third::Q), part(), part());
+            let k = Operand::new::<W>(isa, at, of(Third::K), part(), part());
+            let v = Operand::new::<W>(isa, at, of(Third::V), part(), &mut []);
+            let dout = Operand::new::<W>(isa, at, dout, part(), part());
+            let mut scratch = Scratch::take(tiles * LANES + Squares::size::<W>());
+            let (corrections, scratch) = scratch.split_at_mut(tiles * LANES);
+            W::run(
+                isa,
+                Gradient {
+                    words: PhantomData::<W>,
+                    at,
+                    context: layout.context,
+                    q,
+                    k,
+                    v,
+                    dout,
+                    y: pass.y.exact(),
+                    lse: pass.saved,
+                    dy: pass.dy,
+                    dx,
+                    accumulate: pass.accumulate[0],
+                    corrections: lines_mut(corrections),
+                    scratch: Squares::new::<W>(scratch),
+                },
+            );
+        });
+    }
+
+    /// The heads of all sequences.
+    fn heads_of(&self, layout: TokenLayout) -> Vec<Head> {
+        let (heads, head_features) = (self.heads, self.head_features());
+        let tiles = layout.tiles_per_sequence();
+        let head = |at: usize| Head {
+            sequence: at / heads,
+            head: at % heads,
+            heads,
+            head_features,
+            tiles,
+        };
+        (0..layout.sequences * heads).map(head).collect()
     }
 }
 
@@ -86,31 +243,11 @@ impl Op for CausalAttention {
     }
 
     fn forward(&self, x: &[&Tiles], _: &Parameters, y: &mut Tiles, saved: &mut Tiles) {
-        let (layout, qkv) = (y.layout(), x[0]);
-        let head_features = self.head_features();
-        assert_eq!(qkv.features(), 3 * self.features, "q, k and v of the output's size are needed");
-        assert_eq!((qkv.layout(), saved.layout()), (layout, layout), "layouts disagree");
-        assert_eq!((y.features(), saved.features()), (self.features, self.heads));
-        let tiles = layout.tiles_per_sequence();
-        let blocks = tiles.div_ceil(BLOCK);
-        let y = Part::whole(y.data_mut(), self.features * LANES).into_rows(tiles.max(1));
-        let saved = Part::whole(saved.data_mut(), self.heads * LANES).into_rows(tiles.max(1));
-        let mut tasks = Vec::with_capacity(layout.sequences * self.heads * blocks);
-        for (sequence, (y, saved)) in y.into_iter().zip(saved).enumerate() {
-            let y = y.into_columns(head_features * LANES);
-            for (head, (y, saved)) in y.into_iter().zip(saved.into_columns(LANES)).enumerate() {
-                let at = Head { sequence, head, heads: self.heads, head_features, tiles };
-                let blocks = y.into_rows(BLOCK).into_iter().zip(saved.into_rows(BLOCK));
-                let blocks = (0..tiles).step_by(BLOCK).zip(blocks);
-                // Long rows of scores first, so that the last tasks to run are short ones.
-                tasks.extend(blocks.rev().map(|(first, (y, saved))| (at, first, y, saved)));
-            }
+        let isa = IsaKind::active().unwrap_or_else(|error| panic!("{error}"));
+        match Words::of(self.precision, isa) {
+            Words::Pairs => self.forward_on::<Pairs>(isa, x[0], y, saved),
+            Words::Numbers | Words::Halves => self.forward_on::<Numbers>(isa, x[0], y, saved),
         }
-        for_each_part(tasks, |(at, first, y, saved)| {
-            let queries = first..first + y.rows();
-            let mut scores = Scratch::take(queries.len() * queries.end * SQUARE);
-            dispatch(Forward { at, qkv, queries, scores: &mut scores, y, saved });
-        });
     }
 
     fn needs_output(&self) -> Need {
@@ -118,45 +255,11 @@ impl Op for CausalAttention {
     }
 
     fn backward(&self, pass: Backward<'_>) {
-        let (layout, qkv) = (pass.dy.layout(), pass.x[0].exact());
-        let head_features = self.head_features();
-        let tiles = layout.tiles_per_sequence();
-        let [dx] = pass.dx else { panic!("attention has one input") };
-        assert_eq!(dx.features(), 3 * self.features, "q, k and v of the output's size are needed");
-        assert_eq!((qkv.layout(), dx.layout()), (layout, layout), "layouts disagree");
-        assert_eq!((pass.dy.features(), qkv.features()), (self.features, dx.features()));
-        let mut tasks = Vec::with_capacity(layout.sequences * self.heads);
-        let sequences =
-            Part::whole(dx.data_mut(), 3 * self.features * LANES).into_rows(tiles.max(1));
-        for (sequence, dx) in sequences.into_iter().enumerate() {
-            let mut q = dx.into_columns(head_features * LANES);
-            let v = q.split_off(2 * self.heads);
-            let k = q.split_off(self.heads);
-            for (head, ((q, k), v)) in q.into_iter().zip(k).zip(v).enumerate() {
-                let at = Head { sequence, head, heads: self.heads, head_features, tiles };
-                tasks.push((at, [q, k, v]));
-            }
+        let isa = IsaKind::active().unwrap_or_else(|error| panic!("{error}"));
+        match Words::of(self.precision, isa) {
+            Words::Pairs => self.backward_on::<Pairs>(isa, pass),
+            Words::Numbers | Words::Halves => self.backward_on::<Numbers>(isa, pass),
         }
-        for_each_part(tasks, |(at, dx)| {
-            let mut scratch = Scratch::take(tiles * LANES + (2 * BLOCK + BLOCK * BLOCK) * SQUARE);
-            let (corrections, scratch) = scratch.split_at_mut(tiles * LANES);
-            let (p, scratch) = scratch.split_at_mut(BLOCK * SQUARE);
-            let (ds, ds_transposed) = scratch.split_at_mut(BLOCK * SQUARE);
-            dispatch(Gradient {
-                at,
-                context: layout.context,
-                qkv,
-                y: pass.y.exact(),
-                lse: pass.saved,
-                dy: pass.dy,
-                dx,
-                accumulate: pass.accumulate[0],
-                corrections: lines_mut(corrections),
-                p,
-                ds,
-                ds_transposed,
-            });
-        });
     }
 
     fn one_token(&self, token: OneToken<'_>) {
@@ -210,13 +313,23 @@ fn naive(layout: TokenLayout, qkv: &[f64], heads: usize, features: usize) -> Vec
     y
 }
 
+/// The operator of [`CASE`].
+fn two_heads(precision: Precision) -> CausalAttention {
+    CausalAttention { heads: 2, features: 14, precision }
+}
+
+/// The operator of [`LONG_CASE`].
+fn one_head(precision: Precision) -> CausalAttention {
+    CausalAttention { heads: 1, features: 3, precision }
+}
+
 /// Test case with several heads and sequences.
 pub const CASE: OpCase = OpCase {
     name: "attention",
     layout: TokenLayout { sequences: 2, context: 19 },
     input_features: &[3 * 14],
     parameters: Parameters::default,
-    with_op: |_, check| check(&CausalAttention { heads: 2, features: 14 }),
+    with_op: |_, check| check(&two_heads(Precision::F32)),
     reference: |layout, x, _| naive(layout, &x[0], 2, 14),
     tolerance: F32,
 };
@@ -227,7 +340,23 @@ pub const LONG_CASE: OpCase = OpCase {
     layout: TokenLayout { sequences: 1, context: 137 },
     input_features: &[3 * 3],
     parameters: Parameters::default,
-    with_op: |_, check| check(&CausalAttention { heads: 1, features: 3 }),
+    with_op: |_, check| check(&one_head(Precision::F32)),
     reference: |layout, x, _| naive(layout, &x[0], 1, 3),
     tolerance: F32,
+};
+
+/// [`CASE`] with pairs of bf16, where the CPU multiplies them.
+pub const BF16_CASE: OpCase = OpCase {
+    name: "attention of bf16",
+    with_op: |_, check| check(&two_heads(Precision::Bf16)),
+    tolerance: BF16,
+    ..CASE
+};
+
+/// [`LONG_CASE`] with pairs of bf16, where the CPU multiplies them.
+pub const LONG_BF16_CASE: OpCase = OpCase {
+    name: "attention of bf16 on several blocks",
+    with_op: |_, check| check(&one_head(Precision::Bf16)),
+    tolerance: BF16,
+    ..LONG_CASE
 };

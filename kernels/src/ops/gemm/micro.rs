@@ -2,24 +2,27 @@
 
 use crate::LANES;
 use crate::isa::Isa;
-use crate::ops::arithmetic::{Arithmetic, Numbers};
+use crate::ops::arithmetic::Arithmetic;
 use crate::parallel::Part;
 
 /// Rows of A per micro-kernel.
 pub(super) const PANEL: usize = 6;
 
-/// How a micro-kernel finds A: by any strides, …
-const STRIDED: u8 = 0;
-/// … packed, so that a full panel has strides one and its rows, …
-pub(super) const PACKED: u8 = 1;
+/// How a micro-kernel finds A: packed, so that a full panel has strides one and its rows, …
+pub(super) const PACKED: u8 = 0;
 /// … as rows whose elements are neighbours, …
-pub(super) const ROWS: u8 = 2;
-/// … or as lines of token tiles, sixteen columns to a tile.
-pub(super) const TILED: u8 = 3;
+pub(super) const ROWS: u8 = 1;
+/// … as lines of token tiles, sixteen columns to a tile, …
+pub(super) const TILED: u8 = 2;
+/// … or as lines that hold a column each.
+const COLUMNS: u8 = 3;
+/// Beside one of these: B's tiles lie apart, and not side by side.
+const APART: u8 = 4;
 
-/// A small product C (+)= A · B on tiles, for kernels that already run inside a task.
+/// A small product C (+)= A · B on tiles, for kernels that already run inside a task. Elements of A and B are words,
+/// numbers or pairs of bf16, of which those of A and B that meet hold the same two columns; C is of numbers.
 ///
-/// A(row, k) is at `a[row · a_row + k · a_col]`, line (k, tile) of B at `b[k · b_line + tile · b_tile..]`.
+/// Line (k, tile) of B is at `b[k · b_line + tile · b_tile..]`.
 #[derive(Clone, Copy)]
 pub struct TileProduct<'a> {
     /// Rows of A and C.
@@ -30,10 +33,8 @@ pub struct TileProduct<'a> {
     pub tiles: usize,
     /// A.
     pub a: &'a [f32],
-    /// Distance of A's rows.
-    pub a_row: usize,
-    /// Distance of A's columns.
-    pub a_col: usize,
+    /// Where its elements lie.
+    pub form: LeftForm,
     /// B.
     pub b: &'a [f32],
     /// Distance of B's lines.
@@ -44,6 +45,17 @@ pub struct TileProduct<'a> {
     pub accumulate: bool,
 }
 
+/// Where the elements of the left operand of a [`TileProduct`] lie.
+#[derive(Clone, Copy)]
+pub enum LeftForm {
+    /// Those of a row together; rows are so far apart.
+    Rows(usize),
+    /// Those of a column in a line.
+    Columns,
+    /// Sixteen of a row in a line, the lines of all rows in a tile; tiles are so far apart.
+    Tiles(usize),
+}
+
 impl TileProduct<'_> {
     /// Computes the product on this thread; line (row, tile) of C is at
     /// `c[row · c_row + tile · c_tile..]`.
@@ -51,12 +63,12 @@ impl TileProduct<'_> {
     /// If an operand is shorter than its extents and distances reach.
     #[inline(always)]
     #[track_caller]
-    pub fn run<I: Isa>(self, isa: I, c: &mut [f32], c_row: usize, c_tile: usize) {
+    pub fn run<I: Isa, W: Arithmetic>(self, isa: I, c: &mut [f32], c_row: usize, c_tile: usize) {
         let reach = reach([(self.rows, c_row), (self.tiles, c_tile)], LANES);
         assert!(reach <= c.len(), "C is shorter than the product");
-        self.check_operands();
+        self.check_operands::<W>();
         // SAFETY: no index exceeds what was checked, and C is borrowed for writing.
-        unsafe { self.micro(c.as_mut_ptr(), c_row, c_tile).run(isa, self.tiles) };
+        unsafe { self.run_at::<I, W>(isa, c.as_mut_ptr(), c_row, c_tile) };
     }
 
     /// Computes the product on this thread; the lines of C's tiles are the rows of a part from `first`
@@ -65,27 +77,47 @@ impl TileProduct<'_> {
     /// If an operand is shorter than its extents and distances reach, or the part has no such rows.
     #[inline(always)]
     #[track_caller]
-    pub fn run_on_part<I: Isa>(self, isa: I, c: &mut Part<'_>, first: usize) {
-        self.check_operands();
+    pub fn run_on_part<I: Isa, W: Arithmetic>(self, isa: I, c: &mut Part<'_>, first: usize) {
+        self.check_operands::<W>();
         let (c, c_tile) = c.pointer(first..first + self.tiles, self.rows.saturating_mul(LANES));
         // SAFETY: as in `run`; the part has these rows, and they hold as many lines.
-        unsafe { self.micro(c, LANES, c_tile).run(isa, self.tiles) };
+        unsafe { self.run_at::<I, W>(isa, c, LANES, c_tile) };
     }
 
     #[inline(always)]
     #[track_caller]
-    fn check_operands(&self) {
-        let a = reach([(self.rows, self.a_row), (self.k, self.a_col)], 1);
+    fn check_operands<W: Arithmetic>(&self) {
+        const { assert!(!W::HALVES, "a line of halves is of two tiles") };
+        let a = match self.form {
+            LeftForm::Rows(row) => reach([(self.rows, row), (self.k, 1)], 1),
+            LeftForm::Columns => reach([(self.rows, 1), (self.k, LANES)], 1),
+            // Whole lines.
+            LeftForm::Tiles(tile) => {
+                reach([(self.rows, LANES), (self.k.div_ceil(LANES), tile)], LANES)
+            }
+        };
         let b = reach([(self.k, self.b_line), (self.tiles, self.b_tile)], LANES);
         assert!(a <= self.a.len() && b <= self.b.len(), "A or B is shorter than the product");
     }
 
+    /// # Safety
+    /// The operands are checked, and every line of C that the strides reach is valid for writing.
     #[inline(always)]
-    fn micro(self, c: *mut f32, c_row: usize, c_tile: usize) -> Micro {
-        let Self { rows, k, tiles, a, a_row, a_col, b, b_line, b_tile, accumulate } = self;
-        let (a, b) = (a.as_ptr(), b.as_ptr());
-        let a_block_stride = 0;
-        Micro {
+    unsafe fn run_at<I: Isa, W: Arithmetic>(
+        self,
+        isa: I,
+        c: *mut f32,
+        c_row: usize,
+        c_tile: usize,
+    ) {
+        let Self { rows, k, tiles, a, form, b, b_line, b_tile, accumulate } = self;
+        let (a_row, a_col, a_block_stride) = match form {
+            LeftForm::Rows(row) => (row, 1, 0),
+            LeftForm::Columns => (1, LANES, 0),
+            LeftForm::Tiles(tile) => (LANES, 1, tile),
+        };
+        let (a, b, c_tiles) = (a.as_ptr(), b.as_ptr(), tiles);
+        let product = Micro {
             rows,
             k,
             a,
@@ -98,8 +130,16 @@ impl TileProduct<'_> {
             c,
             c_row,
             c_tile,
-            c_tiles: tiles,
+            c_tiles,
             accumulate,
+        };
+        // SAFETY: what the caller vouches for.
+        unsafe {
+            match form {
+                LeftForm::Rows(_) => product.run::<I, W, { ROWS | APART }>(isa, tiles),
+                LeftForm::Columns => product.run::<I, W, { COLUMNS | APART }>(isa, tiles),
+                LeftForm::Tiles(_) => product.run::<I, W, { TILED | APART }>(isa, tiles),
+            }
         }
     }
 }
@@ -148,32 +188,39 @@ impl Micro {
     /// Every element that the strides and extents reach is valid, for writing in C, and C
     /// overlaps neither A nor B.
     #[inline(always)]
-    unsafe fn run<I: Isa>(self, isa: I, lines: usize) {
+    unsafe fn run<I: Isa, W: Arithmetic, const A: u8>(self, isa: I, lines: usize) {
         let mut line = 0;
         while line < lines {
-            for row in (0..self.rows).step_by(PANEL) {
-                let rows = PANEL.min(self.rows - row);
-                // SAFETY: a sub-block of what the caller vouches for.
-                unsafe {
-                    let part = Micro { rows, ..self.at::<Numbers>(row, line) };
-                    if const { I::REGISTERS < 32 } {
-                        part.panel::<I, Numbers, STRIDED, 1>(isa);
-                    } else {
-                        match lines - line {
-                            4.. => part.panel::<I, Numbers, STRIDED, 4>(isa),
-                            2..4 => part.panel::<I, Numbers, STRIDED, 2>(isa),
-                            _ => part.panel::<I, Numbers, STRIDED, 1>(isa),
-                        }
+            // SAFETY: a sub-block of what the caller vouches for.
+            line += unsafe {
+                if const { I::REGISTERS >= 32 && W::WORDS.is_native::<I>() } {
+                    match lines - line {
+                        4.. => self.panels::<I, W, A, 4>(isa, line),
+                        2..4 => self.panels::<I, W, A, 2>(isa, line),
+                        _ => self.panels::<I, W, A, 1>(isa, line),
                     }
+                } else {
+                    self.panels::<I, W, A, 1>(isa, line)
                 }
-            }
-            line += match lines - line {
-                _ if I::REGISTERS < 32 => 1,
-                4.. => 4,
-                2..4 => 2,
-                _ => 1,
             };
         }
+    }
+
+    /// All rows by `V` lines from `line`; returns V.
+    /// # Safety
+    /// They lie inside the product.
+    #[inline(always)]
+    unsafe fn panels<I: Isa, W: Arithmetic, const A: u8, const V: usize>(
+        self,
+        isa: I,
+        line: usize,
+    ) -> usize {
+        for row in (0..self.rows).step_by(PANEL) {
+            let rows = PANEL.min(self.rows - row);
+            // SAFETY: a sub-block of what the caller vouches for.
+            unsafe { Micro { rows, ..self.at::<W>(row, line) }.panel::<I, W, A, V>(isa) };
+        }
+        V
     }
 
     /// The same product from row `row` and line `line` on.
@@ -219,16 +266,15 @@ impl Micro {
         isa: I,
     ) -> usize {
         // Constant strides become immediate offsets.
-        let (a_row, a_col) = match A {
+        let (a_row, a_col) = match A & !APART {
             PACKED if M == PANEL => (1, M),
             ROWS => (self.a_row, 1),
             TILED => (LANES, 1),
+            COLUMNS => (1, LANES),
             _ => (self.a_row, self.a_col),
         };
-        let (b_line, b_tile) = match A {
-            STRIDED => (self.b_line, self.b_tile),
-            _ => (self.b_line, LANES),
-        };
+        let b_line = self.b_line;
+        let b_tile = if A & APART != 0 { self.b_tile } else { LANES };
         let mut acc = [[isa.splat(0.0); V]; M];
         // SAFETY: the caller vouches for every address formed from the strides and extents.
         unsafe {
@@ -242,7 +288,7 @@ impl Micro {
             }
             let (mut a, mut b, mut left) = (self.a, self.b, self.k);
             while left > 0 {
-                let steps = if A == TILED { left.min(LANES) } else { left };
+                let steps = if A & !APART == TILED { left.min(LANES) } else { left };
                 let mut column = a;
                 for _ in 0..steps {
                     let mut x = [isa.splat(0.0); V];

@@ -17,7 +17,7 @@ mod product;
 mod transpose;
 
 pub use self::left::Left;
-pub use self::micro::TileProduct;
+pub use self::micro::{LeftForm, TileProduct};
 pub(crate) use self::outer::outer_halves_on;
 pub use self::pack::Packed;
 pub(crate) use self::pack::PackedPairs;
