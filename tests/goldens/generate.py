@@ -8,6 +8,8 @@ for ten steps and writes what an independent implementation has to reproduce:
     sparse75.safetensors        the block linear weights masked at 75 % sparsity
     dense-bf16.safetensors      what comes of the same if the operands of linear layers
     sparse75-bf16.safetensors   and of the output head are rounded to bf16
+    dense-bf16-attention.safetensors      and those of attention's products too
+    sparse75-bf16-attention.safetensors
 
 README.md beside this file says what the tensors are.
 
@@ -172,6 +174,35 @@ class RoundedProduct(torch.autograd.Function):
         return dy @ w, dy.flatten(0, -2).T @ x.flatten(0, -2)
 
 
+class RoundedAttention(torch.autograd.Function):
+    """Causal attention whose products, and those of its gradient, have operands rounded to bf16.
+
+    Scores are exponentiated below their maximum, and divided by their exact sum after
+    they met the values. The gradient's weights are divided before they are rounded.
+    """
+
+    @staticmethod
+    def forward(ctx, q, k, v):
+        q, k, v = bf16(q), bf16(k), bf16(v)
+        seq = q.shape[-2]
+        scores = q @ k.transpose(-1, -2) / math.sqrt(D_HEAD)
+        future = torch.ones(seq, seq, dtype=torch.bool).triu(1)
+        scores = scores.masked_fill(future, -math.inf)
+        weights = (scores - scores.amax(-1, keepdim=True)).exp()
+        y = bf16(weights) @ v / weights.sum(-1, keepdim=True)
+        ctx.save_for_backward(q, k, v, scores.softmax(-1), y)
+        return y
+
+    @staticmethod
+    def backward(ctx, dy):
+        q, k, v, weights, y = ctx.saved_tensors
+        correction = (dy * y).sum(-1, keepdim=True)
+        dy = bf16(dy)
+        dv = bf16(weights).transpose(-1, -2) @ dy
+        ds = bf16(weights * (dy @ v.transpose(-1, -2) - correction) / math.sqrt(D_HEAD))
+        return ds @ k, ds.transpose(-1, -2) @ q, dv
+
+
 def forward(p, ids, attend=attention, product=F.linear):
     """Logits [batch, seq, vocab] of token ids [batch, seq], parameters p by name."""
 
@@ -297,7 +328,7 @@ def given(params, masks, ids):
     return tensors | {"ids": ids.to(torch.int32).numpy()}
 
 
-def results(ref):
+def results(ref, rounds_attention=False):
     """What comes of it, as numpy arrays."""
 
     def f32(values):
@@ -305,7 +336,7 @@ def results(ref):
 
     tensors = {}
     for name, grad in ref["grad"].items():
-        if name.endswith("attn.qkv.bias"):
+        if name.endswith("attn.qkv.bias") and not rounds_attention:
             # Zero in exact arithmetic (see README.md): drop the float64 residue.
             grad = grad.clone()
             assert grad[D_MODEL : 2 * D_MODEL].abs().max() < 1e-15
@@ -321,6 +352,8 @@ def metadata(variant, precision="float64"):
     computed = {
         "float64": "in float64",
         "bf16": "in float64 with operands of linear layers and head rounded to bf16",
+        "bf16-attention": "in float64 with operands of linear layers, head and attention "
+        "rounded to bf16",
     }
     return {
         "description": "Tiny GPT reference: parameters, logits, gradients and ten "
@@ -421,11 +454,15 @@ def main():
         print("  losses    ", " ".join(f"{x:.6f}" for x in ref["losses"]))
         print("  grad_norms", " ".join(f"{x:.6f}" for x in ref["grad_norms"]))
         print("  lrs       ", " ".join(f"{x:.6f}" for x in ref["lrs"]))
-        rounded = train(params, masks, ids, product=RoundedProduct.apply)
-        path = args.out / f"{variant}-bf16.safetensors"
-        write_safetensors(path, results(rounded), metadata(variant, "bf16"))
-        print(f"{path.name}: {path.stat().st_size} bytes")
-        print("  losses    ", " ".join(f"{x:.6f}" for x in rounded["losses"]))
+        attentions = {"bf16": attention, "bf16-attention": RoundedAttention.apply}
+        for precision, attend in attentions.items():
+            product = RoundedProduct.apply
+            rounded = train(params, masks, ids, attend=attend, product=product)
+            path = args.out / f"{variant}-{precision}.safetensors"
+            tensors = results(rounded, attend is not attention)
+            write_safetensors(path, tensors, metadata(variant, precision))
+            print(f"{path.name}: {path.stat().st_size} bytes")
+            print("  losses    ", " ".join(f"{x:.6f}" for x in rounded["losses"]))
         if args.check:
             ok &= check(variant, params, masks, ids, ref)
     return 0 if ok else 1
