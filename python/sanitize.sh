@@ -31,7 +31,7 @@ sanitized() {
         PYTHONPATH="$package" PYTHONDONTWRITEBYTECODE=1 "$python" "$@"
 }
 # That nothing is found says something where what is wrong is found.
-nm -D "$package/mediswift/_core.abi3.so" | grep -q "U __asan_report_store4" ||
+nm -D "$package/mediswift/_core.abi3.so" | grep "U __asan_report_store4" >/dev/null ||
     { echo "sanitize: the module was not compiled with the sanitizer"; exit 1; }
 if sanitized -c 'import ctypes, numpy; x = numpy.zeros(1000); ctypes.memset(x.ctypes.data + x.nbytes, 0, 1)' 2>/dev/null; then
     echo "sanitize: a write behind an array was not found"
