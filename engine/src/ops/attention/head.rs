@@ -56,7 +56,7 @@ impl Head {
         self.heads * self.head_features * LANES
     }
 
-    /// Elements of a tile of [packed](super::operand::Pack) pairs of features.
+    /// Elements of a tile of [packed](super::operand::Operand) pairs of features.
     pub(super) fn packed_tile(self) -> usize {
         self.head_features.div_ceil(2) * LANES
     }

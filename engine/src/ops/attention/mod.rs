@@ -43,13 +43,13 @@ mod tests;
 use self::backward::{Gradient, Squares};
 use self::forward::Forward;
 use self::head::{BLOCK, Head, SQUARE, Third};
-use self::operand::{Operand, Pack};
+use self::operand::{Operand, packed};
 use super::lines::lines_mut;
 use super::{BF16, F32, OpCase};
 use crate::{Backward, Cost, Need, OneToken, Op, Parameters, Tiles, TokenLayout};
 use mediswift_kernels::isa::IsaKind;
 use mediswift_kernels::ops::{Arithmetic, Numbers, Pairs, Words};
-use mediswift_kernels::parallel::{Part, for_each_chunk, for_each_part};
+use mediswift_kernels::parallel::{Part, for_each_part};
 use mediswift_kernels::{LANES, Precision, Scratch};
 use std::marker::PhantomData;
 
@@ -76,9 +76,7 @@ impl CausalAttention {
         assert!(features.is_multiple_of(heads), "{heads} heads do not divide {features} features");
         features / heads
     }
-}
 
-impl CausalAttention {
     /// The forward pass by products of a kind of words.
     fn forward_on<W: Arithmetic>(
         &self,
@@ -94,18 +92,21 @@ impl CausalAttention {
         assert_eq!((y.features(), saved.features()), (self.features, self.heads));
         let tiles = layout.tiles_per_sequence();
         let heads = self.heads_of(layout);
-        let size = if W::PAIRS { heads.first().map_or(0, |head| head.packed()) } else { 0 };
-        let mut packed = Scratch::take(heads.len() * 3 * size);
-        for_each_chunk(&mut packed, (3 * size).max(1), |head, packed| {
-            let at = heads[head];
-            let (q, kv) = packed.split_at_mut(size);
-            let (k, v) = kv.split_at_mut(size);
-            for (third, over_features, over_tokens) in
-                [(Third::Q, q, &mut [][..]), (Third::K, k, &mut []), (Third::V, &mut [], v)]
-            {
-                let from = (&qkv.data()[at.input(third, 0)..], at.input_tile());
-                W::run(isa, Pack { at, from, over_features, over_tokens });
-            }
+        let size = heads.first().map_or(0, |&head| packed::<W>(head));
+        let mut pairs = Scratch::take(heads.len() * 3 * size);
+        let mut places = pairs.chunks_exact_mut(size.max(1));
+        let mut place = || places.next().unwrap_or_default();
+        let mut operands = vec![None; heads.len()];
+        let heads_of_operands = heads.iter().zip(&mut operands);
+        let parts =
+            heads_of_operands.map(|(&at, operands)| (at, [place(), place(), place()], operands));
+        for_each_part(parts.collect(), |(at, [q, k, v], operands)| {
+            let of = |third| (&qkv.data()[at.input(third, 0)..], at.input_tile());
+            *operands = Some([
+                Operand::new::<W>(isa, at, of(Third::Q), q, &mut []),
+                Operand::new::<W>(isa, at, of(Third::K), k, &mut []),
+                Operand::new::<W>(isa, at, of(Third::V), &mut [], v),
+            ]);
         });
         let blocks = tiles.div_ceil(BLOCK);
         let y = Part::whole(y.data_mut(), self.features * LANES).into_rows(tiles.max(1));
@@ -114,40 +115,18 @@ impl CausalAttention {
             y.into_columns(head_features * LANES).into_iter().zip(saved.into_columns(LANES))
         });
         let mut tasks = Vec::with_capacity(heads.len() * blocks);
-        for ((head, &at), (y, saved)) in heads.iter().enumerate().zip(parts) {
+        for ((&at, operands), (y, saved)) in heads.iter().zip(operands).zip(parts) {
+            let operands = operands.expect("every head has them");
             let blocks = y.into_rows(BLOCK).into_iter().zip(saved.into_rows(BLOCK));
             let blocks = (0..tiles).step_by(BLOCK).zip(blocks);
             // Long rows of scores first, so that the last tasks to run are short ones.
-            tasks.extend(blocks.rev().map(|(first, (y, saved))| (head, at, first, y, saved)));
+            tasks.extend(blocks.rev().map(|(first, (y, saved))| (at, operands, first, y, saved)));
         }
-        for_each_part(tasks, |(head, at, first, y, saved)| {
-            let operand = |third: Third| match &packed[head * 3 * size..(head + 1) * 3 * size] {
-                [] => Operand::in_place(&qkv.data()[at.input(third, 0)..], at.input_tile()),
-                packed => {
-                    let pairs = &packed[third as usize * size..][..size];
-                    match third {
-                        Third::Q | Third::K => Operand::packed(at, pairs, &[]),
-                        Third::V => Operand::packed(at, &[], pairs),
-                    }
-                }
-            };
+        for_each_part(tasks, |(at, [q, k, v], first, y, saved)| {
             let queries = first..first + y.rows();
             let mut scores = Scratch::take(queries.len() * queries.end * SQUARE);
-            let [q, k, v] = [Third::Q, Third::K, Third::V].map(operand);
-            W::run(
-                isa,
-                Forward {
-                    words: PhantomData::<W>,
-                    at,
-                    q,
-                    k,
-                    v,
-                    queries,
-                    scores: &mut scores,
-                    y,
-                    saved,
-                },
-            );
+            let (words, scores) = (PhantomData::<W>, &mut scores);
+            W::run(isa, Forward { words, at, q, k, v, queries, scores, y, saved });
         });
     }
 
@@ -173,16 +152,16 @@ impl CausalAttention {
             }
         }
         for_each_part(tasks, |(at, dx)| {
-            let size = if W::PAIRS { at.packed() } else { 0 };
-            let mut packed = Scratch::take(7 * size);
-            let mut parts = packed.chunks_exact_mut(size.max(1));
-            let mut part = || parts.next().unwrap_or_default();
+            let size = packed::<W>(at);
+            let mut pairs = Scratch::take(7 * size);
+            let mut places = pairs.chunks_exact_mut(size.max(1));
+            let mut place = || places.next().unwrap_or_default();
             let of = |third| (&qkv.data()[at.input(third, 0)..], at.input_tile());
             let dout = (&pass.dy.data()[at.output(0)..], at.output_tile());
-            let q = Operand::new::<W>(isa, at, of(Third::Q), part(), part());
-            let k = Operand::new::<W>(isa, at, of(Third::K), part(), part());
-            let v = Operand::new::<W>(isa, at, of(Third::V), part(), &mut []);
-            let dout = Operand::new::<W>(isa, at, dout, part(), part());
+            let q = Operand::new::<W>(isa, at, of(Third::Q), place(), place());
+            let k = Operand::new::<W>(isa, at, of(Third::K), place(), place());
+            let v = Operand::new::<W>(isa, at, of(Third::V), place(), &mut []);
+            let dout = Operand::new::<W>(isa, at, dout, place(), place());
             let mut scratch = Scratch::take(tiles * LANES + Squares::size::<W>());
             let (corrections, scratch) = scratch.split_at_mut(tiles * LANES);
             W::run(

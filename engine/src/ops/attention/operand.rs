@@ -12,6 +12,11 @@ pub(super) const fn words<W: Arithmetic>(numbers: usize) -> usize {
     if W::PAIRS { numbers.div_ceil(2) } else { numbers }
 }
 
+/// Elements that an [`Operand`] of packed pairs takes for each of its two forms.
+pub(super) fn packed<W: Arithmetic>(at: Head) -> usize {
+    if W::PAIRS { at.packed() } else { 0 }
+}
+
 /// Writes two lines of numbers, which are neighbours of each other, as words.
 #[inline(always)]
 pub(super) fn put_words<I: Isa, W: Arithmetic>(
@@ -43,13 +48,8 @@ pub(super) struct Operand<'a> {
 }
 
 impl<'a> Operand<'a> {
-    /// Numbers in activations: the head's first line, and the distance of tiles.
-    pub(super) fn in_place(lines: &'a [f32], tile: usize) -> Self {
-        Self { over_features: lines, over_tokens: lines, tile, block: 0 }
-    }
-
-    /// The lines as words of a kind, from the head's first line and the distance of tiles; pairs are packed into a
-    /// place for each form that products read.
+    /// The lines as words of a kind, from the head's first line and the distance of tiles. Pairs are packed into a
+    /// place of [`packed`] elements for each form that products read; the other is empty.
     pub(super) fn new<W: Arithmetic>(
         isa: IsaKind,
         at: Head,
@@ -57,16 +57,12 @@ impl<'a> Operand<'a> {
         over_features: &'a mut [f32],
         over_tokens: &'a mut [f32],
     ) -> Self {
+        let (lines, tile) = from;
         if !W::PAIRS {
-            return Self::in_place(from.0, from.1);
+            return Self { over_features: lines, over_tokens: lines, tile, block: 0 };
         }
         let (features, tokens) = (&mut *over_features, &mut *over_tokens);
         W::run(isa, Pack { at, from, over_features: features, over_tokens: tokens });
-        Self::packed(at, over_features, over_tokens)
-    }
-
-    /// Packed pairs of a head; empty where products do not read them.
-    pub(super) fn packed(at: Head, over_features: &'a [f32], over_tokens: &'a [f32]) -> Self {
         Self { over_features, over_tokens, tile: at.packed_tile(), block: at.packed_block() }
     }
 
@@ -94,14 +90,14 @@ impl<'a> Operand<'a> {
 }
 
 /// Rounds the lines of a head to pairs of bf16.
-pub(super) struct Pack<'a> {
-    pub(super) at: Head,
+struct Pack<'a> {
+    at: Head,
     /// The head's first line, and the distance of tiles.
-    pub(super) from: (&'a [f32], usize),
+    from: (&'a [f32], usize),
     /// Where pairs of features go, if any are wanted.
-    pub(super) over_features: &'a mut [f32],
+    over_features: &'a mut [f32],
     /// Where pairs of tokens go.
-    pub(super) over_tokens: &'a mut [f32],
+    over_tokens: &'a mut [f32],
 }
 
 impl Kernel for Pack<'_> {
@@ -119,24 +115,15 @@ impl Kernel for Pack<'_> {
             if !over_features.is_empty() {
                 let to = &mut over_features[tile * at.packed_tile()..][..at.packed_tile()];
                 for (to, pair) in lines_mut(to).iter_mut().zip(pairs.clone()) {
-                    store(
-                        isa,
-                        to,
-                        isa.pair_bf16(
-                            at_or_zero(isa, lines, 2 * pair),
-                            at_or_zero(isa, lines, 2 * pair + 1),
-                        ),
-                    );
+                    let [even, odd] = both(isa, lines, pair);
+                    store(isa, to, isa.pair_bf16(even, odd));
                 }
             }
             if !over_tokens.is_empty() {
                 let start = tile / BLOCK * at.packed_block() + tile % BLOCK * TOKENS;
                 for pair in pairs {
-                    let words = isa.pack_bf16(
-                        at_or_zero(isa, lines, 2 * pair),
-                        at_or_zero(isa, lines, 2 * pair + 1),
-                    );
-                    let words = isa.to_array(words);
+                    let [even, odd] = both(isa, lines, pair);
+                    let words = isa.to_array(isa.pack_bf16(even, odd));
                     for (half, words) in words.as_chunks::<TOKENS>().0.iter().enumerate() {
                         let row = start + (2 * pair + half) * ROW;
                         over_tokens[row..row + TOKENS].copy_from_slice(words);
@@ -147,11 +134,12 @@ impl Kernel for Pack<'_> {
     }
 }
 
-/// A line, or zeros where there is none.
+/// Two neighbouring lines, of which the second may be missing: then it is zeros.
 #[inline(always)]
-fn at_or_zero<I: Isa>(isa: I, lines: &[Line], at: usize) -> I::V {
-    match lines.get(at) {
+fn both<I: Isa>(isa: I, lines: &[Line], pair: usize) -> [I::V; 2] {
+    let odd = match lines.get(2 * pair + 1) {
         Some(line) => load(isa, line),
         None => isa.splat(0.0),
-    }
+    };
+    [load(isa, &lines[2 * pair]), odd]
 }

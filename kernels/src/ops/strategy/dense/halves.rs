@@ -15,14 +15,8 @@ pub(super) fn of_sparse(
     pattern: &Arc<SparsePattern>,
     products: &[Product],
 ) -> Box<dyn Planned> {
-    let (rows, columns) = (pattern.rows(), pattern.columns());
-    let w = AlignedBuffer::zeros(if products.iter().any(Product::reads_weight) {
-        rows * columns
-    } else {
-        0
-    });
-    let (pattern, transposed) = (Some(pattern.clone()), OnceLock::new());
-    Box::new(PlannedHalves { isa, rows, columns, pattern, w, transposed })
+    let planned = PlannedHalves::new(isa, pattern.rows(), pattern.columns(), products);
+    Box::new(PlannedHalves { pattern: Some(pattern.clone()), ..planned })
 }
 
 /// Products with a dense weight `[rows, columns]`.
@@ -32,13 +26,7 @@ pub(super) fn planned(
     columns: usize,
     products: &[Product],
 ) -> Box<dyn Planned> {
-    let w = AlignedBuffer::zeros(if products.iter().any(Product::reads_weight) {
-        rows * columns
-    } else {
-        0
-    });
-    let transposed = OnceLock::new();
-    Box::new(PlannedHalves { isa, rows, columns, pattern: None, w, transposed })
+    Box::new(PlannedHalves::new(isa, rows, columns, products))
 }
 
 struct PlannedHalves {
@@ -54,6 +42,12 @@ struct PlannedHalves {
 }
 
 impl PlannedHalves {
+    fn new(isa: IsaKind, rows: usize, columns: usize, products: &[Product]) -> Self {
+        let is_read = products.iter().any(Product::reads_weight);
+        let w = AlignedBuffer::zeros(if is_read { rows * columns } else { 0 });
+        Self { isa, rows, columns, pattern: None, w, transposed: OnceLock::new() }
+    }
+
     fn wt(&self) -> Left<'_> {
         Left::transposed(&self.w, self.columns, self.rows)
     }

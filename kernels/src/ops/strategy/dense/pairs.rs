@@ -17,12 +17,8 @@ pub(super) fn of_sparse(
     products: &[Product],
 ) -> Box<dyn Planned> {
     let (rows, columns) = (pattern.rows(), pattern.columns());
-    let mut planned = PlannedPairs::new(isa, rows, columns);
+    let mut planned = PlannedPairs::new(isa, rows, columns, products);
     planned.pattern = Some(pattern.clone());
-    planned.forward = products.contains(&Product::Forward).then(|| {
-        let zeros = Scratch::zeros(rows * columns);
-        Left::row_major(&zeros, rows, columns).pack_pairs()
-    });
     if products.contains(&Product::InputGradient) {
         let zeros = Scratch::zeros(rows * columns);
         planned.transposed = OnceLock::from(Left::transposed(&zeros, columns, rows).pack_pairs());
@@ -37,12 +33,7 @@ pub(super) fn planned(
     columns: usize,
     products: &[Product],
 ) -> Box<dyn Planned> {
-    let mut planned = PlannedPairs::new(isa, rows, columns);
-    planned.forward = products.contains(&Product::Forward).then(|| {
-        let zeros = Scratch::zeros(rows * columns);
-        Left::row_major(&zeros, rows, columns).pack_pairs()
-    });
-    Box::new(planned)
+    Box::new(PlannedPairs::new(isa, rows, columns, products))
 }
 
 struct PlannedPairs {
@@ -58,9 +49,12 @@ struct PlannedPairs {
 }
 
 impl PlannedPairs {
-    fn new(isa: IsaKind, rows: usize, columns: usize) -> Self {
-        let transposed = OnceLock::new();
-        Self { isa, rows, columns, pattern: None, forward: None, transposed }
+    fn new(isa: IsaKind, rows: usize, columns: usize, products: &[Product]) -> Self {
+        let forward = products.contains(&Product::Forward).then(|| {
+            let zeros = Scratch::zeros(rows * columns);
+            Left::row_major(&zeros, rows, columns).pack_pairs()
+        });
+        Self { isa, rows, columns, pattern: None, forward, transposed: OnceLock::new() }
     }
 }
 
