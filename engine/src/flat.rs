@@ -19,6 +19,9 @@ use std::collections::HashMap;
 use std::ops::{Deref, Index, IndexMut, Range};
 use std::sync::Arc;
 
+/// Elements that are copied as one, by one thread.
+const CHUNK: usize = 1 << 16;
+
 /// One value for every element of a layout, or of a shard of it; zeros between the tensors.
 #[derive(Clone, Debug)]
 pub struct Flat<E: Pod = f32> {
@@ -238,7 +241,8 @@ impl<E: Pod + Send + Sync> Flat<E> {
             assert_eq!(there, here, "'{}' has other extents", tensor.name);
             let to = self.range_mut(place.range.clone());
             if *tensor.shape == place.shape {
-                to.copy_from_slice(tensor.values);
+                let chunks = to.par_chunks_mut(CHUNK).zip(tensor.values.par_chunks(CHUNK));
+                chunks.for_each(|(to, from)| to.copy_from_slice(from));
                 continue;
             }
             let (mut rest, mut rows) = (to, Vec::with_capacity(here[0]));
@@ -247,10 +251,11 @@ impl<E: Pod + Send + Sync> Flat<E> {
                 rows.push(row);
                 rest = after;
             }
-            rows.into_par_iter().enumerate().for_each(|(row, to)| {
+            let nowhere = || vec![NOWHERE; here[1]];
+            rows.into_par_iter().enumerate().for_each_init(nowhere, |at, (row, to)| {
                 let from = &tensor.values[elements(tensor.shape, row)];
                 match (columns(tensor.shape, row), columns(&place.shape, row)) {
-                    (Some(there), Some(here)) => carry_row(there, from, here, to),
+                    (Some(there), Some(here)) => carry_row(there, from, here, to, at),
                     (Some(there), None) => {
                         there.iter().zip(from).for_each(|(&column, x)| to[column as usize] = *x);
                     }
@@ -285,16 +290,20 @@ fn columns(shape: &Shape, row: usize) -> Option<&[u32]> {
     }
 }
 
-/// Copies the elements of columns that two rows have in common; columns rise.
-fn carry_row<E: Copy>(there: &[u32], from: &[E], here: &[u32], to: &mut [E]) {
-    let mut from = there.iter().zip(from).peekable();
-    for (column, to) in here.iter().zip(to) {
-        while from.next_if(|(other, _)| *other < column).is_some() {}
-        if let Some((_, x)) = from.next_if(|(other, _)| *other == column) {
+/// Copies the elements of columns that two rows have in common. `at` has room for one number for each column of the
+/// matrix, all [`NOWHERE`] before and after: where a column's element is in `from`.
+fn carry_row<E: Copy>(there: &[u32], from: &[E], here: &[u32], to: &mut [E], at: &mut [u32]) {
+    (0..).zip(there).for_each(|(place, &column)| at[column as usize] = place);
+    for (&column, to) in here.iter().zip(to) {
+        if let Some(x) = from.get(at[column as usize] as usize) {
             *to = *x;
         }
     }
+    there.iter().for_each(|&column| at[column as usize] = NOWHERE);
 }
+
+/// No place in a row: none is as long.
+const NOWHERE: u32 = u32::MAX;
 
 impl<E: Pod> Index<ParamId> for Flat<E> {
     type Output = [E];

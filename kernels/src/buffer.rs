@@ -5,19 +5,25 @@ use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
 use std::sync::{Mutex, PoisonError};
 
-/// One cache line: the unit of allocation, which makes every buffer 64-byte aligned.
+/// A quarter of a cache line. It is the unit of allocation because memory of no more than this alignment comes from
+/// the system as zeros, while stricter ones would have all of it written, by one thread, before it is used.
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-#[repr(C, align(64))]
-struct Line([u8; LINE]);
+#[repr(C, align(16))]
+struct Quarter([u8; QUARTER]);
+
+/// Bytes of a [`Quarter`].
+const QUARTER: usize = LINE / 4;
 
 /// Bytes of a cache line.
 const LINE: usize = 64;
 
 /// A fixed-length buffer whose first element lies on a cache-line boundary. The size of an element
 /// divides the line.
-#[derive(Clone)]
 pub struct AlignedBuffer<E: Pod = f32> {
-    lines: Vec<Line>,
+    /// Never grows, so that the boundary stays where it is.
+    quarters: Vec<Quarter>,
+    /// The first one on a boundary.
+    first: usize,
     len: usize,
     element: PhantomData<E>,
 }
@@ -31,9 +37,14 @@ impl<E: Pod> AlignedBuffer<E> {
 
     /// A buffer of `len` zeros (pages come zeroed from the system, so large ones cost nothing yet).
     pub fn zeros(len: usize) -> Self {
-        let mut lines = bytemuck::zeroed_vec(len.div_ceil(Self::PER_LINE));
-        ask_for_huge_pages(&mut lines);
-        Self { lines, len, element: PhantomData }
+        let lines = len.div_ceil(Self::PER_LINE);
+        // As many more as may lie before the boundary.
+        let spare = if lines == 0 { 0 } else { 3 };
+        let mut quarters = bytemuck::zeroed_vec(4 * lines + spare);
+        ask_for_huge_pages(&mut quarters);
+        let before = quarters.as_ptr() as usize % LINE / QUARTER;
+        let first = if lines == 0 { 0 } else { (4 - before) % 4 };
+        Self { quarters, first, len, element: PhantomData }
     }
 
     /// A buffer holding a copy of `values`.
@@ -41,6 +52,12 @@ impl<E: Pod> AlignedBuffer<E> {
         let mut buffer = Self::zeros(values.len());
         buffer.copy_from_slice(values);
         buffer
+    }
+}
+
+impl<E: Pod> Clone for AlignedBuffer<E> {
+    fn clone(&self) -> Self {
+        Self::from_slice(self)
     }
 }
 
@@ -53,10 +70,10 @@ impl<E: Pod> Default for AlignedBuffer<E> {
 /// Has the system back a large buffer by huge pages, if it will: kernels walk over many tiles at once,
 /// each on pages of its own, and would wait for translations (3 to 4 % of their time when measured).
 #[cfg(target_os = "linux")]
-fn ask_for_huge_pages(lines: &mut [Line]) {
+fn ask_for_huge_pages(quarters: &mut [Quarter]) {
     use rustix::mm::{Advice, madvise};
     const HUGE: usize = 2 << 20;
-    let range = lines.as_mut_ptr_range();
+    let range = quarters.as_mut_ptr_range();
     let first = (range.start as usize).next_multiple_of(HUGE);
     let end = range.end as usize / HUGE * HUGE;
     if first < end {
@@ -68,18 +85,18 @@ fn ask_for_huge_pages(lines: &mut [Line]) {
 }
 
 #[cfg(not(target_os = "linux"))]
-fn ask_for_huge_pages(_: &mut [Line]) {}
+fn ask_for_huge_pages(_: &mut [Quarter]) {}
 
 impl<E: Pod> Deref for AlignedBuffer<E> {
     type Target = [E];
     fn deref(&self) -> &[E] {
-        &bytemuck::cast_slice(&self.lines)[..self.len]
+        &bytemuck::cast_slice(&self.quarters[self.first..])[..self.len]
     }
 }
 
 impl<E: Pod> DerefMut for AlignedBuffer<E> {
     fn deref_mut(&mut self) -> &mut [E] {
-        &mut bytemuck::cast_slice_mut(&mut self.lines)[..self.len]
+        &mut bytemuck::cast_slice_mut(&mut self.quarters[self.first..])[..self.len]
     }
 }
 
@@ -161,9 +178,13 @@ mod tests {
     fn check<E: Pod + PartialEq>(len: usize) {
         let buffer = AlignedBuffer::<E>::zeros(len);
         assert_eq!(buffer.len(), len);
-        assert_eq!(buffer.as_ptr() as usize % LINE, 0);
+        assert!(len == 0 || buffer.as_ptr() as usize % LINE == 0);
         assert!(buffer.iter().all(|&x| x == E::zeroed()));
-        assert_eq!(buffer.lines.len(), len.div_ceil(LINE / size_of::<E>()));
+        let lines = len.div_ceil(AlignedBuffer::<E>::PER_LINE);
+        assert!(buffer.quarters.len() * QUARTER < (lines + 1) * LINE);
+        let copy = buffer.clone();
+        assert!(len == 0 || copy.as_ptr() as usize % LINE == 0);
+        assert_eq!(copy.len(), len);
     }
 
     #[test]

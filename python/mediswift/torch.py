@@ -19,8 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from . import _core
-from ._core import Pattern
+from . import _core, _openmp
+from ._core import Pattern, num_threads
 from ._masks import as_pattern
 from ._matrix import row_indices
 
@@ -409,7 +409,7 @@ class _Product(torch.autograd.Function):
         x = getattr(saved, "tiles", None)
         if x is None and saved is not None:
             x = _rows(saved.detach(), inputs)
-        ctx.layer.backward(
+        arguments = (
             _array(weight.detach().float()),
             ctx.generation,
             _rows(dy, outputs),
@@ -418,6 +418,8 @@ class _Product(torch.autograd.Function):
             None if dw is None else _array(dw),
             None if db is None else _array(db),
         )
+        _alone(weight.numel(), dy)
+        ctx.layer.backward(*arguments)
         return (
             dx,
             None if dw is None else dw.to(weight.dtype),
@@ -444,14 +446,24 @@ def _forward(
     """y, the number of the packed weights that it was made with, and x as tiles if it is to be kept."""
     outputs, inputs = layer.pattern.shape
     y = torch.empty(*x.shape[:-1], outputs, dtype=result)
-    generation, tiles = layer.forward(
+    arguments = (
         _array(weight.detach().float()),
         _rows(x.detach(), inputs),
         _rows(y, outputs),
         None if bias is None else _array(bias.detach().float()),
         keep,
     )
+    _alone(weight.numel(), x)
+    generation, tiles = layer.forward(*arguments)
     return y, generation, tiles
+
+
+def _alone(nnz: int, rows: Tensor) -> None:
+    """Clears the CPUs for a product of so many weights, unless it is small."""
+    threads = num_threads()
+    tokens = math.prod(rows.shape[:-1])
+    if threads > 1 and nnz * tokens >= threads * _openmp.WORTH_IT:
+        _openmp.send_home()
 
 
 def _rows(tensor: Tensor, features: int) -> np.ndarray:

@@ -4,7 +4,10 @@ import copy
 import multiprocessing
 import os
 import pickle
+import subprocess
+import sys
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -14,6 +17,7 @@ torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 from torch import nn  # noqa: E402
 
 import mediswift  # noqa: E402
+from mediswift import _openmp  # noqa: E402
 from mediswift.torch import SparseLinear, sparsify  # noqa: E402
 
 SHAPES = [(1, 1), (7, 13), (48, 32), (130, 70)]
@@ -506,6 +510,66 @@ def test_a_fork_computes():
     process.start()
     assert np.array_equal(queue.get(timeout=60), expected)
     process.join(timeout=60)
+
+
+def threads_wanted(count):
+    """Waits until the process has so many threads: those that end are there for a little longer."""
+    deadline = time.monotonic() + 30
+    while len(os.listdir("/proc/self/task")) != count and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return len(os.listdir("/proc/self/task")) == count
+
+
+def test_threads_of_pytorch_are_gone_while_a_large_layer_computes(monkeypatch):
+    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(_openmp, "_found", None)
+    if not _openmp._pauses():
+        pytest.skip("PyTorch's threads are not GNU OpenMP's, or cannot be ended")
+    layer, _, _ = twins(64, 64)
+    x, of_ours, of_torch = torch.ones(40, 64), mediswift.num_threads(), torch.get_num_threads()
+    try:
+        mediswift.set_num_threads(2)
+        torch.set_num_threads(1)
+        expected = layer(x)
+        torch.set_num_threads(4)
+        numbers = torch.ones(1 << 20)
+        numbers.relu()
+        busy = len(os.listdir("/proc/self/task"))
+        # The layer is small: they may wait as they like.
+        assert torch.equal(layer(x), expected) and threads_wanted(busy)
+        monkeypatch.setattr(_openmp, "WORTH_IT", 0)
+        assert torch.equal(layer(x), expected) and threads_wanted(busy - 3)
+        numbers.relu()
+        assert threads_wanted(busy)
+        monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")
+        assert not _openmp._pauses()
+    finally:
+        mediswift.set_num_threads(of_ours)
+        torch.set_num_threads(of_torch)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+@pytest.mark.parametrize("first", ["import mediswift.torch", "pass"])
+def test_a_fork_waits_for_no_thread_of_pytorch(first):
+    script = f"""
+import os, torch
+torch.set_num_threads(4)
+{first}
+torch.ones(1 << 20).relu()
+child = os.fork()
+if child == 0:
+    import mediswift
+    from mediswift import _openmp
+    from mediswift.torch import SparseLinear
+    _openmp.WORTH_IT = 0
+    mediswift.set_num_threads(2)
+    with torch.no_grad():
+        SparseLinear(64, 64)(torch.ones(40, 64))
+    os._exit(0)
+assert os.waitpid(child, 0)[1] == 0
+"""
+    subprocess.run([sys.executable, "-W", "ignore", "-c", script], check=True, timeout=120)
 
 
 def test_training_steps_hold_no_memory():

@@ -13,6 +13,7 @@ use mediswift_kernels::precision::LINE;
 use mediswift_kernels::{AlignedBuffer, LANES, LinearLayer, Lines};
 use mediswift_ranks::collectives::from_first;
 use mediswift_ranks::{Lost, Ranks};
+use rayon::prelude::*;
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
@@ -157,17 +158,17 @@ impl Cut {
     }
 }
 
-fn cut<E: bytemuck::Pod>(
+fn cut<E: bytemuck::Pod + Send + Sync>(
     data: &[E],
     line: usize,
     features: usize,
     some: Range<usize>,
 ) -> AlignedBuffer<E> {
     let mut cut = AlignedBuffer::zeros(data.len() / features * some.len());
-    let tiles = data.chunks_exact(features * line);
-    for (to, from) in cut.chunks_exact_mut(some.len() * line).zip(tiles) {
-        to.copy_from_slice(&from[some.start * line..some.end * line]);
-    }
+    let tiles = data.par_chunks_exact(features * line);
+    cut.par_chunks_exact_mut(some.len() * line)
+        .zip(tiles)
+        .for_each(|(to, from)| to.copy_from_slice(&from[some.start * line..some.end * line]));
     cut
 }
 

@@ -133,7 +133,7 @@ impl LargestPlaces {
     /// The places, row by row, rising.
     pub fn places(self) -> Vec<u32> {
         let mut places: Vec<u32> = self.found.into_iter().map(|(_, place)| place).collect();
-        places.sort_unstable();
+        places.par_sort_unstable();
         places
     }
 }

@@ -20,6 +20,14 @@ pub(super) struct PanelPlan {
     nnz: usize,
     blocking: Blocking,
     k_blocks: usize,
+    laid: Laid,
+    /// One entry per (row block, K block), and one at the end.
+    starts: Vec<BlockStart>,
+}
+
+/// Panels one after the other.
+#[derive(Default)]
+struct Laid {
     /// Row of every panel slot, [`NO_ROW`] where the last panel of a block is short.
     panel_rows: Vec<u32>,
     /// For every panel the number of columns of each set of several rows in their order, whole groups
@@ -29,8 +37,49 @@ pub(super) struct PanelPlan {
     places: Vec<u16>,
     /// CSR position of every packed value.
     source: Vec<u32>,
-    /// One entry per (row block, K block), and one at the end.
-    starts: Vec<BlockStart>,
+}
+
+impl Laid {
+    /// With room for so many non-zeros, and for what pads them.
+    fn with_room(nnz: usize) -> Self {
+        let room = nnz + nnz / 4;
+        let (places, source) = (Vec::with_capacity(room), Vec::with_capacity(room));
+        Self { places, source, ..Self::default() }
+    }
+
+    fn add_panel(&mut self, panel: &Panel, blocking: Blocking) {
+        let panel_rows = blocking.panel_rows;
+        // The non-zeros of a row that lie together.
+        let together = if blocking.pairs() { 2 } else { 1 };
+        let row = |slot| panel.rows.get(slot).map_or(NO_ROW, |&row| row as u32);
+        self.panel_rows.extend((0..panel_rows).map(row));
+        for &set in blocking.shared() {
+            self.counts.push(count(panel.columns[set].len()));
+            for columns in panel.columns[set].chunks(together) {
+                columns.iter().for_each(|column| self.places.push(column.place));
+                for row in (0..panel_rows).filter(|row| set >> row & 1 == 1) {
+                    columns.iter().for_each(|column| self.source.push(column.source[row]));
+                }
+            }
+        }
+        self.counts.push(count(panel.columns[1].len() * panel_rows / blocking.round()));
+        for at in (0..panel.columns[1].len()).step_by(together) {
+            for row in 0..panel_rows {
+                for column in &panel.columns[1 << row][at..at + together] {
+                    self.places.push(column.place);
+                    self.source.push(column.source[row]);
+                }
+            }
+        }
+    }
+
+    /// Adds the panels of another.
+    fn append(&mut self, other: &Self) {
+        self.panel_rows.extend_from_slice(&other.panel_rows);
+        self.counts.extend_from_slice(&other.counts);
+        self.places.extend_from_slice(&other.places);
+        self.source.extend_from_slice(&other.source);
+    }
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -99,58 +148,37 @@ impl PanelPlan {
             nnz: pattern.nnz(),
             blocking,
             k_blocks,
-            panel_rows: Vec::new(),
-            counts: Vec::new(),
-            places: Vec::with_capacity(pattern.nnz()),
-            source: Vec::with_capacity(pattern.nnz()),
+            laid: Laid::with_room(pattern.nnz()),
             starts: Vec::new(),
         };
+        let area = (pattern.rows() * pattern.columns()).max(1);
+        let width = k_block.min(pattern.columns());
         for first_row in (0..pattern.rows()).step_by(row_block) {
             let rows = first_row..(first_row + row_block).min(pattern.rows());
-            let blocks: Vec<Vec<Panel>> = (0..k_blocks)
-                .into_par_iter()
-                .map(|k| panels(pattern, blocking, rows.clone(), k * k_block))
-                .collect();
-            for panels in blocks {
+            // Panels are large, and gone as soon as they are laid.
+            let laid = |k: usize| {
+                let panels = panels(pattern, blocking, rows.clone(), k * k_block);
+                let mut laid = Laid::with_room(rows.len() * width * pattern.nnz() / area);
+                panels.iter().for_each(|panel| laid.add_panel(panel, blocking));
+                laid
+            };
+            let blocks: Vec<Laid> = (0..k_blocks).into_par_iter().map(laid).collect();
+            for laid in &blocks {
                 plan.starts.push(plan.here());
-                panels.iter().for_each(|panel| plan.add_panel(panel));
+                plan.laid.append(laid);
             }
         }
         plan.starts.push(plan.here());
+        plan.laid.places.shrink_to_fit();
+        plan.laid.source.shrink_to_fit();
         plan
     }
 
     fn here(&self) -> BlockStart {
         BlockStart {
-            panel: self.panel_rows.len() / self.blocking.panel_rows,
-            column: self.places.len(),
-            value: self.source.len(),
-        }
-    }
-
-    fn add_panel(&mut self, panel: &Panel) {
-        let panel_rows = self.blocking.panel_rows;
-        // The non-zeros of a row that lie together.
-        let together = if self.blocking.pairs() { 2 } else { 1 };
-        let row = |slot| panel.rows.get(slot).map_or(NO_ROW, |&row| row as u32);
-        self.panel_rows.extend((0..panel_rows).map(row));
-        for &set in self.blocking.shared() {
-            self.counts.push(count(panel.columns[set].len()));
-            for columns in panel.columns[set].chunks(together) {
-                columns.iter().for_each(|column| self.places.push(column.place));
-                for row in (0..panel_rows).filter(|row| set >> row & 1 == 1) {
-                    columns.iter().for_each(|column| self.source.push(column.source[row]));
-                }
-            }
-        }
-        self.counts.push(count(panel.columns[1].len() * panel_rows / self.blocking.round()));
-        for at in (0..panel.columns[1].len()).step_by(together) {
-            for row in 0..panel_rows {
-                for column in &panel.columns[1 << row][at..at + together] {
-                    self.places.push(column.place);
-                    self.source.push(column.source[row]);
-                }
-            }
+            panel: self.laid.panel_rows.len() / self.blocking.panel_rows,
+            column: self.laid.places.len(),
+            value: self.laid.source.len(),
         }
     }
 
@@ -161,7 +189,7 @@ impl PanelPlan {
     pub(super) fn of_twin(pattern: &SparsePattern, blocking: Blocking) -> Self {
         let (twin, positions) = pattern.transpose();
         let mut plan = Self::new(&twin, blocking);
-        for source in plan.source.iter_mut().filter(|source| **source != ZERO) {
+        for source in plan.laid.source.iter_mut().filter(|source| **source != ZERO) {
             *source = positions[*source as usize];
         }
         plan
@@ -185,7 +213,7 @@ impl PanelPlan {
     /// Words of packed values, the non-zeros of the matrix and the zeros that pad row sets: one each, or
     /// one for a pair.
     pub(super) fn packed_len(&self) -> usize {
-        self.source.len() / if self.blocking.pairs() { 2 } else { 1 }
+        self.laid.source.len() / if self.blocking.pairs() { 2 } else { 1 }
     }
 
     /// Tile sizes of the plan.
@@ -210,9 +238,9 @@ impl PanelPlan {
         let first = k_block * self.blocking.k_block;
         Block {
             columns: first..(first + self.blocking.k_block).min(self.columns),
-            rows: &self.panel_rows[from.panel * r..to.panel * r],
-            counts: &self.counts[from.panel * row_sets..to.panel * row_sets],
-            places: &self.places[from.column..to.column],
+            rows: &self.laid.panel_rows[from.panel * r..to.panel * r],
+            counts: &self.laid.counts[from.panel * row_sets..to.panel * row_sets],
+            places: &self.laid.places[from.column..to.column],
             values: from.value..to.value,
             panels: to.panel - from.panel,
             row_sets,
@@ -221,6 +249,6 @@ impl PanelPlan {
 
     /// CSR position of every packed value, or [`ZERO`], in the order of execution.
     pub(super) fn source(&self) -> &[u32] {
-        &self.source
+        &self.laid.source
     }
 }

@@ -209,25 +209,26 @@ impl Panel {
         }
         let mut counts = [0; 16];
         sets.iter().for_each(|&set| counts[usize::from(set)] += 1);
-        // Room for those that other sets give away.
+        // Room for those that other sets give away; the first is for columns of no row, which are dropped.
         let room = |set: usize| match set {
-            0 => 0,
+            0 => counts[0],
             _ if set >> segments.len() != 0 => 0,
             _ => counts[set] + counts[set] / 2 + 4,
         };
         let mut columns: [Vec<PanelColumn>; 16] =
             std::array::from_fn(|set| Vec::with_capacity(room(set)));
-        for (place, set) in sets.iter_mut().enumerate().filter(|(_, set)| **set != 0) {
+        // Without a branch that depends on a set: they are random.
+        for (place, set) in sets.iter_mut().enumerate() {
             let set = usize::from(mem::take(set));
-            let source = std::array::from_fn(|row| match set >> row & 1 {
-                1 => {
-                    heads[row] += 1;
-                    heads[row] - 1
-                }
-                _ => ZERO,
+            let source = std::array::from_fn(|row| {
+                let has_one = (set >> row & 1) as u32;
+                let source = heads[row] | has_one.wrapping_sub(1);
+                heads[row] += has_one;
+                source
             });
             columns[set].push(PanelColumn { place: place as u16, source });
         }
+        columns[0] = Vec::new();
         Self { rows: segments.iter().map(|&(row, _)| row).collect(), columns }
     }
 
