@@ -178,12 +178,13 @@ mod tests {
     fn check<E: Pod + PartialEq>(len: usize) {
         let buffer = AlignedBuffer::<E>::zeros(len);
         assert_eq!(buffer.len(), len);
-        assert!(len == 0 || buffer.as_ptr() as usize % LINE == 0);
+        let is_aligned = |x: &AlignedBuffer<E>| (x.as_ptr() as usize).is_multiple_of(LINE);
+        assert!(len == 0 || is_aligned(&buffer));
         assert!(buffer.iter().all(|&x| x == E::zeroed()));
         let lines = len.div_ceil(AlignedBuffer::<E>::PER_LINE);
         assert!(buffer.quarters.len() * QUARTER < (lines + 1) * LINE);
         let copy = buffer.clone();
-        assert!(len == 0 || copy.as_ptr() as usize % LINE == 0);
+        assert!(len == 0 || is_aligned(&copy));
         assert_eq!(copy.len(), len);
     }
 
