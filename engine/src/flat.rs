@@ -22,6 +22,9 @@ use std::sync::Arc;
 /// Elements that are copied as one, by one thread.
 const CHUNK: usize = 1 << 16;
 
+/// No place in a row: none is as long.
+const NOWHERE: u32 = u32::MAX;
+
 /// One value for every element of a layout, or of a shard of it; zeros between the tensors.
 #[derive(Clone, Debug)]
 pub struct Flat<E: Pod = f32> {
@@ -301,9 +304,6 @@ fn carry_row<E: Copy>(there: &[u32], from: &[E], here: &[u32], to: &mut [E], at:
     }
     there.iter().for_each(|&column| at[column as usize] = NOWHERE);
 }
-
-/// No place in a row: none is as long.
-const NOWHERE: u32 = u32::MAX;
 
 impl<E: Pod> Index<ParamId> for Flat<E> {
     type Output = [E];

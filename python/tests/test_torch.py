@@ -512,12 +512,15 @@ def test_a_fork_computes():
     process.join(timeout=60)
 
 
-def threads_wanted(count):
-    """Waits until the process has so many threads: those that end are there for a little longer."""
-    deadline = time.monotonic() + 30
-    while len(os.listdir("/proc/self/task")) != count and time.monotonic() < deadline:
+def threads():
+    """How many threads the process has, once that stays so: those that end are there for a little longer."""
+    found, since = len(os.listdir("/proc/self/task")), time.monotonic()
+    while time.monotonic() - since < 0.5:
         time.sleep(0.01)
-    return len(os.listdir("/proc/self/task")) == count
+        now = len(os.listdir("/proc/self/task"))
+        if now != found:
+            found, since = now, time.monotonic()
+    return found
 
 
 def test_threads_of_pytorch_are_gone_while_a_large_layer_computes(monkeypatch):
@@ -535,13 +538,13 @@ def test_threads_of_pytorch_are_gone_while_a_large_layer_computes(monkeypatch):
         torch.set_num_threads(4)
         numbers = torch.ones(1 << 20)
         numbers.relu()
-        busy = len(os.listdir("/proc/self/task"))
+        busy = threads()
         # The layer is small: they may wait as they like.
-        assert torch.equal(layer(x), expected) and threads_wanted(busy)
+        assert torch.equal(layer(x), expected) and threads() == busy
         monkeypatch.setattr(_openmp, "WORTH_IT", 0)
-        assert torch.equal(layer(x), expected) and threads_wanted(busy - 3)
+        assert torch.equal(layer(x), expected) and threads() == busy - 3
         numbers.relu()
-        assert threads_wanted(busy)
+        assert threads() == busy
         monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")
         assert not _openmp._pauses()
     finally:
@@ -572,10 +575,13 @@ assert os.waitpid(child, 0)[1] == 0
     subprocess.run([sys.executable, "-W", "ignore", "-c", script], check=True, timeout=120)
 
 
-def test_training_steps_hold_no_memory():
+@pytest.mark.parametrize("worth_it", [_openmp.WORTH_IT, 0], ids=["small", "as if large"])
+def test_training_steps_hold_no_memory(monkeypatch, worth_it):
     resource = pytest.importorskip("resource")
+    monkeypatch.setattr(_openmp, "WORTH_IT", worth_it)
     layer, _, _ = twins(64, 64)
-    x = torch.randn(128, 64, requires_grad=True)
+    # As much as several threads of PyTorch's share among themselves.
+    x = torch.randn(1024 if worth_it == 0 else 128, 64, requires_grad=True)
 
     def steps(count):
         for _ in range(count):

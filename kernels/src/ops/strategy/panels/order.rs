@@ -47,6 +47,7 @@ impl Laid {
         Self { places, source, ..Self::default() }
     }
 
+    /// Adds a panel of that blocking.
     fn add_panel(&mut self, panel: &Panel, blocking: Blocking) {
         let panel_rows = blocking.panel_rows;
         // The non-zeros of a row that lie together.

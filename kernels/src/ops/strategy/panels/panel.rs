@@ -217,7 +217,7 @@ impl Panel {
         };
         let mut columns: [Vec<PanelColumn>; 16] =
             std::array::from_fn(|set| Vec::with_capacity(room(set)));
-        // Without a branch that depends on a set: they are random.
+        // Without a branch that depends on a set, for they are random: `ZERO` is all ones.
         for (place, set) in sets.iter_mut().enumerate() {
             let set = usize::from(mem::take(set));
             let source = std::array::from_fn(|row| {
