@@ -455,6 +455,7 @@ impl<const BY: u8> Isa for Extended<BY> {
     }
     #[inline(always)]
     fn run<K: Kernel>(self, kernel: K) -> K::Output {
+        #[inline(never)]
         #[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,avx2,fma,f16c")]
         fn compiled<K: Kernel>(isa: Avx512, kernel: K) -> K::Output {
             kernel.run(isa)
@@ -465,6 +466,7 @@ impl<const BY: u8> Isa for Extended<BY> {
     }
     #[inline(always)]
     fn run_pairs<K: Kernel>(self, kernel: K) -> K::Output {
+        #[inline(never)]
         #[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,avx512bf16,avx2,fma,f16c")]
         fn compiled<K: Kernel>(isa: Avx512Bf16, kernel: K) -> K::Output {
             kernel.run(isa)
@@ -477,6 +479,7 @@ impl<const BY: u8> Isa for Extended<BY> {
     }
     #[inline(always)]
     fn run_halves<K: Kernel>(self, kernel: K) -> K::Output {
+        #[inline(never)]
         #[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,avx512fp16,avx2,fma,f16c")]
         fn compiled<K: Kernel>(isa: Avx512Fp16, kernel: K) -> K::Output {
             kernel.run(isa)

@@ -38,9 +38,49 @@ pub(super) fn join(low: u16, high: u16) -> f32 {
     f32::from_bits(u32::from(high) << 16 | u32::from(low))
 }
 
+/// [`Isa::dot`](super::Isa::dot) of its operands.
+#[inline(always)]
+pub(super) fn dot_lines([a, b, mut c]: [[f32; LANES]; 3]) -> [f32; LANES] {
+    for (c, (a, b)) in c.iter_mut().zip(a.into_iter().zip(b)) {
+        *c = dot(a, b, *c);
+    }
+    c
+}
+
+/// [`Isa::fma_halves`](super::Isa::fma_halves) of its operands.
+#[inline(always)]
+pub(super) fn fma_lines(operands: [[f32; LANES]; 3]) -> [f32; LANES] {
+    let [a, b, mut c] = operands.map(words);
+    for (c, (a, b)) in c.iter_mut().zip(a.into_iter().zip(b)) {
+        *c = fma(a, b, *c);
+    }
+    of_words(c)
+}
+
+/// [`Isa::sum_halves`](super::Isa::sum_halves) of its operands.
+#[inline(always)]
+pub(super) fn sum_lines(operands: [[f32; LANES]; 4]) -> [f32; LANES] {
+    let all = operands.map(words);
+    let mut sums = [0.0; LANES];
+    for (lane, sum) in sums.iter_mut().enumerate() {
+        let words = &all[lane % 4];
+        let first = lane / 8 * 8 + lane % 8 / 4;
+        *sum = sum_of_four(words, first) + sum_of_four(words, LANES + first);
+    }
+    sums
+}
+
+/// The sum of every other of eight words, in f16.
+#[inline(always)]
+fn sum_of_four(words: &[u16; 2 * LANES], first: usize) -> f32 {
+    let low = add(words[first], words[first + 4]);
+    let high = add(words[first + 2], words[first + 6]);
+    f16::from_bits(add(low, high)).to_f32_const()
+}
+
 /// One lane of [`Isa::dot`](super::Isa::dot).
 #[inline(always)]
-pub(super) fn dot(a: f32, b: f32, c: f32) -> f32 {
+fn dot(a: f32, b: f32, c: f32) -> f32 {
     let upper = |x: f32| flush(f32::from_bits(x.to_bits() & 0xffff_0000));
     let lower = |x: f32| flush(f32::from_bits(x.to_bits() << 16));
     let odd = flush(upper(a).mul_add(upper(b), flush(c)));

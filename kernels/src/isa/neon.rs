@@ -147,6 +147,7 @@ impl Isa for Neon {
     }
     #[inline(always)]
     fn run<K: Kernel>(self, kernel: K) -> K::Output {
+        #[inline(never)]
         #[target_feature(enable = "neon")]
         fn compiled<K: Kernel>(isa: Neon, kernel: K) -> K::Output {
             kernel.run(isa)

@@ -22,6 +22,24 @@ fn zip(a: Array, b: Array, f: impl Fn(f32, f32) -> f32) -> Array {
     std::array::from_fn(|i| f(a[i], b[i]))
 }
 
+// What the loops of products are made of are functions of their own: where there is no fused instruction, each lane of
+// `fma` calls a function anyway, and copies for sixteen lanes in every loop would take minutes to compile.
+
+#[inline(never)]
+fn fma(a: &Array, b: &Array, c: &Array) -> Array {
+    std::array::from_fn(|i| a[i].mul_add(b[i], c[i]))
+}
+
+#[inline(never)]
+fn add(a: &Array, b: &Array) -> Array {
+    zip(*a, *b, |a, b| a + b)
+}
+
+#[inline(never)]
+fn mul(a: &Array, b: &Array) -> Array {
+    zip(*a, *b, |a, b| a * b)
+}
+
 impl Isa for Scalar {
     type V = Array;
     const REGISTERS: usize = 8;
@@ -42,11 +60,11 @@ impl Isa for Scalar {
     }
     #[inline(always)]
     fn fma(self, a: Array, b: Array, c: Array) -> Array {
-        std::array::from_fn(|i| a[i].mul_add(b[i], c[i]))
+        fma(&a, &b, &c)
     }
     #[inline(always)]
     fn add(self, a: Array, b: Array) -> Array {
-        zip(a, b, |a, b| a + b)
+        add(&a, &b)
     }
     #[inline(always)]
     fn sub(self, a: Array, b: Array) -> Array {
@@ -54,7 +72,7 @@ impl Isa for Scalar {
     }
     #[inline(always)]
     fn mul(self, a: Array, b: Array) -> Array {
-        zip(a, b, |a, b| a * b)
+        mul(&a, &b)
     }
     #[inline(always)]
     fn div(self, a: Array, b: Array) -> Array {
@@ -90,6 +108,10 @@ impl Isa for Scalar {
     }
     #[inline(always)]
     fn run<K: Kernel>(self, kernel: K) -> K::Output {
-        kernel.run(self)
+        #[inline(never)]
+        fn compiled<K: Kernel>(isa: Scalar, kernel: K) -> K::Output {
+            kernel.run(isa)
+        }
+        compiled(self, kernel)
     }
 }

@@ -194,36 +194,25 @@ pub trait Isa: Copy + Send + Sync + 'static {
     /// operands and results are zeros, and every sum is rounded to the nearest, ties to even.
     #[inline(always)]
     fn dot(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V {
-        let (a, b, mut c) = (self.to_array(a), self.to_array(b), self.to_array(c));
-        for (c, (a, b)) in c.iter_mut().zip(a.into_iter().zip(b)) {
-            *c = half_words::dot(a, b, *c);
-        }
-        self.load_line(&c)
+        let operands = [a, b, c].map(|v| self.to_array(v));
+        self.load_line(&self.run(Dot(operands)))
     }
     /// `a · b + c` of 32 f16 in the place of sixteen lanes, each rounded once, to the nearest, ties to even.
     #[inline(always)]
     fn fma_halves(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V {
-        let [a, b, mut c] = [a, b, c].map(|v| half_words::words(self.to_array(v)));
-        for (c, (a, b)) in c.iter_mut().zip(a.into_iter().zip(b)) {
-            *c = half_words::fma(a, b, *c);
-        }
-        self.load_line(&half_words::of_words(c))
+        let operands = [a, b, c].map(|v| self.to_array(v));
+        self.load_line(&self.run(FmaHalves(operands)))
     }
     /// Of four vectors of 32 f16: lane `l` of the result is the sum of a quarter of the numbers of `vs[l % 4]`, which
     /// [`Isa::sum_over_quarters`] completes. In every quarter of a vector, number `i + 4` is added to number `i`, then
     /// the third to the first and the fourth to the second, in f16; the other additions are of `f32`.
     #[inline(always)]
     fn sum_halves(self, vs: [Self::V; 4]) -> Self::V {
-        let words = vs.map(|v| half_words::words(self.to_array(v)));
-        let part = |lane: usize, half: usize| {
-            let (words, add) = (&words[lane % 4], half_words::add);
-            let first = 16 * half + lane / 8 * 8 + lane % 8 / 4;
-            let sum = |at: usize| add(words[at], words[at + 4]);
-            half::f16::from_bits(add(sum(first), sum(first + 2))).to_f32_const()
-        };
-        self.load_line(&std::array::from_fn(|lane| part(lane, 0) + part(lane, 1)))
+        let operands = vs.map(|v| self.to_array(v));
+        self.load_line(&self.run(SumHalves(operands)))
     }
-    /// Runs `kernel` compiled for this instruction set.
+    /// Runs `kernel` compiled for this instruction set, as a function of its own. A kernel may so run parts of it in
+    /// their turn: what a function is too long for takes minutes to compile.
     fn run<K: Kernel>(self, kernel: K) -> K::Output;
     /// Runs a kernel that calls [`Isa::dot`] compiled for this instruction set.
     #[inline(always)]
@@ -247,4 +236,26 @@ pub trait Kernel {
     type Output;
     /// The code.
     fn run<I: Isa>(self, isa: I) -> Self::Output;
+}
+
+/// Instructions imitated, each as a function of its own: copies in every loop would take minutes to compile.
+macro_rules! imitations {
+    ($($name:ident of $operands:literal by $function:path;)+) => {$(
+        struct $name([[f32; LANES]; $operands]);
+
+        impl Kernel for $name {
+            type Output = [f32; LANES];
+
+            #[inline(always)]
+            fn run<I: Isa>(self, _: I) -> [f32; LANES] {
+                $function(self.0)
+            }
+        }
+    )+};
+}
+
+imitations! {
+    Dot of 3 by half_words::dot_lines;
+    FmaHalves of 3 by half_words::fma_lines;
+    SumHalves of 4 by half_words::sum_lines;
 }

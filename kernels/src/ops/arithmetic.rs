@@ -67,6 +67,9 @@ pub trait Arithmetic {
     #[track_caller]
     fn run<K: Kernel>(isa: IsaKind, kernel: K) -> K::Output;
 
+    /// The same for a part of such a kernel, which is compiled as a function of its own.
+    fn run_on<I: Isa, K: Kernel>(isa: I, kernel: K) -> K::Output;
+
     /// `a · b + c`.
     fn multiply_add<I: Isa>(isa: I, a: I::V, b: I::V, c: I::V) -> I::V;
 
@@ -95,6 +98,11 @@ impl Arithmetic for Numbers {
     }
 
     #[inline(always)]
+    fn run_on<I: Isa, K: Kernel>(isa: I, kernel: K) -> K::Output {
+        isa.run(kernel)
+    }
+
+    #[inline(always)]
     fn multiply_add<I: Isa>(isa: I, a: I::V, b: I::V, c: I::V) -> I::V {
         isa.fma(a, b, c)
     }
@@ -117,6 +125,11 @@ impl Arithmetic for Pairs {
     }
 
     #[inline(always)]
+    fn run_on<I: Isa, K: Kernel>(isa: I, kernel: K) -> K::Output {
+        isa.run_pairs(kernel)
+    }
+
+    #[inline(always)]
     fn multiply_add<I: Isa>(isa: I, a: I::V, b: I::V, c: I::V) -> I::V {
         isa.dot(a, b, c)
     }
@@ -129,6 +142,11 @@ impl Arithmetic for Halves {
     const WORDS: Words = Words::Halves;
 
     fn run<K: Kernel>(isa: IsaKind, kernel: K) -> K::Output {
+        isa.run_halves(kernel)
+    }
+
+    #[inline(always)]
+    fn run_on<I: Isa, K: Kernel>(isa: I, kernel: K) -> K::Output {
         isa.run_halves(kernel)
     }
 

@@ -2,12 +2,13 @@
 
 use super::left::Left;
 use super::micro::{Micro, PACKED, PANEL, ROWS, TILED};
-use crate::isa::{Isa, IsaKind};
+use crate::isa::{Isa, IsaKind, Kernel};
 use crate::ops::arithmetic::{self, Arithmetic, Multiplication, Words};
 use crate::ops::extent::{size, tiles};
 use crate::ops::gather::{gather_pairs_of_lines, gather_tiles};
 use crate::parallel::{SharedMut, for_each_block};
 use crate::{LANES, Scratch};
+use std::marker::PhantomData;
 use std::ops::Range;
 
 /// Columns of A per block: a B panel of four tiles is then 32 KB and stays in a 48 KB L1.
@@ -157,12 +158,12 @@ impl Multiplication for Task<'_> {
                 let left = self.lines.end - line;
                 line += if const { I::REGISTERS >= 32 && W::WORDS.is_native::<I>() } {
                     match left {
-                        4.. => self.group::<I, W, 4>(isa, ks.clone(), line, &mut lines),
-                        2..4 => self.group::<I, W, 2>(isa, ks.clone(), line, &mut lines),
-                        _ => self.group::<I, W, 1>(isa, ks.clone(), line, &mut lines),
+                        4.. => self.apart::<I, W, 4>(isa, ks.clone(), line, &mut lines),
+                        2..4 => self.apart::<I, W, 2>(isa, ks.clone(), line, &mut lines),
+                        _ => self.apart::<I, W, 1>(isa, ks.clone(), line, &mut lines),
                     }
                 } else {
-                    self.group::<I, W, 1>(isa, ks.clone(), line, &mut lines)
+                    self.apart::<I, W, 1>(isa, ks.clone(), line, &mut lines)
                 };
             }
         }
@@ -170,6 +171,18 @@ impl Multiplication for Task<'_> {
 }
 
 impl Task<'_> {
+    /// [`Task::group`] as a function of its own.
+    #[inline(always)]
+    fn apart<I: Isa, W: Arithmetic, const V: usize>(
+        &self,
+        isa: I,
+        ks: Range<usize>,
+        line: usize,
+        lines: &mut [f32],
+    ) -> usize {
+        W::run_on(isa, Group::<W, V> { task: self, ks, line, lines, words: PhantomData })
+    }
+
     /// The K block `ks` of `V` lines from `line`, all rows of this task; returns V.
     #[inline(always)]
     fn group<I: Isa, W: Arithmetic, const V: usize>(
@@ -236,5 +249,23 @@ impl Task<'_> {
             }
         }
         V
+    }
+}
+
+/// [`Task::group`] of so many lines: a kernel inside the kernel, so that each size is compiled for itself.
+struct Group<'a, W, const V: usize> {
+    task: &'a Task<'a>,
+    ks: Range<usize>,
+    line: usize,
+    lines: &'a mut [f32],
+    words: PhantomData<W>,
+}
+
+impl<W: Arithmetic, const V: usize> Kernel for Group<'_, W, V> {
+    type Output = usize;
+
+    #[inline(always)]
+    fn run<I: Isa>(self, isa: I) -> usize {
+        self.task.group::<I, W, V>(isa, self.ks, self.line, self.lines)
     }
 }

@@ -92,6 +92,7 @@ struct BlockStart {
 
 /// The part of a plan for one row block and K block.
 pub(super) struct Block<'a> {
+    range: Range<usize>,
     columns: Range<usize>,
     pub(super) rows: &'a [u32],
     pub(super) counts: &'a [u16],
@@ -102,6 +103,12 @@ pub(super) struct Block<'a> {
 }
 
 impl Block<'_> {
+    /// The matrix rows of the row block.
+    #[inline(always)]
+    pub(super) fn range(&self) -> Range<usize> {
+        self.range.clone()
+    }
+
     /// The matrix columns of the K block.
     #[inline(always)]
     pub(super) fn columns(&self) -> Range<usize> {
@@ -236,8 +243,10 @@ impl PanelPlan {
         let (from, to) = (self.starts[at], self.starts[at + 1]);
         let r = self.blocking.panel_rows;
         let row_sets = self.blocking.shared().len() + 1;
+        let first_row = row_block * self.blocking.row_block;
         let first = k_block * self.blocking.k_block;
         Block {
+            range: first_row..(first_row + self.blocking.row_block).min(self.rows),
             columns: first..(first + self.blocking.k_block).min(self.columns),
             rows: &self.laid.panel_rows[from.panel * r..to.panel * r],
             counts: &self.laid.counts[from.panel * row_sets..to.panel * row_sets],

@@ -16,13 +16,14 @@
 
 use super::blocking::{Blocking, GROUP, round};
 use super::order::{NO_ROW, PanelPlan};
-use crate::isa::{Isa, IsaKind};
+use crate::isa::{Isa, IsaKind, Kernel};
 use crate::ops::Initial;
 use crate::ops::arithmetic::{self, Arithmetic, Multiplication, Numbers, Words};
 use crate::ops::extent::{check_lines, tiles};
 use crate::ops::gather::{gather_lines, gather_tiles};
 use crate::parallel::{SharedMut, for_each_block};
 use crate::{LANES, Lines, Scratch};
+use std::marker::PhantomData;
 use std::ops::Range;
 
 /// Tiles per parallel task, unless that makes too few tasks for the threads: 256 tokens.
@@ -125,23 +126,23 @@ impl Task<'_> {
     ) -> usize {
         let Blocking { panel_rows, vectors, unroll, .. } = self.plan.blocking();
         match (panel_rows, vectors.min(left), unroll) {
-            (1, 8.., _) => self.group::<I, Numbers, 1, 8, 1>(isa, k_block, tile, lines),
-            (2, 8.., _) => self.group::<I, Numbers, 2, 8, 1>(isa, k_block, tile, lines),
-            (1, 4.., 2) => self.group::<I, Numbers, 1, 4, 2>(isa, k_block, tile, lines),
-            (1, 2..4, 2) => self.group::<I, Numbers, 1, 2, 2>(isa, k_block, tile, lines),
-            (1, _, 2) => self.group::<I, Numbers, 1, 1, 2>(isa, k_block, tile, lines),
-            (1, 4.., _) => self.group::<I, Numbers, 1, 4, 1>(isa, k_block, tile, lines),
-            (1, 2..4, _) => self.group::<I, Numbers, 1, 2, 1>(isa, k_block, tile, lines),
-            (1, _, _) => self.group::<I, Numbers, 1, 1, 1>(isa, k_block, tile, lines),
-            (2, 2..4, 2) => self.group::<I, Numbers, 2, 2, 2>(isa, k_block, tile, lines),
-            (2, ..2, 2) => self.group::<I, Numbers, 2, 1, 2>(isa, k_block, tile, lines),
-            (2, 4.., _) => self.group::<I, Numbers, 2, 4, 1>(isa, k_block, tile, lines),
-            (2, 2..4, _) => self.group::<I, Numbers, 2, 2, 1>(isa, k_block, tile, lines),
-            (2, _, _) => self.group::<I, Numbers, 2, 1, 1>(isa, k_block, tile, lines),
-            (_, ..2, 2) => self.group::<I, Numbers, 4, 1, 2>(isa, k_block, tile, lines),
-            (_, 4.., _) => self.group::<I, Numbers, 4, 4, 1>(isa, k_block, tile, lines),
-            (_, 2..4, _) => self.group::<I, Numbers, 4, 2, 1>(isa, k_block, tile, lines),
-            (_, _, _) => self.group::<I, Numbers, 4, 1, 1>(isa, k_block, tile, lines),
+            (1, 8.., _) => self.apart::<I, Numbers, 1, 8, 1>(isa, k_block, tile, lines),
+            (2, 8.., _) => self.apart::<I, Numbers, 2, 8, 1>(isa, k_block, tile, lines),
+            (1, 4.., 2) => self.apart::<I, Numbers, 1, 4, 2>(isa, k_block, tile, lines),
+            (1, 2..4, 2) => self.apart::<I, Numbers, 1, 2, 2>(isa, k_block, tile, lines),
+            (1, _, 2) => self.apart::<I, Numbers, 1, 1, 2>(isa, k_block, tile, lines),
+            (1, 4.., _) => self.apart::<I, Numbers, 1, 4, 1>(isa, k_block, tile, lines),
+            (1, 2..4, _) => self.apart::<I, Numbers, 1, 2, 1>(isa, k_block, tile, lines),
+            (1, _, _) => self.apart::<I, Numbers, 1, 1, 1>(isa, k_block, tile, lines),
+            (2, 2..4, 2) => self.apart::<I, Numbers, 2, 2, 2>(isa, k_block, tile, lines),
+            (2, ..2, 2) => self.apart::<I, Numbers, 2, 1, 2>(isa, k_block, tile, lines),
+            (2, 4.., _) => self.apart::<I, Numbers, 2, 4, 1>(isa, k_block, tile, lines),
+            (2, 2..4, _) => self.apart::<I, Numbers, 2, 2, 1>(isa, k_block, tile, lines),
+            (2, _, _) => self.apart::<I, Numbers, 2, 1, 1>(isa, k_block, tile, lines),
+            (_, ..2, 2) => self.apart::<I, Numbers, 4, 1, 2>(isa, k_block, tile, lines),
+            (_, 4.., _) => self.apart::<I, Numbers, 4, 4, 1>(isa, k_block, tile, lines),
+            (_, 2..4, _) => self.apart::<I, Numbers, 4, 2, 1>(isa, k_block, tile, lines),
+            (_, _, _) => self.apart::<I, Numbers, 4, 1, 1>(isa, k_block, tile, lines),
         }
     }
 
@@ -158,27 +159,39 @@ impl Task<'_> {
         let Blocking { panel_rows, vectors, .. } = self.plan.blocking();
         if const { !W::WORDS.is_native::<I>() } {
             return match (panel_rows, vectors.min(left)) {
-                (1, 2..) => self.group::<I, W, 1, 2, 1>(isa, k_block, tile, lines),
-                (1, _) => self.group::<I, W, 1, 1, 1>(isa, k_block, tile, lines),
-                (2, 2..) => self.group::<I, W, 2, 2, 1>(isa, k_block, tile, lines),
-                (2, _) => self.group::<I, W, 2, 1, 1>(isa, k_block, tile, lines),
-                (_, 2..) => self.group::<I, W, 4, 2, 1>(isa, k_block, tile, lines),
-                (_, _) => self.group::<I, W, 4, 1, 1>(isa, k_block, tile, lines),
+                (1, 2..) => self.apart::<I, W, 1, 2, 1>(isa, k_block, tile, lines),
+                (1, _) => self.apart::<I, W, 1, 1, 1>(isa, k_block, tile, lines),
+                (2, 2..) => self.apart::<I, W, 2, 2, 1>(isa, k_block, tile, lines),
+                (2, _) => self.apart::<I, W, 2, 1, 1>(isa, k_block, tile, lines),
+                (_, 2..) => self.apart::<I, W, 4, 2, 1>(isa, k_block, tile, lines),
+                (_, _) => self.apart::<I, W, 4, 1, 1>(isa, k_block, tile, lines),
             };
         }
         match (panel_rows, vectors.min(left)) {
-            (1, 8..) => self.group::<I, W, 1, 8, 1>(isa, k_block, tile, lines),
-            (2, 8..) => self.group::<I, W, 2, 8, 1>(isa, k_block, tile, lines),
-            (1, 4..) => self.group::<I, W, 1, 4, 1>(isa, k_block, tile, lines),
-            (1, 2..4) => self.group::<I, W, 1, 2, 1>(isa, k_block, tile, lines),
-            (1, _) => self.group::<I, W, 1, 1, 1>(isa, k_block, tile, lines),
-            (2, 4..) => self.group::<I, W, 2, 4, 1>(isa, k_block, tile, lines),
-            (2, 2..4) => self.group::<I, W, 2, 2, 1>(isa, k_block, tile, lines),
-            (2, _) => self.group::<I, W, 2, 1, 1>(isa, k_block, tile, lines),
-            (_, 4..) => self.group::<I, W, 4, 4, 1>(isa, k_block, tile, lines),
-            (_, 2..4) => self.group::<I, W, 4, 2, 1>(isa, k_block, tile, lines),
-            (_, _) => self.group::<I, W, 4, 1, 1>(isa, k_block, tile, lines),
+            (1, 8..) => self.apart::<I, W, 1, 8, 1>(isa, k_block, tile, lines),
+            (2, 8..) => self.apart::<I, W, 2, 8, 1>(isa, k_block, tile, lines),
+            (1, 4..) => self.apart::<I, W, 1, 4, 1>(isa, k_block, tile, lines),
+            (1, 2..4) => self.apart::<I, W, 1, 2, 1>(isa, k_block, tile, lines),
+            (1, _) => self.apart::<I, W, 1, 1, 1>(isa, k_block, tile, lines),
+            (2, 4..) => self.apart::<I, W, 2, 4, 1>(isa, k_block, tile, lines),
+            (2, 2..4) => self.apart::<I, W, 2, 2, 1>(isa, k_block, tile, lines),
+            (2, _) => self.apart::<I, W, 2, 1, 1>(isa, k_block, tile, lines),
+            (_, 4..) => self.apart::<I, W, 4, 4, 1>(isa, k_block, tile, lines),
+            (_, 2..4) => self.apart::<I, W, 4, 2, 1>(isa, k_block, tile, lines),
+            (_, _) => self.apart::<I, W, 4, 1, 1>(isa, k_block, tile, lines),
         }
+    }
+
+    /// [`Task::group`] as a function of its own.
+    #[inline(always)]
+    fn apart<I: Isa, W: Arithmetic, const R: usize, const V: usize, const U: usize>(
+        &self,
+        isa: I,
+        k_block: usize,
+        tile: usize,
+        lines: &mut [f32],
+    ) -> usize {
+        W::run_on(isa, Group::<W, R, V, U> { task: self, k_block, tile, lines, words: PhantomData })
     }
 
     /// All panels of this row block and K block on `V` tiles from `tile`, or lines of halves; returns V.
@@ -300,6 +313,26 @@ impl Task<'_> {
             4 => gather_tiles::<I, 2>(isa, x, features, tile / 2, columns, lines),
             _ => gather_tiles::<I, 1>(isa, x, features, tile / 2, columns, lines),
         }
+    }
+}
+
+/// [`Task::group`] of some sizes: a kernel inside the kernel, so that each size is compiled for itself.
+struct Group<'a, W, const R: usize, const V: usize, const U: usize> {
+    task: &'a Task<'a>,
+    k_block: usize,
+    tile: usize,
+    lines: &'a mut [f32],
+    words: PhantomData<W>,
+}
+
+impl<W: Arithmetic, const R: usize, const V: usize, const U: usize> Kernel
+    for Group<'_, W, R, V, U>
+{
+    type Output = usize;
+
+    #[inline(always)]
+    fn run<I: Isa>(self, isa: I) -> usize {
+        self.task.group::<I, W, R, V, U>(isa, self.k_block, self.tile, self.lines)
     }
 }
 
