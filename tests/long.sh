@@ -42,6 +42,8 @@ run mediswift data prepare pubmed --out abstracts --vocab-size 2048
 run mediswift study docs/results/losses.toml docs/results/speedup.toml docs/results/equal-weights.toml \
     docs/results/moving-masks.toml docs/results/families.toml --data abstracts --out results
 run mediswift study docs/results/savings.toml --data abstracts --out savings
+# Fails unless the tasks' files lie in the folder's hoc and pubmedqa (docs/fine-tuning.md).
+run mediswift study docs/results/fine-tuning.toml --data abstracts --data hoc=hoc --data pubmedqa=pubmedqa --out tuned
 
 run mediswift bench layer --plot speedup.svg
 run mediswift bench layer --full --plot full.svg
