@@ -158,12 +158,12 @@ impl Multiplication for Task<'_> {
                 let left = self.lines.end - line;
                 line += if const { I::REGISTERS >= 32 && W::WORDS.is_native::<I>() } {
                     match left {
-                        4.. => self.apart::<I, W, 4>(isa, ks.clone(), line, &mut lines),
-                        2..4 => self.apart::<I, W, 2>(isa, ks.clone(), line, &mut lines),
-                        _ => self.apart::<I, W, 1>(isa, ks.clone(), line, &mut lines),
+                        4.. => self.group::<I, W, 4>(isa, ks.clone(), line, &mut lines),
+                        2..4 => self.group::<I, W, 2>(isa, ks.clone(), line, &mut lines),
+                        _ => self.group::<I, W, 1>(isa, ks.clone(), line, &mut lines),
                     }
                 } else {
-                    self.apart::<I, W, 1>(isa, ks.clone(), line, &mut lines)
+                    self.group::<I, W, 1>(isa, ks.clone(), line, &mut lines)
                 };
             }
         }
@@ -171,18 +171,6 @@ impl Multiplication for Task<'_> {
 }
 
 impl Task<'_> {
-    /// [`Task::group`] as a function of its own.
-    #[inline(always)]
-    fn apart<I: Isa, W: Arithmetic, const V: usize>(
-        &self,
-        isa: I,
-        ks: Range<usize>,
-        line: usize,
-        lines: &mut [f32],
-    ) -> usize {
-        W::run_on(isa, Group::<W, V> { task: self, ks, line, lines, words: PhantomData })
-    }
-
     /// The K block `ks` of `V` lines from `line`, all rows of this task; returns V.
     #[inline(always)]
     fn group<I: Isa, W: Arithmetic, const V: usize>(
@@ -192,38 +180,57 @@ impl Task<'_> {
         line: usize,
         lines: &mut [f32],
     ) -> usize {
-        let b = match self.b {
+        W::run_on(isa, Group::<W, V> { task: self, ks, line, lines, words: PhantomData })
+    }
+}
+
+/// [`Task::group`]: a kernel inside the kernel, so that each size is compiled for itself.
+struct Group<'a, W, const V: usize> {
+    task: &'a Task<'a>,
+    ks: Range<usize>,
+    line: usize,
+    lines: &'a mut [f32],
+    words: PhantomData<W>,
+}
+
+impl<W: Arithmetic, const V: usize> Kernel for Group<'_, W, V> {
+    type Output = usize;
+
+    #[inline(always)]
+    fn run<I: Isa>(self, isa: I) -> usize {
+        let Self { task, ks, line, lines, .. } = self;
+        let b = match task.b {
             Right::Numbers(b) | Right::Words(b) | Right::Halves(b) => {
-                gather_tiles::<I, V>(isa, b, self.k, line, ks.clone(), lines)
+                gather_tiles::<I, V>(isa, b, task.k, line, ks.clone(), lines)
             }
             Right::Features(b, features) => {
                 gather_pairs_of_lines::<I, V>(isa, b, features, line, ks.clone(), lines)
             }
         };
-        let Place { c, row_stride, tile_stride, tiles } = self.c;
+        let Place { c, row_stride, tile_stride, tiles } = task.c;
         let tile = line * W::WORDS.tiles();
-        for row in self.rows.clone().step_by(PANEL) {
-            let rows = PANEL.min(self.rows.end - row);
+        for row in task.rows.clone().step_by(PANEL) {
+            let rows = PANEL.min(task.rows.end - row);
             let common = Micro {
                 rows,
                 k: ks.len(),
                 b: b.as_ptr(),
                 b_line: V * LANES,
                 b_tile: LANES,
-                // SAFETY: in bounds by the check in `run`, and of this task alone.
+                // SAFETY: in bounds by the checks of `product::run`, and of this task alone.
                 c: unsafe { c.get(row * row_stride + tile * tile_stride) },
                 c_row: row_stride,
                 c_tile: tile_stride,
                 c_tiles: tiles - tile,
-                accumulate: self.accumulate || ks.start > 0,
+                accumulate: task.accumulate || ks.start > 0,
                 a: std::ptr::null(),
                 a_row: 0,
                 a_col: 0,
                 a_block_stride: 0,
             };
-            match self.a {
+            match task.a {
                 Source::Packed { values, .. } => {
-                    let at = ks.start * self.m + row * ks.len();
+                    let at = ks.start * task.m + row * ks.len();
                     let a = values[at..at + rows * ks.len()].as_ptr();
                     let product = Micro { a, a_row: 1, a_col: rows, ..common };
                     // SAFETY: A is one packed panel, B the gathered lines, both inside their
@@ -249,23 +256,5 @@ impl Task<'_> {
             }
         }
         V
-    }
-}
-
-/// [`Task::group`] of so many lines: a kernel inside the kernel, so that each size is compiled for itself.
-struct Group<'a, W, const V: usize> {
-    task: &'a Task<'a>,
-    ks: Range<usize>,
-    line: usize,
-    lines: &'a mut [f32],
-    words: PhantomData<W>,
-}
-
-impl<W: Arithmetic, const V: usize> Kernel for Group<'_, W, V> {
-    type Output = usize;
-
-    #[inline(always)]
-    fn run<I: Isa>(self, isa: I) -> usize {
-        self.task.group::<I, W, V>(isa, self.ks, self.line, self.lines)
     }
 }

@@ -12,6 +12,8 @@
 //! [`Isa::fma_halves`] each for itself: the same loops on words, with half as many lines. Sums of halves are of f16 over V
 //! lines and two additions more ([`Isa::sum_halves`]). In plans of numbers, lines are widened to tiles.
 //!
+//! Lines of X are copied side by side, and with few registers those of dY as well ([`Task::copies`]).
+//!
 //! Loop nest, outside in: row blocks × K blocks (parallel) · groups of V tiles · panels · row sets ·
 //! columns.
 
@@ -92,17 +94,17 @@ impl Multiplication for Task<'_> {
         while tile < self.tiles {
             let room = &mut room;
             tile += match (panel_rows, vectors.min(self.tiles - tile)) {
-                (1, 8..) => self.apart::<I, W, 1, 8>(isa, tile, room),
-                (1, 4..8) => self.apart::<I, W, 1, 4>(isa, tile, room),
-                (1, 2..4) => self.apart::<I, W, 1, 2>(isa, tile, room),
-                (1, _) => self.apart::<I, W, 1, 1>(isa, tile, room),
-                (2, 8..) => self.apart::<I, W, 2, 8>(isa, tile, room),
-                (2, 4..8) => self.apart::<I, W, 2, 4>(isa, tile, room),
-                (2, 2..4) => self.apart::<I, W, 2, 2>(isa, tile, room),
-                (2, _) => self.apart::<I, W, 2, 1>(isa, tile, room),
-                (_, 4..) => self.apart::<I, W, 4, 4>(isa, tile, room),
-                (_, 2..4) => self.apart::<I, W, 4, 2>(isa, tile, room),
-                (_, _) => self.apart::<I, W, 4, 1>(isa, tile, room),
+                (1, 8..) => self.strip::<I, W, 1, 8>(isa, tile, room),
+                (1, 4..8) => self.strip::<I, W, 1, 4>(isa, tile, room),
+                (1, 2..4) => self.strip::<I, W, 1, 2>(isa, tile, room),
+                (1, _) => self.strip::<I, W, 1, 1>(isa, tile, room),
+                (2, 8..) => self.strip::<I, W, 2, 8>(isa, tile, room),
+                (2, 4..8) => self.strip::<I, W, 2, 4>(isa, tile, room),
+                (2, 2..4) => self.strip::<I, W, 2, 2>(isa, tile, room),
+                (2, _) => self.strip::<I, W, 2, 1>(isa, tile, room),
+                (_, 4..) => self.strip::<I, W, 4, 4>(isa, tile, room),
+                (_, 2..4) => self.strip::<I, W, 4, 2>(isa, tile, room),
+                (_, _) => self.strip::<I, W, 4, 1>(isa, tile, room),
             };
         }
         let mut from = room.partial.as_ptr();
@@ -133,17 +135,6 @@ impl Task<'_> {
         I::REGISTERS < 32 || tiles_per_line(self.dy) > 1
     }
 
-    /// [`Task::strip`] as a function of its own.
-    #[inline(always)]
-    fn apart<I: Isa, W: Arithmetic, const R: usize, const V: usize>(
-        &self,
-        isa: I,
-        tile: usize,
-        room: &mut Room,
-    ) -> usize {
-        W::run_on(isa, Strip::<W, R, V> { task: self, tile, room, words: PhantomData })
-    }
-
     /// Adds the products over `V` tiles from `tile`; returns V.
     #[inline(always)]
     fn strip<I: Isa, W: Arithmetic, const R: usize, const V: usize>(
@@ -152,19 +143,37 @@ impl Task<'_> {
         tile: usize,
         room: &mut Room,
     ) -> usize {
-        let (plan, block) = (self.plan, &self.block);
+        W::run_on(isa, Strip::<W, R, V> { task: self, tile, room, words: PhantomData })
+    }
+}
+
+/// [`Task::strip`]: a kernel inside the kernel, so that each size is compiled for itself.
+struct Strip<'a, W, const R: usize, const V: usize> {
+    task: &'a Task<'a>,
+    tile: usize,
+    room: &'a mut Room,
+    words: PhantomData<W>,
+}
+
+impl<W: Arithmetic, const R: usize, const V: usize> Kernel for Strip<'_, W, R, V> {
+    type Output = usize;
+
+    #[inline(always)]
+    fn run<I: Isa>(self, isa: I) -> usize {
+        let Self { task, tile, room, .. } = self;
+        let (plan, block) = (task.plan, &task.block);
         let features = plan.rows();
-        let (dy, first_row, row_stride, tile_stride) = if self.copies::<I>() {
+        let (dy, first_row, row_stride, tile_stride) = if task.copies::<I>() {
             let rows = block.range();
             let near =
-                gather_lines::<I, V>(isa, self.dy, features, tile, rows.clone(), &mut room.dy);
+                gather_lines::<I, V>(isa, task.dy, features, tile, rows.clone(), &mut room.dy);
             (near.as_ptr(), rows.start, V * LANES, LANES)
         } else {
             let of_tiles = tile * features * LANES..(tile + V) * features * LANES;
-            (self.dy.words()[of_tiles].as_ptr(), 0, LANES, features * LANES)
+            (task.dy.words()[of_tiles].as_ptr(), 0, LANES, features * LANES)
         };
         let x =
-            gather_lines::<I, V>(isa, self.x, plan.columns(), tile, block.columns(), &mut room.x);
+            gather_lines::<I, V>(isa, task.x, plan.columns(), tile, block.columns(), &mut room.x);
         let mut walk =
             Walk { x: x.as_ptr(), columns: block.places.as_ptr(), to: room.partial.as_mut_ptr() };
         let row_sets = block.row_sets();
@@ -214,23 +223,6 @@ impl Task<'_> {
             }
         }
         V
-    }
-}
-
-/// [`Task::strip`] of some sizes: a kernel inside the kernel, so that each size is compiled for itself.
-struct Strip<'a, W, const R: usize, const V: usize> {
-    task: &'a Task<'a>,
-    tile: usize,
-    room: &'a mut Room,
-    words: PhantomData<W>,
-}
-
-impl<W: Arithmetic, const R: usize, const V: usize> Kernel for Strip<'_, W, R, V> {
-    type Output = usize;
-
-    #[inline(always)]
-    fn run<I: Isa>(self, isa: I) -> usize {
-        self.task.strip::<I, W, R, V>(isa, self.tile, self.room)
     }
 }
 

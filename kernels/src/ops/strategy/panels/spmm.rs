@@ -126,23 +126,23 @@ impl Task<'_> {
     ) -> usize {
         let Blocking { panel_rows, vectors, unroll, .. } = self.plan.blocking();
         match (panel_rows, vectors.min(left), unroll) {
-            (1, 8.., _) => self.apart::<I, Numbers, 1, 8, 1>(isa, k_block, tile, lines),
-            (2, 8.., _) => self.apart::<I, Numbers, 2, 8, 1>(isa, k_block, tile, lines),
-            (1, 4.., 2) => self.apart::<I, Numbers, 1, 4, 2>(isa, k_block, tile, lines),
-            (1, 2..4, 2) => self.apart::<I, Numbers, 1, 2, 2>(isa, k_block, tile, lines),
-            (1, _, 2) => self.apart::<I, Numbers, 1, 1, 2>(isa, k_block, tile, lines),
-            (1, 4.., _) => self.apart::<I, Numbers, 1, 4, 1>(isa, k_block, tile, lines),
-            (1, 2..4, _) => self.apart::<I, Numbers, 1, 2, 1>(isa, k_block, tile, lines),
-            (1, _, _) => self.apart::<I, Numbers, 1, 1, 1>(isa, k_block, tile, lines),
-            (2, 2..4, 2) => self.apart::<I, Numbers, 2, 2, 2>(isa, k_block, tile, lines),
-            (2, ..2, 2) => self.apart::<I, Numbers, 2, 1, 2>(isa, k_block, tile, lines),
-            (2, 4.., _) => self.apart::<I, Numbers, 2, 4, 1>(isa, k_block, tile, lines),
-            (2, 2..4, _) => self.apart::<I, Numbers, 2, 2, 1>(isa, k_block, tile, lines),
-            (2, _, _) => self.apart::<I, Numbers, 2, 1, 1>(isa, k_block, tile, lines),
-            (_, ..2, 2) => self.apart::<I, Numbers, 4, 1, 2>(isa, k_block, tile, lines),
-            (_, 4.., _) => self.apart::<I, Numbers, 4, 4, 1>(isa, k_block, tile, lines),
-            (_, 2..4, _) => self.apart::<I, Numbers, 4, 2, 1>(isa, k_block, tile, lines),
-            (_, _, _) => self.apart::<I, Numbers, 4, 1, 1>(isa, k_block, tile, lines),
+            (1, 8.., _) => self.group::<I, Numbers, 1, 8, 1>(isa, k_block, tile, lines),
+            (2, 8.., _) => self.group::<I, Numbers, 2, 8, 1>(isa, k_block, tile, lines),
+            (1, 4.., 2) => self.group::<I, Numbers, 1, 4, 2>(isa, k_block, tile, lines),
+            (1, 2..4, 2) => self.group::<I, Numbers, 1, 2, 2>(isa, k_block, tile, lines),
+            (1, _, 2) => self.group::<I, Numbers, 1, 1, 2>(isa, k_block, tile, lines),
+            (1, 4.., _) => self.group::<I, Numbers, 1, 4, 1>(isa, k_block, tile, lines),
+            (1, 2..4, _) => self.group::<I, Numbers, 1, 2, 1>(isa, k_block, tile, lines),
+            (1, _, _) => self.group::<I, Numbers, 1, 1, 1>(isa, k_block, tile, lines),
+            (2, 2..4, 2) => self.group::<I, Numbers, 2, 2, 2>(isa, k_block, tile, lines),
+            (2, ..2, 2) => self.group::<I, Numbers, 2, 1, 2>(isa, k_block, tile, lines),
+            (2, 4.., _) => self.group::<I, Numbers, 2, 4, 1>(isa, k_block, tile, lines),
+            (2, 2..4, _) => self.group::<I, Numbers, 2, 2, 1>(isa, k_block, tile, lines),
+            (2, _, _) => self.group::<I, Numbers, 2, 1, 1>(isa, k_block, tile, lines),
+            (_, ..2, 2) => self.group::<I, Numbers, 4, 1, 2>(isa, k_block, tile, lines),
+            (_, 4.., _) => self.group::<I, Numbers, 4, 4, 1>(isa, k_block, tile, lines),
+            (_, 2..4, _) => self.group::<I, Numbers, 4, 2, 1>(isa, k_block, tile, lines),
+            (_, _, _) => self.group::<I, Numbers, 4, 1, 1>(isa, k_block, tile, lines),
         }
     }
 
@@ -159,39 +159,27 @@ impl Task<'_> {
         let Blocking { panel_rows, vectors, .. } = self.plan.blocking();
         if const { !W::WORDS.is_native::<I>() } {
             return match (panel_rows, vectors.min(left)) {
-                (1, 2..) => self.apart::<I, W, 1, 2, 1>(isa, k_block, tile, lines),
-                (1, _) => self.apart::<I, W, 1, 1, 1>(isa, k_block, tile, lines),
-                (2, 2..) => self.apart::<I, W, 2, 2, 1>(isa, k_block, tile, lines),
-                (2, _) => self.apart::<I, W, 2, 1, 1>(isa, k_block, tile, lines),
-                (_, 2..) => self.apart::<I, W, 4, 2, 1>(isa, k_block, tile, lines),
-                (_, _) => self.apart::<I, W, 4, 1, 1>(isa, k_block, tile, lines),
+                (1, 2..) => self.group::<I, W, 1, 2, 1>(isa, k_block, tile, lines),
+                (1, _) => self.group::<I, W, 1, 1, 1>(isa, k_block, tile, lines),
+                (2, 2..) => self.group::<I, W, 2, 2, 1>(isa, k_block, tile, lines),
+                (2, _) => self.group::<I, W, 2, 1, 1>(isa, k_block, tile, lines),
+                (_, 2..) => self.group::<I, W, 4, 2, 1>(isa, k_block, tile, lines),
+                (_, _) => self.group::<I, W, 4, 1, 1>(isa, k_block, tile, lines),
             };
         }
         match (panel_rows, vectors.min(left)) {
-            (1, 8..) => self.apart::<I, W, 1, 8, 1>(isa, k_block, tile, lines),
-            (2, 8..) => self.apart::<I, W, 2, 8, 1>(isa, k_block, tile, lines),
-            (1, 4..) => self.apart::<I, W, 1, 4, 1>(isa, k_block, tile, lines),
-            (1, 2..4) => self.apart::<I, W, 1, 2, 1>(isa, k_block, tile, lines),
-            (1, _) => self.apart::<I, W, 1, 1, 1>(isa, k_block, tile, lines),
-            (2, 4..) => self.apart::<I, W, 2, 4, 1>(isa, k_block, tile, lines),
-            (2, 2..4) => self.apart::<I, W, 2, 2, 1>(isa, k_block, tile, lines),
-            (2, _) => self.apart::<I, W, 2, 1, 1>(isa, k_block, tile, lines),
-            (_, 4..) => self.apart::<I, W, 4, 4, 1>(isa, k_block, tile, lines),
-            (_, 2..4) => self.apart::<I, W, 4, 2, 1>(isa, k_block, tile, lines),
-            (_, _) => self.apart::<I, W, 4, 1, 1>(isa, k_block, tile, lines),
+            (1, 8..) => self.group::<I, W, 1, 8, 1>(isa, k_block, tile, lines),
+            (2, 8..) => self.group::<I, W, 2, 8, 1>(isa, k_block, tile, lines),
+            (1, 4..) => self.group::<I, W, 1, 4, 1>(isa, k_block, tile, lines),
+            (1, 2..4) => self.group::<I, W, 1, 2, 1>(isa, k_block, tile, lines),
+            (1, _) => self.group::<I, W, 1, 1, 1>(isa, k_block, tile, lines),
+            (2, 4..) => self.group::<I, W, 2, 4, 1>(isa, k_block, tile, lines),
+            (2, 2..4) => self.group::<I, W, 2, 2, 1>(isa, k_block, tile, lines),
+            (2, _) => self.group::<I, W, 2, 1, 1>(isa, k_block, tile, lines),
+            (_, 4..) => self.group::<I, W, 4, 4, 1>(isa, k_block, tile, lines),
+            (_, 2..4) => self.group::<I, W, 4, 2, 1>(isa, k_block, tile, lines),
+            (_, _) => self.group::<I, W, 4, 1, 1>(isa, k_block, tile, lines),
         }
-    }
-
-    /// [`Task::group`] as a function of its own.
-    #[inline(always)]
-    fn apart<I: Isa, W: Arithmetic, const R: usize, const V: usize, const U: usize>(
-        &self,
-        isa: I,
-        k_block: usize,
-        tile: usize,
-        lines: &mut [f32],
-    ) -> usize {
-        W::run_on(isa, Group::<W, R, V, U> { task: self, k_block, tile, lines, words: PhantomData })
     }
 
     /// All panels of this row block and K block on `V` tiles from `tile`, or lines of halves; returns V.
@@ -203,17 +191,60 @@ impl Task<'_> {
         tile: usize,
         lines: &mut [f32],
     ) -> usize {
-        let block = self.plan.block(self.row_block, k_block);
-        let y_tile = self.plan.rows() * LANES;
+        W::run_on(isa, Group::<W, R, V, U> { task: self, k_block, tile, lines, words: PhantomData })
+    }
+
+    /// The lines of X's columns in `V` tiles: `[column][tile][LANES]`, of 16 bits `[column][pair of tiles]`.
+    #[inline(always)]
+    fn gather<'a, I: Isa, W: Arithmetic, const V: usize>(
+        &'a self,
+        isa: I,
+        tile: usize,
+        columns: Range<usize>,
+        lines: &'a mut [f32],
+    ) -> &'a [f32] {
+        let features = self.plan.columns();
+        if W::WORDS == Words::Numbers {
+            return gather_lines::<I, V>(isa, self.x, features, tile, columns, lines);
+        }
+        let x = self.x.words();
+        match V {
+            _ if W::HALVES => gather_tiles::<I, V>(isa, x, features, tile / 2, columns, lines),
+            8 => gather_tiles::<I, 4>(isa, x, features, tile / 2, columns, lines),
+            4 => gather_tiles::<I, 2>(isa, x, features, tile / 2, columns, lines),
+            _ => gather_tiles::<I, 1>(isa, x, features, tile / 2, columns, lines),
+        }
+    }
+}
+
+/// [`Task::group`]: a kernel inside the kernel, so that each size is compiled for itself.
+struct Group<'a, W, const R: usize, const V: usize, const U: usize> {
+    task: &'a Task<'a>,
+    k_block: usize,
+    tile: usize,
+    lines: &'a mut [f32],
+    words: PhantomData<W>,
+}
+
+impl<W: Arithmetic, const R: usize, const V: usize, const U: usize> Kernel
+    for Group<'_, W, R, V, U>
+{
+    type Output = usize;
+
+    #[inline(always)]
+    fn run<I: Isa>(self, isa: I) -> usize {
+        let Self { task, k_block, tile, lines, .. } = self;
+        let block = task.plan.block(task.row_block, k_block);
+        let y_tile = task.plan.rows() * LANES;
         // From here on raw pointers: the plan guarantees that columns, rows and counts are in
         // range, and `spmm` has checked the extents of X, Y and the values.
-        let x = self.gather::<I, W, V>(isa, tile, block.columns(), lines).as_ptr();
+        let x = task.gather::<I, W, V>(isa, tile, block.columns(), lines).as_ptr();
         let mut columns = block.places.as_ptr();
         let words = if W::PAIRS { 2 } else { 1 };
         let Range { start, end } = block.values;
-        let mut values = self.values[start / words..end / words].as_ptr();
-        let fresh = k_block == 0 && !matches!(self.initial, Initial::Held);
-        let tiles = if W::HALVES { (2 * V).min(self.tiles.end - tile) } else { V };
+        let mut values = task.values[start / words..end / words].as_ptr();
+        let fresh = k_block == 0 && !matches!(task.initial, Initial::Held);
+        let tiles = if W::HALVES { (2 * V).min(task.tiles.end - tile) } else { V };
         for panel in 0..block.panels() {
             let rows = &block.rows[panel * R..(panel + 1) * R];
             let row_sets = block.row_sets();
@@ -224,7 +255,7 @@ impl Task<'_> {
             // and tile blocks partition Y, so this task alone touches these lines. Slots of the
             // last panel that have no row have no non-zeros either, and are neither read nor stored.
             unsafe {
-                let y = |row: u32, v: usize| self.y.get((tile + v) * y_tile + row as usize * LANES);
+                let y = |row: u32, v: usize| task.y.get((tile + v) * y_tile + row as usize * LANES);
                 // Rows come in the order of their counts, which no hardware prefetcher foresees.
                 let ahead = block.rows.iter().skip((panel + PREFETCH) * R).take(R);
                 for &row in ahead.filter(|&&row| row != NO_ROW) {
@@ -241,7 +272,7 @@ impl Task<'_> {
                         for (v, acc) in acc.iter_mut().enumerate() {
                             *acc = isa.load(y(row, v));
                         }
-                    } else if let Initial::Bias(bias) = self.initial {
+                    } else if let Initial::Bias(bias) = task.initial {
                         *acc = [isa.splat(bias[row as usize]); V];
                     }
                 }
@@ -278,7 +309,7 @@ impl Task<'_> {
                         for (at, sum) in [(2 * v, first), (2 * v + 1, second)] {
                             // A last line may hold one tile alone.
                             if at < tiles {
-                                let held = match self.initial {
+                                let held = match task.initial {
                                     _ if !fresh => isa.load(y(row, at)),
                                     Initial::Bias(bias) => isa.splat(bias[row as usize]),
                                     _ => isa.splat(0.0),
@@ -291,48 +322,6 @@ impl Task<'_> {
             }
         }
         V
-    }
-
-    /// The lines of X's columns in `V` tiles: `[column][tile][LANES]`, of 16 bits `[column][pair of tiles]`.
-    #[inline(always)]
-    fn gather<'a, I: Isa, W: Arithmetic, const V: usize>(
-        &'a self,
-        isa: I,
-        tile: usize,
-        columns: Range<usize>,
-        lines: &'a mut [f32],
-    ) -> &'a [f32] {
-        let features = self.plan.columns();
-        if W::WORDS == Words::Numbers {
-            return gather_lines::<I, V>(isa, self.x, features, tile, columns, lines);
-        }
-        let x = self.x.words();
-        match V {
-            _ if W::HALVES => gather_tiles::<I, V>(isa, x, features, tile / 2, columns, lines),
-            8 => gather_tiles::<I, 4>(isa, x, features, tile / 2, columns, lines),
-            4 => gather_tiles::<I, 2>(isa, x, features, tile / 2, columns, lines),
-            _ => gather_tiles::<I, 1>(isa, x, features, tile / 2, columns, lines),
-        }
-    }
-}
-
-/// [`Task::group`] of some sizes: a kernel inside the kernel, so that each size is compiled for itself.
-struct Group<'a, W, const R: usize, const V: usize, const U: usize> {
-    task: &'a Task<'a>,
-    k_block: usize,
-    tile: usize,
-    lines: &'a mut [f32],
-    words: PhantomData<W>,
-}
-
-impl<W: Arithmetic, const R: usize, const V: usize, const U: usize> Kernel
-    for Group<'_, W, R, V, U>
-{
-    type Output = usize;
-
-    #[inline(always)]
-    fn run<I: Isa>(self, isa: I) -> usize {
-        self.task.group::<I, W, R, V, U>(isa, self.k_block, self.tile, self.lines)
     }
 }
 
