@@ -23,7 +23,9 @@
 //! gradient tree, and everything else whole ([`Memory::of_rank`]). With [`Reduce::Fast`] there is no tree, only one sum.
 //!
 //! In bf16, packed values take 2 bytes, but those of dense layers are packed for both products, and weight gradients
-//! have a plan of their own (30 bytes per non-zero in all). In f16, dense layers and the head's table keep a rounded copy of
+//! have a plan of their own (30 bytes per non-zero in all). That is meant of CPUs that multiply pairs: others have the plans of
+//! `f32` and a rounded copy of dense layers and of the head's table, which is less where most weights are sparse ones,
+//! and more, uncounted, where the table is most of the model. In f16, dense layers and the head's table keep a rounded copy of
 //! 4 bytes more, for their products are those of `f32`.
 //!
 //! Where masks shrink during a run, a step is meant at which most is held: before the first update, or after it.
