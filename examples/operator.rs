@@ -6,6 +6,7 @@
 use mediswift::engine::gradcheck::check;
 use mediswift::engine::ops::OpCase;
 use mediswift::engine::{Arena, Backward, Cost, OneToken};
+use mediswift::kernels::Precision;
 use mediswift::{Op, Parameters, Tape, Tiles, TokenLayout};
 
 /// y = max(x, 0)².
@@ -53,7 +54,7 @@ const CASE: OpCase = OpCase {
     parameters: Parameters::default,
     with_op: |_, check| check(&SquaredRelu { features: 7 }),
     reference: |_, x, _| x[0].iter().map(|x| x.max(0.0).powi(2)).collect(),
-    tolerance: mediswift::engine::ops::F32,
+    precision: Precision::F32,
 };
 
 fn main() {

@@ -5,7 +5,7 @@
 use mediswift_engine::gradcheck::{
     Passes, assert_close, assert_padding, central_differences, check, numbers,
 };
-use mediswift_engine::ops::{LOSSES, LossCase, OPS};
+use mediswift_engine::ops::{LOSSES, LossCase, OPS, tolerance};
 use mediswift_engine::{Gradients, Parameters, Profile, Tiles, TokenLayout};
 use mediswift_kernels::isa::{ISA_VARIABLE, IsaKind};
 use std::process::Command;
@@ -66,20 +66,20 @@ fn losses_and_their_gradients_equal_the_reference() {
         };
         let expected = loss(&tensors);
         assert!(
-            (sum - expected).abs() < case.tolerance * expected,
+            (sum - expected).abs() < tolerance(case.precision) * expected,
             "{}: {sum} != {expected}",
             case.name
         );
         let mut expected = central_differences(&tensors, loss);
         expected.iter_mut().flatten().for_each(|g| *g *= f64::from(case.scale));
-        assert_close(case.name, &dx[0].to_rows(), &expected[0], 10.0 * case.tolerance);
+        assert_close(case.name, &dx[0].to_rows(), &expected[0], 10.0 * tolerance(case.precision));
         assert_padding(case.name, &dx[0], |x| x == 0.0);
         let (_, Passes { gradients: added, .. }) = run_loss(case, 1.0);
         let all = gradients.iter().zip(added.iter()).zip(&expected[1..]);
         for (((_, gradient), (_, added)), expected) in all {
-            assert_close(case.name, gradient.values, expected, 10.0 * case.tolerance);
+            assert_close(case.name, gradient.values, expected, 10.0 * tolerance(case.precision));
             let expected: Vec<f64> = expected.iter().map(|g| g + 1.0).collect();
-            assert_close(case.name, added.values, &expected, 10.0 * case.tolerance);
+            assert_close(case.name, added.values, &expected, 10.0 * tolerance(case.precision));
         }
     }
 }

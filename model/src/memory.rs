@@ -8,7 +8,7 @@
 //! | weights | P |
 //! | moments | 2 P |
 //! | gradients | (⌊log₂ n⌋ + 1) P for n leaves of the gradient tree, at most 4 P |
-//! | plans | the weights of dense linear layers once more, packed for their input gradients; 26 bytes per non-zero: its column (4); column, origin and packed value in both products (2 × 10), with zeros that pad panels |
+//! | plans | the weights of dense linear layers once more, packed for their input gradients; 22 bytes per non-zero: its column (4); column (2), origin (2) and packed value (4) in both products, with zeros that pad panels |
 //! | activations | T · (L · (16 d + heads + 4) + 2 d + 2) of the forward pass, and what travels back; counted operator by operator |
 //! | head | the logits of one chunk, and the packed token table V · d |
 //! | rounded | in 16 bits, the operands of one linear layer, 5 d values of 2 bytes per token, in buffers up to twice as large |
@@ -23,7 +23,7 @@
 //! gradient tree, and everything else whole ([`Memory::of_rank`]). With [`Reduce::Fast`] there is no tree, only one sum.
 //!
 //! In bf16, packed values take 2 bytes, but those of dense layers are packed for both products, and weight gradients
-//! have a plan of their own (30 bytes per non-zero in all). That is meant of CPUs that multiply pairs: others have the plans of
+//! have a plan of their own (23 bytes per non-zero in all). That is meant of CPUs that multiply pairs: others have the plans of
 //! `f32` and a rounded copy of dense layers and of the head's table, which is less where most weights are sparse ones,
 //! and more, uncounted, where the table is most of the model. In f16, dense layers and the head's table keep a rounded copy of
 //! 4 bytes more, for their products are those of `f32`.
@@ -56,8 +56,8 @@ const VALUE: u64 = 4;
 /// Bytes that a non-zero takes in patterns and plans.
 const fn of_plans(precision: Precision) -> u64 {
     match precision {
-        Precision::F32 | Precision::F16 => 26,
-        Precision::Bf16 => 30,
+        Precision::F32 | Precision::F16 => 22,
+        Precision::Bf16 => 23,
     }
 }
 

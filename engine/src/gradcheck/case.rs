@@ -1,7 +1,7 @@
 //! The check of a whole operator: what [`OpCase`] promises, held.
 
 use super::{assert_close, central_differences, numbers};
-use crate::ops::OpCase;
+use crate::ops::{OpCase, tolerance};
 use crate::value::Value;
 use crate::{Backward, Gradients, OneToken, Parameters, Tiles, TokenLayout};
 use mediswift_kernels::AlignedBuffer;
@@ -80,7 +80,7 @@ fn forward(case: &OpCase) {
     let x: Vec<Vec<f64>> = inputs(case).iter().map(|x| doubles(&x.to_rows())).collect();
     let parameters = parameter_doubles(&(case.parameters)());
     let expected = (case.reference)(case.layout, &x, &parameters);
-    assert_close(case.name, &y.to_rows(), &expected, case.tolerance);
+    assert_close(case.name, &y.to_rows(), &expected, tolerance(case.precision));
     assert_padding(case.name, &y, f32::is_finite);
 }
 
@@ -105,7 +105,7 @@ fn one_token(case: &OpCase) {
         for position in 0..context {
             let y = step(position, &mut cache);
             let expected = doubles(row(&expected.to_rows(), features, position));
-            assert_close(case.name, &y, &expected, case.tolerance);
+            assert_close(case.name, &y, &expected, tolerance(case.precision));
             after = y;
         }
         // A pass over all but the last token leaves the same.
@@ -137,12 +137,12 @@ fn gradients(case: &OpCase) {
     .into_iter();
     for (dx, expected) in dx.iter().zip(&mut expected) {
         let what = format!("{}: gradient of an input", case.name);
-        assert_close(&what, &dx.to_rows(), &expected, 10.0 * case.tolerance);
+        assert_close(&what, &dx.to_rows(), &expected, 10.0 * tolerance(case.precision));
         assert_padding(&what, dx, |x| x == 0.0);
     }
     for ((_, gradient), expected) in gradients.iter().zip(expected) {
         let what = format!("{}: gradient of '{}'", case.name, gradient.name);
-        assert_close(&what, gradient.values, &expected, 10.0 * case.tolerance);
+        assert_close(&what, gradient.values, &expected, 10.0 * tolerance(case.precision));
     }
 }
 
@@ -151,7 +151,7 @@ fn accumulation(case: &OpCase) {
     let (fresh, added) = (Passes::of(case, None), Passes::of(case, Some(1.0)));
     let check = |fresh: &[f32], added: &[f32]| {
         let expected: Vec<f64> = fresh.iter().map(|&x| f64::from(x) + 1.0).collect();
-        assert_close(case.name, added, &expected, case.tolerance);
+        assert_close(case.name, added, &expected, tolerance(case.precision));
     };
     for (fresh, added) in fresh.dx.iter().zip(&added.dx) {
         check(fresh.data(), added.data());

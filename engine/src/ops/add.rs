@@ -5,9 +5,10 @@
 //! backward  da = dy,  db = dy         no arithmetic
 //! ```
 
+use super::OpCase;
 use super::lines::{BLOCK, lines, lines_mut, load, put, store};
-use super::{F32, OpCase};
 use crate::{Backward, Cost, Need, OneToken, Op, Parameters, Tiles, TokenLayout};
+use mediswift_kernels::Precision;
 use mediswift_kernels::isa::{Isa, Kernel, dispatch};
 use rayon::prelude::*;
 
@@ -96,5 +97,5 @@ pub const CASE: OpCase = OpCase {
     parameters: Parameters::default,
     with_op: |_, check| check(&Add { features: 7 }),
     reference: |_, x, _| x[0].iter().zip(&x[1]).map(|(a, b)| a + b).collect(),
-    tolerance: F32,
+    precision: Precision::F32,
 };

@@ -12,13 +12,13 @@
 //! features: each task walks all tokens in order and owns sixteen columns of all tables, so rows met
 //! twice need no atomics.
 
+use super::OpCase;
 use super::lines::{add_part, lines, lines_mut, load, load_part, store};
-use super::{F32, OpCase};
 use crate::gradcheck::numbers;
 use crate::{Backward, Cost, OneToken, Op, ParamId, Parameters, Shape, Tiles, TokenLayout};
-use mediswift_kernels::LANES;
 use mediswift_kernels::isa::{Isa, Kernel, dispatch};
 use mediswift_kernels::parallel::{Part, for_each_part};
+use mediswift_kernels::{LANES, Precision};
 use rayon::prelude::*;
 
 /// y = `tokens[id] + positions[place in the sequence]`; no inputs. Padding lanes are zero.
@@ -226,7 +226,7 @@ pub const CASE: OpCase = OpCase {
         check(&Embedding { tokens, positions, prompt: None, ids: &IDS, features: 21 });
     },
     reference,
-    tolerance: F32,
+    precision: Precision::F32,
 };
 
 /// The same ids with a vocabulary of 3: 3 and 4 are virtual.

@@ -11,9 +11,10 @@
 //! (u and t again 5, the bracket 10, times dy 1). Recomputing t costs less than the memory traffic
 //! of saving it.
 
+use super::OpCase;
 use super::lines::{BLOCK, lines, lines_mut, load, put, store};
-use super::{F32, OpCase};
 use crate::{Backward, Cost, OneToken, Op, Parameters, Tiles, TokenLayout};
+use mediswift_kernels::Precision;
 use mediswift_kernels::isa::{Isa, Kernel, dispatch, math};
 use rayon::prelude::*;
 
@@ -132,5 +133,5 @@ pub const CASE: OpCase = OpCase {
         let gelu = |x: &f64| 0.5 * x * (1.0 + (c * (x + 0.044_715 * x.powi(3))).tanh());
         x[0].iter().map(gelu).collect()
     },
-    tolerance: F32,
+    precision: Precision::F32,
 };

@@ -17,12 +17,12 @@
 //! token 5 (two divisions, ε, root, reciprocal). Backward: per element 13 (x̂ 2, dbias 1, dgain 2,
 //! g 1, its sums 3, dx 4), per token 2.
 
+use super::OpCase;
 use super::lines::{Line, lines, lines_mut, load, put, store};
-use super::{F32, OpCase};
 use crate::gradcheck::numbers;
 use crate::{Backward, Cost, OneToken, Op, ParamId, Parameters, Shape, Tiles, TokenLayout};
 use mediswift_kernels::isa::{Isa, Kernel, dispatch};
-use mediswift_kernels::{AlignedBuffer, LANES, Scratch};
+use mediswift_kernels::{AlignedBuffer, LANES, Precision, Scratch};
 use rayon::prelude::*;
 
 /// ε of every LayerNorm, as in GPT-2 and GPT-3.
@@ -274,5 +274,5 @@ pub const CASE: OpCase = OpCase {
         }
         y
     },
-    tolerance: F32,
+    precision: Precision::F32,
 };

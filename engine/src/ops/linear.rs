@@ -6,7 +6,7 @@
 //! Cost per token, with nnz stored weights: 2·nnz + out forward, 4·nnz + out backward.
 
 use super::lines::{lines, load};
-use super::{BF16, F16, F32, OpCase, WithOp};
+use super::{OpCase, WithOp};
 use crate::gradcheck::numbers;
 use crate::{
     Backward, Cost, Need, OneToken, Op, Operand, ParamId, Parameters, Shape, Tiles, TokenLayout,
@@ -176,7 +176,7 @@ fn isa() -> IsaKind {
 }
 
 /// The test case of a dense weight.
-const fn dense_case(name: &'static str, with_op: WithOp, tolerance: f64) -> OpCase {
+const fn dense_case(name: &'static str, with_op: WithOp, precision: Precision) -> OpCase {
     OpCase {
         name,
         layout: LAYOUT,
@@ -184,7 +184,7 @@ const fn dense_case(name: &'static str, with_op: WithOp, tolerance: f64) -> OpCa
         parameters: || parameters(Shape::Matrix(OUTPUTS, INPUTS)),
         with_op,
         reference: |_, x, parameters| affine(&parameters[0], &parameters[1], &x[0]),
-        tolerance,
+        precision,
     }
 }
 
@@ -193,21 +193,24 @@ fn dense(precision: Precision, parameters: &Parameters, then: &mut dyn FnMut(&dy
 }
 
 /// A dense weight.
-pub const DENSE_CASE: OpCase =
-    dense_case("dense linear", |parameters, then| dense(Precision::F32, parameters, then), F32);
+pub const DENSE_CASE: OpCase = dense_case(
+    "dense linear",
+    |parameters, then| dense(Precision::F32, parameters, then),
+    Precision::F32,
+);
 
 /// A dense weight multiplied in bf16.
 pub const DENSE_BF16_CASE: OpCase = dense_case(
     "dense linear of bf16",
     |parameters, then| dense(Precision::Bf16, parameters, then),
-    BF16,
+    Precision::Bf16,
 );
 
 /// A dense weight multiplied in f16.
 pub const DENSE_F16_CASE: OpCase = dense_case(
     "dense linear of f16",
     |parameters, then| dense(Precision::F16, parameters, then),
-    F16,
+    Precision::F16,
 );
 
 /// The pattern of the sparse test case.
@@ -216,7 +219,7 @@ fn pattern() -> Arc<SparsePattern> {
 }
 
 /// The test case of a sparse weight.
-const fn sparse_case(name: &'static str, with_op: WithOp, tolerance: f64) -> OpCase {
+const fn sparse_case(name: &'static str, with_op: WithOp, precision: Precision) -> OpCase {
     OpCase {
         parameters: || parameters(Shape::Sparse(pattern())),
         reference: |_, x, parameters| {
@@ -230,7 +233,7 @@ const fn sparse_case(name: &'static str, with_op: WithOp, tolerance: f64) -> OpC
             }
             affine(&w, &parameters[1], &x[0])
         },
-        ..dense_case(name, with_op, tolerance)
+        ..dense_case(name, with_op, precision)
     }
 }
 
@@ -240,21 +243,24 @@ fn sparse(precision: Precision, parameters: &Parameters, then: &mut dyn FnMut(&d
 }
 
 /// A sparse weight.
-pub const SPARSE_CASE: OpCase =
-    sparse_case("sparse linear", |parameters, then| sparse(Precision::F32, parameters, then), F32);
+pub const SPARSE_CASE: OpCase = sparse_case(
+    "sparse linear",
+    |parameters, then| sparse(Precision::F32, parameters, then),
+    Precision::F32,
+);
 
 /// A sparse weight multiplied in bf16.
 pub const SPARSE_BF16_CASE: OpCase = sparse_case(
     "sparse linear of bf16",
     |parameters, then| sparse(Precision::Bf16, parameters, then),
-    BF16,
+    Precision::Bf16,
 );
 
 /// A sparse weight multiplied in f16.
 pub const SPARSE_F16_CASE: OpCase = sparse_case(
     "sparse linear of f16",
     |parameters, then| sparse(Precision::F16, parameters, then),
-    F16,
+    Precision::F16,
 );
 
 /// W x + b of every row of `x`, by the definition.

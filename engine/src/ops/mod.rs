@@ -23,7 +23,7 @@ mod lines;
 
 pub use add::Add;
 pub use attention::CausalAttention;
-pub use case::{BF16, F16, F32, LossCase, OpCase, Reference, WithLoss, WithOp};
+pub use case::{LossCase, OpCase, Reference, WithLoss, WithOp, tolerance};
 pub use cross_entropy::{CHUNK_TILES, CrossEntropy, Prediction};
 pub use embedding::Embedding;
 pub use gelu::Gelu;

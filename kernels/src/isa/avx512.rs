@@ -3,8 +3,6 @@
 use super::{Isa, Kernel};
 use crate::LANES;
 use std::arch::x86_64::*;
-use std::hint::black_box;
-use std::time::{Duration, Instant};
 
 /// Proof that the CPU has AVX-512 F, VL, BW and DQ (and AVX2, FMA and F16C), and an extension of them.
 #[derive(Clone, Copy, Debug)]
@@ -127,47 +125,6 @@ impl<const BY: u8> Extended<BY> {
             let sums = self.narrow_words(_mm512_add_ps(a0, b0), _mm512_add_ps(a1, b1));
             _mm512_castps_si512(sums)
         })
-    }
-}
-
-impl Avx512Bf16 {
-    /// Whether a multiplication of pairs takes less time than the two FMAs that it replaces, by far: they take
-    /// as long as two, or as half a one, so that no noise can hide which.
-    pub(super) fn multiplies_pairs_fast(self) -> bool {
-        let time = |pairs: bool| {
-            let start = Instant::now();
-            black_box(self.run_pairs(Chains { pairs }));
-            start.elapsed()
-        };
-        // In turns, the shortest of each: about a millisecond in all.
-        let [pairs, fma] = (0..ROUNDS)
-            .map(|_| [time(true), time(false)])
-            .fold([Duration::MAX; 2], |least, now| [least[0].min(now[0]), least[1].min(now[1])]);
-        pairs < 3 * fma / 2
-    }
-}
-
-/// Turns of [`Extended::multiplies_pairs_fast`].
-const ROUNDS: usize = 20;
-
-/// Sums that hide each other's latency, of pairs or of numbers.
-struct Chains {
-    pairs: bool,
-}
-
-impl Kernel for Chains {
-    type Output = f32;
-
-    #[inline(always)]
-    fn run<I: Isa>(self, isa: I) -> f32 {
-        let (a, b) = (black_box(isa.splat(0.75)), black_box(isa.splat(0.5)));
-        let mut sums = [isa.splat(0.0); 12];
-        for _ in 0..1500 {
-            for sum in &mut sums {
-                *sum = if self.pairs { isa.dot(a, b, *sum) } else { isa.fma(a, b, *sum) };
-            }
-        }
-        sums.into_iter().map(|sum| isa.sum(sum)).sum()
     }
 }
 

@@ -78,13 +78,37 @@ fn sum_of_four(words: &[u16; 2 * LANES], first: usize) -> f32 {
     f16::from_bits(add(low, high)).to_f32_const()
 }
 
-/// One lane of [`Isa::dot`](super::Isa::dot).
+/// One lane of [`Isa::dot`](super::Isa::dot), as CPUs of this architecture compute it.
 #[inline(always)]
 fn dot(a: f32, b: f32, c: f32) -> f32 {
-    let upper = |x: f32| flush(f32::from_bits(x.to_bits() & 0xffff_0000));
-    let lower = |x: f32| flush(f32::from_bits(x.to_bits() << 16));
+    if cfg!(target_arch = "aarch64") { bfdot(a, b, c) } else { vdpbf16ps(a, b, c) }
+}
+
+/// Of x86.
+#[inline(always)]
+pub(super) fn vdpbf16ps(a: f32, b: f32, c: f32) -> f32 {
     let odd = flush(upper(a).mul_add(upper(b), flush(c)));
     flush(lower(a).mul_add(lower(b), odd))
+}
+
+/// Of Arm. Products of two bf16 are exact, but for those that are too small or too large.
+#[inline(always)]
+pub(super) fn bfdot(a: f32, b: f32, c: f32) -> f32 {
+    let (even, odd) = (flush(lower(a) * lower(b)), flush(upper(a) * upper(b)));
+    let sum = |a: f32, b: f32| flush(sum_to_odd(a.into(), b.into()));
+    sum(flush(c), sum(even, odd))
+}
+
+/// The bf16 in the upper half of a lane.
+#[inline(always)]
+fn upper(lane: f32) -> f32 {
+    flush(f32::from_bits(lane.to_bits() & 0xffff_0000))
+}
+
+/// The bf16 in the lower half of a lane.
+#[inline(always)]
+fn lower(lane: f32) -> f32 {
+    flush(f32::from_bits(lane.to_bits() << 16))
 }
 
 /// The bf16 nearest to a number, as an instruction of [pairs](super::Isa::pair_bf16) finds it.
@@ -116,22 +140,26 @@ pub(super) fn of_words(words: [u16; 2 * LANES]) -> [f32; LANES] {
 #[inline(always)]
 pub(super) fn fma(a: u16, b: u16, c: u16) -> u16 {
     let [a, b, c] = [a, b, c].map(|x| f64::from(f16::from_bits(x).to_f32_const()));
-    let product = a * b;
-    let sum = product + c;
+    f16::from_f32_const(sum_to_odd(a * b, c)).to_bits()
+}
+
+/// `a + b` rounded to odd: towards zero, with a last bit of one if anything is left. Beyond the range it is infinite.
+#[inline(always)]
+fn sum_to_odd(a: f64, b: f64) -> f32 {
+    const BEYOND: f64 = 2.0 * (1u128 << 127) as f64;
+    let sum = a + b;
     // What the sum lost (Knuth).
-    let of_c = sum - product;
-    let lost = (product - (sum - of_c)) + (c - of_c);
+    let of_b = sum - a;
+    let lost = (a - (sum - of_b)) + (b - of_b);
     let nearest = sum as f32;
     let off = f64::from(nearest) - sum;
-    let odd = if !sum.is_finite() || off == 0.0 && lost == 0.0 {
-        nearest
-    } else {
-        // Towards zero, and the last bit says that something is left.
-        let beyond = if off == 0.0 { -lost } else { off };
-        let is_beyond = (beyond > 0.0) == (sum > 0.0);
-        f32::from_bits((nearest.to_bits() - u32::from(is_beyond)) | 1)
-    };
-    f16::from_f32_const(odd).to_bits()
+    if !sum.is_finite() || sum.abs() >= BEYOND || off == 0.0 && lost == 0.0 {
+        return nearest;
+    }
+    // Towards zero, and the last bit says that something is left.
+    let beyond = if off == 0.0 { -lost } else { off };
+    let is_beyond = (beyond > 0.0) == (sum > 0.0);
+    f32::from_bits((nearest.to_bits() - u32::from(is_beyond)) | 1)
 }
 
 /// `a + b` of f16, rounded once: the sum in `f32` has more than twice the bits of an f16, so its rounding changes nothing.

@@ -3,7 +3,8 @@
 //! Every kernel is written once, generic over [`Isa`], whose vector always has [`LANES`](crate::LANES) lanes,
 //! whatever the registers of the machine: one on AVX-512, two on AVX2, four on NEON. All
 //! instruction sets use fused multiply-adds and the same reduction tree, so a kernel gives the same
-//! bits on each of them.
+//! bits on each of them. Products of [pairs](Isa::dot) alone are those of the architecture: Arm's instruction rounds
+//! otherwise than x86's, and each is imitated by the instruction sets of its architecture that lack it.
 //!
 //! An [`Isa`] value is a proof that the CPU has the instructions: it comes from `detect` alone.
 //! [`dispatch`] chooses one at run time; `MEDISWIFT_ISA` forces one, and it is an error to force
@@ -11,6 +12,8 @@
 
 mod half_words;
 pub mod math;
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+mod pairs;
 mod vector;
 
 use crate::Precision;
@@ -35,7 +38,7 @@ pub use self::{
     avx512::{Avx512, Avx512Bf16, Avx512Fp16},
 };
 #[cfg(target_arch = "aarch64")]
-pub use neon::Neon;
+pub use neon::{Neon, NeonBf16, NeonFp16};
 pub use scalar::Scalar;
 
 /// Declares instruction sets, best first: the type, its name, and the architecture that it is compiled
@@ -127,6 +130,10 @@ instruction_sets! {
     Avx512: "avx512" on "x86_64", registers 32;
     /// AVX2 with FMA and F16C.
     Avx2: "avx2" on "x86_64", registers 8;
+    /// 64-bit Arm NEON with FP16 and BF16, which multiplies pairs of bf16, and eight f16 at once.
+    NeonBf16: "neonbf16" on "aarch64", registers 8;
+    /// 64-bit Arm NEON with FP16.
+    NeonFp16: "neonfp16" on "aarch64", registers 8;
     /// 64-bit Arm NEON.
     Neon: "neon" on "aarch64", registers 8;
     /// Portable code.
@@ -160,8 +167,10 @@ impl IsaKind {
     pub fn multiplies(self, precision: Precision) -> bool {
         match precision {
             Precision::F32 => true,
-            Precision::Bf16 => self == IsaKind::Avx512Bf16,
-            Precision::F16 => self == IsaKind::Avx512Fp16,
+            Precision::Bf16 => matches!(self, IsaKind::Avx512Bf16 | IsaKind::NeonBf16),
+            Precision::F16 => {
+                matches!(self, IsaKind::Avx512Fp16 | IsaKind::NeonFp16 | IsaKind::NeonBf16)
+            }
         }
     }
 
@@ -192,9 +201,13 @@ impl IsaKind {
     /// of the speed of an FMA (Intel's Emerald Rapids), so it is measured, once; all else is.
     fn pays(self) -> bool {
         #[cfg(target_arch = "x86_64")]
-        if let (IsaKind::Avx512Bf16, Some(isa)) = (self, Avx512Bf16::detect()) {
+        type OfPairs = Avx512Bf16;
+        #[cfg(target_arch = "aarch64")]
+        type OfPairs = NeonBf16;
+        #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+        if let (true, Some(isa)) = (self.multiplies(Precision::Bf16), OfPairs::detect()) {
             static PAYS: OnceLock<bool> = OnceLock::new();
-            return *PAYS.get_or_init(|| isa.multiplies_pairs_fast());
+            return *PAYS.get_or_init(|| pairs::are_fast(isa));
         }
         true
     }

@@ -126,6 +126,42 @@ fn sums_of_halves_are_rounded_once() {
     }
 }
 
+/// What Arm adds up, by the definition: the exact sum, or a number with a last bit of one, less than a unit of it away.
+#[test]
+fn sums_of_pairs_on_arm_are_rounded_to_odd() {
+    let mut inexact = 0;
+    for seed in 0..20_000u32 {
+        let of = |shift| words(seed * 4 + shift)[0];
+        // One product of bf16 each, of two that are added to each other first.
+        let [a, b, c] = [of(0), of(1), of(2)].map(|x| f32::from_bits(x.to_bits() & 0xffff_0000));
+        let found = f64::from(half_words::bfdot(a, b, c));
+        let sum = f64::from(a) * f64::from(b) + f64::from(c);
+        let least = f64::from(f32::MIN_POSITIVE);
+        let parts = [f64::from(a), f64::from(b), f64::from(a) * f64::from(b), c.into(), sum];
+        if !parts.iter().all(|x| *x == 0.0 || (least..2f64.powi(100)).contains(&x.abs())) {
+            continue;
+        }
+        let product = f64::from(a) * f64::from(b);
+        let is_exact = sum - f64::from(c) == product && sum - product == f64::from(c);
+        let unit = f64::from((found.abs() as f32).next_up()) - found.abs();
+        let (off, lost) = ((found - sum).abs(), !is_exact);
+        assert!(off < unit || lost && off == unit, "{a} · {b} + {c} = {sum}, not {found}");
+        if found != sum || !is_exact {
+            inexact += 1;
+            assert_eq!((found as f32).to_bits() & 1, 1, "{a} · {b} + {c} = {sum}, not {found}");
+        }
+    }
+    assert!(inexact > 1000, "{inexact}");
+    let large = f32::from_bits(0x7f7f_0000);
+    // A third twice; squared, and what is far smaller, and what is nothing.
+    let (one, twice) = (f32::from_bits(0x3eab_0000), f32::from_bits(0x3eab_3eab));
+    assert_eq!(half_words::bfdot(twice, twice, 0.0), 2.0 * one * one);
+    assert_eq!(half_words::bfdot(twice, twice, 1e-30).to_bits() & 1, 1);
+    assert_eq!(half_words::bfdot(0.0, 0.0, f32::MIN_POSITIVE / 2.0).to_bits(), 0);
+    assert_eq!(half_words::bfdot(large, large, 1.0), f32::INFINITY);
+    assert!(half_words::bfdot(f32::INFINITY, 0.0, 1.0).is_nan());
+}
+
 #[test]
 fn every_isa_agrees_with_scalar_bit_for_bit() {
     let expected = IsaKind::Scalar.run(Everything);

@@ -190,26 +190,25 @@ pub trait Isa: Copy + Send + Sync + 'static {
         let words = |v| self.to_array(v).map(|x| half::f16::from_f32_const(x).to_bits());
         self.load_line(&half_words::merge(words(a), words(b)))
     }
-    /// `c` and the products of two bf16 in each lane, upper halves first, as VDPBF16PS adds them: subnormal
-    /// operands and results are zeros, and every sum is rounded to the nearest, ties to even.
+    /// `c` and the products of two bf16 in each lane. Subnormal operands and results are zeros. On x86 the upper halves'
+    /// product is added first, then the other, and each sum is rounded to the nearest, ties to even (VDPBF16PS); on Arm
+    /// the sum of both products is added, and both sums are rounded to odd (BFDOT).
     #[inline(always)]
     fn dot(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V {
-        let operands = [a, b, c].map(|v| self.to_array(v));
-        self.load_line(&self.run(Dot(operands)))
+        imitated::dot(self, a, b, c)
     }
     /// `a · b + c` of 32 f16 in the place of sixteen lanes, each rounded once, to the nearest, ties to even.
     #[inline(always)]
     fn fma_halves(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V {
-        let operands = [a, b, c].map(|v| self.to_array(v));
-        self.load_line(&self.run(FmaHalves(operands)))
+        imitated::fma_halves(self, a, b, c)
     }
     /// Of four vectors of 32 f16: lane `l` of the result is the sum of a quarter of the numbers of `vs[l % 4]`, which
     /// [`Isa::sum_over_quarters`] completes. In every quarter of a vector, number `i + 4` is added to number `i`, then
     /// the third to the first and the fourth to the second, in f16; the other additions are of `f32`.
     #[inline(always)]
     fn sum_halves(self, vs: [Self::V; 4]) -> Self::V {
-        let operands = vs.map(|v| self.to_array(v));
-        self.load_line(&self.run(SumHalves(operands)))
+        let [a, b, c, d] = vs;
+        imitated::sum_halves(self, a, b, c, d)
     }
     /// Runs `kernel` compiled for this instruction set, as a function of its own. A kernel may so run parts of it in
     /// their turn: what a function is too long for takes minutes to compile.
@@ -239,23 +238,34 @@ pub trait Kernel {
 }
 
 /// Instructions imitated, each as a function of its own: copies in every loop would take minutes to compile.
-macro_rules! imitations {
-    ($($name:ident of $operands:literal by $function:path;)+) => {$(
-        struct $name([[f32; LANES]; $operands]);
+pub(super) mod imitated {
+    use super::{Isa, Kernel, half_words};
+    use crate::LANES;
 
-        impl Kernel for $name {
-            type Output = [f32; LANES];
-
+    macro_rules! imitations {
+        ($($name:ident of ($($operand:ident),+) by $imitation:path, a $kernel:ident;)+) => {$(
+            #[doc = concat!("[`Isa::", stringify!($name), "`] on any instruction set.")]
             #[inline(always)]
-            fn run<I: Isa>(self, _: I) -> [f32; LANES] {
-                $function(self.0)
+            pub(in crate::isa) fn $name<I: Isa>(isa: I, $($operand: I::V),+) -> I::V {
+                isa.load_line(&isa.run($kernel([$(isa.to_array($operand)),+])))
             }
-        }
-    )+};
-}
 
-imitations! {
-    Dot of 3 by half_words::dot_lines;
-    FmaHalves of 3 by half_words::fma_lines;
-    SumHalves of 4 by half_words::sum_lines;
+            struct $kernel<const OPERANDS: usize>([[f32; LANES]; OPERANDS]);
+
+            impl Kernel for $kernel<{ [$(stringify!($operand)),+].len() }> {
+                type Output = [f32; LANES];
+
+                #[inline(always)]
+                fn run<I: Isa>(self, _: I) -> [f32; LANES] {
+                    $imitation(self.0)
+                }
+            }
+        )+};
+    }
+
+    imitations! {
+        dot of (a, b, c) by half_words::dot_lines, a Dot;
+        fma_halves of (a, b, c) by half_words::fma_lines, a FmaHalves;
+        sum_halves of (a, b, c, d) by half_words::sum_lines, a SumHalves;
+    }
 }

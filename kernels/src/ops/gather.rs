@@ -1,13 +1,9 @@
 //! Copies in another order: values in that of a product, and lines of several tiles side by side.
 
 use crate::isa::{Isa, Kernel, dispatch};
-use crate::parallel::for_each_chunk;
 use crate::rounding::{bf16_pair, widen};
 use crate::{LANES, Lines, Precision};
 use std::ops::Range;
-
-/// Values packed per parallel task.
-const PACK_BLOCK: usize = 1 << 15;
 
 /// packed[i] = values[source[i]], rounded, or 0 where `source` names no value.
 pub(super) fn gather_values(
@@ -18,43 +14,35 @@ pub(super) fn gather_values(
 ) {
     assert_eq!(packed.len(), source.len(), "one source per value is needed");
     let value = |at: u32| values.get(at as usize).copied().unwrap_or(0.0);
-    for_each_chunk(packed, PACK_BLOCK, |block, packed| {
-        let source = &source[block * PACK_BLOCK..];
-        match precision {
-            Precision::F32 => packed.iter_mut().zip(source).for_each(|(to, &at)| *to = value(at)),
-            _ => {
-                let rounded = |at| precision.round(value(at));
-                packed.iter_mut().zip(source).for_each(|(to, &at)| *to = rounded(at));
-            }
+    match precision {
+        Precision::F32 => packed.iter_mut().zip(source).for_each(|(to, &at)| *to = value(at)),
+        _ => {
+            let rounded = |at| precision.round(value(at));
+            packed.iter_mut().zip(source).for_each(|(to, &at)| *to = rounded(at));
         }
-    });
+    }
 }
 
 /// The same as pairs of bf16, a word each.
 pub(super) fn gather_pairs(values: &[f32], source: &[u32], packed: &mut [f32]) {
     assert_eq!(2 * packed.len(), source.len(), "two sources per pair are needed");
     let value = |at: u32| values.get(at as usize).copied().unwrap_or(0.0);
-    for_each_chunk(packed, PACK_BLOCK, |block, packed| {
-        let (source, _) = source[2 * block * PACK_BLOCK..].as_chunks::<2>();
-        for (to, &[low, high]) in packed.iter_mut().zip(source) {
-            *to = bf16_pair(value(low), value(high));
-        }
-    });
+    for (to, &[low, high]) in packed.iter_mut().zip(source.as_chunks::<2>().0) {
+        *to = bf16_pair(value(low), value(high));
+    }
 }
 
 /// The same as f16, each twice in a word.
 pub(super) fn gather_halves(values: &[f32], source: &[u32], packed: &mut [f32]) {
     assert_eq!(packed.len(), source.len(), "one source per value is needed");
-    for_each_chunk(packed, PACK_BLOCK, |block, packed| {
-        let source = &source[block * PACK_BLOCK..][..packed.len()];
-        for (packed, source) in packed.chunks_mut(LANES).zip(source.chunks(LANES)) {
-            for (to, &at) in packed.iter_mut().zip(source) {
-                *to = values.get(at as usize).copied().unwrap_or(0.0);
-            }
-        }
+    for (packed, source) in packed.chunks_mut(BLOCK).zip(source.chunks(BLOCK)) {
+        gather_values(values, source, Precision::F32, packed);
         dispatch(DoubledHalves(packed));
-    });
+    }
 }
+
+/// Values that are gathered before they are rounded.
+const BLOCK: usize = 1 << 10;
 
 /// Puts the nearest f16 in the place of each number, twice in its word.
 pub(super) struct DoubledHalves<'a>(pub &'a mut [f32]);

@@ -21,7 +21,7 @@ impl LayerPlan {
     /// The fastest strategies for a pattern on an instruction set with the current threads, measured.
     ///
     /// `tokens` is rounded up to whole tiles; a few hundred suffice. Memory: the plans of all
-    /// candidates of one product, about 16 bytes per non-zero each.
+    /// candidates of one product, about 9 bytes per non-zero each.
     /// # Panics
     /// If the machine lacks `isa`.
     #[track_caller]

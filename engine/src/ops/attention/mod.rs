@@ -44,8 +44,8 @@ use self::backward::{Gradient, Squares};
 use self::forward::Forward;
 use self::head::{BLOCK, Head, SQUARE, Third};
 use self::operand::{Operand, packed};
+use super::OpCase;
 use super::lines::lines_mut;
-use super::{BF16, F32, OpCase};
 use crate::{Backward, Cost, Need, OneToken, Op, Parameters, Tiles, TokenLayout};
 use mediswift_kernels::isa::IsaKind;
 use mediswift_kernels::ops::{Arithmetic, Numbers, Pairs, Words};
@@ -310,7 +310,7 @@ pub const CASE: OpCase = OpCase {
     parameters: Parameters::default,
     with_op: |_, check| check(&two_heads(Precision::F32)),
     reference: |layout, x, _| naive(layout, &x[0], 2, 14),
-    tolerance: F32,
+    precision: Precision::F32,
 };
 
 /// Test case with several blocks of queries and keys.
@@ -321,14 +321,14 @@ pub const LONG_CASE: OpCase = OpCase {
     parameters: Parameters::default,
     with_op: |_, check| check(&one_head(Precision::F32)),
     reference: |layout, x, _| naive(layout, &x[0], 1, 3),
-    tolerance: F32,
+    precision: Precision::F32,
 };
 
 /// [`CASE`] with pairs of bf16, where the CPU multiplies them.
 pub const BF16_CASE: OpCase = OpCase {
     name: "attention of bf16",
     with_op: |_, check| check(&two_heads(Precision::Bf16)),
-    tolerance: BF16,
+    precision: Precision::Bf16,
     ..CASE
 };
 
@@ -336,6 +336,6 @@ pub const BF16_CASE: OpCase = OpCase {
 pub const LONG_BF16_CASE: OpCase = OpCase {
     name: "attention of bf16 on several blocks",
     with_op: |_, check| check(&one_head(Precision::Bf16)),
-    tolerance: BF16,
+    precision: Precision::Bf16,
     ..LONG_CASE
 };

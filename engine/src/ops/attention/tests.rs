@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::gradcheck::{assert_close, central_differences, numbers};
+use crate::ops::tolerance;
 use crate::{Gradients, Operand as Held};
 
 /// Output, log-sum-exp and gradient.
@@ -38,14 +39,19 @@ fn pairs_are_near_the_definition_and_the_same_on_every_instruction_set() {
         let expected = passes(IsaKind::Scalar, &op, layout, &qkv);
         let exact: Vec<f64> = qkv.iter().map(|&x| x.into()).collect();
         let y = naive(layout, &exact, op.heads, op.features);
-        assert_close("attention of pairs", &expected[0], &y, BF16);
+        assert_close("attention of pairs", &expected[0], &y, tolerance(bf16));
         if layout.tokens() < 50 {
             let dy = numbers(layout.tokens() * op.features, 2);
             let dx = central_differences(&[exact], |x| {
                 let y = naive(layout, &x[0], op.heads, op.features);
                 y.iter().zip(dy.iter()).map(|(y, &dy)| y * f64::from(dy)).sum()
             });
-            assert_close("gradient of attention of pairs", &expected[2], &dx[0], 10.0 * BF16);
+            assert_close(
+                "gradient of attention of pairs",
+                &expected[2],
+                &dx[0],
+                10.0 * tolerance(bf16),
+            );
         }
         for isa in IsaKind::available() {
             assert_eq!(passes(isa, &op, layout, &qkv), expected, "{isa}");

@@ -1,6 +1,6 @@
 //! Test cases of the loss.
 
-use super::super::{BF16, F16, F32, LossCase};
+use super::super::LossCase;
 use super::head::CrossEntropy;
 use crate::gradcheck::numbers;
 use crate::{Parameters, Shape, TokenLayout};
@@ -85,7 +85,7 @@ const fn case<
             });
             losses.sum()
         },
-        tolerance: [F32, BF16, F16][PRECISION],
+        precision: Precision::ALL[PRECISION],
     }
 }
 

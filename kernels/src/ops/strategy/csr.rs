@@ -8,7 +8,7 @@ use super::{Family, Initial, Method, Planned, Product, Strategy};
 use crate::isa::{Isa, IsaKind, Kernel};
 use crate::ops::extent::{check_tiles, tiles};
 use crate::ops::gather::gather_values;
-use crate::parallel::{SharedMut, for_each_block};
+use crate::parallel::{SharedMut, for_each_block, for_each_chunk};
 use crate::{AlignedBuffer, LANES, Lines, Precision, SparsePattern};
 use std::sync::Arc;
 
@@ -62,7 +62,10 @@ struct Twin {
 impl Planned for PlannedCsr {
     fn refresh(&mut self, values: &[f32]) {
         if let Some(twin) = &mut self.twin {
-            gather_values(values, &twin.source, Precision::F32, &mut twin.values);
+            for_each_chunk(&mut twin.values, GATHERED, |chunk, to| {
+                let source = &twin.source[chunk * GATHERED..][..to.len()];
+                gather_values(values, source, Precision::F32, to);
+            });
         }
     }
 
@@ -79,6 +82,9 @@ impl Planned for PlannedCsr {
         sddmm(self.isa, &self.pattern, dy.f32(), x.f32(), dw);
     }
 }
+
+/// Values that a parallel task brings into another order.
+const GATHERED: usize = 1 << 15;
 
 /// Rows per parallel task.
 const ROW_BLOCK: usize = 32;

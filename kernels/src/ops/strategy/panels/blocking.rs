@@ -86,6 +86,3 @@ pub(super) const fn whole_groups(rows: usize) -> usize {
         _ => 4,
     }
 }
-
-/// In the place of a CSR position: a zero that is no value of the matrix.
-pub(super) const ZERO: u32 = u32::MAX;

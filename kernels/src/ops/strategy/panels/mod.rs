@@ -6,12 +6,13 @@
 //! inside a K block.
 //!
 //! [`spmm`] computes the products with W and Wᵀ, [`sddmm`] the weight gradient, each with its loop nest;
-//! [`order`] has what both walk, [`panel`] how rows come together.
+//! [`order`] has what both walk, [`panel`] how rows come together, [`source`] where their values come from.
 
 mod blocking;
 mod order;
 mod panel;
 mod sddmm;
+mod source;
 mod spmm;
 
 use self::blocking::Blocking;
@@ -20,7 +21,8 @@ use super::{Family, Initial, Method, Planned, Product, Strategy};
 use crate::isa::IsaKind;
 use crate::ops::arithmetic::Words;
 use crate::ops::gather::{gather_halves, gather_pairs, gather_values};
-use crate::{AlignedBuffer, Lines, Precision, SparsePattern};
+use crate::parallel::for_each_part;
+use crate::{AlignedBuffer, Lines, Precision, Scratch, SparsePattern};
 use std::sync::Arc;
 
 pub(super) const PANELS: Family = Family {
@@ -205,11 +207,15 @@ impl Planned for PlannedPanels {
         let copies = [(&self.own, &mut self.own_values), (&self.twin, &mut self.twin_values)];
         for (plan, packed) in copies {
             if let (Some(plan), false) = (plan, packed.is_empty()) {
-                match plan.blocking().words {
-                    Words::Numbers => gather_values(values, plan.source(), self.precision, packed),
-                    Words::Pairs => gather_pairs(values, plan.source(), packed),
-                    Words::Halves => gather_halves(values, plan.source(), packed),
-                }
+                for_each_part(plan.split(packed), |(block, packed)| {
+                    let mut room = Scratch::take(block.values.len());
+                    let source = plan.positions(&block, &mut room);
+                    match plan.blocking().words {
+                        Words::Numbers => gather_values(values, source, self.precision, packed),
+                        Words::Pairs => gather_pairs(values, source, packed),
+                        Words::Halves => gather_halves(values, source, packed),
+                    }
+                });
             }
         }
     }

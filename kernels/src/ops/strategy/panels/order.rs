@@ -1,11 +1,13 @@
 //! Execution plans for [`spmm`](super::spmm) and [`sddmm`](super::sddmm): the non-zeros of a matrix in
 //! the order in which the kernels meet them.
 
-use super::blocking::{Blocking, ZERO};
+use super::blocking::Blocking;
 use super::panel::{Panel, panels};
-use crate::SparsePattern;
+use super::source::{Sources, ZERO};
+use crate::{Scratch, SparsePattern};
 use rayon::prelude::*;
 use std::ops::Range;
+use std::sync::Arc;
 
 /// The order of execution of one sparse matrix.
 ///
@@ -17,10 +19,14 @@ use std::ops::Range;
 pub(super) struct PanelPlan {
     rows: usize,
     columns: usize,
-    nnz: usize,
+    /// The matrix, in whose CSR order values are.
+    matrix: Arc<SparsePattern>,
+    /// Whether the plan is of its transpose.
+    is_twin: bool,
     blocking: Blocking,
     k_blocks: usize,
     laid: Laid,
+    sources: Sources,
     /// One entry per (row block, K block), and one at the end.
     starts: Vec<BlockStart>,
 }
@@ -35,20 +41,21 @@ struct Laid {
     counts: Vec<u16>,
     /// Place inside the K block of every column of every panel.
     places: Vec<u16>,
-    /// CSR position of every packed value.
-    source: Vec<u32>,
+}
+
+/// Packed values of so many non-zeros, with room for what pads them.
+fn room(nnz: usize) -> usize {
+    nnz + nnz / 4
 }
 
 impl Laid {
-    /// With room for so many non-zeros, and for what pads them.
+    /// With room for so many non-zeros.
     fn with_room(nnz: usize) -> Self {
-        let room = nnz + nnz / 4;
-        let (places, source) = (Vec::with_capacity(room), Vec::with_capacity(room));
-        Self { places, source, ..Self::default() }
+        Self { places: Vec::with_capacity(room(nnz)), ..Self::default() }
     }
 
-    /// Adds a panel of that blocking.
-    fn add_panel(&mut self, panel: &Panel, blocking: Blocking) {
+    /// Adds a panel of that blocking, and the CSR position of every packed value of it to `source`.
+    fn add_panel(&mut self, panel: &Panel, blocking: Blocking, source: &mut Vec<u32>) {
         let panel_rows = blocking.panel_rows;
         // The non-zeros of a row that lie together.
         let together = if blocking.pairs() { 2 } else { 1 };
@@ -59,7 +66,7 @@ impl Laid {
             for columns in panel.columns[set].chunks(together) {
                 columns.iter().for_each(|column| self.places.push(column.place));
                 for row in (0..panel_rows).filter(|row| set >> row & 1 == 1) {
-                    columns.iter().for_each(|column| self.source.push(column.source[row]));
+                    columns.iter().for_each(|column| source.push(column.source[row]));
                 }
             }
         }
@@ -68,7 +75,7 @@ impl Laid {
             for row in 0..panel_rows {
                 for column in &panel.columns[1 << row][at..at + together] {
                     self.places.push(column.place);
-                    self.source.push(column.source[row]);
+                    source.push(column.source[row]);
                 }
             }
         }
@@ -79,7 +86,6 @@ impl Laid {
         self.panel_rows.extend_from_slice(&other.panel_rows);
         self.counts.extend_from_slice(&other.counts);
         self.places.extend_from_slice(&other.places);
-        self.source.extend_from_slice(&other.source);
     }
 }
 
@@ -145,18 +151,42 @@ impl PanelPlan {
     /// # Panics
     /// If `blocking` is out of range.
     #[track_caller]
-    pub(super) fn new(pattern: &SparsePattern, blocking: Blocking) -> Self {
+    pub(super) fn new(pattern: &Arc<SparsePattern>, blocking: Blocking) -> Self {
+        Self::planned(pattern, pattern, None, blocking)
+    }
+
+    /// Plans the products with the transpose of a matrix, whose values are taken from the matrix.
+    /// # Panics
+    /// If `blocking` is out of range.
+    #[track_caller]
+    pub(super) fn of_twin(pattern: &Arc<SparsePattern>, blocking: Blocking) -> Self {
+        let (twin, positions) = pattern.transpose();
+        Self::planned(&twin, pattern, Some(&positions), blocking)
+    }
+
+    /// Plans the products with a pattern whose values are those of a matrix, at the `positions` if it is another.
+    #[track_caller]
+    fn planned(
+        pattern: &SparsePattern,
+        matrix: &Arc<SparsePattern>,
+        positions: Option<&[u32]>,
+        blocking: Blocking,
+    ) -> Self {
         assert!(blocking.is_valid(), "{blocking:?}");
         let blocking = Blocking { k_block: blocking.k_block.min(WIDEST), ..blocking };
         let Blocking { k_block, row_block, .. } = blocking;
         let k_blocks = pattern.columns().div_ceil(k_block).max(1);
+        let longest = (0..matrix.rows()).map(|row| matrix.row_range(row).len()).max().unwrap_or(0);
+        let sources = |nnz| Sources::with_room(longest, room(nnz));
         let mut plan = Self {
             rows: pattern.rows(),
             columns: pattern.columns(),
-            nnz: pattern.nnz(),
+            matrix: matrix.clone(),
+            is_twin: positions.is_some(),
             blocking,
             k_blocks,
             laid: Laid::with_room(pattern.nnz()),
+            sources: sources(pattern.nnz()),
             starts: Vec::new(),
         };
         let area = (pattern.rows() * pattern.columns()).max(1);
@@ -166,19 +196,30 @@ impl PanelPlan {
             // Panels are large, and gone as soon as they are laid.
             let laid = |k: usize| {
                 let panels = panels(pattern, blocking, rows.clone(), k * k_block);
-                let mut laid = Laid::with_room(rows.len() * width * pattern.nnz() / area);
-                panels.iter().for_each(|panel| laid.add_panel(panel, blocking));
-                laid
+                let nnz = rows.len() * width * pattern.nnz() / area;
+                let (mut laid, mut source) = (Laid::with_room(nnz), Vec::with_capacity(room(nnz)));
+                panels.iter().for_each(|panel| laid.add_panel(panel, blocking, &mut source));
+                if let Some(positions) = positions {
+                    for at in source.iter_mut().filter(|at| **at != ZERO) {
+                        *at = positions[*at as usize];
+                    }
+                }
+                let mut heads = vec![0; source.len()];
+                plan.heads(&laid.panel_rows, &laid.counts, &laid.places, k * k_block, &mut heads);
+                let mut near = sources(nnz);
+                near.extend(&source, &heads);
+                (laid, near)
             };
-            let blocks: Vec<Laid> = (0..k_blocks).into_par_iter().map(laid).collect();
-            for laid in &blocks {
+            let blocks: Vec<_> = (0..k_blocks).into_par_iter().map(laid).collect();
+            for (laid, sources) in &blocks {
                 plan.starts.push(plan.here());
                 plan.laid.append(laid);
+                plan.sources.append(sources);
             }
         }
         plan.starts.push(plan.here());
         plan.laid.places.shrink_to_fit();
-        plan.laid.source.shrink_to_fit();
+        plan.sources.shrink_to_fit();
         plan
     }
 
@@ -186,21 +227,35 @@ impl PanelPlan {
         BlockStart {
             panel: self.laid.panel_rows.len() / self.blocking.panel_rows,
             column: self.laid.places.len(),
-            value: self.laid.source.len(),
+            value: self.sources.len(),
         }
     }
 
-    /// Plans the products with the transpose of a matrix, whose values are taken from the matrix.
-    /// # Panics
-    /// If `blocking` is out of range.
-    #[track_caller]
-    pub(super) fn of_twin(pattern: &SparsePattern, blocking: Blocking) -> Self {
-        let (twin, positions) = pattern.transpose();
-        let mut plan = Self::new(&twin, blocking);
-        for source in plan.laid.source.iter_mut().filter(|source| **source != ZERO) {
-            *source = positions[*source as usize];
+    /// The CSR position of every packed value of a block, or [`ZERO`], in the order of execution.
+    pub(super) fn positions<'a>(&self, block: &Block<'_>, room: &'a mut Scratch) -> &'a [u32] {
+        let to = bytemuck::cast_slice_mut(room);
+        self.heads(block.rows, block.counts, block.places, block.columns.start, to);
+        self.sources.add_to(block.values.start, to);
+        to
+    }
+
+    /// The position of the first non-zero of the matrix row of every packed value, from the panels of a block.
+    fn heads(
+        &self,
+        rows: &[u32],
+        counts: &[u16],
+        places: &[u16],
+        first_column: usize,
+        to: &mut [u32],
+    ) {
+        let heads = self.matrix.row_offsets();
+        let walk = HeadsOf { blocking: self.blocking, rows, counts, places };
+        if self.is_twin {
+            let of_column = |_, place: u16| heads[first_column + usize::from(place)];
+            return walk.write(of_column, to);
         }
-        plan
+        let of_row = |row: u32, _| if row == NO_ROW { 0 } else { heads[row as usize] };
+        walk.write(of_row, to);
     }
 
     /// Rows of the matrix.
@@ -215,13 +270,13 @@ impl PanelPlan {
 
     /// Non-zeros of the matrix.
     pub(super) fn nnz(&self) -> usize {
-        self.nnz
+        self.matrix.nnz()
     }
 
     /// Words of packed values, the non-zeros of the matrix and the zeros that pad row sets: one each, or
     /// one for a pair.
     pub(super) fn packed_len(&self) -> usize {
-        self.laid.source.len() / if self.blocking.pairs() { 2 } else { 1 }
+        self.sources.len() / if self.blocking.pairs() { 2 } else { 1 }
     }
 
     /// Tile sizes of the plan.
@@ -257,8 +312,118 @@ impl PanelPlan {
         }
     }
 
-    /// CSR position of every packed value, or [`ZERO`], in the order of execution.
-    pub(super) fn source(&self) -> &[u32] {
-        &self.laid.source
+    /// Splits packed values into those of each block, and names its row block and K block.
+    pub(super) fn split<'a>(&self, mut packed: &'a mut [f32]) -> Vec<(Block<'_>, &'a mut [f32])> {
+        let together = if self.blocking.pairs() { 2 } else { 1 };
+        let mut part = |at: usize| {
+            let block = self.block(at / self.k_blocks, at % self.k_blocks);
+            let len = block.values.len() / together;
+            let part = packed.split_off_mut(..len).expect("a word for each");
+            (block, part)
+        };
+        (0..self.row_blocks() * self.k_blocks).map(&mut part).collect()
+    }
+}
+
+/// The walk over the panels of a block that knows the row of every packed value.
+struct HeadsOf<'a> {
+    blocking: Blocking,
+    rows: &'a [u32],
+    counts: &'a [u16],
+    places: &'a [u16],
+}
+
+impl HeadsOf<'_> {
+    /// `to` of every packed value = what `head` says of its row, or [`NO_ROW`], and of its place in the K block.
+    fn write(self, head: impl Fn(u32, u16) -> u32, to: &mut [u32]) {
+        match (self.blocking.panel_rows, self.blocking.pairs()) {
+            (1, false) => self.write_of::<1, 1>(head, to),
+            (1, true) => self.write_of::<1, 2>(head, to),
+            (2, false) => self.write_of::<2, 1>(head, to),
+            (2, true) => self.write_of::<2, 2>(head, to),
+            (_, false) => self.write_of::<4, 1>(head, to),
+            (_, true) => self.write_of::<4, 2>(head, to),
+        }
+    }
+
+    /// Of `R` rows a panel, with so many non-zeros of a row together.
+    fn write_of<const R: usize, const TOGETHER: usize>(
+        self,
+        head: impl Fn(u32, u16) -> u32,
+        to: &mut [u32],
+    ) {
+        let (mut to, mut places) = (to.iter_mut(), self.places);
+        let mut put =
+            |row: u32, place: u16| *to.next().expect("one of each value") = head(row, place);
+        let sets = self.blocking.shared();
+        let counts = self.counts.chunks_exact(sets.len() + 1);
+        for (rows, counts) in self.rows.as_chunks::<R>().0.iter().zip(counts) {
+            for (&set, &count) in sets.iter().zip(counts) {
+                let (shared, others) = places.split_at(count.into());
+                places = others;
+                for columns in shared.chunks_exact(TOGETHER) {
+                    for (_, &row) in
+                        rows.iter().enumerate().filter(|(slot, _)| set >> slot & 1 == 1)
+                    {
+                        columns.iter().for_each(|&place| put(row, place));
+                    }
+                }
+            }
+            let singles = usize::from(counts[sets.len()]) * self.blocking.round();
+            let (singles, others) = places.split_at(singles);
+            places = others;
+            for columns in singles.chunks_exact(R * TOGETHER) {
+                for (&row, columns) in rows.iter().zip(columns.chunks_exact(TOGETHER)) {
+                    columns.iter().for_each(|&place| put(row, place));
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::arithmetic::Words;
+    use crate::sparse::mask::uniform_random;
+
+    /// Every non-zero is the source of one packed value, of its block; with rows that two bytes are enough for, and without.
+    #[test]
+    fn every_value_has_one_place_in_its_block() {
+        let random = uniform_random(37, 300, 0.6, 1).unwrap();
+        let wide = SparsePattern::full(2, 70_000).unwrap();
+        for (pattern, k_block, is_near) in [(random, 64, true), (wide, 9_000, false)] {
+            let pattern = Arc::new(pattern);
+            let places: Vec<(usize, usize)> = (0..pattern.rows())
+                .flat_map(|row| pattern.row(row).iter().map(move |&column| (row, column as usize)))
+                .collect();
+            let sizes = [1, 2, 4].map(|r| [(r, Words::Numbers), (r, Words::Pairs)]).into_iter();
+            for (panel_rows, words) in sizes.flatten() {
+                let (vectors, unroll, row_block, k_pass) = (2, 1, 20, 1);
+                let blocking =
+                    Blocking { panel_rows, vectors, unroll, k_block, row_block, k_pass, words };
+                let plans =
+                    [PanelPlan::new(&pattern, blocking), PanelPlan::of_twin(&pattern, blocking)];
+                for plan in plans {
+                    assert_eq!(matches!(plan.sources, Sources::Near(_)), is_near);
+                    let mut packed = vec![0.0; plan.packed_len()];
+                    let mut found = Vec::new();
+                    for (block, _) in plan.split(&mut packed) {
+                        let mut room = Scratch::take(block.values.len());
+                        let positions = plan.positions(&block, &mut room).iter().copied();
+                        for at in positions.filter(|&at| at != ZERO) {
+                            let (row, column) = places[at as usize];
+                            let (row, column) =
+                                if plan.is_twin { (column, row) } else { (row, column) };
+                            assert!(block.range().contains(&row), "{blocking:?}");
+                            assert!(block.columns().contains(&column), "{blocking:?}");
+                            found.push(at);
+                        }
+                    }
+                    found.sort_unstable();
+                    assert!(found.into_iter().eq(0..pattern.nnz() as u32), "{blocking:?}");
+                }
+            }
+        }
     }
 }

@@ -8,7 +8,8 @@
 //! are foreseeable: surplus columns of a set of several rows are *demoted* to two smaller sets, missing
 //! ones *promoted* from a smaller one, with a zero in the place of the value that is not there.
 
-use super::blocking::{Blocking, ZERO};
+use super::blocking::Blocking;
+use super::source::ZERO;
 use crate::SparsePattern;
 use crate::isa::{Isa, Kernel, dispatch};
 use std::mem;

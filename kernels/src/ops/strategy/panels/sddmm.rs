@@ -17,8 +17,9 @@
 //! Loop nest, outside in: row blocks × K blocks (parallel) · groups of V tiles · panels · row sets ·
 //! columns.
 
-use super::blocking::{Blocking, GROUP, ZERO, round, whole_groups};
+use super::blocking::{Blocking, GROUP, round, whole_groups};
 use super::order::{Block, NO_ROW, PanelPlan};
+use super::source::ZERO;
 use crate::isa::{Isa, IsaKind, Kernel};
 use crate::ops::arithmetic::{self, Arithmetic, Multiplication, Words};
 use crate::ops::extent::{check_whole, tiles_per_line};
@@ -81,8 +82,8 @@ impl Multiplication for Task<'_> {
     #[inline(always)]
     fn run<I: Isa, W: Arithmetic>(self, isa: I) {
         let Blocking { panel_rows, vectors, k_block, .. } = self.plan.blocking();
-        let source = &self.plan.source()[self.block.values.clone()];
-        let groups = (source.len() / GROUP).next_multiple_of(PER_LINE);
+        let values = self.block.values.len();
+        let groups = (values / GROUP).next_multiple_of(PER_LINE);
         let rows = self.block.range().len();
         let mut room = Room {
             x: Scratch::take(k_block * vectors * LANES),
@@ -108,7 +109,8 @@ impl Multiplication for Task<'_> {
             };
         }
         let mut from = room.partial.as_ptr();
-        for source in source.chunks(PER_LINE * GROUP) {
+        let mut positions = Scratch::take(values);
+        for source in self.plan.positions(&self.block, &mut positions).chunks(PER_LINE * GROUP) {
             // SAFETY: partial holds a line per group, in whole lines of sums. The plan names every
             // non-zero once, so that `at` is in range and no other task has it.
             unsafe {
