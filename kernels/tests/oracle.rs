@@ -128,6 +128,17 @@ fn is_slow(name: &str) -> bool {
     IMITATED && name.contains("halves")
 }
 
+/// The instruction sets that have code of their own for a kernel or plan. Those that multiply 16 bits run the code of the one
+/// that they extend for all else.
+fn isas_of(name: &str) -> impl Iterator<Item = IsaKind> {
+    let (pairs, halves) = (name.contains("pairs"), name.contains("halves"));
+    IsaKind::available().into_iter().filter(move |&isa| {
+        let of_pairs = isa.multiplies(Precision::Bf16);
+        let of_halves = isa.multiplies(Precision::F16);
+        !(of_pairs || of_halves) || of_pairs && pairs || of_halves && halves
+    })
+}
+
 /// Numbers rounded to a precision.
 fn rounded(precision: Precision, numbers: &[f32]) -> Vec<f32> {
     numbers.iter().map(|&x| precision.round(x)).collect()
@@ -157,7 +168,7 @@ fn check(w: &CsrMatrix, precisions: &[Precision], tiles: usize, what: &str) {
         };
         for kernel in all_kernels().iter().filter(ours) {
             let mut first: Option<Vec<u32>> = None;
-            for isa in IsaKind::available() {
+            for isa in isas_of(&kernel.name) {
                 let what =
                     format!("{} {precision} {} on {isa}, {what}", product.name(), kernel.name);
                 let mut found = vec![f32::NAN; product.output_len(w, tiles)];
@@ -302,7 +313,7 @@ fn layers_start_from_bias_and_accumulate_for_all_tile_sizes() {
     }
     for plan in plans {
         let mut first = None;
-        for isa in IsaKind::available() {
+        for isa in isas_of(&plan.to_string()) {
             let mut layer = LinearLayer::sparse(isa, w.pattern().clone(), plan.clone());
             layer.refresh(w.values());
             let found = layer_products(&layer, w.values(), tiles);
