@@ -44,6 +44,7 @@ run mediswift study docs/results/losses.toml docs/results/speedup.toml docs/resu
 run mediswift study docs/results/savings.toml --data abstracts --out savings
 # Fails unless the tasks' files lie in the folder's hoc and pubmedqa (docs/fine-tuning.md).
 run mediswift study docs/results/fine-tuning.toml --data abstracts --data hoc=hoc --data pubmedqa=pubmedqa --out tuned
+run mediswift study docs/results/sixteen-bits/study.toml --data abstracts --data hoc=hoc --out tuned-in-16-bits
 
 run mediswift bench layer --plot speedup.svg
 run mediswift bench layer --full --plot full.svg
