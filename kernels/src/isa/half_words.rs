@@ -86,7 +86,7 @@ fn dot(a: f32, b: f32, c: f32) -> f32 {
 
 /// Of x86.
 #[inline(always)]
-pub(super) fn vdpbf16ps(a: f32, b: f32, c: f32) -> f32 {
+fn vdpbf16ps(a: f32, b: f32, c: f32) -> f32 {
     let odd = flush(upper(a).mul_add(upper(b), flush(c)));
     flush(lower(a).mul_add(lower(b), odd))
 }

@@ -39,7 +39,8 @@ type Quad = [float32x4_t; 4];
 /// inlined would lose the target features.
 macro_rules! each {
     (|$i:ident| $call:expr) => {
-        // SAFETY: `self` proves that the CPU has NEON; what is read is what the caller vouches for.
+        // SAFETY: `self` proves that the CPU has NEON, and FP16 and BF16 where `BY` says so; what is read is what the
+        // caller vouches for.
         unsafe {
             [
                 {

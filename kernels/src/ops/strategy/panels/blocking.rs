@@ -54,6 +54,11 @@ impl Blocking {
         self.words == Words::Pairs
     }
 
+    /// Non-zeros of a row that lie together, in a word.
+    pub(super) fn together(&self) -> usize {
+        if self.pairs() { 2 } else { 1 }
+    }
+
     /// Tiles that a micro-kernel works on at once.
     pub(super) fn tiles(&self) -> usize {
         self.vectors * self.words.tiles()
@@ -61,7 +66,7 @@ impl Blocking {
 
     /// Columns of a row set that come together: whole groups of values, and whole pairs.
     pub(super) fn whole(&self, set: usize) -> usize {
-        whole_groups(set).max(if self.pairs() { 2 } else { 1 })
+        whole_groups(set).max(self.together())
     }
 
     /// Columns of a round of single rows: as many of each row, in whole groups and whole pairs.

@@ -57,8 +57,7 @@ impl Laid {
     /// Adds a panel of that blocking, and the CSR position of every packed value of it to `source`.
     fn add_panel(&mut self, panel: &Panel, blocking: Blocking, source: &mut Vec<u32>) {
         let panel_rows = blocking.panel_rows;
-        // The non-zeros of a row that lie together.
-        let together = if blocking.pairs() { 2 } else { 1 };
+        let together = blocking.together();
         let row = |slot| panel.rows.get(slot).map_or(NO_ROW, |&row| row as u32);
         self.panel_rows.extend((0..panel_rows).map(row));
         for &set in blocking.shared() {
@@ -276,7 +275,7 @@ impl PanelPlan {
     /// Words of packed values, the non-zeros of the matrix and the zeros that pad row sets: one each, or
     /// one for a pair.
     pub(super) fn packed_len(&self) -> usize {
-        self.sources.len() / if self.blocking.pairs() { 2 } else { 1 }
+        self.sources.len() / self.blocking.together()
     }
 
     /// Tile sizes of the plan.
@@ -312,12 +311,11 @@ impl PanelPlan {
         }
     }
 
-    /// Splits packed values into those of each block, and names its row block and K block.
+    /// The blocks, each with its part of packed values.
     pub(super) fn split<'a>(&self, mut packed: &'a mut [f32]) -> Vec<(Block<'_>, &'a mut [f32])> {
-        let together = if self.blocking.pairs() { 2 } else { 1 };
         let mut part = |at: usize| {
             let block = self.block(at / self.k_blocks, at % self.k_blocks);
-            let len = block.values.len() / together;
+            let len = block.values.len() / self.blocking.together();
             let part = packed.split_off_mut(..len).expect("a word for each");
             (block, part)
         };
