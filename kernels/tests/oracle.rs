@@ -128,14 +128,19 @@ fn is_slow(name: &str) -> bool {
     IMITATED && name.contains("halves")
 }
 
-/// The instruction sets that have code of their own for a kernel or plan. Those that multiply 16 bits run the code of the one
-/// that they extend for all else.
+/// The instruction sets that have code of their own for a kernel or plan: those that multiply its words by an instruction,
+/// and the portable one, which imitates it; of numbers, all but those that extend another one for 16 bits. What multiplies
+/// pairs runs the halves of another one, too.
 fn isas_of(name: &str) -> impl Iterator<Item = IsaKind> {
     let (pairs, halves) = (name.contains("pairs"), name.contains("halves"));
     IsaKind::available().into_iter().filter(move |&isa| {
         let of_pairs = isa.multiplies(Precision::Bf16);
         let of_halves = isa.multiplies(Precision::F16);
-        !(of_pairs || of_halves) || of_pairs && pairs || of_halves && halves
+        match (pairs, halves) {
+            (true, _) => of_pairs || isa == IsaKind::Scalar,
+            (_, true) => of_halves && !of_pairs || isa == IsaKind::Scalar,
+            _ => !(of_pairs || of_halves),
+        }
     })
 }
 
@@ -149,18 +154,17 @@ fn rounded_matrix(precision: Precision, w: &CsrMatrix) -> CsrMatrix {
     CsrMatrix::new(w.pattern().clone(), rounded(precision, w.values())).unwrap()
 }
 
-/// Runs every kernel on every instruction set.
-fn check(w: &CsrMatrix, precisions: &[Precision], tiles: usize, what: &str) {
+/// Runs every kernel of a precision on every instruction set.
+fn check(w: &CsrMatrix, precision: Precision, tiles: usize, what: &str) {
     let (rows, columns) = (w.pattern().rows(), w.pattern().columns());
     let x = numbers(columns * tiles * LANES, 2);
     let dy = numbers(rows * tiles * LANES, 3);
-    let of = |&product| precisions.iter().map(move |&precision| (product, precision));
-    for (product, precision) in Product::ALL.iter().flat_map(of) {
-        let (exact_x, exact_dy) = (rounded(precision, &x), rounded(precision, &dy));
-        let exact_w = rounded_matrix(precision, w);
+    let (exact_x, exact_dy) = (rounded(precision, &x), rounded(precision, &dy));
+    let exact_w = rounded_matrix(precision, w);
+    let x = InPrecision::new(precision, &x, columns);
+    let dy = InPrecision::new(precision, &dy, rows);
+    for product in Product::ALL {
         let want = Want::of(product, &exact_w, &exact_x, &exact_dy, tiles);
-        let (x, dy) =
-            (InPrecision::new(precision, &x, columns), InPrecision::new(precision, &dy, rows));
         let ours = |kernel: &&KernelSpec| {
             kernel.product == product
                 && kernel.precision == precision
@@ -200,28 +204,46 @@ fn every_strategy_and_product_is_in_the_list() {
     }
 }
 
-#[test]
-fn every_kernel_equals_its_reference_on_every_isa() {
+fn check_on_all_shapes(precision: Precision) {
     for (rows, columns, tiles) in SHAPES {
         for sparsity in SPARSITIES {
-            let what = format!("{rows}×{columns}, sparsity {sparsity}, {tiles} tiles");
             // Emulations are slow: of the largest shape, 16 bits take a part of the densities. Where the CPU is
             // imitated as well they take none of it, and one density of the next.
-            let of_half = match (rows * columns, IMITATED) {
+            let is_taken = match (rows * columns, IMITATED) {
+                _ if precision == Precision::F32 => true,
                 (..40_000, false) | (..30_000, true) => true,
                 (_, false) => [0.5, 0.95].contains(&sparsity),
                 (..40_000, true) => sparsity == 0.75,
                 (_, true) => false,
             };
-            let precisions = if of_half { &Precision::ALL[..] } else { &Precision::ALL[..1] };
-            check(&random(rows, columns, sparsity), precisions, tiles, &what);
+            if is_taken {
+                let what = format!("{rows}×{columns}, sparsity {sparsity}, {tiles} tiles");
+                check(&random(rows, columns, sparsity), precision, tiles, &what);
+            }
         }
     }
 }
 
 #[test]
+fn every_kernel_of_f32_equals_its_reference_on_every_isa() {
+    check_on_all_shapes(Precision::F32);
+}
+
+#[test]
+fn every_kernel_of_bf16_equals_its_reference_on_every_isa() {
+    check_on_all_shapes(Precision::Bf16);
+}
+
+#[test]
+fn every_kernel_of_f16_equals_its_reference_on_every_isa() {
+    check_on_all_shapes(Precision::F16);
+}
+
+#[test]
 fn uneven_and_empty_rows() {
-    check(&uneven(), &Precision::ALL, 6, "uneven rows");
+    for precision in Precision::ALL {
+        check(&uneven(), precision, 6, "uneven rows");
+    }
 }
 
 /// The three products of a layer: biased forward, accumulating backward.
@@ -388,17 +410,23 @@ fn check_threads(what: &str, tiles: usize, layer: impl Fn() -> (LinearLayer, Vec
 #[test]
 fn thread_counts_do_not_change_a_bit() {
     let isa = IsaKind::active().unwrap();
-    let tiles = |precision| if IMITATED && precision != Precision::F32 { 13 } else { 37 };
+    // Emulations are slow, and thirteen tiles are shared out as well.
+    let tiles = |name: &str, precision| {
+        let of_words = ["pairs", "halves"].iter().any(|words| name.contains(words));
+        let is_emulated = of_words && !isa.multiplies(precision);
+        if is_emulated || IMITATED && precision != Precision::F32 { 13 } else { 37 }
+    };
     for w in [&random(300, 500, 0.75), &uneven()] {
         for plan in plans_of_each().filter(|plan| !is_slow(&plan.to_string())) {
-            check_threads(&plan.to_string(), tiles(plan.precision()), || {
+            let name = plan.to_string();
+            check_threads(&name, tiles(&name, plan.precision()), || {
                 let layer = LinearLayer::sparse(isa, w.pattern().clone(), plan.clone());
                 (layer, w.values().to_vec())
             });
         }
         let (rows, columns) = (w.pattern().rows(), w.pattern().columns());
         for precision in Precision::ALL {
-            check_threads(&format!("dense {precision}"), tiles(precision), || {
+            check_threads(&format!("dense {precision}"), tiles("dense", precision), || {
                 (LinearLayer::dense(isa, precision, rows, columns), w.to_dense())
             });
         }

@@ -1,6 +1,6 @@
 //! AVX2 with FMA: two registers make one tile row.
 
-use super::{Isa, Kernel};
+use super::{Isa, Kernel, Scalar};
 use crate::LANES;
 use std::arch::x86_64::*;
 
@@ -237,6 +237,14 @@ impl Isa for Avx2 {
         }
         // SAFETY: `self` proves that the CPU has the features.
         unsafe { compiled(self, kernel) }
+    }
+    #[inline(always)]
+    fn run_pairs<K: Kernel>(self, kernel: K) -> K::Output {
+        Scalar.run(kernel)
+    }
+    #[inline(always)]
+    fn run_halves<K: Kernel>(self, kernel: K) -> K::Output {
+        Scalar.run(kernel)
     }
 }
 

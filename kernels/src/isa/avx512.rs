@@ -1,6 +1,6 @@
 //! AVX-512: one register is one tile row.
 
-use super::{Isa, Kernel};
+use super::{Isa, Kernel, Scalar};
 use crate::LANES;
 use std::arch::x86_64::*;
 
@@ -429,7 +429,7 @@ impl<const BY: u8> Isa for Extended<BY> {
             kernel.run(isa)
         }
         if BY != BF16 {
-            return self.run(kernel);
+            return Scalar.run(kernel);
         }
         // SAFETY: `self` proves that the CPU has the features.
         unsafe { compiled(Extended(()), kernel) }
@@ -442,7 +442,7 @@ impl<const BY: u8> Isa for Extended<BY> {
             kernel.run(isa)
         }
         if BY != FP16 {
-            return self.run(kernel);
+            return Scalar.run(kernel);
         }
         // SAFETY: `self` proves that the CPU has the features.
         unsafe { compiled(Extended(()), kernel) }

@@ -4,7 +4,7 @@
 //! whatever the registers of the machine: one on AVX-512, two on AVX2, four on NEON. All
 //! instruction sets use fused multiply-adds and the same reduction tree, so a kernel gives the same
 //! bits on each of them. Products of [pairs](Isa::dot) alone are those of the architecture: Arm's instruction rounds
-//! otherwise than x86's, and each is imitated by the instruction sets of its architecture that lack it.
+//! otherwise than x86's, and each is imitated on CPUs of its architecture that lack it.
 //!
 //! An [`Isa`] value is a proof that the CPU has the instructions: it comes from `detect` alone.
 //! [`dispatch`] chooses one at run time; `MEDISWIFT_ISA` forces one, and it is an error to force

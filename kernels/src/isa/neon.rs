@@ -1,5 +1,6 @@
 //! 64-bit Arm NEON: four registers make one tile row.
 
+use super::Scalar;
 use super::vector::{Isa, Kernel, imitated};
 use crate::LANES;
 use std::arch::aarch64::*;
@@ -148,6 +149,21 @@ impl<const BY: u8> Isa for Extended<BY> {
         })
     }
     #[inline(always)]
+    fn sum_each(self, vs: [Quad; LANES]) -> Quad {
+        let fours = vs.as_chunks::<4>().0;
+        each!(|I| sum_lanes(
+            fours[I].map(|v| vaddq_f32(vaddq_f32(v[0], v[2]), vaddq_f32(v[1], v[3])))
+        ))
+    }
+    #[inline(always)]
+    fn sum_within_quarters(self, v: [Quad; 4]) -> Quad {
+        each!(|I| sum_lanes([v[0][I], v[1][I], v[2][I], v[3][I]]))
+    }
+    #[inline(always)]
+    fn sum_over_quarters(self, v: [Quad; 4]) -> Quad {
+        each!(|I| vaddq_f32(vaddq_f32(v[I][0], v[I][1]), vaddq_f32(v[I][2], v[I][3])))
+    }
+    #[inline(always)]
     fn interleave(self, a: Quad, b: Quad) -> (Quad, Quad) {
         let low = each!(|I| {
             let (a, b) = (vreinterpretq_u16_f32(a[I]), vreinterpretq_u16_f32(b[I]));
@@ -244,7 +260,7 @@ impl<const BY: u8> Isa for Extended<BY> {
             kernel.run(isa)
         }
         if BY < BF16 {
-            return self.run(kernel);
+            return Scalar.run(kernel);
         }
         // SAFETY: `self` proves that the CPU has the features.
         unsafe { compiled(Extended(()), kernel) }
@@ -257,10 +273,26 @@ impl<const BY: u8> Isa for Extended<BY> {
             kernel.run(isa)
         }
         if BY < FP16 {
-            return self.run(kernel);
+            return Scalar.run(kernel);
         }
         // SAFETY: `self` proves that the CPU has the features.
         unsafe { compiled(Extended(()), kernel) }
+    }
+}
+
+/// (lane 0 + lane 2) + (lane 1 + lane 3) of each.
+/// # Safety
+/// The CPU must have NEON.
+#[inline(always)]
+unsafe fn sum_lanes(v: [float32x4_t; 4]) -> float32x4_t {
+    // SAFETY: the caller vouches for NEON.
+    unsafe {
+        let [a, b, c, d] = v.map(|v| vreinterpretq_f64_f32(v));
+        let halves = |a, b| {
+            let (low, high) = (vzip1q_f64(a, b), vzip2q_f64(a, b));
+            vaddq_f32(vreinterpretq_f32_f64(low), vreinterpretq_f32_f64(high))
+        };
+        vpaddq_f32(halves(a, b), halves(c, d))
     }
 }
 

@@ -40,6 +40,15 @@ fn mul(a: &Array, b: &Array) -> Array {
     zip(*a, *b, |a, b| a * b)
 }
 
+#[inline(never)]
+fn sum_within_quarters(vs: &[Array; 4]) -> Array {
+    // Lane 4 q + j.
+    std::array::from_fn(|at| {
+        let quarter = &vs[at % 4].as_chunks::<4>().0[at / 4];
+        (quarter[0] + quarter[2]) + (quarter[1] + quarter[3])
+    })
+}
+
 impl Isa for Scalar {
     type V = Array;
     const REGISTERS: usize = 8;
@@ -107,11 +116,31 @@ impl Isa for Scalar {
         std::array::from_fn(|i| std::array::from_fn(|j| rows[j][i]))
     }
     #[inline(always)]
+    fn sum_within_quarters(self, vs: [Array; 4]) -> Array {
+        sum_within_quarters(&vs)
+    }
+    #[inline(always)]
+    fn sum_over_quarters(self, vs: [Array; 4]) -> Array {
+        // Lane 4 g + j.
+        std::array::from_fn(|at| {
+            let (v, j) = (&vs[at / 4], at % 4);
+            (v[j] + v[4 + j]) + (v[8 + j] + v[12 + j])
+        })
+    }
+    #[inline(always)]
     fn run<K: Kernel>(self, kernel: K) -> K::Output {
         #[inline(never)]
         fn compiled<K: Kernel>(isa: Scalar, kernel: K) -> K::Output {
             kernel.run(isa)
         }
         compiled(self, kernel)
+    }
+    #[inline(always)]
+    fn run_pairs<K: Kernel>(self, kernel: K) -> K::Output {
+        self.run(kernel)
+    }
+    #[inline(always)]
+    fn run_halves<K: Kernel>(self, kernel: K) -> K::Output {
+        self.run(kernel)
     }
 }

@@ -94,33 +94,11 @@ pub trait Isa: Copy + Send + Sync + 'static {
     }
     /// Sums inside quarters of four lanes: lane `4 q + j` of the result is the sum over quarter `q` of
     /// `vs[j]`, as (lane 0 + lane 2) + (lane 1 + lane 3).
-    #[inline(always)]
-    fn sum_within_quarters(self, vs: [Self::V; 4]) -> Self::V {
-        let mut sums = [0.0; LANES];
-        for (j, v) in vs.into_iter().enumerate() {
-            let v = self.to_array(v);
-            for (q, v) in v.chunks_exact(4).enumerate() {
-                sums[4 * q + j] = (v[0] + v[2]) + (v[1] + v[3]);
-            }
-        }
-        // SAFETY: `sums` holds sixteen `f32`.
-        unsafe { self.load(sums.as_ptr()) }
-    }
+    fn sum_within_quarters(self, vs: [Self::V; 4]) -> Self::V;
     /// Sums over quarters of four lanes: lane `4 g + j` of the result is the sum of lane `j` of the
     /// quarters of `vs[g]`, as (0 + 1) + (2 + 3). After [`Isa::sum_within_quarters`] it completes the
     /// sums of sixteen vectors.
-    #[inline(always)]
-    fn sum_over_quarters(self, vs: [Self::V; 4]) -> Self::V {
-        let mut sums = [0.0; LANES];
-        for (g, v) in vs.into_iter().enumerate() {
-            let v = self.to_array(v);
-            for j in 0..4 {
-                sums[4 * g + j] = (v[j] + v[4 + j]) + (v[8 + j] + v[12 + j]);
-            }
-        }
-        // SAFETY: `sums` holds sixteen `f32`.
-        unsafe { self.load(sums.as_ptr()) }
-    }
+    fn sum_over_quarters(self, vs: [Self::V; 4]) -> Self::V;
     /// The lanes as an array.
     #[inline(always)]
     fn to_array(self, v: Self::V) -> [f32; LANES] {
@@ -213,16 +191,11 @@ pub trait Isa: Copy + Send + Sync + 'static {
     /// Runs `kernel` compiled for this instruction set, as a function of its own. A kernel may so run parts of it in
     /// their turn: what a function is too long for takes minutes to compile.
     fn run<K: Kernel>(self, kernel: K) -> K::Output;
-    /// Runs a kernel that calls [`Isa::dot`] compiled for this instruction set.
-    #[inline(always)]
-    fn run_pairs<K: Kernel>(self, kernel: K) -> K::Output {
-        self.run(kernel)
-    }
-    /// Runs a kernel that calls [`Isa::fma_halves`] compiled for this instruction set.
-    #[inline(always)]
-    fn run_halves<K: Kernel>(self, kernel: K) -> K::Output {
-        self.run(kernel)
-    }
+    /// Runs a kernel that calls [`Isa::dot`] compiled for this instruction set; where that is no instruction, the portable
+    /// code of the kernel, for imitations run for their bits alone and need no code of their own for every CPU.
+    fn run_pairs<K: Kernel>(self, kernel: K) -> K::Output;
+    /// Runs a kernel that calls [`Isa::fma_halves`] compiled for this instruction set, or its portable code likewise.
+    fn run_halves<K: Kernel>(self, kernel: K) -> K::Output;
 }
 
 /// A piece of single-threaded vector code, generic over the instruction set.
