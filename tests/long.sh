@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The commands of README and docs that need a network, other programs, or more than a minute: those that
-# tests/cli_docs.rs does not run. Give it an empty folder with room for a few gigabytes:
+# tests/cli/docs.rs does not run. Give it an empty folder with room for a few gigabytes:
 #
 #     tests/long.sh /tmp/long
 #

@@ -1,14 +1,12 @@
 //! `bench layer` through the command line: what it prints, draws and refuses. Nothing here depends on
 //! how fast the machine is.
 
-mod common;
-
 use std::fs;
 
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Command, Stdio};
 
-use common::{contents, failure, json, program, run};
+use crate::common::{contents, failure, json, program, run};
 use serde_json::Value;
 
 /// Options that make a measurement take milliseconds.

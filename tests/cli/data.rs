@@ -3,15 +3,13 @@
 //! Whatever goes wrong must end in one clear line on stderr, the documented exit code, no panic,
 //! and everything on disk as it was.
 
-mod common;
-
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::Stdio;
 
-use common::{contents, failure, json, program, run};
+use crate::common::{contents, failure, json, program, run};
 use serde_json::Value;
 use tempfile::TempDir;
 

@@ -1,14 +1,11 @@
 //! Every command of README and docs does what it says: it runs here, on little data and the smallest
 //! models, or is one of those in `tests/long.sh`, which need a network, other programs or minutes.
-#![cfg(unix)]
-
-mod common;
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use common::{json, questions, run};
+use crate::common::{json, questions, run};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 

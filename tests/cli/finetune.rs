@@ -1,15 +1,11 @@
 //! Fine-tuning through the command line, as a user would run it.
 
-mod common;
-#[path = "common/server.rs"]
-mod server;
-
 use std::fs;
 use std::path::Path;
 
-use common::{contents, failure, json, program, questions, run};
+use crate::common::{contents, failure, json, program, questions, run};
+use crate::server::Server;
 use serde_json::{Value, json};
-use server::Server;
 use tempfile::TempDir;
 
 /// A folder with a pre-trained run and the files of both tasks.

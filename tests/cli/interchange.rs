@@ -1,11 +1,9 @@
 //! Exports and imports through the command line.
 
-mod common;
-
 use std::fs;
 use std::path::Path;
 
-use common::{contents, failure, json, run};
+use crate::common::{contents, failure, json, run};
 use tempfile::TempDir;
 
 /// A folder with `corpus.jsonl`, `dataset/` and the run `run/`, 75 % sparse.

@@ -3,12 +3,10 @@
 //! Hashes and losses hold on every machine: a run keeps the plans it started with, and for a plan all
 //! instruction sets and numbers of threads give the same.
 
-mod common;
-
 use std::fs;
 use std::path::Path;
 
-use common::{contents, failure, json, run};
+use crate::common::{contents, failure, json, run};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -87,7 +85,8 @@ fn an_old_fine_tuning_goes_on_with_its_soft_prompt() {
     assert_eq!(manifest["weights_hash"], expected["weights_hash"]);
     let score = ["--json", "score", "tuned", "--soft-prompt"];
     let texts = ["--context", "Does aspirin help in gout?", "--text", " yes"];
-    let scored = common::program(at).args(score).args(texts).output().expect("the program starts");
+    let scored =
+        crate::common::program(at).args(score).args(texts).output().expect("the program starts");
     assert_eq!(json(&scored)["loglikelihood"], expected["loglikelihood"]);
     holds(&json(&run(at, "--json export hf tuned --out hf")), &expected["hf"]);
 }

@@ -1,11 +1,9 @@
 //! `plot` through the command line: what it draws, says and refuses.
 
-mod common;
-
 use std::fs;
 use std::path::Path;
 
-use common::{contents, failure, json, run};
+use crate::common::{contents, failure, json, run};
 use serde_json::Value;
 
 fn number(value: &Value) -> f64 {

@@ -1,11 +1,5 @@
 //! The server through HTTP clients: those that behave, and those that do not.
 
-mod common;
-#[path = "common/server.rs"]
-mod server;
-#[path = "common/trained.rs"]
-mod trained;
-
 use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -14,10 +8,10 @@ use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::{contents, failure, json, program, run};
+use crate::common::{contents, failure, json, program, run};
+use crate::server::Server;
+use crate::trained::{call, numbers, trained};
 use serde_json::{Value, json};
-use server::Server;
-use trained::{call, numbers, trained};
 
 #[test]
 fn the_server_answers_as_score_and_generate_do() {

@@ -4,9 +4,6 @@
 //! Keys are the program's own, so a new one is swept too. All runs have a limit of memory
 //! (`ulimit -v`), which the program takes for all that there is: what it estimates to be above is
 //! refused, and what then takes more than was estimated ends in an abort, which no sweep accepts.
-#![cfg(target_os = "linux")]
-
-mod common;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -16,7 +13,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use common::{json, questions, run};
+use crate::common::{json, questions, run};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -353,7 +350,7 @@ fn what_does_not_fit_is_refused_with_need_and_have() {
         "import hf hf --out big".to_string(),
     ] {
         let child = start(at, &words(&command));
-        let message = common::failure(&child.wait_with_output().expect("its output"), 1);
+        let message = crate::common::failure(&child.wait_with_output().expect("its output"), 1);
         assert!(message.contains("needs about") && message.contains("are free"), "{message}");
         assert!(!at.join("big").exists(), "{command}");
     }

@@ -1,7 +1,4 @@
 //! Studies end to end: cells, baselines, what is measured of them, the report, and what a study survives.
-#![cfg(unix)]
-
-mod common;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -10,7 +7,7 @@ use std::process::{Command, Stdio};
 use std::thread::sleep;
 use std::time::Duration;
 
-use common::{contents, failure, json, program, questions, run};
+use crate::common::{contents, failure, json, program, questions, run};
 use mediswift_files::Lock;
 use serde_json::Value;
 use tempfile::TempDir;

@@ -2,9 +2,6 @@
 //!
 //! However a run was disturbed, it must end as the undisturbed one: that is the verdict of these
 //! tests. When a disturbance comes is left to chance; how many come, to `MEDISWIFT_KILLS`.
-#![cfg(unix)]
-
-mod common;
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -17,7 +14,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use common::{contents, failure, json, program, run};
+use crate::common::{contents, failure, json, program, run};
 use serde_json::Value;
 use tempfile::TempDir;
 

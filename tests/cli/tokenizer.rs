@@ -1,14 +1,12 @@
 //! The tokenizer verbs of the command line, run as a user would run them: all texts come back, and
 //! whatever cannot be used is named.
 
-mod common;
-
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Output, Stdio};
 
-use common::{contents, failure, json, program, run};
+use crate::common::{contents, failure, json, program, run};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 

@@ -3,15 +3,13 @@
 //! Whatever goes wrong must end in one clear line on stderr, the documented exit code, no panic,
 //! and everything on disk as it was.
 
-mod common;
-
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::thread::sleep;
 use std::time::Duration;
 
-use common::{contents, failure, json, program, run};
+use crate::common::{contents, failure, json, program, run};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 

@@ -1,15 +1,11 @@
 //! A trained model in use, through the command line: `score`, `eval` on files, and `generate` with
 //! several prompts.
 
-mod common;
-#[path = "common/trained.rs"]
-mod trained;
-
 use std::fs;
 
-use common::{contents, failure, json, run};
+use crate::common::{contents, failure, json, run};
+use crate::trained::{call, numbers, trained};
 use serde_json::{Value, json};
-use trained::{call, numbers, trained};
 
 fn sum(list: &Value) -> f64 {
     numbers(list).into_iter().flatten().sum()
