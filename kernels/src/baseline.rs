@@ -9,6 +9,7 @@
 
 use crate::isa::IsaKind;
 use crate::ops::extent::size;
+use gemm_common::Parallelism;
 use half::bf16;
 use std::ffi::c_int;
 use std::path::{Path, PathBuf};
@@ -96,8 +97,8 @@ impl Baseline {
 
 fn gemm_crate(isa: IsaKind, a: Matrix<'_>, b: Matrix<'_>, c: &mut [f32]) {
     let parallelism = match rayon::current_num_threads() {
-        1 => gemm::Parallelism::None,
-        threads => gemm::Parallelism::Rayon(threads),
+        1 => Parallelism::None,
+        threads => Parallelism::Rayon(threads),
     };
     match isa {
         #[cfg(target_arch = "x86_64")]
@@ -106,26 +107,26 @@ fn gemm_crate(isa: IsaKind, a: Matrix<'_>, b: Matrix<'_>, c: &mut [f32]) {
     }
 }
 
-/// The `gemm` crate's choice for this CPU.
-fn gemm_best(a: Matrix<'_>, b: Matrix<'_>, c: &mut [f32], parallelism: gemm::Parallelism) {
+/// The `gemm` crate's choice for this CPU. C is column-major there, so this is Cᵀ = Bᵀ · Aᵀ.
+fn gemm_best(a: Matrix<'_>, b: Matrix<'_>, c: &mut [f32], parallelism: Parallelism) {
     let ((a_rows, a_columns), (b_rows, b_columns)) = (a.strides(), b.strides());
     // SAFETY: `multiply` has checked that the slices hold matrices of these shapes, and the strides
     // stay inside them.
     unsafe {
-        gemm::gemm(
-            a.rows,
+        gemm_f32::gemm::f32::get_gemm_fn()(
             b.columns,
+            a.rows,
             a.columns,
             c.as_mut_ptr(),
-            1,
             b.columns as isize,
+            1,
             false,
-            a.data.as_ptr(),
-            a_columns,
-            a_rows,
             b.data.as_ptr(),
-            b_columns,
             b_rows,
+            b_columns,
+            a.data.as_ptr(),
+            a_rows,
+            a_columns,
             0.0,
             1.0,
             false,
@@ -136,10 +137,9 @@ fn gemm_best(a: Matrix<'_>, b: Matrix<'_>, c: &mut [f32], parallelism: gemm::Par
     }
 }
 
-/// The crate's AVX2 kernels, which are reached one level down. C is column-major there, so this is
-/// Cᵀ = Bᵀ · Aᵀ.
+/// The same by its AVX2 kernels, which are reached one level down.
 #[cfg(target_arch = "x86_64")]
-fn gemm_avx2(a: Matrix<'_>, b: Matrix<'_>, c: &mut [f32], parallelism: gemm::Parallelism) {
+fn gemm_avx2(a: Matrix<'_>, b: Matrix<'_>, c: &mut [f32], parallelism: Parallelism) {
     use gemm_common::simd::{MixedSimd, V3};
     use gemm_f32::microkernel::fma::f32::{H_M, H_N, H_UKR, MR_DIV_N, NR, UKR};
     const LANES: usize = 8;
