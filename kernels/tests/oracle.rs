@@ -129,8 +129,8 @@ fn is_slow(name: &str) -> bool {
 }
 
 /// The instruction sets that have code of their own for a kernel or plan: those that multiply its words by an instruction,
-/// and the portable one, which imitates it; of numbers, all but those that extend another one for 16 bits. What multiplies
-/// pairs runs the halves of another one, too.
+/// and the portable one, which imitates it; of numbers, all but those that extend another one for 16 bits. NEON with
+/// BF16 runs the halves of NEON with FP16.
 fn isas_of(name: &str) -> impl Iterator<Item = IsaKind> {
     let (pairs, halves) = (name.contains("pairs"), name.contains("halves"));
     IsaKind::available().into_iter().filter(move |&isa| {

@@ -10,16 +10,13 @@ use std::path::Path;
 use std::process::Stdio;
 
 use crate::common::{contents, failure, json, program, run};
+use crate::prepared::prepared;
 use serde_json::Value;
 use tempfile::TempDir;
 
 /// A folder with `corpus.jsonl` and `dataset/`.
-fn prepared() -> TempDir {
-    let folder = tempfile::tempdir().expect("temporary folder");
-    json(&run(folder.path(), "--json data synth --documents 120 --seed 4 --out corpus.jsonl"));
-    let prepare = "--json data prepare corpus.jsonl --out dataset --vocab-size 600 --validation 0.2 --near-duplicates off";
-    json(&run(folder.path(), prepare));
-    folder
+fn dataset() -> TempDir {
+    prepared(120, "--vocab-size 600 --validation 0.2 --near-duplicates off")
 }
 
 #[test]
@@ -40,7 +37,7 @@ fn synthesise_and_prepare() {
 
 #[test]
 fn threads_change_no_byte() {
-    let folder = prepared();
+    let folder = dataset();
     let before = contents(&folder.path().join("dataset"));
     let prepare = "data prepare corpus.jsonl --out dataset --vocab-size 600 --validation 0.2 --near-duplicates off --force";
     for threads in [1, 3] {
@@ -51,7 +48,7 @@ fn threads_change_no_byte() {
 
 #[test]
 fn misspelt_options_and_verbs_are_answered_with_the_nearest() {
-    let folder = prepared();
+    let folder = dataset();
     for (command_line, nearest) in [
         ("data prepare corpus.jsonl --out d --validaton 0.1", "--validation"),
         ("data prepair corpus.jsonl", "prepare"),
@@ -65,7 +62,7 @@ fn misspelt_options_and_verbs_are_answered_with_the_nearest() {
 
 #[test]
 fn impossible_arguments_are_usage_errors() {
-    let folder = prepared();
+    let folder = dataset();
     let before = contents(folder.path());
     for (command_line, says) in [
         ("--threads 0 data synth --documents 3 --out x.jsonl", "--threads"),
@@ -89,7 +86,7 @@ fn impossible_arguments_are_usage_errors() {
 
 #[test]
 fn bad_inputs_are_named_and_nothing_is_overwritten() {
-    let folder = prepared();
+    let folder = dataset();
     let at = folder.path();
     let corpus = fs::read(at.join("corpus.jsonl")).expect("read");
     let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
@@ -146,7 +143,7 @@ fn bad_inputs_are_named_and_nothing_is_overwritten() {
 
 #[test]
 fn a_damaged_dataset_is_refused() {
-    let folder = prepared();
+    let folder = dataset();
     let dataset = folder.path().join("dataset");
     let open = || mediswift_data::Dataset::open(&dataset).map(drop).map_err(|e| e.to_string());
     open().expect("whole");

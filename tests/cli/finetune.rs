@@ -4,19 +4,15 @@ use std::fs;
 use std::path::Path;
 
 use crate::common::{contents, failure, json, program, questions, run};
+use crate::prepared::prepared;
 use crate::server::Server;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
 /// A folder with a pre-trained run and the files of both tasks.
-fn prepared() -> TempDir {
-    let folder = tempfile::tempdir().expect("temporary folder");
+fn pretrained() -> TempDir {
+    let folder = prepared(150, "--vocab-size 600 --validation 0.1");
     let at = folder.path();
-    json(&run(at, "--json data synth --documents 150 --seed 4 --out corpus.jsonl"));
-    json(&run(
-        at,
-        "--json data prepare corpus.jsonl --out dataset --vocab-size 600 --validation 0.1",
-    ));
     json(&run(
         at,
         "--json pretrain --preset micro --data dataset --sparsity 0.75 --out run \
@@ -52,7 +48,7 @@ fn read(at: &Path, name: &str) -> Value {
 
 #[test]
 fn tune_resume_compare() {
-    let folder = prepared();
+    let folder = pretrained();
     let at = folder.path();
     let tune = "--json finetune pubmedqa --from run --data qa --out tuned";
     let output = run(at, &format!("{tune} {QUICK}"));
@@ -167,7 +163,7 @@ fn tune_resume_compare() {
 
 #[test]
 fn mistakes_end_in_one_line() {
-    let folder = prepared();
+    let folder = pretrained();
     let at = folder.path();
     let before = contents(at);
     for (command_line, code, expected) in [

@@ -4,16 +4,13 @@ use std::fs;
 use std::path::Path;
 
 use crate::common::{contents, failure, json, run};
+use crate::prepared::prepared;
 use tempfile::TempDir;
 
 /// A folder with `corpus.jsonl`, `dataset/` and the run `run/`, 75 % sparse.
 fn trained() -> TempDir {
-    let folder = tempfile::tempdir().expect("temporary folder");
+    let folder = prepared(150, "--vocab-size 500 --validation 0.1");
     let at = folder.path();
-    json(&run(at, "--json data synth --documents 150 --seed 4 --out corpus.jsonl"));
-    let prepare =
-        "--json data prepare corpus.jsonl --out dataset --vocab-size 500 --validation 0.1";
-    json(&run(at, prepare));
     let pretrain = "--json pretrain --preset micro --data dataset --sparsity 0.75 --out run \
                     --set train.steps=6 --set train.batch=4";
     json(&run(at, pretrain));
@@ -118,12 +115,8 @@ fn nothing_is_lost_and_every_mistake_is_named() {
 
 #[test]
 fn a_moses_model_goes_out_too() {
-    let folder = tempfile::tempdir().expect("temporary folder");
+    let folder = prepared(150, "--kind moses-bpe --vocab-size 500 --validation 0.1");
     let at = folder.path();
-    json(&run(at, "--json data synth --documents 150 --seed 4 --out corpus.jsonl"));
-    let prepare = "--json data prepare corpus.jsonl --out dataset --kind moses-bpe \
-                   --vocab-size 500 --validation 0.1";
-    json(&run(at, prepare));
     let pretrain = "--json pretrain --preset micro --data dataset --out run \
                     --set train.steps=2 --set train.batch=2";
     let report = json(&run(at, pretrain));

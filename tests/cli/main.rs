@@ -10,6 +10,7 @@ mod finetune;
 mod interchange;
 mod old_files;
 mod plot;
+mod prepared;
 mod serve;
 mod server;
 #[cfg(target_os = "linux")]

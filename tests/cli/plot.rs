@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use crate::common::{contents, failure, json, run};
+use crate::prepared::prepared;
 use serde_json::Value;
 
 fn number(value: &Value) -> f64 {
@@ -20,12 +21,8 @@ fn drawn(at: &Path, name: &str) -> String {
 
 /// Three runs in a folder: dense, sparse, and sparse by groups and interrupted by nothing.
 fn runs() -> tempfile::TempDir {
-    let folder = tempfile::tempdir().expect("temporary folder");
+    let folder = prepared(150, "--vocab-size 500 --validation 0.1");
     let at = folder.path();
-    json(&run(at, "--json data synth --documents 150 --seed 4 --out corpus.jsonl"));
-    let prepare =
-        "--json data prepare corpus.jsonl --out dataset --vocab-size 500 --validation 0.1";
-    json(&run(at, prepare));
     for (name, settings) in [
         ("dense", ""),
         ("sparse", "--sparsity 0.75"),

@@ -8,6 +8,7 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use crate::common::{contents, failure, json, program, questions, run};
+use crate::prepared::prepared;
 use mediswift_files::Lock;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -64,12 +65,8 @@ const CALL: &str =
 
 /// A folder with texts, a dataset and a task's files.
 fn world(study: &str) -> TempDir {
-    let folder = tempfile::tempdir().expect("temporary folder");
+    let folder = prepared(150, "--vocab-size 400 --validation 0.1");
     let at = folder.path();
-    json(&run(at, "--json data synth --documents 150 --seed 4 --out corpus.jsonl"));
-    let prepare =
-        "--json data prepare corpus.jsonl --out dataset --vocab-size 400 --validation 0.1";
-    json(&run(at, prepare));
     fs::create_dir(at.join("qa")).expect("create");
     fs::write(at.join("qa/ori_pqal.json"), questions().to_string()).expect("write");
     fs::write(at.join("study.toml"), study).expect("write");

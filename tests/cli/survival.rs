@@ -15,6 +15,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use crate::common::{contents, failure, json, program, run};
+use crate::prepared::prepared;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -26,12 +27,8 @@ const RESUME: &str = "pretrain --resume --data dataset --out";
 
 /// A folder with `dataset/` and a finished run in `whole/`.
 fn trained(settings: &str) -> TempDir {
-    let folder = tempfile::tempdir().expect("temporary folder");
+    let folder = prepared(150, "--vocab-size 500 --validation 0.1");
     let at = folder.path();
-    json(&run(at, "--json data synth --documents 150 --seed 4 --out corpus.jsonl"));
-    let prepare =
-        "--json data prepare corpus.jsonl --out dataset --vocab-size 500 --validation 0.1";
-    json(&run(at, prepare));
     json(&run(at, &format!("--json {settings} --out whole")));
     folder
 }

@@ -7,6 +7,7 @@ use std::path::Path;
 use std::process::{Output, Stdio};
 
 use crate::common::{contents, failure, json, program, run};
+use crate::prepared::prepared;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -23,17 +24,13 @@ fn with_stdin(folder: &Path, command_line: &str, input: &[u8]) -> Output {
 }
 
 /// A folder with `corpus.jsonl` and `dataset/`.
-fn prepared() -> TempDir {
-    let folder = tempfile::tempdir().expect("temporary folder");
-    json(&run(folder.path(), "--json data synth --documents 120 --seed 4 --out corpus.jsonl"));
-    let prepare = "--json data prepare corpus.jsonl --out dataset --vocab-size 600 --validation 0.2 --near-duplicates off";
-    json(&run(folder.path(), prepare));
-    folder
+fn dataset() -> TempDir {
+    prepared(120, "--vocab-size 600 --validation 0.2 --near-duplicates off")
 }
 
 #[test]
 fn texts_become_ids_and_texts_again() {
-    let folder = prepared();
+    let folder = dataset();
     let at = folder.path();
     let text = "Naïve patients don't <|endoftext|>\tlike 42 α-blockers.";
     let encode = ["--json", "tokenizer", "encode", "--tokenizer", "dataset", text];
@@ -50,7 +47,7 @@ fn texts_become_ids_and_texts_again() {
 
 #[test]
 fn a_trained_tokenizer_can_be_used_to_prepare() {
-    let folder = prepared();
+    let folder = dataset();
     let at = folder.path();
     let train = "--json tokenizer train corpus.jsonl --vocab-size 400 --out tok.json";
     let trained = json(&run(at, train));
@@ -64,7 +61,7 @@ fn a_trained_tokenizer_can_be_used_to_prepare() {
 
 #[test]
 fn bad_tokenizers_and_ids_are_named() {
-    let folder = prepared();
+    let folder = dataset();
     let at = folder.path();
     fs::write(at.join("other.json"), "{\"model\": 3}").expect("write");
     let before = contents(at);
@@ -85,7 +82,7 @@ fn bad_tokenizers_and_ids_are_named() {
 
 #[test]
 fn a_reader_that_leaves_early_is_no_failure() {
-    let folder = prepared();
+    let folder = dataset();
     let corpus = fs::File::open(folder.path().join("corpus.jsonl")).expect("open");
     let mut child = program(folder.path())
         .args(["tokenizer", "encode", "--tokenizer", "dataset"])
@@ -119,7 +116,7 @@ fn moses_words_and_back() {
 
 #[test]
 fn moses_bpe_prepares_and_is_exported_and_imported() {
-    let folder = prepared();
+    let folder = dataset();
     let at = folder.path();
     let quoted = "{\"text\": \"The patients' fraction isn't known, and doesn't matter.\"}\n";
     fs::write(at.join("quoted.jsonl"), quoted).expect("write");
@@ -164,7 +161,7 @@ fn there_and_back(at: &Path, tokenizer: &str, text: &str) -> Vec<u8> {
 
 #[test]
 fn odd_texts_come_back_through_the_program() {
-    let folder = prepared();
+    let folder = dataset();
     let long = "ACGT".repeat(5 << 19);
     assert!(long.len() > 10_000_000);
     for text in [

@@ -10,6 +10,7 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use crate::common::{contents, failure, json, program, run};
+use crate::prepared::prepared;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -18,19 +19,13 @@ const SHORT: &str = "--preset micro --data dataset --set train.steps=6 --set tra
                      --set train.micro_batch=2 --set checkpoint.every=2";
 
 /// A folder with `corpus.jsonl` and `dataset/`, whose vocabulary has 500 tokens.
-fn prepared() -> TempDir {
-    let folder = tempfile::tempdir().expect("temporary folder");
-    let at = folder.path();
-    json(&run(at, "--json data synth --documents 150 --seed 4 --out corpus.jsonl"));
-    let prepare =
-        "--json data prepare corpus.jsonl --out dataset --vocab-size 500 --validation 0.1";
-    json(&run(at, prepare));
-    folder
+fn dataset() -> TempDir {
+    prepared(150, "--vocab-size 500 --validation 0.1")
 }
 
 /// The same with a finished run in `run/`.
 fn trained() -> TempDir {
-    let folder = prepared();
+    let folder = dataset();
     json(&run(folder.path(), &format!("--json pretrain {SHORT} --sparsity 0.5 --out run")));
     folder
 }
@@ -41,7 +36,7 @@ fn number(value: &Value) -> f64 {
 
 #[test]
 fn pretrain_evaluate_generate() {
-    let folder = prepared();
+    let folder = dataset();
     let at = folder.path();
     let settings = "--json pretrain --preset micro --data dataset --sparsity 0.75 --out run \
                     --set train.steps=60 --set train.lr=5e-3 --set eval.sequences=0";
@@ -88,7 +83,7 @@ fn pretrain_evaluate_generate() {
 
 #[test]
 fn settings_can_be_printed_and_used_again() {
-    let folder = prepared();
+    let folder = dataset();
     let at = folder.path();
     let direct = json(&run(at, &format!("--json pretrain {SHORT} --sparsity 0.5 --out direct")));
     let printed = run(at, &format!("pretrain {SHORT} --sparsity 0.5 --print-config"));
@@ -132,7 +127,7 @@ fn interrupt(at: &Path, command_line: &str, log: &Path, signal: &str, code: i32)
 
 #[test]
 fn a_run_that_was_interrupted_equals_one_that_was_not() {
-    let folder = prepared();
+    let folder = dataset();
     let at = folder.path();
     let settings = "pretrain --preset micro --data dataset --sparsity 0.75 --set train.steps=150 \
                     --set train.batch=4 --set train.micro_batch=2";
@@ -166,7 +161,7 @@ fn a_run_that_was_interrupted_equals_one_that_was_not() {
 
 #[test]
 fn masks_move_and_every_update_is_told() {
-    let folder = prepared();
+    let folder = dataset();
     let at = folder.path();
     for algorithm in ["set", "rigl", "gmp", "one-shot"] {
         let command = format!(
@@ -304,7 +299,7 @@ fn wrong_inputs_are_named_and_nothing_is_overwritten() {
 
 #[test]
 fn too_little_data_is_an_error() {
-    let folder = prepared();
+    let folder = dataset();
     let at = folder.path();
     fs::write(at.join("empty.jsonl"), "").expect("write");
     fs::write(at.join("one.jsonl"), "{\"text\": \"one text of five words\"}\n").expect("write");
@@ -375,7 +370,7 @@ fn tokens_outside_the_vocabulary_are_refused() {
 
 #[test]
 fn damaged_checkpoints_are_refused() {
-    let folder = prepared();
+    let folder = dataset();
     let at = folder.path();
     let keep_one = "--set checkpoint.keep=1 --set checkpoint.every=0";
     json(&run(at, &format!("--json pretrain {SHORT} {keep_one} --sparsity 0.5 --out run")));
@@ -419,7 +414,7 @@ fn damaged_checkpoints_are_refused() {
 
 #[test]
 fn a_checkpoint_is_chosen_by_its_step_and_a_damaged_one_is_passed_over_aloud() {
-    let folder = prepared();
+    let folder = dataset();
     let at = folder.path();
     let saved = "--set checkpoint.every=2 --set checkpoint.keep=9";
     let trained = json(&run(at, &format!("--json pretrain {SHORT} {saved} --out run")));
@@ -477,7 +472,7 @@ fn a_checkpoint_is_chosen_by_its_step_and_a_damaged_one_is_passed_over_aloud() {
 
 #[test]
 fn without_a_terminal_a_run_tells_how_it_gets_on_in_lines_and_may_get_more_steps() {
-    let folder = prepared();
+    let folder = dataset();
     let at = folder.path();
     let steps = |output: &std::process::Output| -> Vec<String> {
         let stderr = String::from_utf8_lossy(&output.stderr);
@@ -510,7 +505,7 @@ fn without_a_terminal_a_run_tells_how_it_gets_on_in_lines_and_may_get_more_steps
 
 #[test]
 fn an_instruction_set_that_is_not_there_is_an_error() {
-    let folder = prepared();
+    let folder = dataset();
     let forced = |isa: &str| {
         let arguments = format!("--json pretrain {SHORT} --sparsity 0.5 --out {isa}");
         let mut command = program(folder.path());
@@ -620,7 +615,7 @@ fn help_explains_with_examples() {
 
 #[test]
 fn a_run_keeps_the_plans_it_started_with() {
-    let folder = prepared();
+    let folder = dataset();
     let at = folder.path();
     fs::write(at.join("plans.toml"), "\"192x64@6144\" = \"csr/csr/csr\"\n").expect("a file");
     let start = format!("--json pretrain {SHORT} --sparsity 0.5");

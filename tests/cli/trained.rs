@@ -6,16 +6,13 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::common::{json, program, run};
+use crate::prepared::prepared;
 
 /// A folder with `corpus.jsonl`, `dataset/` with a vocabulary of 500, and a trained `run/` with 64
 /// positions.
 pub fn trained() -> TempDir {
-    let folder = tempfile::tempdir().expect("temporary folder");
+    let folder = prepared(150, "--vocab-size 500 --validation 0.1");
     let at = folder.path();
-    json(&run(at, "--json data synth --documents 150 --seed 4 --out corpus.jsonl"));
-    let prepare =
-        "--json data prepare corpus.jsonl --out dataset --vocab-size 500 --validation 0.1";
-    json(&run(at, prepare));
     let pretrain = "--json pretrain --preset micro --data dataset --sparsity 0.75 --out run \
                     --set train.steps=40 --set train.batch=4 --set train.lr=5e-3 \
                     --set eval.sequences=0";
