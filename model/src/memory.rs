@@ -31,8 +31,9 @@
 //! Where masks shrink during a run, a step is meant at which most is held: before the first update, or after it.
 //! An update itself takes less: it frees gradients before it copies a store to its new layout, and stores one by one.
 //!
-//! Not counted: the program itself, the scratch memory of threads (a few megabytes each), pages of
-//! the data, which the system may drop, and plans that hold dense copies of sparse weights (layers
+//! Not counted: the program itself, the scratch memory of threads (a few megabytes each), the copy of the gradient of
+//! one layer's output that weight gradients make on CPUs without AVX-512 (4 d values per token, in a buffer up to twice
+//! as large), pages of the data, which the system may drop, and plans that hold dense copies of sparse weights (layers
 //! under about 15 % sparsity). Sums that exceed 64 bits stay at the largest number.
 
 use crate::architecture::slots;

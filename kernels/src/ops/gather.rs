@@ -1,8 +1,9 @@
 //! Copies in another order: values in that of a product, and lines of several tiles side by side.
 
-use crate::isa::{Isa, Kernel, dispatch};
+use crate::isa::{Isa, IsaKind, Kernel, dispatch};
+use crate::parallel::for_each_part;
 use crate::rounding::{bf16_pair, widen};
-use crate::{LANES, Lines, Precision};
+use crate::{LANES, Lines, Precision, Scratch};
 use std::ops::Range;
 
 /// packed[i] = values[source[i]], rounded, or 0 where `source` names no value.
@@ -117,6 +118,65 @@ pub(super) fn gather_lines<'a, I: Isa, const V: usize>(
         }
     }
     lines
+}
+
+/// All tiles in groups, as `f32`, those of a feature side by side: `[group][feature][tile][LANES]`. A group begins where
+/// the one before ends, and has as many tiles as `at_once` says for those that are left: 1, 2, 4 or 8.
+pub(super) fn tiles_side_by_side(
+    isa: IsaKind,
+    x: Lines<'_>,
+    features: usize,
+    tiles: usize,
+    at_once: impl Fn(usize) -> usize,
+) -> Scratch {
+    let mut all = Scratch::take(tiles * features * LANES);
+    let (mut groups, mut rest, mut tile) = (Vec::new(), &mut all[..], 0);
+    while tile < tiles {
+        let vectors = at_once(tiles - tile);
+        let (lines, others) = rest.split_at_mut(vectors * features * LANES);
+        groups.push(TileGroup { x, features, tile, vectors, lines });
+        (rest, tile) = (others, tile + vectors);
+    }
+    for_each_part(groups, |group| isa.run(group));
+    all
+}
+
+/// Some tiles and the place for their lines.
+struct TileGroup<'a> {
+    x: Lines<'a>,
+    features: usize,
+    tile: usize,
+    vectors: usize,
+    lines: &'a mut [f32],
+}
+
+impl TileGroup<'_> {
+    #[inline(always)]
+    fn fill<I: Isa, const V: usize>(self, isa: I) {
+        let Self { x, features, tile, lines, .. } = self;
+        match x {
+            Lines::F32(x) if V == 1 => {
+                lines.copy_from_slice(&x[tile * features * LANES..(tile + 1) * features * LANES]);
+            }
+            _ => {
+                gather_lines::<I, V>(isa, x, features, tile, 0..features, lines);
+            }
+        }
+    }
+}
+
+impl Kernel for TileGroup<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<I: Isa>(self, isa: I) {
+        match self.vectors {
+            8 => self.fill::<I, 8>(isa),
+            4 => self.fill::<I, 4>(isa),
+            2 => self.fill::<I, 2>(isa),
+            _ => self.fill::<I, 1>(isa),
+        }
+    }
 }
 
 /// The words of pairs of neighbouring features of lines of bf16 in `V` tiles from `tile`, as

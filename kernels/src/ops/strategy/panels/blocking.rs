@@ -64,6 +64,11 @@ impl Blocking {
         self.vectors * self.words.tiles()
     }
 
+    /// Tiles, or lines of two, that the weight gradient works on at once where so many are left: 1, 2, 4 or 8.
+    pub(super) fn at_once(&self, left: usize) -> usize {
+        1 << self.vectors.min(left).ilog2()
+    }
+
     /// Columns of a row set that come together: whole groups of values, and whole pairs.
     pub(super) fn whole(&self, set: usize) -> usize {
         whole_groups(set).max(self.together())

@@ -97,7 +97,6 @@ struct BlockStart {
 
 /// The part of a plan for one row block and K block.
 pub(super) struct Block<'a> {
-    range: Range<usize>,
     columns: Range<usize>,
     pub(super) rows: &'a [u32],
     pub(super) counts: &'a [u16],
@@ -108,12 +107,6 @@ pub(super) struct Block<'a> {
 }
 
 impl Block<'_> {
-    /// The matrix rows of the row block.
-    #[inline(always)]
-    pub(super) fn range(&self) -> Range<usize> {
-        self.range.clone()
-    }
-
     /// The matrix columns of the K block.
     #[inline(always)]
     pub(super) fn columns(&self) -> Range<usize> {
@@ -297,10 +290,8 @@ impl PanelPlan {
         let (from, to) = (self.starts[at], self.starts[at + 1]);
         let r = self.blocking.panel_rows;
         let row_sets = self.blocking.shared().len() + 1;
-        let first_row = row_block * self.blocking.row_block;
         let first = k_block * self.blocking.k_block;
         Block {
-            range: first_row..(first_row + self.blocking.row_block).min(self.rows),
             columns: first..(first + self.blocking.k_block).min(self.columns),
             rows: &self.laid.panel_rows[from.panel * r..to.panel * r],
             counts: &self.laid.counts[from.panel * row_sets..to.panel * row_sets],
@@ -406,14 +397,14 @@ mod tests {
                     assert_eq!(matches!(plan.sources, Sources::Near(_)), is_near);
                     let mut packed = vec![0.0; plan.packed_len()];
                     let mut found = Vec::new();
-                    for (block, _) in plan.split(&mut packed) {
+                    for (nth, (block, _)) in plan.split(&mut packed).into_iter().enumerate() {
                         let mut room = Scratch::take(block.values.len());
                         let positions = plan.positions(&block, &mut room).iter().copied();
                         for at in positions.filter(|&at| at != ZERO) {
                             let (row, column) = places[at as usize];
                             let (row, column) =
                                 if plan.is_twin { (column, row) } else { (row, column) };
-                            assert!(block.range().contains(&row), "{blocking:?}");
+                            assert_eq!(row / row_block, nth / plan.k_blocks(), "{blocking:?}");
                             assert!(block.columns().contains(&column), "{blocking:?}");
                             found.push(at);
                         }

@@ -12,18 +12,19 @@
 //! [`Isa::fma_halves`] each for itself: the same loops on words, with half as many lines. Sums of halves are of f16 over V
 //! lines and two additions more ([`Isa::sum_halves`]). In plans of numbers, lines are widened to tiles.
 //!
-//! Lines of X are copied side by side, and with few registers those of dY as well ([`Task::copies`]).
+//! Lines of X are copied side by side, block by block, and with few registers those of dY before all else
+//! ([`are_copied`]).
 //!
 //! Loop nest, outside in: row blocks × K blocks (parallel) · groups of V tiles · panels · row sets ·
 //! columns.
 
-use super::blocking::{Blocking, GROUP, round, whole_groups};
+use super::blocking::{GROUP, round, whole_groups};
 use super::order::{Block, NO_ROW, PanelPlan};
 use super::source::ZERO;
 use crate::isa::{Isa, IsaKind, Kernel};
 use crate::ops::arithmetic::{self, Arithmetic, Multiplication, Words};
 use crate::ops::extent::{check_whole, tiles_per_line};
-use crate::ops::gather::gather_lines;
+use crate::ops::gather::{gather_lines, tiles_side_by_side};
 use crate::parallel::{SharedMut, for_each_block};
 use crate::{LANES, Lines, Scratch};
 use std::marker::PhantomData;
@@ -45,24 +46,47 @@ pub(super) fn sddmm(isa: IsaKind, plan: &PanelPlan, dy: Lines<'_>, x: Lines<'_>,
         return;
     }
     let lines = check_whole(dy, plan.rows(), x, plan.columns());
+    let blocking = plan.blocking();
+    // Words of two numbers are walked like numbers; lines of other plans are widened to tiles.
+    let (dy, x, tiles) = match blocking.words {
+        Words::Numbers => (dy, x, lines * tiles_per_line(x)),
+        Words::Pairs | Words::Halves => (Lines::F32(dy.words()), Lines::F32(x.words()), lines),
+    };
+    let at_once = |left| blocking.at_once(left);
+    let near =
+        are_copied(isa, dy).then(|| tiles_side_by_side(isa, dy, plan.rows(), tiles, at_once));
+    let dy = match &near {
+        Some(near) => Gradient::Near(near),
+        None => Gradient::Tiles(dy.words()),
+    };
     let shared = SharedMut::new(dw);
     for_each_block(plan.row_blocks() * plan.k_blocks(), |task| {
         let block = plan.block(task / plan.k_blocks(), task % plan.k_blocks());
-        let words = plan.blocking().words;
-        // Words of two numbers are walked like numbers; lines of other plans are widened to tiles.
-        let (dy, x, tiles) = match words {
-            Words::Numbers => (dy, x, lines * tiles_per_line(x)),
-            Words::Pairs | Words::Halves => (Lines::F32(dy.words()), Lines::F32(x.words()), lines),
-        };
-        arithmetic::run(isa, words, Task { plan, block, dy, x, tiles, dw: shared });
+        arithmetic::run(isa, blocking.words, Task { plan, block, dy, x, tiles, dw: shared });
     });
+}
+
+/// Whether all lines of dY are brought together first, tile beside tile. In dY, those of a row lie a whole tile apart,
+/// by a multiple of a page where features are a multiple of 64, and stand in each other's way in caches: with 1024
+/// features, the product took a Zen 3 a quarter longer. Lines of two tiles are widened on the way.
+fn are_copied(isa: IsaKind, dy: Lines<'_>) -> bool {
+    isa.registers() < 32 || tiles_per_line(dy) > 1
+}
+
+/// Lines of dY.
+#[derive(Clone, Copy)]
+enum Gradient<'a> {
+    /// `[tile][row][LANES]`, as it comes.
+    Tiles(&'a [f32]),
+    /// `[group of tiles][row][tile][LANES]`, copied.
+    Near(&'a [f32]),
 }
 
 /// One block of the plan.
 struct Task<'a> {
     plan: &'a PanelPlan,
     block: Block<'a>,
-    dy: Lines<'a>,
+    dy: Gradient<'a>,
     x: Lines<'a>,
     tiles: usize,
     dw: SharedMut<'a>,
@@ -72,8 +96,6 @@ struct Task<'a> {
 struct Room {
     /// Lines of X, `[column][tile]`.
     x: Scratch,
-    /// Lines of dY, `[row][tile]`, where they are copied.
-    dy: Scratch,
     /// A line of unfinished sums per group.
     partial: Scratch,
 }
@@ -81,30 +103,28 @@ struct Room {
 impl Multiplication for Task<'_> {
     #[inline(always)]
     fn run<I: Isa, W: Arithmetic>(self, isa: I) {
-        let Blocking { panel_rows, vectors, k_block, .. } = self.plan.blocking();
+        let blocking = self.plan.blocking();
         let values = self.block.values.len();
         let groups = (values / GROUP).next_multiple_of(PER_LINE);
-        let rows = self.block.range().len();
         let mut room = Room {
-            x: Scratch::take(k_block * vectors * LANES),
-            dy: Scratch::take(if self.copies::<I>() { rows * vectors * LANES } else { 0 }),
+            x: Scratch::take(blocking.k_block * blocking.vectors * LANES),
             partial: Scratch::take(groups * LANES),
         };
         room.partial.fill(0.0);
         let mut tile = 0;
         while tile < self.tiles {
             let room = &mut room;
-            tile += match (panel_rows, vectors.min(self.tiles - tile)) {
-                (1, 8..) => self.strip::<I, W, 1, 8>(isa, tile, room),
-                (1, 4..8) => self.strip::<I, W, 1, 4>(isa, tile, room),
-                (1, 2..4) => self.strip::<I, W, 1, 2>(isa, tile, room),
+            tile += match (blocking.panel_rows, blocking.at_once(self.tiles - tile)) {
+                (1, 8) => self.strip::<I, W, 1, 8>(isa, tile, room),
+                (1, 4) => self.strip::<I, W, 1, 4>(isa, tile, room),
+                (1, 2) => self.strip::<I, W, 1, 2>(isa, tile, room),
                 (1, _) => self.strip::<I, W, 1, 1>(isa, tile, room),
-                (2, 8..) => self.strip::<I, W, 2, 8>(isa, tile, room),
-                (2, 4..8) => self.strip::<I, W, 2, 4>(isa, tile, room),
-                (2, 2..4) => self.strip::<I, W, 2, 2>(isa, tile, room),
+                (2, 8) => self.strip::<I, W, 2, 8>(isa, tile, room),
+                (2, 4) => self.strip::<I, W, 2, 4>(isa, tile, room),
+                (2, 2) => self.strip::<I, W, 2, 2>(isa, tile, room),
                 (2, _) => self.strip::<I, W, 2, 1>(isa, tile, room),
-                (_, 4..) => self.strip::<I, W, 4, 4>(isa, tile, room),
-                (_, 2..4) => self.strip::<I, W, 4, 2>(isa, tile, room),
+                (_, 4) => self.strip::<I, W, 4, 4>(isa, tile, room),
+                (_, 2) => self.strip::<I, W, 4, 2>(isa, tile, room),
                 (_, _) => self.strip::<I, W, 4, 1>(isa, tile, room),
             };
         }
@@ -128,15 +148,6 @@ impl Multiplication for Task<'_> {
 }
 
 impl Task<'_> {
-    /// Whether lines of dY are brought together, tile beside tile, before panels take theirs. In dY, those of a row lie
-    /// a whole tile apart, by a multiple of a page where features are a multiple of 64, and stand in each other's way
-    /// in caches: with 1024 features, the product took a Zen 3 a quarter longer. Lines of two tiles are widened on the
-    /// way.
-    #[inline(always)]
-    fn copies<I: Isa>(&self) -> bool {
-        I::REGISTERS < 32 || tiles_per_line(self.dy) > 1
-    }
-
     /// Adds the products over `V` tiles from `tile`; returns V.
     #[inline(always)]
     fn strip<I: Isa, W: Arithmetic, const R: usize, const V: usize>(
@@ -165,15 +176,11 @@ impl<W: Arithmetic, const R: usize, const V: usize> Kernel for Strip<'_, W, R, V
         let Self { task, tile, room, .. } = self;
         let (plan, block) = (task.plan, &task.block);
         let features = plan.rows();
-        let (dy, first_row, row_stride, tile_stride) = if task.copies::<I>() {
-            let rows = block.range();
-            let near =
-                gather_lines::<I, V>(isa, task.dy, features, tile, rows.clone(), &mut room.dy);
-            (near.as_ptr(), rows.start, V * LANES, LANES)
-        } else {
-            let of_tiles = tile * features * LANES..(tile + V) * features * LANES;
-            (task.dy.words()[of_tiles].as_ptr(), 0, LANES, features * LANES)
+        let (dy, row_stride, tile_stride) = match task.dy {
+            Gradient::Near(dy) => (dy, V * LANES, LANES),
+            Gradient::Tiles(dy) => (dy, LANES, features * LANES),
         };
+        let dy = dy[tile * features * LANES..(tile + V) * features * LANES].as_ptr();
         let x =
             gather_lines::<I, V>(isa, task.x, plan.columns(), tile, block.columns(), &mut room.x);
         let mut walk =
@@ -188,7 +195,7 @@ impl<W: Arithmetic, const R: usize, const V: usize> Kernel for Strip<'_, W, R, V
             // the extents of dY and X, and `partial` has a line per group.
             unsafe {
                 let line = |row: u32, v: usize| {
-                    dy.wrapping_add((row as usize - first_row) * row_stride + v * tile_stride)
+                    dy.wrapping_add(row as usize * row_stride + v * tile_stride)
                 };
                 // Rows come in the order of their counts, which no hardware prefetcher foresees.
                 let ahead = block.rows.iter().skip((panel + PREFETCH) * R).take(R);
