@@ -172,6 +172,16 @@ fn text(machine: &Machine, needs: &[Need], advice: &[String], context: &Context)
     line("vector code", &isa.active);
     let forced = if isa.forced { "; forced by MEDISWIFT_ISA" } else { "" };
     line("", &format!("available: {}{forced}", isa.available.join(", ")));
+    line(
+        "16 bits",
+        &match isa.fast_precisions[..] {
+            [] => "multiplied as f32: bf16 and f16 train no faster here".into(),
+            [one] => {
+                format!("{one} multiplied by an instruction, faster than f32; the other as f32")
+            }
+            _ => "bf16 and f16 multiplied by instructions, faster than f32".to_owned(),
+        },
+    );
     let cores = cpu.cores.map_or(String::new(), |cores| format!(", {cores} physical cores"));
     line("threads", &format!("{threads} used, {} CPUs allowed{cores}", machine.allowed));
     let caches: Vec<String> = machine

@@ -7,6 +7,7 @@ use std::path::Path;
 use std::thread::available_parallelism;
 
 use mediswift_files::{self as files, SMALL};
+use mediswift_kernels::Precision;
 use mediswift_kernels::isa::{ISA_VARIABLE, IsaKind};
 use serde::Serialize;
 
@@ -45,6 +46,8 @@ pub struct Isa {
     pub available: Vec<&'static str>,
     pub active: &'static str,
     pub forced: bool,
+    /// Precisions of 16 bits that the active one multiplies faster than `f32`; others are widened.
+    pub fast_precisions: Vec<&'static str>,
 }
 
 #[derive(Serialize)]
@@ -70,12 +73,20 @@ pub struct Memory {
 
 impl Machine {
     pub fn look() -> anyhow::Result<Self> {
+        let isa = IsaKind::active()?;
+        let is_fast = |precision: &Precision| isa.multiplies(*precision);
+        let of_16_bits = [Precision::Bf16, Precision::F16];
         Ok(Self {
             cpu: cpu(),
             isa: Isa {
                 available: IsaKind::available().into_iter().map(IsaKind::name).collect(),
-                active: IsaKind::active()?.name(),
+                active: isa.name(),
                 forced: env::var(ISA_VARIABLE).is_ok_and(|name| !name.is_empty()),
+                fast_precisions: of_16_bits
+                    .into_iter()
+                    .filter(is_fast)
+                    .map(Precision::name)
+                    .collect(),
             },
             allowed: available_parallelism().map_or(1, usize::from),
             caches: caches(),

@@ -565,6 +565,11 @@ fn doctor_knows_the_machine() {
     assert_eq!(found["threads"]["used"], 1);
     let available = found["isa"]["available"].as_array().expect("a list");
     assert!(available.contains(&found["isa"]["active"]) && available.contains(&"scalar".into()));
+    // Portable code multiplies nothing but `f32`.
+    let mut portable = program(at);
+    portable.env("MEDISWIFT_ISA", "scalar").args(["--json", "doctor"]);
+    let portable = json(&portable.output().expect("it starts"));
+    assert_eq!(portable["isa"]["fast_precisions"], json!([]));
     let presets = found["presets"].as_array().expect("a list");
     assert!(presets.iter().all(|p| number(&p["sparse75_bytes"]) < number(&p["dense_bytes"])));
     assert!(run(at, "doctor").status.success());
