@@ -122,6 +122,7 @@ impl Verb for Pretrain {
         let log_every = self.log_every.unwrap_or((config.train.steps / 100).clamp(1, 100));
         let mut watcher = Watcher::new(bar.clone(), log_every, &signals)?;
         let ranks = Arc::clone(context.ranks());
+        let precision = config.train.precision;
         let session = if self.resume {
             let choice = trained::newest(self.strict);
             Session::resume_among(ranks, self.reduce, config, dataset, out, choice)
@@ -131,6 +132,11 @@ impl Verb for Pretrain {
         let mut session = session.map_err(|error| job.shared(error))?;
         if job.ranks.count() > 1 {
             output::note(sums(self.reduce));
+        }
+        if !IsaKind::active()?.multiplies(precision) {
+            output::note(&format!(
+                "precision: this CPU multiplies {precision} as f32, so steps take as long as with f32"
+            ));
         }
         let ended = pretrain(&mut session, &mut watcher);
         bar.finish_and_clear();

@@ -558,6 +558,21 @@ fn the_executed_flops_are_those_that_training_reports() {
 }
 
 #[test]
+fn sixteen_bits_without_an_instruction_are_said_to_take_as_long() {
+    let folder = dataset();
+    for (precision, is_said) in [("f16", true), ("f32", false)] {
+        let mut portable = program(folder.path());
+        let settings =
+            format!("pretrain {SHORT} --out {precision} --set train.precision={precision}");
+        portable.env("MEDISWIFT_ISA", "scalar").args(settings.split_whitespace());
+        let output = portable.output().expect("it starts");
+        assert!(output.status.success(), "{output:?}");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(said.contains("multiplies f16 as f32"), is_said, "{said}");
+    }
+}
+
+#[test]
 fn doctor_knows_the_machine() {
     let folder = tempfile::tempdir().expect("temporary folder");
     let at = folder.path();
