@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The tests of kernels and engine, whose code knows CPUs, on 64-bit Arm, which QEMU imitates on other ones.
+# The tests of files, kernels, engine and data on 64-bit Arm, which QEMU imitates on other CPUs.
 #
 # A Rust that builds for Arm, a cross linker and QEMU are used where they are there:
 #   rustup target add aarch64-unknown-linux-gnu
@@ -7,7 +7,7 @@
 # Otherwise, as root on Debian, all of them are set up in a folder of their own, $ARM_ROOT (two
 # gigabytes), and the rest of the system stays as it is. Where neither works, this says so and succeeds.
 #
-# Usage: tests/aarch64.sh [arguments of cargo test, such as -p mediswift-data for one more crate]
+# Usage: tests/aarch64.sh [arguments of cargo test]
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -27,7 +27,7 @@ if command -v aarch64-linux-gnu-gcc qemu-aarch64 >/dev/null &&
     export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER="qemu-aarch64 -L /usr/aarch64-linux-gnu"
     export CC_aarch64_unknown_linux_gnu=aarch64-linux-gnu-gcc
     exec cargo test --release --locked --target "$target" \
-        -p mediswift-kernels -p mediswift-engine "$@"
+        -p mediswift-files -p mediswift-kernels -p mediswift-engine -p mediswift-data "$@"
 fi
 
 # Debian's own Rust with its standard library for Arm, in the folder $1.
