@@ -59,6 +59,17 @@ pub fn l1_bytes() -> usize {
     })
 }
 
+/// Whether Intel made the CPU.
+pub fn is_intel() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    {
+        let maker = std::arch::x86_64::__cpuid(0);
+        [maker.ebx, maker.edx, maker.ecx].map(u32::to_le_bytes).concat() == b"GenuineIntel"
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    false
+}
+
 /// Measures the limits; takes about a second.
 pub fn measure(isa: IsaKind) -> Limits {
     let threads = rayon::current_num_threads();

@@ -2,6 +2,7 @@
 
 use super::{Isa, Kernel, Scalar};
 use crate::LANES;
+use std::arch::asm;
 use std::arch::x86_64::*;
 
 /// Proof that the CPU has AVX-512 F, VL, BW and DQ (and AVX2, FMA and F16C), and an extension of them.
@@ -152,6 +153,13 @@ impl<const BY: u8> Isa for Extended<BY> {
     fn prefetch(self, at: *const f32) {
         // SAFETY: a prefetch reads nothing that the program can see and faults on no address.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
+    }
+    #[inline(always)]
+    #[expect(clippy::pointers_in_nomem_asm_block, reason = "what lies there is not touched")]
+    fn address(self, mut at: *const f32) -> *const f32 {
+        // SAFETY: no instruction at all; it leaves the register as it is.
+        unsafe { asm!("/* {} */", inout(reg) at, options(pure, nomem, nostack, preserves_flags)) };
+        at
     }
     #[inline(always)]
     unsafe fn gather(self, base: *const f32, indices: *const u32) -> __m512 {

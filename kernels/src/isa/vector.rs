@@ -45,6 +45,13 @@ pub trait Isa: Copy + Send + Sync + 'static {
     fn prefetch(self, at: *const f32) {
         let _ = at;
     }
+    /// The same address, but computed once and held in a register. Otherwise compilers repeat base and index in every
+    /// instruction that reads beside it, and an FMA with such an operand counts twice among those that an Intel CPU can
+    /// start in a cycle.
+    #[inline(always)]
+    fn address(self, at: *const f32) -> *const f32 {
+        at
+    }
     /// Reads sixteen `f32` at the given indices.
     /// # Safety
     /// `indices` must be valid for reading sixteen `u32`, each below 2³¹, and `base` at each of them.

@@ -12,8 +12,12 @@
 //! [`Isa::fma_halves`] each for itself: the same loops on words, with half as many lines. Sums of halves are of f16 over V
 //! lines and two additions more ([`Isa::sum_halves`]). In plans of numbers, lines are widened to tiles.
 //!
-//! Lines of X are copied side by side, block by block, and with few registers those of dY before all else
-//! ([`are_copied`]).
+//! Lines of X are copied side by side, block by block, and those of dY before all else: in dY, those of a row lie a
+//! whole tile apart, by a multiple of a page where features are a multiple of 64, and stand in each other's way in
+//! caches. With 1024 features the product took a Zen 3 a quarter longer, and an Intel CPU (Cascade Lake) somewhat.
+//!
+//! With many registers, a group of products is reduced while the next one is multiplied: then its instructions wait for
+//! nothing, and do not fill the queue in which a CPU keeps those that do.
 //!
 //! Loop nest, outside in: row blocks × K blocks (parallel) · groups of V tiles · panels · row sets ·
 //! columns.
@@ -53,12 +57,7 @@ pub(super) fn sddmm(isa: IsaKind, plan: &PanelPlan, dy: Lines<'_>, x: Lines<'_>,
         Words::Pairs | Words::Halves => (Lines::F32(dy.words()), Lines::F32(x.words()), lines),
     };
     let at_once = |left| blocking.at_once(left);
-    let near =
-        are_copied(isa, dy).then(|| tiles_side_by_side(isa, dy, plan.rows(), tiles, at_once));
-    let dy = match &near {
-        Some(near) => Gradient::Near(near),
-        None => Gradient::Tiles(dy.words()),
-    };
+    let dy = &tiles_side_by_side(isa, dy, plan.rows(), tiles, at_once)[..];
     let shared = SharedMut::new(dw);
     for_each_block(plan.row_blocks() * plan.k_blocks(), |task| {
         let block = plan.block(task / plan.k_blocks(), task % plan.k_blocks());
@@ -66,27 +65,12 @@ pub(super) fn sddmm(isa: IsaKind, plan: &PanelPlan, dy: Lines<'_>, x: Lines<'_>,
     });
 }
 
-/// Whether all lines of dY are brought together first, tile beside tile. In dY, those of a row lie a whole tile apart,
-/// by a multiple of a page where features are a multiple of 64, and stand in each other's way in caches: with 1024
-/// features, the product took a Zen 3 a quarter longer. Lines of two tiles are widened on the way.
-fn are_copied(isa: IsaKind, dy: Lines<'_>) -> bool {
-    isa.registers() < 32 || tiles_per_line(dy) > 1
-}
-
-/// Lines of dY.
-#[derive(Clone, Copy)]
-enum Gradient<'a> {
-    /// `[tile][row][LANES]`, as it comes.
-    Tiles(&'a [f32]),
-    /// `[group of tiles][row][tile][LANES]`, copied.
-    Near(&'a [f32]),
-}
-
 /// One block of the plan.
 struct Task<'a> {
     plan: &'a PanelPlan,
     block: Block<'a>,
-    dy: Gradient<'a>,
+    /// `[group of tiles][row][tile][LANES]`.
+    dy: &'a [f32],
     x: Lines<'a>,
     tiles: usize,
     dw: SharedMut<'a>,
@@ -96,7 +80,7 @@ struct Task<'a> {
 struct Room {
     /// Lines of X, `[column][tile]`.
     x: Scratch,
-    /// A line of unfinished sums per group.
+    /// A line that nobody reads, then one of unfinished sums per group.
     partial: Scratch,
 }
 
@@ -108,7 +92,7 @@ impl Multiplication for Task<'_> {
         let groups = (values / GROUP).next_multiple_of(PER_LINE);
         let mut room = Room {
             x: Scratch::take(blocking.k_block * blocking.vectors * LANES),
-            partial: Scratch::take(groups * LANES),
+            partial: Scratch::take((1 + groups) * LANES),
         };
         room.partial.fill(0.0);
         let mut tile = 0;
@@ -128,7 +112,7 @@ impl Multiplication for Task<'_> {
                 (_, _) => self.strip::<I, W, 4, 1>(isa, tile, room),
             };
         }
-        let mut from = room.partial.as_ptr();
+        let mut from = room.partial[LANES..].as_ptr();
         let mut positions = Scratch::take(values);
         for source in self.plan.positions(&self.block, &mut positions).chunks(PER_LINE * GROUP) {
             // SAFETY: partial holds a line per group, in whole lines of sums. The plan names every
@@ -176,15 +160,15 @@ impl<W: Arithmetic, const R: usize, const V: usize> Kernel for Strip<'_, W, R, V
         let Self { task, tile, room, .. } = self;
         let (plan, block) = (task.plan, &task.block);
         let features = plan.rows();
-        let (dy, row_stride, tile_stride) = match task.dy {
-            Gradient::Near(dy) => (dy, V * LANES, LANES),
-            Gradient::Tiles(dy) => (dy, LANES, features * LANES),
-        };
-        let dy = dy[tile * features * LANES..(tile + V) * features * LANES].as_ptr();
+        let dy = task.dy[tile * features * LANES..(tile + V) * features * LANES].as_ptr();
         let x =
             gather_lines::<I, V>(isa, task.x, plan.columns(), tile, block.columns(), &mut room.x);
-        let mut walk =
-            Walk { x: x.as_ptr(), columns: block.places.as_ptr(), to: room.partial.as_mut_ptr() };
+        let mut walk = Walk {
+            x: x.as_ptr(),
+            columns: block.places.as_ptr(),
+            to: room.partial.as_mut_ptr(),
+            pending: [isa.splat(0.0); GROUP],
+        };
         let row_sets = block.row_sets();
         for panel in 0..block.panels() {
             let rows = &block.rows[panel * R..(panel + 1) * R];
@@ -194,9 +178,7 @@ impl<W: Arithmetic, const R: usize, const V: usize> Kernel for Strip<'_, W, R, V
             // columns and values as the counts say; tiles tile..tile + V exist, `sddmm` has checked
             // the extents of dY and X, and `partial` has a line per group.
             unsafe {
-                let line = |row: u32, v: usize| {
-                    dy.wrapping_add(row as usize * row_stride + v * tile_stride)
-                };
+                let line = |row: u32, v: usize| dy.wrapping_add((row as usize * V + v) * LANES);
                 // Rows come in the order of their counts, which no hardware prefetcher foresees.
                 let ahead = block.rows.iter().skip((panel + PREFETCH) * R).take(R);
                 for &row in ahead.filter(|&&row| row != NO_ROW) {
@@ -213,40 +195,47 @@ impl<W: Arithmetic, const R: usize, const V: usize> Kernel for Strip<'_, W, R, V
                 }
                 match R {
                     1 => {}
-                    2 => walk.run::<I, W, R, V, 3>(isa, counts, 0, &g),
+                    2 => walk.run::<W, R, V, 3>(isa, counts, 0, &g),
                     _ => {
-                        walk.run::<I, W, R, V, 15>(isa, counts, 0, &g);
-                        walk.run::<I, W, R, V, 7>(isa, counts, 1, &g);
-                        walk.run::<I, W, R, V, 11>(isa, counts, 2, &g);
-                        walk.run::<I, W, R, V, 13>(isa, counts, 3, &g);
-                        walk.run::<I, W, R, V, 14>(isa, counts, 4, &g);
-                        walk.run::<I, W, R, V, 3>(isa, counts, 5, &g);
-                        walk.run::<I, W, R, V, 12>(isa, counts, 6, &g);
-                        walk.run::<I, W, R, V, 5>(isa, counts, 7, &g);
-                        walk.run::<I, W, R, V, 10>(isa, counts, 8, &g);
-                        walk.run::<I, W, R, V, 9>(isa, counts, 9, &g);
-                        walk.run::<I, W, R, V, 6>(isa, counts, 10, &g);
+                        walk.run::<W, R, V, 15>(isa, counts, 0, &g);
+                        walk.run::<W, R, V, 7>(isa, counts, 1, &g);
+                        walk.run::<W, R, V, 11>(isa, counts, 2, &g);
+                        walk.run::<W, R, V, 13>(isa, counts, 3, &g);
+                        walk.run::<W, R, V, 14>(isa, counts, 4, &g);
+                        walk.run::<W, R, V, 3>(isa, counts, 5, &g);
+                        walk.run::<W, R, V, 12>(isa, counts, 6, &g);
+                        walk.run::<W, R, V, 5>(isa, counts, 7, &g);
+                        walk.run::<W, R, V, 10>(isa, counts, 8, &g);
+                        walk.run::<W, R, V, 9>(isa, counts, 9, &g);
+                        walk.run::<W, R, V, 6>(isa, counts, 10, &g);
                     }
                 }
-                walk.run_singles::<I, W, R, V>(isa, counts[row_sets - 1], &g);
+                walk.run_singles::<W, R, V>(isa, counts[row_sets - 1], &g);
             }
         }
+        // SAFETY: `partial` has a line per group, and one before.
+        unsafe { walk.finish::<W>(isa) };
         V
     }
 }
 
 /// Walks the columns of a block.
-struct Walk {
+struct Walk<I: Isa> {
     x: *const f32,
     columns: *const u16,
-    /// Partial sums of the next group.
+    /// Partial sums of the last group.
     to: *mut f32,
+    /// Its products, if they are reduced [later](Walk::LATER).
+    pending: [I::V; GROUP],
 }
 
-impl Walk {
+impl<I: Isa> Walk<I> {
+    /// Whether a group is reduced while the next one is multiplied.
+    const LATER: bool = I::REGISTERS >= 32;
+
     /// The columns whose non-zeros are in the rows of the bits of `SET`.
     #[inline(always)]
-    unsafe fn run<I: Isa, W: Arithmetic, const R: usize, const V: usize, const SET: usize>(
+    unsafe fn run<W: Arithmetic, const R: usize, const V: usize, const SET: usize>(
         &mut self,
         isa: I,
         counts: &[u16],
@@ -260,39 +249,39 @@ impl Walk {
         unsafe {
             let whole =
                 const { if W::PAIRS && whole_groups(SET) == 1 { 2 } else { whole_groups(SET) } };
-            let together = if W::PAIRS { 2 } else { 1 };
+            let rows = SET.count_ones() as usize;
             for _ in 0..usize::from(*counts.get_unchecked(which)) / whole {
-                let mut products = [g[0][0]; GROUP];
-                let mut filled = 0;
-                for at in (0..whole).step_by(together) {
-                    let mut x = [[g[0][0]; V]; 2];
-                    for (beside, x) in x[..together].iter_mut().enumerate() {
-                        let column = *self.columns.add(at + beside);
-                        let lines = self.x.add(usize::from(column) * V * LANES);
-                        for (v, x) in x.iter_mut().enumerate() {
-                            *x = isa.load(lines.add(v * LANES));
-                        }
-                    }
-                    for (row, g) in g.iter().enumerate() {
-                        if SET >> row & 1 == 1 {
-                            for x in &x[..together] {
-                                products[filled % GROUP] = dot::<I, W, V>(isa, g, x);
-                                filled += 1;
-                                if filled % GROUP == 0 {
-                                    self.add::<I, W>(isa, products);
-                                }
-                            }
-                        }
-                    }
+                let mut columns = [self.x; GROUP];
+                for (at, lines) in columns[..whole].iter_mut().enumerate() {
+                    *lines = self.lines::<V>(isa, *self.columns.add(at));
                 }
                 self.columns = self.columns.add(whole);
+                for group in 0..whole * rows / GROUP {
+                    let (mut of, mut lines) = ([&g[0]; GROUP], [self.x; GROUP]);
+                    for at in 0..GROUP {
+                        let (row, column) = const { order(SET, W::PAIRS) }[group * GROUP + at];
+                        of[at] = &g[row];
+                        lines[at] = columns[column];
+                    }
+                    let products = products::<I, W, V>(isa, of, lines);
+                    self.add::<W>(isa, products);
+                }
             }
         }
     }
 
+    /// The lines of a column.
+    /// # Safety
+    /// X has the column.
+    #[inline(always)]
+    unsafe fn lines<const V: usize>(&self, isa: I, column: u16) -> *const f32 {
+        // SAFETY: the caller vouches for the column.
+        unsafe { isa.address(self.x.add(usize::from(column) * V * LANES)) }
+    }
+
     /// Every round is some columns of each single row, in groups.
     #[inline(always)]
-    unsafe fn run_singles<I: Isa, W: Arithmetic, const R: usize, const V: usize>(
+    unsafe fn run_singles<W: Arithmetic, const R: usize, const V: usize>(
         &mut self,
         isa: I,
         rounds: u16,
@@ -305,59 +294,127 @@ impl Walk {
                     // One load for the columns of a group, for loads are what this loop waits for.
                     let columns = self.columns.cast::<u64>().read_unaligned().to_le();
                     self.columns = self.columns.add(GROUP);
-                    let line =
-                        |at| self.x.add(usize::from((columns >> (16 * at)) as u16) * V * LANES);
-                    let g = |at: usize| match W::PAIRS {
-                        true => &g[(group * GROUP + at) / 2 % R],
-                        false => &g[at % R],
-                    };
-                    let mut products = [isa.splat(0.0); GROUP];
-                    if const { I::REGISTERS >= 32 } {
-                        for (at, product) in products.iter_mut().enumerate() {
-                            *product = W::multiply(isa, g(at)[0], isa.load(line(at)));
-                        }
-                        // Neighbouring FMAs belong to different products: none waits for the one before.
-                        for v in 1..V {
-                            for (at, product) in products.iter_mut().enumerate() {
-                                let x = isa.load(line(at).add(v * LANES));
-                                *product = W::multiply_add(isa, g(at)[v], x, *product);
-                            }
-                        }
-                    } else {
-                        // Four unfinished products and the lines of dY do not fit: one after the other.
-                        for (at, product) in products.iter_mut().enumerate() {
-                            let mut x = [isa.load(line(at)); V];
-                            for (v, x) in x.iter_mut().enumerate() {
-                                *x = isa.load(line(at).add(v * LANES));
-                            }
-                            *product = dot::<I, W, V>(isa, g(at), &x);
-                        }
+                    let (mut of, mut lines) = ([&g[0]; GROUP], [self.x; GROUP]);
+                    for at in 0..GROUP {
+                        let row = if W::PAIRS { (group * GROUP + at) / 2 } else { at };
+                        of[at] = &g[row % R];
+                        lines[at] = self.lines::<V>(isa, (columns >> (16 * at)) as u16);
                     }
-                    self.add::<I, W>(isa, products);
+                    let products = products::<I, W, V>(isa, of, lines);
+                    self.add::<W>(isa, products);
                 }
             }
         }
     }
 
-    /// Adds a group of products, reduced.
+    /// Takes the products of the next group.
     /// # Safety
     /// There are partial sums of another group.
     #[inline(always)]
-    unsafe fn add<I: Isa, W: Arithmetic>(&mut self, isa: I, products: [I::V; GROUP]) {
+    unsafe fn add<W: Arithmetic>(&mut self, isa: I, products: [I::V; GROUP]) {
         // SAFETY: the caller vouches for the partial sums.
         unsafe {
-            isa.store(self.to, isa.add(isa.load(self.to), W::sum_within_quarters(isa, products)));
+            if Self::LATER {
+                self.reduce::<W>(isa);
+            }
             self.to = self.to.add(LANES);
+            self.pending = products;
+            if !Self::LATER {
+                self.reduce::<W>(isa);
+            }
+        }
+    }
+
+    /// Reduces what is left.
+    /// # Safety
+    /// There are partial sums of the last group.
+    #[inline(always)]
+    unsafe fn finish<W: Arithmetic>(&mut self, isa: I) {
+        if Self::LATER {
+            // SAFETY: the caller vouches for the partial sums.
+            unsafe { self.reduce::<W>(isa) };
+        }
+    }
+
+    /// Adds the pending products to the partial sums of their group.
+    /// # Safety
+    /// There are some.
+    #[inline(always)]
+    unsafe fn reduce<W: Arithmetic>(&mut self, isa: I) {
+        // SAFETY: the caller vouches for the partial sums.
+        unsafe {
+            let sums = W::sum_within_quarters(isa, self.pending);
+            isa.store(self.to, isa.add(isa.load(self.to), sums));
         }
     }
 }
 
-/// Σ g · x, lane by lane.
-#[inline(always)]
-fn dot<I: Isa, W: Arithmetic, const V: usize>(isa: I, g: &[I::V; V], x: &[I::V; V]) -> I::V {
-    let mut sum = W::multiply(isa, g[0], x[0]);
-    for v in 1..V {
-        sum = W::multiply_add(isa, g[v], x[v], sum);
+/// Row and column, among those of a set that come together, of its values in their order: column by column, of
+/// pairs two columns of a row and then of the next.
+const fn order(set: usize, pairs: bool) -> [(usize, usize); 3 * GROUP] {
+    let (mut order, mut filled, mut column) = ([(0, 0); 3 * GROUP], 0, 0);
+    let together = if pairs { 2 } else { 1 };
+    while column < GROUP {
+        let mut row = 0;
+        while row < 4 {
+            let mut beside = 0;
+            while set >> row & 1 == 1 && beside < together && filled < 3 * GROUP {
+                order[filled] = (row, column + beside);
+                (filled, beside) = (filled + 1, beside + 1);
+            }
+            row += 1;
+        }
+        column += together;
     }
-    sum
+    order
+}
+
+/// Four times Σ g · x, lane by lane.
+/// # Safety
+/// There are `V` lines at each of `x`.
+#[inline(always)]
+unsafe fn products<I: Isa, W: Arithmetic, const V: usize>(
+    isa: I,
+    g: [&[I::V; V]; GROUP],
+    x: [*const f32; GROUP],
+) -> [I::V; GROUP] {
+    let mut products = [g[0][0]; GROUP];
+    // SAFETY: the caller vouches for the lines.
+    unsafe {
+        if const { I::REGISTERS >= 32 } {
+            // Neighbouring FMAs belong to different products: none waits for the one before.
+            for v in 0..V {
+                for (at, product) in products.iter_mut().enumerate() {
+                    *product = next::<I, W, V>(isa, g[at], x[at], v, *product);
+                }
+            }
+        } else {
+            // Four unfinished products and the lines of dY do not fit: one after the other.
+            for (at, product) in products.iter_mut().enumerate() {
+                for v in 0..V {
+                    *product = next::<I, W, V>(isa, g[at], x[at], v, *product);
+                }
+            }
+        }
+    }
+    products
+}
+
+/// The sum with its `v`-th product, which is the first if `v` is 0.
+/// # Safety
+/// There are `V` lines at `x`, and `v` is below.
+#[inline(always)]
+unsafe fn next<I: Isa, W: Arithmetic, const V: usize>(
+    isa: I,
+    g: &[I::V; V],
+    x: *const f32,
+    v: usize,
+    sum: I::V,
+) -> I::V {
+    // SAFETY: the caller vouches for the line.
+    let x = unsafe { isa.load(x.add(v * LANES)) };
+    match v {
+        0 => W::multiply(isa, g[v], x),
+        _ => W::multiply_add(isa, g[v], x, sum),
+    }
 }

@@ -355,7 +355,7 @@ impl Cursor {
                     self.columns = self.columns.add(2);
                     self.pair(isa, columns)
                 } else {
-                    let lines = self.x.add(usize::from(*self.columns) * V * LANES);
+                    let lines = isa.address(self.x.add(usize::from(*self.columns) * V * LANES));
                     self.columns = self.columns.add(1);
                     let mut x = [isa.splat(0.0); V];
                     for (v, x) in x.iter_mut().enumerate() {
@@ -427,7 +427,7 @@ impl Cursor {
                         self.values = self.values.add(GROUP / 2);
                     } else {
                         for at in 0..GROUP {
-                            let line = self.x.add(usize::from(column(at)) * V * LANES);
+                            let line = isa.address(self.x.add(usize::from(column(at)) * V * LANES));
                             let w = isa.splat(*self.values.add(at));
                             for (v, sum) in sums[at / R % U][at % R].iter_mut().enumerate() {
                                 *sum = W::multiply_add(isa, w, isa.load(line.add(v * LANES)), *sum);
