@@ -89,7 +89,7 @@ impl LayerPlan {
     ///   which must stay in L2: twice the rows cost it a third of its speed and more, and save the others 3 %. A sum
     ///   takes four bytes a non-zero for each of four lanes. CPUs with few registers have small L2s as well: a Zen 3's
     ///   512 KB make smaller blocks pay. There, one row on four tiles reduces dots half as often as two rows on two.
-    /// * Intel's CPUs multiply, add and shuffle 512 bits on the same two ports, where eight tiles in a dot leave a third
+    /// * Intel's CPUs multiply, add and shuffle 512 bits on the same two ports, where eight tiles in a dot leave a quarter
     ///   more time for FMAs than four: the weight gradient is a fifth faster at half of the weights (Cascade Lake). At a
     ///   quarter of them that is 4 %, which a plan of its own is not worth.
     fn estimate(density: f64, registers: usize, l1: usize, is_intel: bool) -> Self {
