@@ -140,6 +140,20 @@ impl<const BY: u8> Isa for Extended<BY> {
         op!(_mm512_set1_ps(x))
     }
     #[inline(always)]
+    unsafe fn splat_four(self, from: *const f32) -> [__m512; 4] {
+        // One load instead of four: loads are what the loop waits for that needs them.
+        // SAFETY: the caller guarantees four readable `f32`; `self` proves the feature.
+        unsafe {
+            let four = held(_mm512_broadcast_f32x4(_mm_loadu_ps(from)));
+            [
+                _mm512_permute_ps::<0x00>(four),
+                _mm512_permute_ps::<0x55>(four),
+                _mm512_permute_ps::<0xaa>(four),
+                _mm512_permute_ps::<0xff>(four),
+            ]
+        }
+    }
+    #[inline(always)]
     unsafe fn load(self, from: *const f32) -> __m512 {
         // SAFETY: the caller guarantees sixteen readable `f32`; `self` proves the feature.
         unsafe { _mm512_loadu_ps(from) }
@@ -157,6 +171,13 @@ impl<const BY: u8> Isa for Extended<BY> {
     #[inline(always)]
     #[expect(clippy::pointers_in_nomem_asm_block, reason = "what lies there is not touched")]
     fn address(self, mut at: *const f32) -> *const f32 {
+        // SAFETY: no instruction at all; it leaves the register as it is.
+        unsafe { asm!("/* {} */", inout(reg) at, options(pure, nomem, nostack, preserves_flags)) };
+        at
+    }
+    #[inline(always)]
+    fn index(self, at: u16) -> usize {
+        let mut at = usize::from(at);
         // SAFETY: no instruction at all; it leaves the register as it is.
         unsafe { asm!("/* {} */", inout(reg) at, options(pure, nomem, nostack, preserves_flags)) };
         at
@@ -459,3 +480,11 @@ impl<const BY: u8> Isa for Extended<BY> {
 
 /// The order in which vectors enter the tree of [`Isa::sum_each`].
 const ORDER: [usize; LANES] = [0, 2, 1, 3, 8, 10, 9, 11, 4, 6, 5, 7, 12, 14, 13, 15];
+/// The same vector, in a register. Otherwise compilers load its lanes one by one where each is needed.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn held(mut v: __m512) -> __m512 {
+    // SAFETY: no instruction at all; it leaves the register as it is.
+    unsafe { asm!("/* {} */", inout(zmm_reg) v, options(pure, nomem, nostack, preserves_flags)) };
+    v
+}

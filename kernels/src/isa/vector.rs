@@ -28,6 +28,18 @@ pub trait Isa: Copy + Send + Sync + 'static {
     /// # Safety
     /// `to` must be valid for writing sixteen `f32`; no alignment is needed.
     unsafe fn store(self, to: *mut f32, v: Self::V);
+    /// Reads four numbers: each in all lanes.
+    /// # Safety
+    /// `from` must be valid for reading four `f32`; no alignment is needed.
+    #[inline(always)]
+    unsafe fn splat_four(self, from: *const f32) -> [Self::V; 4] {
+        let mut four = [self.splat(0.0); 4];
+        for (i, v) in four.iter_mut().enumerate() {
+            // SAFETY: the caller vouches for four numbers.
+            *v = self.splat(unsafe { *from.add(i) });
+        }
+        four
+    }
     /// Reads a line.
     #[inline(always)]
     fn load_line(self, line: &[f32; LANES]) -> Self::V {
@@ -51,6 +63,12 @@ pub trait Isa: Copy + Send + Sync + 'static {
     #[inline(always)]
     fn address(self, at: *const f32) -> *const f32 {
         at
+    }
+    /// The same number, in a register of its own. Otherwise compilers put several into a vector, compute with that, and
+    /// take it apart again.
+    #[inline(always)]
+    fn index(self, at: u16) -> usize {
+        at.into()
     }
     /// Reads sixteen `f32` at the given indices.
     /// # Safety

@@ -13,7 +13,7 @@ pub(crate) struct Blocking {
     /// Sums of each row that single-row columns go to in turn: 1, or 2 where rows × vectors alone are
     /// too few independent sums to hide the latency of an FMA.
     pub unroll: usize,
-    /// Columns of a K block, at most 65,536.
+    /// Columns of a K block, at most 65,536; wider ones than 2,048 are cut.
     pub k_block: usize,
     /// Rows of a row block, the unit of parallel work.
     pub row_block: usize,

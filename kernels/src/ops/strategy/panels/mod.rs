@@ -5,7 +5,8 @@
 //! `halves` multiplies twice as many tokens where there is one for f16 ([`crate::isa::Isa::fma_halves`]), with sums of f16
 //! inside a K block.
 //!
-//! [`spmm`] computes the products with W and Wᵀ, [`sddmm`] the weight gradient, each with its loop nest;
+//! [`spmm`] computes the products with W and Wᵀ, [`sddmm`] the weight gradient, each with its loop nest, [`walk`] its
+//! dot products;
 //! [`order`] has what both walk, [`panel`] how rows come together, [`source`] where their values come from.
 
 mod blocking;
@@ -14,6 +15,7 @@ mod panel;
 mod sddmm;
 mod source;
 mod spmm;
+mod walk;
 
 use self::blocking::Blocking;
 use self::order::PanelPlan;

@@ -4,7 +4,7 @@
 use super::blocking::Blocking;
 use super::panel::{Panel, panels};
 use super::source::{Sources, ZERO};
-use crate::{Scratch, SparsePattern};
+use crate::{LANES, Scratch, SparsePattern};
 use rayon::prelude::*;
 use std::ops::Range;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use std::sync::Arc;
 /// The order of execution of one sparse matrix.
 ///
 /// **What the kernels rely on**, since they do not check again: rows are below `rows`, or [`NO_ROW`] in
-/// slots without non-zeros; every place is below the width of its K block; a panel has as many places and
+/// slots without non-zeros; every place is of a column of its K block; a panel has as many places and
 /// sources as its counts say, which fit 16 bits; every non-zero of the matrix is the source of exactly one
 /// packed value.
 /// [`PanelPlan::new`] and [`PanelPlan::of_twin`] make plans, and nothing changes one.
@@ -39,7 +39,7 @@ struct Laid {
     /// For every panel the number of columns of each set of several rows in their order, whole groups
     /// each, then the number of [rounds](Blocking::round) of columns of single rows.
     counts: Vec<u16>,
-    /// Place inside the K block of every column of every panel.
+    /// Place inside the K block of every column of every panel, in [units](PLACE).
     places: Vec<u16>,
 }
 
@@ -63,7 +63,7 @@ impl Laid {
         for &set in blocking.shared() {
             self.counts.push(count(panel.columns[set].len()));
             for columns in panel.columns[set].chunks(together) {
-                columns.iter().for_each(|column| self.places.push(column.place));
+                columns.iter().for_each(|column| self.places.push(column.place * PLACE));
                 for row in (0..panel_rows).filter(|row| set >> row & 1 == 1) {
                     columns.iter().for_each(|column| source.push(column.source[row]));
                 }
@@ -73,7 +73,7 @@ impl Laid {
         for at in (0..panel.columns[1].len()).step_by(together) {
             for row in 0..panel_rows {
                 for column in &panel.columns[1 << row][at..at + together] {
-                    self.places.push(column.place);
+                    self.places.push(column.place * PLACE);
                     source.push(column.source[row]);
                 }
             }
@@ -102,7 +102,6 @@ pub(super) struct Block<'a> {
     pub(super) counts: &'a [u16],
     pub(super) places: &'a [u16],
     pub(super) values: Range<usize>,
-    panels: usize,
     row_sets: usize,
 }
 
@@ -113,11 +112,6 @@ impl Block<'_> {
         self.columns.clone()
     }
 
-    #[inline(always)]
-    pub(super) fn panels(&self) -> usize {
-        self.panels
-    }
-
     /// Counts of each panel.
     #[inline(always)]
     pub(super) fn row_sets(&self) -> usize {
@@ -125,10 +119,25 @@ impl Block<'_> {
     }
 }
 
-/// Columns of the widest K block that is run as one, so that every count of a panel fits 16 bits. Loops
-/// of the kernels count in 16 bits too: with 32, the compiler unrolls them, at the cost of a tenth of their
+/// What a place counts up by from one column to the next: [`lines_of`] is then one instruction for up to four lines a
+/// column.
+const PLACE: u16 = 32;
+
+/// The lines of the column at a place of a block of X that has so many lines a column.
+/// # Safety
+/// The block has the column.
+#[inline(always)]
+pub(super) unsafe fn lines_of(x: *const f32, place: usize, lines: usize) -> *const f32 {
+    // SAFETY: the caller vouches for the column.
+    unsafe { x.byte_add(place * (lines * LINE_BYTES / PLACE as usize)) }
+}
+
+const LINE_BYTES: usize = LANES * size_of::<f32>();
+
+/// Columns of the widest K block that is run as one, so that every place and every count of a panel fits 16 bits.
+/// Loops of the kernels count in 16 bits too: with 32, the compiler unrolls them, at the cost of a tenth of their
 /// speed.
-const WIDEST: usize = 1 << 15;
+const WIDEST: usize = (1 << 16) / PLACE as usize;
 
 /// A count of a panel's columns or rounds, at most [`WIDEST`] and what pads it.
 fn count(count: usize) -> u16 {
@@ -243,7 +252,7 @@ impl PanelPlan {
         let heads = self.matrix.row_offsets();
         let walk = HeadsOf { blocking: self.blocking, rows, counts, places };
         if self.is_twin {
-            let of_column = |_, place: u16| heads[first_column + usize::from(place)];
+            let of_column = |_, place: u16| heads[first_column + usize::from(place / PLACE)];
             return walk.write(of_column, to);
         }
         let of_row = |row: u32, _| if row == NO_ROW { 0 } else { heads[row as usize] };
@@ -297,7 +306,6 @@ impl PanelPlan {
             counts: &self.laid.counts[from.panel * row_sets..to.panel * row_sets],
             places: &self.laid.places[from.column..to.column],
             values: from.value..to.value,
-            panels: to.panel - from.panel,
             row_sets,
         }
     }

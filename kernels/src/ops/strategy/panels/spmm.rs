@@ -15,7 +15,7 @@
 //! one element of Y always runs in the plan's order, on one thread.
 
 use super::blocking::{Blocking, GROUP, round};
-use super::order::{NO_ROW, PanelPlan};
+use super::order::{NO_ROW, PanelPlan, lines_of};
 use crate::isa::{Isa, IsaKind, Kernel};
 use crate::ops::Initial;
 use crate::ops::arithmetic::{self, Arithmetic, Multiplication, Numbers, Words};
@@ -245,10 +245,10 @@ impl<W: Arithmetic, const R: usize, const V: usize, const U: usize> Kernel
         let mut values = task.values[start / words..end / words].as_ptr();
         let fresh = k_block == 0 && !matches!(task.initial, Initial::Held);
         let tiles = if W::HALVES { (2 * V).min(task.tiles.end - tile) } else { V };
-        for panel in 0..block.panels() {
-            let rows = &block.rows[panel * R..(panel + 1) * R];
-            let row_sets = block.row_sets();
-            let counts = &block.counts[panel * row_sets..(panel + 1) * row_sets];
+        let row_sets = block.row_sets();
+        let panels = block.rows.as_chunks::<R>().0;
+        let counts = block.counts.chunks_exact(row_sets);
+        for (panel, (rows, counts)) in panels.iter().zip(counts).enumerate() {
             let mut acc = [[isa.splat(0.0); V]; R];
             // SAFETY: the plan names rows below `rows()`, columns below the block's width and as
             // many columns and values as the counts say; `tiles` tiles from `tile` exist. Row blocks
@@ -257,10 +257,11 @@ impl<W: Arithmetic, const R: usize, const V: usize, const U: usize> Kernel
             unsafe {
                 let y = |row: u32, v: usize| task.y.get((tile + v) * y_tile + row as usize * LANES);
                 // Rows come in the order of their counts, which no hardware prefetcher foresees.
-                let ahead = block.rows.iter().skip((panel + PREFETCH) * R).take(R);
-                for &row in ahead.filter(|&&row| row != NO_ROW) {
-                    for v in 0..tiles {
-                        isa.prefetch(y(row, v));
+                if let Some(rows) = panels.get(panel + PREFETCH) {
+                    for &row in rows.iter().filter(|&&row| row != NO_ROW) {
+                        for v in 0..tiles {
+                            isa.prefetch(y(row, v));
+                        }
                     }
                 }
                 for (acc, &row) in acc.iter_mut().zip(rows) {
@@ -355,7 +356,7 @@ impl Cursor {
                     self.columns = self.columns.add(2);
                     self.pair(isa, columns)
                 } else {
-                    let lines = isa.address(self.x.add(usize::from(*self.columns) * V * LANES));
+                    let lines = isa.address(lines_of(self.x, usize::from(*self.columns), V));
                     self.columns = self.columns.add(1);
                     let mut x = [isa.splat(0.0); V];
                     for (v, x) in x.iter_mut().enumerate() {
@@ -382,8 +383,8 @@ impl Cursor {
     #[inline(always)]
     unsafe fn pair<I: Isa, const V: usize>(&self, isa: I, columns: [u16; 2]) -> [I::V; V] {
         let pairs = V.div_ceil(2);
-        let line = |column: u16| self.x.wrapping_add(usize::from(column) * pairs * LANES);
-        let (a, b) = (line(columns[0]), line(columns[1]));
+        // SAFETY: the caller vouches for the columns, which have so many lines.
+        let [a, b] = columns.map(|column| unsafe { lines_of(self.x, column.into(), pairs) });
         let mut x = [isa.splat(0.0); V];
         for pair in 0..pairs {
             // SAFETY: the caller vouches for the columns, which have so many lines.
@@ -426,9 +427,9 @@ impl Cursor {
                         }
                         self.values = self.values.add(GROUP / 2);
                     } else {
-                        for at in 0..GROUP {
-                            let line = isa.address(self.x.add(usize::from(column(at)) * V * LANES));
-                            let w = isa.splat(*self.values.add(at));
+                        let values = isa.splat_four(self.values);
+                        for (at, &w) in values.iter().enumerate() {
+                            let line = isa.address(lines_of(self.x, column(at).into(), V));
                             for (v, sum) in sums[at / R % U][at % R].iter_mut().enumerate() {
                                 *sum = W::multiply_add(isa, w, isa.load(line.add(v * LANES)), *sum);
                             }
