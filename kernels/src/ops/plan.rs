@@ -91,7 +91,7 @@ impl LayerPlan {
     ///   512 KB make smaller blocks pay. There, one row on four tiles reduces dots half as often as two rows on two.
     /// * Intel's CPUs multiply, add and shuffle 512 bits on the same two ports, where eight tiles in a dot leave a quarter
     ///   more time for FMAs than four: the weight gradient is a fifth faster at half of the weights (Cascade Lake). At a
-    ///   quarter of them that is 4 %, which a plan of its own is not worth.
+    ///   quarter of them one row on four tiles is 4 % faster, which a plan of its own is not worth.
     fn estimate(density: f64, registers: usize, l1: usize, is_intel: bool) -> Self {
         let lines = if l1 >= 48 << 10 { 640 } else { 512 };
         let precision = Precision::F32;
