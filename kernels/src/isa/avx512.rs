@@ -480,6 +480,7 @@ impl<const BY: u8> Isa for Extended<BY> {
 
 /// The order in which vectors enter the tree of [`Isa::sum_each`].
 const ORDER: [usize; LANES] = [0, 2, 1, 3, 8, 10, 9, 11, 4, 6, 5, 7, 12, 14, 13, 15];
+
 /// The same vector, in a register. Otherwise compilers load its lanes one by one where each is needed.
 #[inline]
 #[target_feature(enable = "avx512f")]

@@ -24,7 +24,7 @@ impl Kernel for Everything {
         let square: [I::V; LANES] = std::array::from_fn(|i| v(i as u32 + 3));
         let mut out = vec![
             ("splat", lanes(isa.splat(1.5))),
-            // SAFETY: the array holds sixteen `f32`, four of them from the third on.
+            // SAFETY: the array holds sixteen `f32`, thirteen of them from the fourth on.
             ("splat_four", unsafe { isa.splat_four(data(5)[3..].as_ptr()) }.map(lanes).concat()),
             ("fma", lanes(isa.fma(a, b, c))),
             ("add", lanes(isa.add(a, b))),

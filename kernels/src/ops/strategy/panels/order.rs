@@ -123,6 +123,8 @@ impl Block<'_> {
 /// column.
 const PLACE: u16 = 32;
 
+const LINE_BYTES: usize = LANES * size_of::<f32>();
+
 /// The lines of the column at a place of a block of X that has so many lines a column.
 /// # Safety
 /// The block has the column.
@@ -131,8 +133,6 @@ pub(super) unsafe fn lines_of(x: *const f32, place: usize, lines: usize) -> *con
     // SAFETY: the caller vouches for the column.
     unsafe { x.byte_add(place * (lines * LINE_BYTES / PLACE as usize)) }
 }
-
-const LINE_BYTES: usize = LANES * size_of::<f32>();
 
 /// Columns of the widest K block that is run as one, so that every place and every count of a panel fits 16 bits.
 /// Loops of the kernels count in 16 bits too: with 32, the compiler unrolls them, at the cost of a tenth of their

@@ -141,7 +141,7 @@ impl<I: Isa> Walk<I> {
         }
     }
 
-    /// One unit, group by group.
+    /// One unit, group by group; `later` leaves the products of each pending, and reduces those before.
     /// # Safety
     /// See [`Self::run`].
     #[inline(always)]
