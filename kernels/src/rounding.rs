@@ -193,6 +193,50 @@ impl Kernel for Widen<'_> {
     }
 }
 
+/// What [`Rounding`] puts in the place of a number.
+#[derive(Clone, Copy)]
+pub(crate) enum Nearest {
+    /// The nearest number of this precision, as `f32`.
+    Number(Precision),
+    /// The nearest f16, twice in its word.
+    TwiceF16,
+}
+
+/// Rounds numbers where they are.
+pub(crate) struct Rounding<'a> {
+    pub to: Nearest,
+    pub numbers: &'a mut [f32],
+}
+
+impl Kernel for Rounding<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<I: Isa>(self, isa: I) {
+        let (lines, rest) = self.numbers.as_chunks_mut::<LANES>();
+        for line in lines {
+            isa.store_line(line, nearest(isa, self.to, isa.load_line(line)));
+        }
+        let mut line = [0.0; LANES];
+        line[..rest.len()].copy_from_slice(rest);
+        let last = nearest(isa, self.to, isa.load_line(&line));
+        isa.store_line(&mut line, last);
+        rest.copy_from_slice(&line[..rest.len()]);
+    }
+}
+
+#[inline(always)]
+fn nearest<I: Isa>(isa: I, to: Nearest, v: I::V) -> I::V {
+    match to {
+        Nearest::Number(Precision::F32) => v,
+        Nearest::Number(precision) => widen(isa, precision, narrow(isa, precision, v, v)).0,
+        Nearest::TwiceF16 => {
+            let halves = isa.narrow_f16(v, v);
+            isa.interleave(halves, halves).0
+        }
+    }
+}
+
 /// The line of 16-bit numbers nearest to two tiles.
 #[inline(always)]
 pub(crate) fn narrow<I: Isa>(isa: I, precision: Precision, a: I::V, b: I::V) -> I::V {
@@ -216,6 +260,32 @@ pub(crate) fn widen<I: Isa>(isa: I, precision: Precision, line: I::V) -> (I::V, 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::isa::IsaKind;
+
+    #[test]
+    fn numbers_are_rounded_where_they_are_on_every_isa() {
+        let mut numbers = vec![1e-42, -3e-6, f32::INFINITY, 70_000.0, -0.0, 6.5e-5];
+        numbers.extend((0..99).map(|at| (at as f32 - 40.0) * 1.000_977));
+        for isa in IsaKind::available() {
+            for length in [0, 1, LANES - 1, LANES, numbers.len()] {
+                let numbers = &numbers[..length];
+                let in_place = |to| {
+                    let mut rounded = numbers.to_vec();
+                    isa.run(Rounding { to, numbers: &mut rounded });
+                    rounded.into_iter().map(f32::to_bits).collect::<Vec<_>>()
+                };
+                for precision in Precision::ALL {
+                    let expected = numbers.iter().map(|&x| precision.round(x).to_bits());
+                    assert!(in_place(Nearest::Number(precision)).into_iter().eq(expected), "{isa}");
+                }
+                let twice = |&x| u32::from(half::f16::from_f32(x).to_bits()) * 0x1_0001;
+                assert!(
+                    in_place(Nearest::TwiceF16).into_iter().eq(numbers.iter().map(twice)),
+                    "{isa}"
+                );
+            }
+        }
+    }
 
     #[test]
     fn rounding_without_branches_is_rounding() {

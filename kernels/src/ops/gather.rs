@@ -2,27 +2,27 @@
 
 use crate::isa::{Isa, IsaKind, Kernel, dispatch};
 use crate::parallel::for_each_part;
-use crate::rounding::{bf16_pair, widen};
-use crate::{LANES, Lines, Precision, Scratch};
+use crate::rounding::{Nearest, Rounding, bf16_pair, widen};
+use crate::{LANES, Lines, Scratch};
 use std::ops::Range;
 
-/// packed[i] = values[source[i]], rounded, or 0 where `source` names no value.
-pub(super) fn gather_values(
-    values: &[f32],
-    source: &[u32],
-    precision: Precision,
-    packed: &mut [f32],
-) {
+/// packed[i] = values[source[i]], or 0 where `source` names no value.
+pub(super) fn gather_values(values: &[f32], source: &[u32], packed: &mut [f32]) {
     assert_eq!(packed.len(), source.len(), "one source per value is needed");
     let value = |at: u32| values.get(at as usize).copied().unwrap_or(0.0);
-    match precision {
-        Precision::F32 => packed.iter_mut().zip(source).for_each(|(to, &at)| *to = value(at)),
-        _ => {
-            let rounded = |at| precision.round(value(at));
-            packed.iter_mut().zip(source).for_each(|(to, &at)| *to = rounded(at));
-        }
+    packed.iter_mut().zip(source).for_each(|(to, &at)| *to = value(at));
+}
+
+/// The same rounded.
+pub(super) fn gather_rounded(values: &[f32], source: &[u32], to: Nearest, packed: &mut [f32]) {
+    for (packed, source) in packed.chunks_mut(BLOCK).zip(source.chunks(BLOCK)) {
+        gather_values(values, source, packed);
+        dispatch(Rounding { to, numbers: packed });
     }
 }
+
+/// Values that are gathered before they are rounded: they stay in L1.
+const BLOCK: usize = 1 << 10;
 
 /// The same as pairs of bf16, a word each.
 pub(super) fn gather_pairs(values: &[f32], source: &[u32], packed: &mut [f32]) {
@@ -30,40 +30,6 @@ pub(super) fn gather_pairs(values: &[f32], source: &[u32], packed: &mut [f32]) {
     let value = |at: u32| values.get(at as usize).copied().unwrap_or(0.0);
     for (to, &[low, high]) in packed.iter_mut().zip(source.as_chunks::<2>().0) {
         *to = bf16_pair(value(low), value(high));
-    }
-}
-
-/// The same as f16, each twice in a word.
-pub(super) fn gather_halves(values: &[f32], source: &[u32], packed: &mut [f32]) {
-    assert_eq!(packed.len(), source.len(), "one source per value is needed");
-    for (packed, source) in packed.chunks_mut(BLOCK).zip(source.chunks(BLOCK)) {
-        gather_values(values, source, Precision::F32, packed);
-        dispatch(DoubledHalves(packed));
-    }
-}
-
-/// Values that are gathered before they are rounded.
-const BLOCK: usize = 1 << 10;
-
-/// Puts the nearest f16 in the place of each number, twice in its word.
-pub(super) struct DoubledHalves<'a>(pub &'a mut [f32]);
-
-impl Kernel for DoubledHalves<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<I: Isa>(self, isa: I) {
-        let doubled = |line: &mut [f32; LANES]| {
-            let v = isa.load_line(line);
-            let halves = isa.narrow_f16(v, v);
-            isa.store_line(line, isa.interleave(halves, halves).0);
-        };
-        let (lines, rest) = self.0.as_chunks_mut::<LANES>();
-        lines.iter_mut().for_each(doubled);
-        let mut line = [0.0; LANES];
-        line[..rest.len()].copy_from_slice(rest);
-        doubled(&mut line);
-        rest.copy_from_slice(&line[..rest.len()]);
     }
 }
 

@@ -114,6 +114,13 @@ impl Left<'_> {
 
     fn write_numbers(&self, to: &mut [f32]) {
         self.write(to, self.cols, |rows, ks, mut to| {
+            if matches!(self.form(), Form::Columns) {
+                for (place, k) in ks.clone().enumerate() {
+                    let column = &self.data[self.column_offset(k) + rows.start..][..rows.len()];
+                    share_out(column, place, ks.len(), to);
+                }
+                return;
+            }
             for panel in rows.clone().step_by(PANEL) {
                 let panel = panel..rows.end.min(panel + PANEL);
                 for k in ks.clone() {
@@ -150,6 +157,18 @@ impl Left<'_> {
     }
 }
 
+/// Writes the column at one place of a block of so many columns to its panels.
+#[inline(always)]
+fn share_out(column: &[f32], place: usize, columns: usize, to: &mut [f32]) {
+    let (panels, last) = column.as_chunks::<PANEL>();
+    for (panel, numbers) in panels.iter().enumerate() {
+        let from = panel * PANEL * columns + place * PANEL;
+        to[from..from + PANEL].copy_from_slice(numbers);
+    }
+    let from = panels.len() * PANEL * columns + place * last.len();
+    to[from..from + last.len()].copy_from_slice(last);
+}
+
 /// Writes a block of pairs of bf16 in the order of the micro-kernel. What lies together is rounded together, as
 /// vector code, and shared out to the panels after that.
 struct PackPairs<'a> {
@@ -178,13 +197,7 @@ impl Kernel for PackPairs<'_> {
                     for ((word, low), high) in words.iter_mut().zip(low).zip(high) {
                         *word = bf16_pair(*low, *high);
                     }
-                    let (panels, last) = words.as_chunks::<PANEL>();
-                    for (panel, words) in panels.iter().enumerate() {
-                        let from = panel * PANEL * pairs.len() + place * PANEL;
-                        to[from..from + PANEL].copy_from_slice(words);
-                    }
-                    let from = panels.len() * PANEL * pairs.len() + place * last.len();
-                    to[from..from + last.len()].copy_from_slice(last);
+                    share_out(words, place, pairs.len(), to);
                 }
             }
             Form::Rows => {

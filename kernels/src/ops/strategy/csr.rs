@@ -64,7 +64,7 @@ impl Planned for PlannedCsr {
         if let Some(twin) = &mut self.twin {
             for_each_chunk(&mut twin.values, GATHERED, |chunk, to| {
                 let source = &twin.source[chunk * GATHERED..][..to.len()];
-                gather_values(values, source, Precision::F32, to);
+                gather_values(values, source, to);
             });
         }
     }

@@ -2,10 +2,10 @@
 
 use super::sampled::{add_product, begin, scatter};
 use crate::isa::{IsaKind, dispatch};
-use crate::ops::gather::DoubledHalves;
 use crate::ops::gemm::{Left, Packed, gemm_halves_on, outer_halves_on};
 use crate::ops::strategy::{Initial, Planned, Product};
 use crate::parallel::for_each_chunk;
+use crate::rounding::{Nearest, Rounding};
 use crate::{AlignedBuffer, Lines, SparsePattern};
 use std::sync::{Arc, OnceLock};
 
@@ -59,10 +59,12 @@ impl Planned for PlannedHalves {
             return;
         }
         match &self.pattern {
-            Some(pattern) => scatter(pattern, values, &mut self.w, |x| x),
+            Some(pattern) => scatter(pattern, values, &mut self.w),
             None => self.w.copy_from_slice(values),
         }
-        for_each_chunk(&mut self.w, self.columns, |_, row| dispatch(DoubledHalves(row)));
+        for_each_chunk(&mut self.w, self.columns, |_, numbers| {
+            dispatch(Rounding { to: Nearest::TwiceF16, numbers });
+        });
         if let Some(mut packed) = self.transposed.take() {
             self.wt().pack_into(&mut packed);
             self.transposed = OnceLock::from(packed);

@@ -1,11 +1,11 @@
 //! Dense products of numbers, those of 16 bits widened.
 
 use super::sampled::{add_product, begin, scatter};
-use crate::isa::IsaKind;
+use crate::isa::{IsaKind, dispatch};
 use crate::ops::gemm::{Left, Out, Packed, gemm_on, transpose_tiles};
 use crate::ops::strategy::{Initial, Planned, Product};
 use crate::parallel::for_each_chunk;
-use crate::rounding::widened;
+use crate::rounding::{Nearest, Rounding, widened};
 use crate::{AlignedBuffer, LANES, Lines, Precision, Scratch, SparsePattern};
 use std::ops::Deref;
 use std::sync::{Arc, OnceLock};
@@ -67,15 +67,16 @@ impl PlannedDense {
 
 impl Planned for PlannedDense {
     fn refresh(&mut self, values: &[f32]) {
-        let precision = self.precision;
         if let Some(copy) = self.copy.as_mut().filter(|copy| !copy.is_empty()) {
-            match &self.pattern {
-                Some(pattern) => scatter(pattern, values, copy, |x| precision.round(x)),
-                None => for_each_chunk(copy, self.columns, |row, copy| {
-                    let values = &values[row * self.columns..];
-                    copy.iter_mut().zip(values).for_each(|(to, &x)| *to = precision.round(x));
-                }),
+            if let Some(pattern) = &self.pattern {
+                scatter(pattern, values, copy);
             }
+            for_each_chunk(copy, self.columns, |row, numbers| {
+                if self.pattern.is_none() {
+                    numbers.copy_from_slice(&values[row * self.columns..][..numbers.len()]);
+                }
+                dispatch(Rounding { to: Nearest::Number(self.precision), numbers });
+            });
         }
         if let Some(mut packed) = self.transposed.take() {
             self.wt(values).pack_into(&mut packed);

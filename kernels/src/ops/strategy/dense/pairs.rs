@@ -63,7 +63,7 @@ impl Planned for PlannedPairs {
         let (rows, columns) = (self.rows, self.columns);
         let dense = self.pattern.as_ref().map(|pattern| {
             let mut dense = Scratch::zeros(rows * columns);
-            scatter(pattern, values, &mut dense, |x| x);
+            scatter(pattern, values, &mut dense);
             dense
         });
         let w = dense.as_deref().unwrap_or(values);

@@ -43,15 +43,10 @@ pub(super) fn begin(y: &mut [f32], initial: Initial<'_>) -> bool {
 }
 
 /// Writes the values to their places in a dense matrix that is zero elsewhere.
-pub(super) fn scatter(
-    pattern: &SparsePattern,
-    values: &[f32],
-    dense: &mut [f32],
-    rounded: impl Fn(f32) -> f32 + Sync + Send,
-) {
+pub(super) fn scatter(pattern: &SparsePattern, values: &[f32], dense: &mut [f32]) {
     for_each_chunk(dense, pattern.columns(), |row, dense| {
         for at in pattern.row_range(row) {
-            dense[pattern.column_indices()[at] as usize] = rounded(values[at]);
+            dense[pattern.column_indices()[at] as usize] = values[at];
         }
     });
 }

@@ -22,8 +22,9 @@ use self::order::PanelPlan;
 use super::{Family, Initial, Method, Planned, Product, Strategy};
 use crate::isa::IsaKind;
 use crate::ops::arithmetic::Words;
-use crate::ops::gather::{gather_halves, gather_pairs, gather_values};
+use crate::ops::gather::{gather_pairs, gather_rounded, gather_values};
 use crate::parallel::for_each_part;
+use crate::rounding::Nearest;
 use crate::{AlignedBuffer, Lines, Precision, Scratch, SparsePattern};
 use std::sync::Arc;
 
@@ -212,10 +213,15 @@ impl Planned for PlannedPanels {
                 for_each_part(plan.split(packed), |(block, packed)| {
                     let mut room = Scratch::take(block.values.len());
                     let source = plan.positions(&block, &mut room);
-                    match plan.blocking().words {
-                        Words::Numbers => gather_values(values, source, self.precision, packed),
-                        Words::Pairs => gather_pairs(values, source, packed),
-                        Words::Halves => gather_halves(values, source, packed),
+                    match (plan.blocking().words, self.precision) {
+                        (Words::Numbers, Precision::F32) => gather_values(values, source, packed),
+                        (Words::Numbers, precision) => {
+                            gather_rounded(values, source, Nearest::Number(precision), packed);
+                        }
+                        (Words::Pairs, _) => gather_pairs(values, source, packed),
+                        (Words::Halves, _) => {
+                            gather_rounded(values, source, Nearest::TwiceF16, packed);
+                        }
                     }
                 });
             }

@@ -3,7 +3,7 @@
 
 use super::blocking::Blocking;
 use super::panel::{Panel, panels};
-use super::source::{Sources, ZERO};
+use super::source::{Sources, ZERO, position};
 use crate::{LANES, Scratch, SparsePattern};
 use rayon::prelude::*;
 use std::ops::Range;
@@ -205,8 +205,9 @@ impl PanelPlan {
                         *at = positions[*at as usize];
                     }
                 }
-                let mut heads = vec![0; source.len()];
-                plan.heads(&laid.panel_rows, &laid.counts, &laid.places, k * k_block, &mut heads);
+                let (none, mut heads) = (vec![0; source.len()], vec![0; source.len()]);
+                let Laid { panel_rows, counts, places } = &laid;
+                plan.find(panel_rows, counts, places, k * k_block, &none, &mut heads);
                 let mut near = sources(nnz);
                 near.extend(&source, &heads);
                 (laid, near)
@@ -233,30 +234,39 @@ impl PanelPlan {
     }
 
     /// The CSR position of every packed value of a block, or [`ZERO`], in the order of execution.
-    pub(super) fn positions<'a>(&self, block: &Block<'_>, room: &'a mut Scratch) -> &'a [u32] {
+    pub(super) fn positions<'a>(&'a self, block: &Block<'_>, room: &'a mut Scratch) -> &'a [u32] {
+        let near = match &self.sources {
+            Sources::Near(near) => &near[block.values.clone()],
+            Sources::Far(all) => return &all[block.values.clone()],
+        };
         let to = bytemuck::cast_slice_mut(room);
-        self.heads(block.rows, block.counts, block.places, block.columns.start, to);
-        self.sources.add_to(block.values.start, to);
+        self.find(block.rows, block.counts, block.places, block.columns.start, near, to);
         to
     }
 
-    /// The position of the first non-zero of the matrix row of every packed value, from the panels of a block.
-    fn heads(
+    /// The CSR position of every packed value of the panels of a block, from how far it is behind the first non-zero
+    /// of its matrix row.
+    fn find(
         &self,
         rows: &[u32],
         counts: &[u16],
         places: &[u16],
         first_column: usize,
+        near: &[u16],
         to: &mut [u32],
     ) {
+        let blocking = self.blocking;
         let heads = self.matrix.row_offsets();
-        let walk = HeadsOf { blocking: self.blocking, rows, counts, places };
-        if self.is_twin {
-            let of_column = |_, place: u16| heads[first_column + usize::from(place / PLACE)];
-            return walk.write(of_column, to);
+        let heads = if self.is_twin { &heads[first_column..] } else { heads };
+        let walk = Walk { blocking, rows, counts, places, heads, near };
+        match (blocking.panel_rows, blocking.pairs()) {
+            (1, false) => walk.write::<1, 1>(self.is_twin, to),
+            (1, true) => walk.write::<1, 2>(self.is_twin, to),
+            (2, false) => walk.write::<2, 1>(self.is_twin, to),
+            (2, true) => walk.write::<2, 2>(self.is_twin, to),
+            (_, false) => walk.write::<4, 1>(self.is_twin, to),
+            (_, true) => walk.write::<4, 2>(self.is_twin, to),
         }
-        let of_row = |row: u32, _| if row == NO_ROW { 0 } else { heads[row as usize] };
-        walk.write(of_row, to);
     }
 
     /// Rows of the matrix.
@@ -322,58 +332,92 @@ impl PanelPlan {
     }
 }
 
-/// The walk over the panels of a block that knows the row of every packed value.
-struct HeadsOf<'a> {
+/// The walk over the panels of a block that knows the matrix row of every packed value.
+struct Walk<'a> {
     blocking: Blocking,
     rows: &'a [u32],
     counts: &'a [u16],
     places: &'a [u16],
+    /// Where each matrix row begins, of a twin those of the K block.
+    heads: &'a [u32],
+    /// How far every packed value is behind that.
+    near: &'a [u16],
 }
 
-impl HeadsOf<'_> {
-    /// `to` of every packed value = what `head` says of its row, or [`NO_ROW`], and of its place in the K block.
-    fn write(self, head: impl Fn(u32, u16) -> u32, to: &mut [u32]) {
-        match (self.blocking.panel_rows, self.blocking.pairs()) {
-            (1, false) => self.write_of::<1, 1>(head, to),
-            (1, true) => self.write_of::<1, 2>(head, to),
-            (2, false) => self.write_of::<2, 1>(head, to),
-            (2, true) => self.write_of::<2, 2>(head, to),
-            (_, false) => self.write_of::<4, 1>(head, to),
-            (_, true) => self.write_of::<4, 2>(head, to),
+impl Walk<'_> {
+    fn write<const R: usize, const TOGETHER: usize>(self, is_twin: bool, to: &mut [u32]) {
+        if is_twin {
+            let heads = self.heads;
+            self.write_of::<R, TOGETHER>(|_| 0, |place| heads[usize::from(place / PLACE)], to);
+        } else {
+            let heads = self.heads;
+            let of_row = |row| if row == NO_ROW { 0 } else { heads[row as usize] };
+            self.write_of::<R, TOGETHER>(of_row, |_| 0, to);
         }
     }
 
-    /// Of `R` rows a panel, with so many non-zeros of a row together.
+    /// Of `R` rows a panel, with so many non-zeros of a row together. A matrix row is one of the panel's, or of a twin
+    /// one of the places; the head of the other is 0.
+    #[inline(always)]
     fn write_of<const R: usize, const TOGETHER: usize>(
         self,
-        head: impl Fn(u32, u16) -> u32,
-        to: &mut [u32],
+        of_row: impl Fn(u32) -> u32,
+        of_place: impl Fn(u16) -> u32,
+        mut to: &mut [u32],
     ) {
-        let (mut to, mut places) = (to.iter_mut(), self.places);
-        let mut put =
-            |row: u32, place: u16| *to.next().expect("one of each value") = head(row, place);
+        let (mut places, mut near) = (self.places, self.near);
+        assert_eq!(near.len(), to.len(), "a position of each value");
         let sets = self.blocking.shared();
         let counts = self.counts.chunks_exact(sets.len() + 1);
         for (rows, counts) in self.rows.as_chunks::<R>().0.iter().zip(counts) {
+            let heads = rows.map(&of_row);
             for (&set, &count) in sets.iter().zip(counts) {
-                let (shared, others) = places.split_at(count.into());
-                places = others;
-                for columns in shared.chunks_exact(TOGETHER) {
-                    for (_, &row) in
-                        rows.iter().enumerate().filter(|(slot, _)| set >> slot & 1 == 1)
-                    {
-                        columns.iter().for_each(|&place| put(row, place));
-                    }
+                let shared = places.split_off(..count.into()).expect("columns of the set");
+                let values = shared.len() * set.count_ones() as usize;
+                let near = near.split_off(..values).expect("a value of each row");
+                let to = to.split_off_mut(..values).expect("a value of each row");
+                match set.count_ones() {
+                    2 => of_set::<2, TOGETHER>(heads_of(&heads, set), &of_place, shared, near, to),
+                    3 => of_set::<3, TOGETHER>(heads_of(&heads, set), &of_place, shared, near, to),
+                    _ => of_set::<4, TOGETHER>(heads_of(&heads, set), &of_place, shared, near, to),
                 }
             }
             let singles = usize::from(counts[sets.len()]) * self.blocking.round();
-            let (singles, others) = places.split_at(singles);
-            places = others;
-            for columns in singles.chunks_exact(R * TOGETHER) {
-                for (&row, columns) in rows.iter().zip(columns.chunks_exact(TOGETHER)) {
-                    columns.iter().for_each(|&place| put(row, place));
+            let of_singles = places.split_off(..singles).expect("columns of single rows");
+            let near = near.split_off(..singles).expect("a value of each");
+            let to = to.split_off_mut(..singles).expect("a value of each");
+            let turns = of_singles.chunks_exact(R * TOGETHER).zip(near.chunks_exact(R * TOGETHER));
+            for ((places, near), to) in turns.zip(to.chunks_exact_mut(R * TOGETHER)) {
+                for at in 0..R * TOGETHER {
+                    let head = heads[at / TOGETHER] + of_place(places[at]);
+                    to[at] = position(head, near[at]);
                 }
             }
+        }
+    }
+}
+
+/// The heads of the rows of a set.
+#[inline(always)]
+fn heads_of<const R: usize, const ROWS: usize>(heads: &[u32; R], set: usize) -> [u32; ROWS] {
+    let mut rows = (0..R).filter(|row| set >> row & 1 == 1);
+    std::array::from_fn(|_| heads[rows.next().expect("as many rows as the set has")])
+}
+
+/// The positions of values in columns that `ROWS` rows share.
+#[inline(always)]
+fn of_set<const ROWS: usize, const TOGETHER: usize>(
+    heads: [u32; ROWS],
+    of_place: impl Fn(u16) -> u32,
+    places: &[u16],
+    near: &[u16],
+    to: &mut [u32],
+) {
+    let values = near.chunks_exact(ROWS * TOGETHER).zip(to.chunks_exact_mut(ROWS * TOGETHER));
+    for (places, (near, to)) in places.as_chunks::<TOGETHER>().0.iter().zip(values) {
+        let of_places = places.map(&of_place);
+        for at in 0..ROWS * TOGETHER {
+            to[at] = position(heads[at / TOGETHER] + of_places[at % TOGETHER], near[at]);
         }
     }
 }

@@ -59,17 +59,10 @@ impl Sources {
             _ => unreachable!("both are of one matrix"),
         }
     }
+}
 
-    /// Puts CSR positions from `first` on in the place of the heads of their rows.
-    pub(super) fn add_to(&self, first: usize, heads: &mut [u32]) {
-        let end = first + heads.len();
-        match self {
-            Sources::Near(all) => {
-                for (to, &near) in heads.iter_mut().zip(&all[first..end]) {
-                    *to = if near == NEAR_ZERO { ZERO } else { *to + u32::from(near) };
-                }
-            }
-            Sources::Far(all) => heads.copy_from_slice(&all[first..end]),
-        }
-    }
+/// The CSR position of a value, or [`ZERO`], from that of the first non-zero of its row.
+#[inline(always)]
+pub(super) fn position(head: u32, near: u16) -> u32 {
+    if near == NEAR_ZERO { ZERO } else { head + u32::from(near) }
 }
