@@ -258,14 +258,14 @@ impl PanelPlan {
         let blocking = self.blocking;
         let heads = self.matrix.row_offsets();
         let heads = if self.is_twin { &heads[first_column..] } else { heads };
-        let walk = Walk { blocking, rows, counts, places, heads, near };
+        let all = Positions { blocking, rows, counts, places, heads, near };
         match (blocking.panel_rows, blocking.pairs()) {
-            (1, false) => walk.write::<1, 1>(self.is_twin, to),
-            (1, true) => walk.write::<1, 2>(self.is_twin, to),
-            (2, false) => walk.write::<2, 1>(self.is_twin, to),
-            (2, true) => walk.write::<2, 2>(self.is_twin, to),
-            (_, false) => walk.write::<4, 1>(self.is_twin, to),
-            (_, true) => walk.write::<4, 2>(self.is_twin, to),
+            (1, false) => all.write::<1, 1>(self.is_twin, to),
+            (1, true) => all.write::<1, 2>(self.is_twin, to),
+            (2, false) => all.write::<2, 1>(self.is_twin, to),
+            (2, true) => all.write::<2, 2>(self.is_twin, to),
+            (_, false) => all.write::<4, 1>(self.is_twin, to),
+            (_, true) => all.write::<4, 2>(self.is_twin, to),
         }
     }
 
@@ -332,8 +332,8 @@ impl PanelPlan {
     }
 }
 
-/// The walk over the panels of a block that knows the matrix row of every packed value.
-struct Walk<'a> {
+/// The walk over the panels of a block that finds the CSR position of every packed value.
+struct Positions<'a> {
     blocking: Blocking,
     rows: &'a [u32],
     counts: &'a [u16],
@@ -344,7 +344,7 @@ struct Walk<'a> {
     near: &'a [u16],
 }
 
-impl Walk<'_> {
+impl Positions<'_> {
     fn write<const R: usize, const TOGETHER: usize>(self, is_twin: bool, to: &mut [u32]) {
         if is_twin {
             let heads = self.heads;
