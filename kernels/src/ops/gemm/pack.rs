@@ -115,6 +115,7 @@ impl Left<'_> {
     fn write_numbers(&self, to: &mut [f32]) {
         self.write(to, self.cols, |rows, ks, mut to| {
             if matches!(self.form(), Form::Columns) {
+                // Columns may lie a page apart: each is read once, for all panels.
                 for (place, k) in ks.clone().enumerate() {
                     let column = &self.data[self.column_offset(k) + rows.start..][..rows.len()];
                     share_out(column, place, ks.len(), to);

@@ -205,6 +205,7 @@ impl PanelPlan {
                         *at = positions[*at as usize];
                     }
                 }
+                // A value that is no step behind the head of its row is the head.
                 let (none, mut heads) = (vec![0; source.len()], vec![0; source.len()]);
                 let Laid { panel_rows, counts, places } = &laid;
                 plan.find(panel_rows, counts, places, k * k_block, &none, &mut heads);
@@ -346,11 +347,10 @@ struct Positions<'a> {
 
 impl Positions<'_> {
     fn write<const R: usize, const TOGETHER: usize>(self, is_twin: bool, to: &mut [u32]) {
+        let heads = self.heads;
         if is_twin {
-            let heads = self.heads;
             self.write_of::<R, TOGETHER>(|_| 0, |place| heads[usize::from(place / PLACE)], to);
         } else {
-            let heads = self.heads;
             let of_row = |row| if row == NO_ROW { 0 } else { heads[row as usize] };
             self.write_of::<R, TOGETHER>(of_row, |_| 0, to);
         }
