@@ -264,7 +264,8 @@ mod tests {
 
     #[test]
     fn numbers_are_rounded_where_they_are_on_every_isa() {
-        let mut numbers = vec![1e-42, -3e-6, f32::INFINITY, 70_000.0, -0.0, 6.5e-5];
+        let mut numbers =
+            vec![3e-39, 1e-42, -3e-6, f32::INFINITY, f32::NAN, 70_000.0, -0.0, 6.5e-5];
         numbers.extend((0..99).map(|at| (at as f32 - 40.0) * 1.000_977));
         for isa in IsaKind::available() {
             for length in [0, 1, LANES - 1, LANES, numbers.len()] {
